@@ -1,0 +1,37 @@
+"""Strictness that only the tests pay for, and the fixtures that more than one file wants.
+
+Array shapes written in annotations are checked at run time, JAX refuses to promote dtypes or ranks silently, and programs
+that XLA compiled once are kept between runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before JAX is imported, and inherited by the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+# No window, whatever the machine offers; and nothing in the tests may go looking on the hub.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook  # noqa: E402 - the environment above has to come first
+
+# Held for the whole session: every module of the package that is imported from here on is checked.
+_hook = install_import_hook("llmlab", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real tokenizers and templates that lie beside a checkout; a test that wants them says what it misses."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real tokenizers and chat templates are not at {folder}")
+    return folder
