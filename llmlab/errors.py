@@ -1,7 +1,7 @@
 """One family of errors: what went wrong, the field to blame, and the HTTP status that says so.
 
 Each error can be raised in a notebook, where its message is all that matters, and served over HTTP, where `to_dict` is
-the body and `status` the status line. Those that a caller would expect to be a `ValueError` or a `RuntimeError` are one.
+the body and `status` the status line. What a caller would expect to be a `ValueError` or `RuntimeError` is one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class ModelNotFoundError(LLMLabError):
 
 
 class CheckpointError(LLMLabError, ValueError):
-    """A checkpoint that cannot be loaded: a file missing or truncated, a tensor that does not fit, an unknown family."""
+    """A checkpoint that cannot be loaded: a file missing or cut, a tensor that does not fit, an unknown family."""
 
     type = "server_error"
     default_status = 500

@@ -1,7 +1,7 @@
 """Strictness that only the tests pay for, and the fixtures that more than one file wants.
 
-Array shapes written in annotations are checked at run time, JAX refuses to promote dtypes or ranks silently, and programs
-that XLA compiled once are kept between runs.
+Array shapes written in annotations are checked at run time, JAX refuses to promote dtypes or ranks silently, and the
+programs that XLA compiled once are kept between runs.
 """
 
 from __future__ import annotations
