@@ -1,0 +1,122 @@
+"""What every backend answers with, and the one protocol that the lab asks.
+
+A backend turns a request into a `Completion`: plain immutable values, numpy arrays and bytes, with no tie to the
+engine, the tokenizer or the endpoint that they came from. A figure that a backend cannot know is NaN (or -1 where the
+figure is a count), never a made-up number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+if TYPE_CHECKING:
+    from llmlab.request import ChatRequest
+
+#: The kinds of text that a generated token can belong to.
+SEGMENTS = ("reasoning", "content", "tool_call", "end")
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The T generated tokens of one choice, in order, the end token included. Natural logs, entropies in nats.
+
+    `bytes` are a token's true bytes, also for a piece of a character; None for a special token without text. `lead`
+    and `overhang` count the bytes at a token's start and end that lie outside the text of its segment (a stop or the
+    length may cut a token in two). A row t holds the A best alternatives by raw logprob, then id.
+    """
+
+    ids: Int32[np.ndarray, " T"]
+    bytes: tuple[bytes | None, ...]
+    segment: tuple[str, ...]
+    lead: Int32[np.ndarray, " T"]
+    overhang: Int32[np.ndarray, " T"]
+    logprob: Float32[np.ndarray, " T"]
+    sampling_logprob: Float32[np.ndarray, " T"]
+    rank: Int32[np.ndarray, " T"]
+    entropy: Float32[np.ndarray, " T"]
+    sampling_entropy: Float32[np.ndarray, " T"]
+    margin: Float32[np.ndarray, " T"]
+    kept: Int32[np.ndarray, " T"]
+    top_ids: Int32[np.ndarray, "T A"]
+    top_bytes: tuple[tuple[bytes | None, ...], ...]
+    top_logprob: Float32[np.ndarray, "T A"]
+    top_sampling_logprob: Float32[np.ndarray, "T A"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One of the n answers to a request."""
+
+    index: int
+    text: str  #: the content, as the API's `message.content` holds it
+    tokens: Tokens
+    finish_reason: str  #: stop, length, tool_calls; "interrupted" where a run was stopped by hand
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """Wall-clock seconds: until the first token was on the host, and in all."""
+
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """A finished request: everything that a result, a frame or a response is made of."""
+
+    id: str
+    created: int
+    model: str
+    request: ChatRequest
+    seed: int  #: the request's, or the one drawn for it
+    prompt_ids: Int32[np.ndarray, " L"]
+    choices: tuple[Choice, ...]
+    system_fingerprint: str
+    timing: Timing
+
+    @property
+    def completion_tokens(self) -> int:
+        """Generated tokens over all choices, end tokens included."""
+        return sum(len(choice.tokens) for choice in self.choices)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a stream yields: new text of one choice, or its finish reason; the tokens that became final with it."""
+
+    index: int
+    text: str
+    tokens: Tokens
+    finish_reason: str | None
+
+
+class Stream(Protocol):
+    """Deltas as they come; `result()` runs to the end and returns the whole, `close()` frees the work."""
+
+    def __iter__(self) -> Iterator[Delta]: ...
+    def result(self) -> Completion: ...
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Who answers: the engine in this process, or an endpoint elsewhere."""
+
+    name: str  #: the model's name, as requests spell it
+
+    def complete(self, request: ChatRequest, *, order: str = "llmlab") -> Completion:
+        """Run a validated request to its end."""
+
+    def stream(self, request: ChatRequest, *, order: str = "llmlab") -> Stream:
+        """Start a validated request; its deltas come as they are made."""
+
+    def describe(self) -> dict[str, Any]:
+        """Device, dtype, model, memory: what the banner shows."""

@@ -1,0 +1,1 @@
+"""Decoders in Flax NNX: arrays in, arrays out; no text, no files, no sampling."""
