@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
 if TYPE_CHECKING:
     from llmlab.request import ChatRequest
+
+#: A token's true bytes, or None for a special token without text.
+TokenBytes: TypeAlias = bytes | None
 
 #: The kinds of text that a generated token can belong to.
 SEGMENTS = ("reasoning", "content", "tool_call", "end")
@@ -31,7 +34,7 @@ class Tokens:
     """
 
     ids: Int32[np.ndarray, " T"]
-    bytes: tuple[bytes | None, ...]
+    bytes: tuple[TokenBytes, ...]
     segment: tuple[str, ...]
     lead: Int32[np.ndarray, " T"]
     overhang: Int32[np.ndarray, " T"]
@@ -43,7 +46,7 @@ class Tokens:
     margin: Float32[np.ndarray, " T"]
     kept: Int32[np.ndarray, " T"]
     top_ids: Int32[np.ndarray, "T A"]
-    top_bytes: tuple[tuple[bytes | None, ...], ...]
+    top_bytes: tuple[tuple[TokenBytes, ...], ...]
     top_logprob: Float32[np.ndarray, "T A"]
     top_sampling_logprob: Float32[np.ndarray, "T A"]
 
@@ -103,8 +106,11 @@ class Stream(Protocol):
     """Deltas as they come; `result()` runs to the end and returns the whole, `close()` frees the work."""
 
     def __iter__(self) -> Iterator[Delta]: ...
-    def result(self) -> Completion: ...
-    def close(self) -> None: ...
+    def result(self) -> Completion:
+        """Run to the end; the whole, equal to what `complete` gives."""
+
+    def close(self) -> None:
+        """Stop the work and free what it holds; harmless at any time."""
 
 
 class Backend(Protocol):

@@ -49,7 +49,7 @@ def _layer(config: ModelConfig) -> list[Rule]:
         (("feed_forward", "gate_up"), (("gate_proj", f), ("up_proj", f)), d, config.mlp_bias),
         (("feed_forward", "down"), (("down_proj", d),), f, config.mlp_bias),
     ]
-    norms = [
+    norms: list[tuple[tuple[str, ...], str, int]] = [
         (("attention_norm",), "input_layernorm", d),
         (("feed_forward_norm",), "post_attention_layernorm", d),
     ]

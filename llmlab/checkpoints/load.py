@@ -57,7 +57,7 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted({path.name for pattern in _PICKLES for path in folder.glob(pattern)})
     if pickles:
         raise CheckpointError(
-            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read and is refused; "
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read; it is refused: "
             "convert it to safetensors (transformers: model.save_pretrained(folder))"
         )
     raise CheckpointError(f"{folder} has no weights: no *.safetensors file")

@@ -28,6 +28,7 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        """Normalise in float32, scale in the dtype of x."""
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
@@ -42,6 +43,7 @@ class Projection(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if bias else None
 
     def __call__(self, x: Float[Array, "B L I"]) -> Float[Array, "B L O"]:
+        """One matrix product over the last axis."""
         y = jnp.einsum("bli,io->blo", x, self.kernel[...])
         return y if self.bias is None else y + self.bias[...][None, None, :]
 
@@ -58,6 +60,7 @@ class FeedForward(nnx.Module):
         self.activation = config.hidden_act
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """What is added to the residual stream."""
         gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
         return self.down(_ACTIVATIONS[self.activation](gate) * up)
 
