@@ -1,0 +1,250 @@
+"""The chat template: messages in, the model's own prompt out.
+
+Templates are programs that came with a checkpoint. transformers renders them in its sandbox; what is added here is that
+nothing is ignored (a switch, a tool list or an extra variable that the template does not read is an error that says so)
+and that whatever goes wrong inside a template comes out as an error about the request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llmlab.errors import CheckpointError, RequestError
+from llmlab.text.tokenizer import Tokenizer
+
+__all__ = ["ChatTemplate", "Prompt"]
+
+Message = Mapping[str, Any]
+
+#: What `apply_chat_template` takes for itself, and so cannot reach a template as a variable.
+_RESERVED = frozenset(
+    {
+        *("conversation", "conversations", "messages", "tools", "chat_template", "add_generation_prompt"),
+        *("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
+)
+
+
+class Prompt(NamedTuple):
+    """A rendered conversation: its text, special tokens spelled out, and its token ids."""
+
+    text: str
+    ids: list[int]
+
+
+class ChatTemplate:
+    """The chat template of a checkpoint, or one given in its place.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        template: Jinja source, or the path of a file that holds it; None for the checkpoint's own.
+
+    Raises:
+        CheckpointError: the template is not valid Jinja.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: str | os.PathLike[str] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self._given = _read(template)
+        self.exists: bool = self._given is not None or tokenizer.hf.chat_template is not None
+        if self.exists:
+            _ = self._variables  # a template that does not parse is an error now, not at the first request
+
+    @property
+    def source(self) -> str:
+        """The Jinja source that renders a conversation without tools."""
+        return str(self._hf_source(None))
+
+    def has_switch(self, name: str) -> bool:
+        """Whether the template reads a variable of this name, such as "enable_thinking" or "tools"."""
+        return self.exists and name in self._variables
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt's text, special tokens spelled out.
+
+        Args:
+            messages: API messages; text parts are joined, keys beyond the API's reach the template as they are.
+            tools: function definitions in the API's shape.
+            enable_thinking: None leaves the template's default.
+            add_generation_prompt: end with the header of the assistant's turn.
+            continue_final_message: leave the last message open, for the model to go on with it; no header is added.
+            extra: further template variables (`chat_template_kwargs`).
+
+        Raises:
+            RequestError: the template refuses the messages, or does not read what was asked for; `param` says which.
+        """
+        if not self.exists:
+            raise RequestError(
+                "this model has no chat template; use lab.complete(prompt) for raw text, "
+                "or give it one with llmlab.load(..., chat_template=...)",
+                param="messages",
+            )
+        variables = self._checked_extra(extra or {}, enable_thinking)
+        if tools is not None and not self.has_switch("tools"):
+            raise RequestError("tools: this model's chat template takes no tools", param="tools")
+
+        def apply(chat: list[dict[str, Any]]) -> str:
+            return str(
+                self.tokenizer.hf.apply_chat_template(
+                    chat,
+                    tools=None if tools is None else [dict(tool) for tool in tools],
+                    chat_template=self._given,
+                    add_generation_prompt=add_generation_prompt and not continue_final_message,
+                    continue_final_message=continue_final_message,
+                    tokenize=False,
+                    **variables,
+                )
+            )
+
+        spelled = [_plain(message) for message in messages]
+        parsed = [_with_parsed_calls(message) for message in spelled]
+        try:
+            try:
+                return apply(parsed)
+            except Exception:
+                # Most templates want a past call's arguments as an object, a few (DeepSeek-R1) as the API's string.
+                if parsed == spelled:
+                    raise
+                return apply(spelled)
+        except Exception as error:  # a template is a program: it may raise anything Python or Jinja has
+            continuing = continue_final_message and str(error).startswith("continue_final_message")
+            raise RequestError(
+                f"the chat template refuses these messages: {error or type(error).__name__}",
+                param="continue_final_message" if continuing else "messages",
+            ) from error
+
+    def prompt(self, messages: Sequence[Message], **options: Any) -> Prompt:
+        """`render` and its token ids; takes what `render` takes.
+
+        The whole text is encoded with special tokens read as such, also where a message's own text spells one out (as
+        transformers does); `Tokenizer.encode` says what that means.
+        """
+        text = self.render(messages, **options)
+        return Prompt(text, self.tokenizer.encode(text))
+
+    def _checked_extra(self, extra: Mapping[str, Any], enable_thinking: bool | None) -> dict[str, Any]:
+        for name in extra:
+            if name in _RESERVED:
+                raise RequestError(
+                    f"chat_template_kwargs.{name}: this variable is set by the request itself",
+                    param="chat_template_kwargs",
+                )
+            if not self.has_switch(name):
+                known = ", ".join(sorted(self._variables - _RESERVED)) or "none"
+                raise RequestError(
+                    f"chat_template_kwargs.{name}: this model's chat template does not read it (it reads: {known})",
+                    param="chat_template_kwargs",
+                )
+        variables = dict(extra)
+        if enable_thinking is None:
+            return variables
+        if not self.has_switch("enable_thinking"):
+            raise RequestError(
+                "enable_thinking: this model's chat template has no such switch; leave the field out",
+                param="enable_thinking",
+            )
+        if variables.setdefault("enable_thinking", enable_thinking) is not enable_thinking:
+            raise RequestError(
+                f"enable_thinking is {enable_thinking}, and chat_template_kwargs says otherwise",
+                param="enable_thinking",
+            )
+        return variables
+
+    def _hf_source(self, tools: list[Any] | None) -> str:
+        try:
+            return str(self.tokenizer.hf.get_chat_template(self._given, tools))
+        except ValueError as error:
+            raise CheckpointError(f"the chat template cannot be chosen: {error}") from error
+
+    @cached_property
+    def _variables(self) -> frozenset[str]:
+        """The names that the template reads from its caller, over both of its forms (with tools and without)."""
+        return _read_names(self._hf_source(None)) | _read_names(self._hf_source([{}]))
+
+
+def _read(template: str | os.PathLike[str] | None) -> str | None:
+    if template is None or (isinstance(template, str) and "{" in template):
+        return template
+    path = Path(template)
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"chat_template is neither Jinja source nor a file that can be read: {error}") from error
+
+
+def _read_names(source: str) -> frozenset[str]:
+    """The variables that a template looks up, and those whose presence it tests before it sets them itself."""
+    import jinja2.ext
+    from jinja2 import TemplateSyntaxError, meta, nodes
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), jinja2.ext.loopcontrols]
+    )
+    try:
+        tree = env.parse(source)
+    except TemplateSyntaxError as error:
+        raise CheckpointError(f"the chat template is not valid Jinja (line {error.lineno}): {error.message}") from error
+    names = meta.find_undeclared_variables(tree) - {"raise_exception", "strftime_now", "range", "dict", "namespace"}
+    for test in tree.find_all(nodes.Test):
+        if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name):
+            names.add(test.node.name)
+    return frozenset(names)
+
+
+def _generation_tag() -> Any:
+    """A Jinja extension that reads `{% generation %}`, which marks the assistant's text for training, as a block."""
+    import jinja2.ext
+    from jinja2 import nodes
+
+    class GenerationTag(jinja2.ext.Extension):
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+    return GenerationTag
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message with its list of text parts, if it has one, joined to a text."""
+    plain = dict(message)
+    content = plain.get("content")
+    if isinstance(content, list | tuple):
+        plain["content"] = "".join(part["text"] for part in content)
+    return plain
+
+
+def _with_parsed_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose past tool calls hold their arguments as an object in place of the API's JSON string."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {**message, "tool_calls": [_with_parsed_arguments(call) for call in calls]}
+
+
+def _with_parsed_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call  # a model may have written a call that is no JSON; it goes back to it as it was
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call

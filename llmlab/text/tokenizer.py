@@ -1,0 +1,216 @@
+"""A tokenizer that knows the exact bytes of every one of its tokens.
+
+transformers reads the folder; what it does not say is which bytes a token stands for when it is only a piece of a
+character. That is read here from the tokenizer's own decoder, so that logprobs can show true bytes and a text can be
+put together from tokens without asking the tokenizer to decode (which would strip, clean up, or replace).
+
+A generation continues a prompt, so every byte of it counts: where a SentencePiece tokenizer decodes a whole text it
+drops the one space that it added in front when it encoded, but a generated first token such as "▁Hello" is the bytes
+b" Hello" and its space stays in the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Tokenizer"]
+
+#: Special tokens that a reader of the content has to see all the same: they set off the reasoning.
+VISIBLE_SPECIALS = frozenset({"<think>", "</think>"})
+
+_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+class Tokenizer:
+    """The tokenizer of a checkpoint folder. Immutable; `load` makes one.
+
+    Attributes:
+        hf: the transformers tokenizer underneath, for the chat template.
+        token_bytes: the exact bytes of every token id, None for a special token without text and for an unused id.
+            Joined and decoded as UTF-8 they are the generated text.
+        eos_ids: every id that ends a generation, from the tokenizer and the folder's generation_config.json.
+        special_ids: the ids of the control tokens, which have no text of their own.
+    """
+
+    def __init__(self, hf: PreTrainedTokenizerBase, *, eos_ids: Iterable[int] = (), folder: Path | None = None) -> None:
+        self.hf = hf
+        self.folder = folder
+        added = {int(i): token for i, token in hf.added_tokens_decoder.items()}
+        self.special_ids: frozenset[int] = frozenset(i for i, t in added.items() if t.special) | frozenset(
+            hf.all_special_ids
+        )
+        self.token_bytes: tuple[bytes | None, ...] = _all_bytes(hf, added, self.special_ids)
+        own = () if hf.eos_token_id is None else (hf.eos_token_id,)
+        self.eos_ids: tuple[int, ...] = tuple(sorted({*eos_ids, *own}))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+        """Read the tokenizer of a checkpoint folder. Nothing is downloaded and no code of the folder is run.
+
+        Raises:
+            CheckpointError: no tokenizer in the folder, or one whose tokens have no bytes that can be known.
+        """
+        folder = Path(folder)
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+            raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor tokenizer.model is there")
+        auto = _auto_tokenizer()
+        try:
+            hf = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # transformers and tokenizers raise anything here, from KeyError to a bare Exception
+            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        return cls(hf, eos_ids=_eos_ids(folder), folder=folder)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest token id, added tokens included. A model's logits may be padded beyond it."""
+        return len(self.token_bytes)
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        A piece of the text that is spelled like a special token ("<|im_end|>") becomes that token: a rendered chat
+        template depends on it. So it does in what a user wrote, as in transformers: whoever passes untrusted text on
+        must take such spellings out first.
+
+        Args:
+            text: any text.
+            special: whether the tokenizer may add what it puts around a whole text (a begin-of-sequence token). A
+                rendered chat already holds it; a raw prompt wants it.
+        """
+        return list(self.hf.encode(text, add_special_tokens=special))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of tokens that continue something: their bytes joined and read as UTF-8, bad bytes as U+FFFD."""
+        return b"".join(self.bytes_of(i) or b"" for i in ids).decode("utf-8", "replace")
+
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes of one id; None for a control token and for ids beyond the tokenizer (a padded vocabulary)."""
+        return self.token_bytes[token_id] if 0 <= token_id < len(self.token_bytes) else None
+
+    def name(self, token_id: int) -> str:
+        """What to call a token where people read it: its text with U+FFFD, a control token's name, or "<id 7>"."""
+        raw = self.bytes_of(token_id)
+        if raw is not None:
+            return raw.decode("utf-8", "replace")
+        piece = self.hf.convert_ids_to_tokens(token_id) if 0 <= token_id < self.vocab_size else None
+        return str(piece) if piece else f"<id {token_id}>"
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token that is spelled exactly so in the vocabulary ("</think>"), None if there is none."""
+        found: int | None = self.hf.backend_tokenizer.token_to_id(token)
+        return found
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over the tokenizer's files (or its state, where it came from no folder), in hexadecimal."""
+        digest = hashlib.sha256()
+        if self.folder is None:
+            digest.update(self.hf.backend_tokenizer.to_str().encode())
+            return digest.hexdigest()
+        for name in _FILES:
+            path = self.folder / name
+            if path.is_file():
+                digest.update(name.encode() + b"\0" + path.read_bytes())
+        return digest.hexdigest()
+
+
+def _auto_tokenizer() -> Any:
+    """transformers' AutoTokenizer, imported late and without its advice that a machine without torch lacks models."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        from transformers import AutoTokenizer
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return AutoTokenizer
+
+
+def _eos_ids(folder: Path) -> list[int]:
+    """What generation_config.json calls the end of a generation, or config.json where the former is absent."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text("utf-8")).get("eos_token_id")
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is not a JSON object: {error}") from error
+        if found is not None:
+            return [int(i) for i in (found if isinstance(found, list) else [found])]
+    return []
+
+
+def _all_bytes(hf: PreTrainedTokenizerBase, added: dict[int, Any], special: frozenset[int]) -> tuple[bytes | None, ...]:
+    vocab: dict[str, int] = hf.get_vocab()
+    decoder = hf.backend_tokenizer.decoder
+    # A decoder's pickled state is its JSON; asking the whole tokenizer for its JSON costs half a second at 150k tokens.
+    read = _reader(None if decoder is None else json.loads(decoder.__getstate__()))
+    table: list[bytes | None] = [None] * (max(vocab.values()) + 1)
+    for piece, index in vocab.items():
+        if index in special and piece not in VISIBLE_SPECIALS:
+            continue
+        table[index] = piece.encode() if index in added else read(piece)
+    return tuple(table)
+
+
+def _reader(decoder: dict[str, Any] | None) -> Any:
+    """piece -> bytes, from the description of a `tokenizers` decoder."""
+    parts = [] if decoder is None else decoder.get("decoders", [decoder])
+    kinds = {part["type"] for part in parts}
+    if "ByteLevel" in kinds:
+        inverse = _byte_of_character()
+
+        def byte_level(piece: str) -> bytes:
+            try:
+                return bytes(inverse[c] for c in piece)
+            except KeyError:  # not written in the byte alphabet, so it is plain text, as `tokenizers` has it
+                return piece.encode()
+
+        return byte_level
+    if kinds & {"ByteFallback", "Metaspace"} and kinds <= {"ByteFallback", "Metaspace", "Replace", "Fuse", "Strip"}:
+        fallback = "ByteFallback" in kinds
+        # Replace("▁" -> " ") in the newer files, Metaspace(replacement="▁") in the older ones.
+        swaps = [(p["pattern"]["String"], p["content"]) for p in parts if p["type"] == "Replace"]
+        swaps += [(p["replacement"], " ") for p in parts if p["type"] == "Metaspace"]
+
+        def sentencepiece(piece: str) -> bytes:
+            if fallback and len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+                try:
+                    return bytes([int(piece[3:5], 16)])
+                except ValueError:
+                    pass
+            for old, new in swaps:
+                piece = piece.replace(old, new)
+            return piece.encode()
+
+        return sentencepiece
+    raise CheckpointError(
+        "the bytes of this tokenizer's tokens cannot be known: it is neither a byte-level BPE nor SentencePiece-like "
+        f"(its decoder is {', '.join(sorted(kinds)) or 'absent'})"
+    )
+
+
+def _byte_of_character() -> dict[str, int]:
+    """The byte alphabet of GPT-2, inverted: printable Latin-1 stands for itself, the others for 256, 257, ... in order.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), byte-level BPE.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    table = {chr(b): b for b in printable}
+    table.update({chr(256 + n): b for n, b in enumerate(b for b in range(256) if b not in printable)})
+    return table
