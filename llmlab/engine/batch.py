@@ -1,0 +1,255 @@
+"""The batch as its driver handles it: which row sits in which slot, and shapes that follow the load.
+
+Everything here runs on the driver's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from llmlab.engine.decode import CHUNK, Emitted
+from llmlab.engine.prefill import padded_length, pieces
+from llmlab.engine.programs import Programs
+from llmlab.engine.scheduler import Job, Piece, Row
+from llmlab.engine.state import RowFields, Slots, row_fields
+from llmlab.models.cache import KVCache, cache_bytes
+
+#: Seconds that a chunk aims to take: long enough to keep the device busy, short enough for a stream and an interrupt.
+CHUNK_SECONDS = 0.1
+
+#: Prefilled prompts that are kept although no row waits for them.
+KEPT_PROMPTS = 2
+
+
+@dataclass(eq=False)
+class Live:
+    """The host's view of a row in a slot."""
+
+    job: Job
+    index: int
+    position: int
+    made: int = 0
+
+    @property
+    def row(self) -> Row:
+        """What was asked for."""
+        return self.job.rows[self.index]
+
+    @property
+    def reserve(self) -> int:
+        """The positions that the row may come to need."""
+        return len(self.row.prompt) + self.row.budget
+
+
+class Batch:
+    """Slots on the device and the rows in them.
+
+    Args:
+        programs: the compiled programs.
+        widths: the batch widths, rising; one alone pins it.
+        lengths: the cache lengths, rising, each but the first twice the one before.
+        memory: bytes that the cache may take, None for no limit.
+        ends: token ids that end a row.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        *,
+        widths: tuple[int, ...],
+        lengths: tuple[int, ...],
+        memory: int | None,
+        ends: tuple[int, ...],
+    ):
+        self.programs = programs
+        self.widths = widths
+        self.lengths = lengths
+        self.memory = memory
+        self.ends = ends
+        self.prefills = 0
+        self._slots: Slots | None = None
+        self._live: list[Live | None] = []
+        self._prompts: OrderedDict[bytes, KVCache] = OrderedDict()
+        self._pace: dict[tuple[int, int], float] = {}
+
+    @property
+    def live(self) -> list[Live]:
+        """The rows that are being generated."""
+        return [live for live in self._live if live is not None]
+
+    def clear(self) -> None:
+        """Forget every row and free the device's memory."""
+        self._slots, self._live = None, []
+        self._prompts.clear()
+
+    def allowed_widths(self, length: int) -> tuple[int, ...]:
+        """The widths whose cache fits the memory when rows have `length` positions; the narrowest always does."""
+        config, dtype = self.programs.config, self.programs.dtype
+        length = self._bucket(length)
+        fits = [
+            width
+            for width in self.widths
+            if self.memory is None or cache_bytes(config, batch=width, length=length, dtype=dtype) <= self.memory
+        ]
+        return tuple(fits) or self.widths[:1]
+
+    def has_room(self, row: Row) -> bool:
+        """Whether the row can join without any row's reserve overflowing the memory."""
+        reserve = max([len(row.prompt) + row.budget, *(live.reserve for live in self.live)])
+        return len(self.live) < self.allowed_widths(reserve)[-1]
+
+    def admit(self, job: Job, index: int, *, waiting: int, waits: Callable[[bytes], bool]) -> None:
+        """Put a row in a slot; `waiting` more rows stand in line, and `waits` tells whether one has a given prompt."""
+        row = job.rows[index]
+        reserve = max([len(row.prompt) + row.budget, *(live.reserve for live in self.live)])
+        self._make_room(
+            wanted=min(len(self.live) + waiting, self.allowed_widths(reserve)[-1]), length=self._row_length(row)
+        )
+        slots = self._held()
+        slot = self._live.index(None)
+        cache = self._prefilled(row, length=slots.length, waits=waits)
+        self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
+        self._live[slot] = Live(job=job, index=index, position=len(row.prompt) - 1)
+
+    def release(self, job: Job, rows: set[int]) -> int:
+        """Free the slots of some of a job's rows; how many there were."""
+        gone = [i for i, live in enumerate(self._live) if live and live.job is job and live.index in rows]
+        if gone:
+            keep = np.ones(len(self._live), bool)
+            keep[gone] = False
+            self._slots = self.programs.release(self._held(), keep)
+            for slot in gone:
+                self._live[slot] = None
+        return len(gone)
+
+    def narrow(self) -> None:
+        """Once few are left of a wide batch, go on in a narrow one: a step's cost is its width's."""
+        slots = self._held()
+        while (at := self.widths.index(slots.width)) and len(self.live) <= self.widths[at - 1]:
+            new = self.widths[at - 1]
+            taken = [slot for slot, live in enumerate(self._live) if live]
+            index = np.array(taken + [0] * (new - len(taken)))
+            self._slots = slots = self.programs.resize(slots, index, np.arange(new) < len(taken))
+            self._live = [self._live[slot] for slot in taken] + [None] * (new - len(taken))
+
+    def run(self, *, order: str) -> list[tuple[Live, Piece]]:
+        """A chunk of steps: every row's new tokens. Rows that ended have left their slots."""
+        steps = self._steps()
+        furthest = max(live.position for live in self.live)
+        self._lengthen(self._bucket(min(furthest + steps + 1, self.lengths[-1])))
+        slots, self._slots = self._held(), None
+        began = time.perf_counter()
+        self._slots, emitted, compiled = self.programs.chunk(slots, steps, order=order)
+        out: Emitted = jax.device_get(emitted)
+        if not compiled:
+            key = (self._slots.width, self._slots.length)
+            pace = (time.perf_counter() - began) / max(int(out.made.any(axis=1).sum()), 1)
+            self._pace[key] = 0.5 * (self._pace.get(key, pace) + pace)
+        return self._collect(out)
+
+    def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
+        """The raw logits [V] of what follows a prompt."""
+        length = self._bucket(self._row_length(row))
+        cache = self._prefilled(row, length=length, waits=waits)
+        slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
+        return np.asarray(jax.device_get(self.programs.peek(slots)))[0]
+
+    # --- shapes ----------------------------------------------------------------------------------------------------
+
+    def _held(self) -> Slots:
+        assert self._slots is not None, "the batch has no slots"
+        return self._slots
+
+    def _bucket(self, length: int) -> int:
+        return next((bucket for bucket in self.lengths if bucket >= length), self.lengths[-1])
+
+    def _row_length(self, row: Row) -> int:
+        return max(len(row.prompt) + 1, padded_length(len(row.prompt) - 1))
+
+    def _make_room(self, *, wanted: int, length: int) -> None:
+        """Have slots for `wanted` rows, `length` positions each."""
+        width = next(w for w in self.widths if w >= wanted)
+        length = self._bucket(length)
+        if not self.live and (self._slots is None or (self._slots.width, self._slots.length) != (width, length)):
+            self._slots = None  # free the old batch first
+            self._slots = self.programs.empty(width=width, length=length)
+            self._live = [None] * width
+        self._widen(width)
+        self._lengthen(length)
+
+    def _widen(self, width: int) -> None:
+        while (now := self._held().width) < width:
+            new = self.widths[self.widths.index(now) + 1]
+            index = np.minimum(np.arange(new), now - 1)
+            self._slots = self.programs.resize(self._held(), index, np.arange(new) < now)
+            self._live += [None] * (new - now)
+
+    def _lengthen(self, length: int) -> None:
+        while (now := self._held().length) < length:
+            slots = self._held()
+            cache, bias = self.programs.lengthen(slots.cache, slots.bias, length=self._longer(now))
+            self._slots = slots._replace(cache=cache, bias=bias)
+
+    def _longer(self, length: int) -> int:
+        return self.lengths[self.lengths.index(length) + 1]
+
+    def _steps(self) -> int:
+        pace = self._pace.get((self._held().width, self._held().length))
+        steps = 4 if pace is None else int(CHUNK_SECONDS / max(pace, 1e-6))
+        return max(1, min(steps, CHUNK))
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def _fields(self, row: Row) -> RowFields:
+        return row_fields(
+            row.prompt,
+            row.params,
+            budget=row.budget,
+            ignore_ends=row.ignore_ends,
+            vocab_size=self.programs.config.vocab_size,
+            ends=self.ends,
+        )
+
+    def _prefilled(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> KVCache:
+        """The cache of the prompt without its last token; rows with one prompt share it."""
+        held = self._prompts.pop(row.key, None)
+        if held is None or held.length > length:
+            held = self.programs.row_cache(length=length)
+            for start, tokens in pieces(row.prompt[:-1]):
+                held = self.programs.prefill(held, tokens, start)
+            self.prefills += 1
+        while held.length < length:
+            mask = np.zeros((1, held.length), np.float32)
+            held, _ = self.programs.lengthen(held, mask, length=self._longer(held.length))
+        self._prompts[row.key] = held
+        for old in list(self._prompts)[:-KEPT_PROMPTS]:
+            if not waits(old):
+                del self._prompts[old]
+        return held
+
+    def _collect(self, out: Emitted) -> list[tuple[Live, Piece]]:
+        found: list[tuple[Live, Piece]] = []
+        for slot, live in enumerate(self._live):
+            count = int(out.made[:, slot].sum())
+            if live is None or not count:
+                continue
+            tokens = np.asarray(out.token)[:count, slot]
+            figures: Any = jax.tree.map(lambda x, n=count, at=slot: x[:n, at], out.figures)
+            live.made += count
+            live.position += count
+            finish = None
+            if int(tokens[-1]) in self.ends and not live.row.ignore_ends:
+                finish = "stop"
+            elif live.made >= live.row.budget:
+                finish = "length"
+            found.append((live, Piece(live.index, tokens, figures, finish)))
+            if finish:
+                self._live[slot] = None
+        return found

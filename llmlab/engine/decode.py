@@ -1,0 +1,99 @@
+"""One step is two pure functions, `forward` (the model) and `sample` (the pipeline). A chunk of them stays on the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float32, Int32
+
+from llmlab.engine.state import Slots
+from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.pipeline import ORDERS, run
+
+#: The most steps of one chunk. How many are run is a traced number; this one is the size of the output buffers.
+CHUNK = 32
+
+
+class Emitted(NamedTuple):
+    """What a chunk of T steps made: tokens and figures [T, W, ...]; `made` is false where a row did not draw."""
+
+    token: Int32[Array, "T W"]
+    made: Bool[Array, "T W"]
+    figures: Figures
+
+
+def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
+    """Feed every row's pending token: its keys and values join the cache; the logits of what follows."""
+    rows = jnp.arange(slots.width)
+    bias = slots.bias.at[rows, slots.position].set(0.0, unique_indices=True, mode="promise_in_bounds")
+    model = nnx.merge(graph, weights)
+    hidden, cache = model(slots.token[:, None], slots.position[:, None], bias[:, None, :], cache=slots.cache)
+    return slots._replace(cache=cache, bias=bias), model.logits(hidden)[:, 0]
+
+
+def sample(
+    slots: Slots, logits: Float32[Array, "W V"], ends: Bool[Array, " V"], *, order: str
+) -> tuple[Slots, Int32[Array, " W"], Figures]:
+    """Draw every active row's next token, count it, and stop the rows that are at their end."""
+    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order])
+    drew = slots.active
+    rows = jnp.arange(slots.width)
+    history = slots.history._replace(
+        counts=slots.history.counts.at[rows, token].add(
+            drew.astype(jnp.int32), unique_indices=True, mode="promise_in_bounds"
+        ),
+        position=slots.history.position + drew,
+    )
+    budget = slots.budget - drew
+    ended = ends[token] & ~slots.ignore_ends
+    slots = slots._replace(
+        token=jnp.where(drew, token, slots.token),
+        # A row at its end stays where it is: its slot must not run past the cache while others go on.
+        position=slots.position + drew,
+        active=drew & ~ended & (budget > 0),
+        budget=budget,
+        history=history,
+    )
+    return slots, token, figures
+
+
+def chunk(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    slots: Slots,
+    steps: Int32[Array, ""],
+    ends: Bool[Array, " V"],
+    *,
+    order: str,
+) -> tuple[Slots, Emitted]:
+    """Up to `steps` steps, fewer where every row ends before."""
+
+    def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], Figures]:
+        fed, logits = forward(graph, weights, state)
+        return sample(fed, logits, ends, order=order)
+
+    shapes = jax.eval_shape(step, slots)
+    token, figures = shapes[1], shapes[2]
+    emitted = Emitted(
+        token=jnp.zeros((CHUNK, *token.shape), token.dtype),
+        made=jnp.zeros((CHUNK, *token.shape), bool),
+        figures=jax.tree.map(lambda x: jnp.zeros((CHUNK, *x.shape), x.dtype), figures),
+    )
+
+    def more(carry: tuple[Int32[Array, ""], Slots, Emitted]) -> Bool[Array, ""]:
+        i, state, _ = carry
+        return (i < steps) & jnp.any(state.active)
+
+    def body(carry: tuple[Int32[Array, ""], Slots, Emitted]) -> tuple[Int32[Array, ""], Slots, Emitted]:
+        i, state, out = carry
+        drew = state.active
+        state, token, figures = step(state)
+        new = Emitted(token=token, made=drew, figures=figures)
+        out = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, i, axis=0), out, new)
+        return i + 1, state, out
+
+    _, slots, emitted = jax.lax.while_loop(more, body, (jnp.zeros((), jnp.int32), slots, emitted))
+    return slots, emitted

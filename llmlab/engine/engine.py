@@ -1,0 +1,260 @@
+"""The engine: anybody submits rows, one driver thread owns the device and serves every ticket."""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmlab.engine.batch import Batch
+from llmlab.engine.programs import Programs
+from llmlab.engine.scheduler import WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
+from llmlab.errors import EngineError
+from llmlab.models.config import ModelConfig
+from llmlab.models.transformer import Transformer
+from llmlab.sampling.params import SamplingParams
+from llmlab.sampling.pipeline import ORDERS
+
+#: Seconds without work after which the driver's thread ends and frees the batch; the next submission starts it again.
+IDLE_SECONDS = 2.0
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class _Cancel(NamedTuple):
+    job: Job
+    rows: tuple[int, ...]
+
+
+class _Call(NamedTuple):
+    function: Callable[[], Any]
+    answer: Future[Any]
+
+
+class Engine:
+    """Generates token ids. Thread-safe: any thread may submit, one driver works.
+
+    Args:
+        config: the decoder's shape.
+        model: the decoder.
+        ends: token ids that end a row.
+        max_context: positions a row may take, at most the model's own.
+        slots: pin the batch width (and the cache's length): the same row then gives the same bits alone or beside
+            anything. Without it the width follows the load.
+        memory: bytes that the batch's cache may take; what does not fit waits its turn.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: Transformer,
+        *,
+        ends: Sequence[int] = (),
+        max_context: int | None = None,
+        slots: int | None = None,
+        memory: int | None = None,
+    ):
+        self.config = config
+        self.max_context = min(max_context or config.max_position, config.max_position)
+        self.ends = tuple(sorted(set(ends)))
+        self.widths = (slots,) if slots else WIDTHS
+        self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
+        self.programs = Programs(config, model, ends=self.ends)
+        self._mail: queue.SimpleQueue[Job | _Cancel | _Call | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        # What follows belongs to the driver's thread alone.
+        self._line = Scheduler()
+        self._batch = Batch(self.programs, widths=self.widths, lengths=self.lengths, memory=memory, ends=self.ends)
+        self._order: str | None = None
+        _ENGINES.add(self)
+
+    @property
+    def prefills(self) -> int:
+        """How many prompts have been prefilled so far."""
+        return self._batch.prefills
+
+    def submit(self, rows: Sequence[Row], *, order: str = "llmlab") -> Ticket:
+        """Put rows in line; read their tokens from the ticket.
+
+        Raises:
+            ValueError: an unknown order; a row that is empty, too long for the context, or outside the vocabulary.
+            EngineError: the engine is closed.
+        """
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        for row in rows:
+            self._check(row.prompt, budget=row.budget)
+        job = Job(rows=tuple(rows), order=order)
+        ticket = Ticket(job, self._cancel)
+        if rows:
+            self._post(job)
+        else:
+            job.results.put(None)
+        return ticket
+
+    def next_logits(self, prompt: np.ndarray) -> np.ndarray:
+        """The raw logits [V], float32, of the token that follows the prompt [L]."""
+        self._check(prompt, budget=0)
+        row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0)
+        logits: np.ndarray = self._call(lambda: self._batch.next_logits(row, waits=self._line.waits))
+        return logits
+
+    def warmup(
+        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Compile for every shape that the engine can meet; `progress` is told (done, all)."""
+        widths = self._batch.allowed_widths(1)
+        visits = list(self.programs.visits(widths=widths, lengths=self.lengths, orders=orders))
+        for done, visit in enumerate(visits):
+            self._call(visit)
+            if progress:
+                progress(done + 1, len(visits))
+
+    def close(self) -> None:
+        """End the driver; what was running fails with an EngineError. A closed engine takes no more rows."""
+        with self._starting:
+            self._closed = True
+            thread = self._thread
+            self._mail.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _check(self, prompt: np.ndarray, *, budget: int) -> None:
+        if len(prompt) < 1:
+            raise ValueError("a row needs at least one prompt token")
+        if len(prompt) + budget > self.max_context:
+            raise ValueError(f"{len(prompt)} prompt tokens and {budget} more exceed {self.max_context} positions")
+        if min(prompt) < 0 or max(prompt) >= self.config.vocab_size:
+            raise ValueError(f"prompt ids must lie in 0..{self.config.vocab_size - 1}")
+
+    def _cancel(self, job: Job, rows: Iterable[int] | None) -> None:
+        # May run inside a garbage collection on any thread: nothing but a set and a re-entrant queue is touched.
+        which = tuple(range(len(job.rows)) if rows is None else rows)
+        job.dropped.update(which)
+        self._mail.put(_Cancel(job, which))
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        answer: Future[Any] = Future()
+        self._post(_Call(function, answer))
+        return answer.result()
+
+    def _post(self, message: Job | _Call) -> None:
+        with self._starting:
+            if self._closed:
+                raise EngineError("this engine is closed; load the model again")
+            self._mail.put(message)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._drive, name="llmlab-engine", daemon=True)
+                self._thread.start()
+
+    # --- the driver's thread ---------------------------------------------------------------------------------------
+
+    def _drive(self) -> None:
+        while True:
+            try:
+                if not self._read_mail():
+                    return
+                self._admit_waiting()
+                if self._batch.live:
+                    self._run_chunk()
+            except Exception as error:  # whatever it was, the readers must hear of it and the engine must go on
+                self._fail(error)
+
+    def _read_mail(self) -> bool:
+        """Take in what was posted; wait when there is nothing else to do. False: the thread ends."""
+        while True:
+            busy = bool(self._batch.live or self._line.waiting(order=None))
+            try:
+                message = self._mail.get(block=not busy, timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if busy:
+                    return True
+                with self._starting:
+                    if not self._mail.empty():
+                        continue
+                    self._batch.clear()
+                    self._thread = None
+                    return False
+            if message is None:
+                self._fail(EngineError("the engine was closed"))
+                return False
+            if isinstance(message, Job):
+                self._line.add(message)
+            elif isinstance(message, _Cancel):
+                self._drop(message.job, set(message.rows))
+            else:
+                _answer(message)
+
+    def _drop(self, job: Job, rows: set[int]) -> None:
+        for _ in range(self._batch.release(job, rows)):
+            self._line.ended(job)
+        self._line.drop(job, rows)
+        if job.open:
+            job.open -= rows
+            if not job.open:
+                job.results.put(None)
+
+    def _fail(self, error: BaseException) -> None:
+        jobs = {live.job for live in self._batch.live} | set(self._line.clear())
+        self._batch.clear()
+        self._order = None
+        told = error
+        if "RESOURCE_EXHAUSTED" in str(error):
+            told = EngineError(f"the device ran out of memory; load with a smaller max_context or slots ({error})")
+        elif not isinstance(error, EngineError):
+            told = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+        if told is not error:
+            told.__cause__ = error
+        for job in jobs:
+            job.open.clear()
+            job.results.put(told)
+
+    def _admit_waiting(self) -> None:
+        while True:
+            if not self._batch.live:
+                self._order = None
+            first = self._line.first(order=self._order)
+            if first is None or not self._batch.has_room(first[0].rows[first[1]]):
+                break
+            job, index = first
+            self._order = job.order
+            self._batch.admit(job, index, waiting=self._line.waiting(order=job.order), waits=self._line.waits)
+            self._line.started(job)
+        if self._batch.live and not self._line.waiting(order=self._order):
+            self._batch.narrow()
+
+    def _run_chunk(self) -> None:
+        """Give every job the tokens of its rows."""
+        assert self._order is not None
+        blocks: dict[Job, list[Piece]] = {}
+        for live, piece in self._batch.run(order=self._order):
+            blocks.setdefault(live.job, []).append(piece)
+            if piece.finish:
+                self._line.ended(live.job)
+                live.job.open.discard(live.index)
+        for job, block in blocks.items():
+            job.results.put(block)
+            if not job.open:
+                job.results.put(None)
+
+
+def _answer(call: _Call) -> None:
+    try:
+        call.answer.set_result(call.function())
+    except BaseException as error:  # the caller's thread raises it
+        call.answer.set_exception(error)
+
+
+@atexit.register
+def _close_engines() -> None:
+    """A thread inside XLA while the interpreter goes down would abort the process."""
+    for engine in list(_ENGINES):
+        engine.close()

@@ -1,0 +1,40 @@
+"""A prompt's keys and values, computed in pieces of a few fixed sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int32
+
+from llmlab.models.cache import KVCache
+from llmlab.models.transformer import causal_bias
+
+#: A prompt is cut into pieces of the largest size, and its tail is padded to the smallest size that holds it.
+PIECES = (32, 128, 512)
+
+
+def prefill(
+    graph: nnx.GraphDef, weights: nnx.State, cache: KVCache, tokens: Int32[Array, "1 C"], start: Int32[Array, ""]
+) -> KVCache:
+    """Write C tokens' keys and values at `start`. What padding writes lies beyond the prompt: it is never seen, and
+    overwritten when the row gets there."""
+    positions = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    bias = causal_bias(positions, length=cache.length)
+    return nnx.merge(graph, weights)(tokens, positions, bias, cache=cache)[1]
+
+
+def pieces(ids: np.ndarray, *, sizes: tuple[int, ...] = PIECES) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, padded tokens [1, C]) for each piece of a prompt."""
+    for start in range(0, len(ids), sizes[-1]):
+        piece = ids[start : start + sizes[-1]]
+        size = next(size for size in sizes if size >= len(piece))
+        yield start, np.pad(piece, (0, size - len(piece))).astype(np.int32)[None, :]
+
+
+def padded_length(count: int, *, sizes: tuple[int, ...] = PIECES) -> int:
+    """How many positions the pieces of a prompt write, padding included."""
+    whole, tail = divmod(count, sizes[-1])
+    return whole * sizes[-1] + (next(size for size in sizes if size >= tail) if tail else 0)

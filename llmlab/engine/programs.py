@@ -1,0 +1,162 @@
+"""The few compiled programs of an engine, one per shape, and the walk that compiles them all beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float32
+
+from llmlab.engine import decode, state
+from llmlab.engine.decode import Emitted
+from llmlab.engine.prefill import PIECES, prefill
+from llmlab.engine.state import RowFields, Slots
+from llmlab.models.cache import KVCache
+from llmlab.models.config import ModelConfig
+from llmlab.models.transformer import Transformer
+
+
+def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """float32 means float32 everywhere: a GPU's or TPU's quicker matrix products are off by more than we promise."""
+
+    @wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return traced
+
+
+class Programs:
+    """Jitted functions over one decoder. The caches they take are donated: who passes one has lost it.
+
+    `on_compile` is told what a call is about to compile, in words.
+    """
+
+    def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...]):
+        self.config = config
+        # Split once: walking the module at every call would cost more than a small model's step.
+        self._graph, self._weights = nnx.split(model)
+        self.dtype = model.embedding[...].dtype
+        flags = np.zeros(config.vocab_size, bool)
+        flags[list(ends)] = True
+        self._ends = jax.device_put(flags)
+        self.on_compile: Callable[[str], None] = lambda what: None
+        self._met: set[tuple[Any, ...]] = set()
+        graph = self._graph
+        self._prefill = jax.jit(_precise(partial(prefill, graph)), donate_argnames="cache")
+        self._peek = jax.jit(_precise(partial(decode.forward, graph)))
+        self._chunk = jax.jit(_precise(partial(decode.chunk, graph)), static_argnames="order", donate_argnames="slots")
+        self._admit = jax.jit(state.admit, donate_argnames="slots")
+        self._resize = jax.jit(state.resize)
+        self._lengthen = jax.jit(state.lengthen, static_argnames="length")
+        self._release = jax.jit(state.release)
+        self._empty = jax.jit(partial(state.empty, config, dtype=self.dtype), static_argnames=("width", "length"))
+        self._cache = jax.jit(lambda length: self._empty(width=1, length=length).cache, static_argnums=0)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take on the device."""
+        return sum(x.nbytes for x in jax.tree.leaves(self._weights))
+
+    def _first(self, *key: Any) -> bool:
+        if key in self._met:
+            return False
+        self._met.add(key)
+        self.on_compile(" ".join(str(part) for part in key))
+        return True
+
+    def empty(self, *, width: int, length: int) -> Slots:
+        """W inactive slots of S positions."""
+        self._first("slots", width, length)
+        return self._empty(width=width, length=length)
+
+    def row_cache(self, *, length: int) -> KVCache:
+        """An empty cache for one prompt."""
+        self._first("cache", length)
+        return self._cache(length)
+
+    def prefill(self, cache: KVCache, tokens: np.ndarray, start: int) -> KVCache:
+        """Write one piece of a prompt."""
+        self._first("prefill", tokens.shape[1], cache.length)
+        return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
+
+    def peek(self, slots: Slots) -> Float32[Array, "W V"]:
+        """The logits of what follows each row's pending token; the slots stay as they were."""
+        self._first("peek", slots.width, slots.length)
+        return self._peek(self._weights, slots=slots)[1]
+
+    def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
+        """A chunk of steps, and whether this call had to compile."""
+        new = self._first("decode", slots.width, slots.length, order)
+        slots, emitted = self._chunk(self._weights, slots=slots, steps=np.int32(steps), ends=self._ends, order=order)
+        return slots, emitted, new
+
+    def admit(self, slots: Slots, cache: KVCache, fields: RowFields, slot: int) -> Slots:
+        """Put a row into a slot; the row's cache stays valid."""
+        self._first("admit", slots.width, slots.length)
+        return self._admit(slots=slots, cache=cache, fields=fields, slot=np.int32(slot))
+
+    def resize(self, slots: Slots, index: np.ndarray, keep: np.ndarray) -> Slots:
+        """Another width."""
+        self._first("resize", slots.width, len(index), slots.length)
+        return self._resize(slots, index.astype(np.int32), keep)
+
+    def lengthen(self, cache: KVCache, bias: Any, *, length: int) -> tuple[KVCache, Array]:
+        """Room for more positions."""
+        self._first("lengthen", bias.shape[0], cache.length, length)
+        return self._lengthen(cache, bias, length=length)
+
+    def release(self, slots: Slots, keep: Bool[np.ndarray, " W"]) -> Slots:
+        """Free the slots of cancelled rows."""
+        self._first("release", slots.width)
+        return slots._replace(active=self._release(slots.active, keep))
+
+    def visits(
+        self, *, widths: tuple[int, ...], lengths: tuple[int, ...], orders: tuple[str, ...]
+    ) -> Iterator[Callable[[], None]]:
+        """Calls that, each run once, leave nothing to compile for these shapes."""
+        for length in lengths:
+            yield partial(self._visit_row, length=length)
+            longer = next((x for x in lengths if x > length), None)
+            for width in widths:
+                yield partial(
+                    self._visit_batch, width=width, length=length, longer=longer, widths=widths, orders=orders
+                )
+
+    def _visit_row(self, *, length: int) -> None:
+        for size in (size for size in PIECES if size <= length):
+            self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0)
+        slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
+        jax.block_until_ready(self.peek(slots))
+
+    def _visit_batch(
+        self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]
+    ) -> None:
+        slots = self.empty(width=width, length=length)
+        for order in orders:
+            slots, _, _ = self.chunk(slots, 0, order=order)
+        slots = self.admit(slots, self.row_cache(length=length), self._nobody(), 0)
+        slots = self.release(slots, np.zeros(width, bool))
+        at = widths.index(width)
+        for other in widths[max(at - 1, 0) : at] + widths[at + 1 : at + 2]:
+            self.resize(slots, np.zeros(other, np.int32), np.zeros(other, bool))
+        if longer:
+            self.lengthen(slots.cache, slots.bias, length=longer)
+            # A waiting prompt's cache is lengthened alone, with a mask that comes from the host.
+            self.lengthen(self.row_cache(length=length), np.zeros((1, length), np.float32), length=longer)
+        jax.block_until_ready(slots)
+
+    def _nobody(self) -> RowFields:
+        return state.row_fields(
+            np.zeros(1, np.int32),
+            state.SamplingParams(),
+            budget=0,
+            ignore_ends=False,
+            vocab_size=self.config.vocab_size,
+            ends=(),
+        )

@@ -1,0 +1,129 @@
+"""The batch on the device: W slots, each empty or holding one row that is being generated.
+
+A single row is the same state with W = 1, so that joining is one function for every array in it, and a row that was
+prefilled once can be put into any number of slots.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32
+
+from llmlab.models.attention import HIDDEN
+from llmlab.models.cache import KVCache, empty_cache
+from llmlab.models.config import ModelConfig
+from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
+
+
+class Slots(NamedTuple):
+    """Everything that changes while W rows are generated; a pytree whose arrays all lead with W.
+
+    `token` is the last token that the cache does not hold yet: the prompt's last one at first, then what was drawn.
+    A step writes it at `position` and draws the next. `bias` is what attention adds: it is kept, not computed, because
+    XLA's CPU backend is several times slower when the mask is made inside the step.
+    """
+
+    cache: KVCache
+    bias: Float32[Array, "W S"]
+    position: Int32[Array, " W"]
+    token: Int32[Array, " W"]
+    active: Bool[Array, " W"]
+    budget: Int32[Array, " W"]
+    ignore_ends: Bool[Array, " W"]
+    inputs: SamplerInputs
+    history: History
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.token.shape[0]
+
+    @property
+    def length(self) -> int:
+        """S, the positions that each row has room for."""
+        return self.cache.length
+
+
+class RowFields(NamedTuple):
+    """What a row brings besides its prefilled cache, as host arrays that lead with 1."""
+
+    position: np.ndarray
+    token: np.ndarray
+    active: np.ndarray
+    budget: np.ndarray
+    ignore_ends: np.ndarray
+    inputs: SamplerInputs
+    history: History
+
+
+def row_fields(
+    prompt: np.ndarray,
+    params: SamplingParams,
+    *,
+    budget: int,
+    ignore_ends: bool,
+    vocab_size: int,
+    ends: tuple[int, ...],
+) -> RowFields:
+    """A row about to draw its first token: the prompt's last token is pending, the rest is in the cache."""
+    seen = np.zeros((1, vocab_size), bool)
+    seen[0, prompt] = True
+    history = History(prompt=seen, counts=np.zeros((1, vocab_size), np.int32), position=np.zeros((1,), np.int32))
+    return RowFields(
+        position=np.array([len(prompt) - 1], np.int32),
+        token=np.array([prompt[-1]], np.int32),
+        active=np.array([True]),
+        budget=np.array([budget], np.int32),
+        ignore_ends=np.array([ignore_ends]),
+        inputs=stack([params], vocab_size=vocab_size, ends=ends),
+        history=history,
+    )
+
+
+def empty(config: ModelConfig, *, width: int, length: int, dtype: jnp.dtype) -> Slots:
+    """W inactive slots."""
+    like = row_fields(
+        np.zeros(1, np.int32),
+        SamplingParams(),
+        budget=0,
+        ignore_ends=False,
+        vocab_size=config.vocab_size,
+        ends=(),
+    )
+    fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
+    cache = empty_cache(config, batch=width, length=length, dtype=dtype)
+    return Slots(cache=cache, bias=jnp.full((width, length), HIDDEN, jnp.float32), **fields._asdict())
+
+
+def admit(slots: Slots, cache: KVCache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
+    """Put one prefilled row, [1, ...] in every array and S long like the slots, into a slot."""
+    seen = jnp.arange(slots.length, dtype=jnp.int32)[None, :] < fields.position[:, None]
+    bias = jnp.where(seen, jnp.float32(0), jnp.float32(HIDDEN))
+    row = Slots(cache=cache, bias=bias, **fields._asdict())
+
+    def put(all_rows: Array, one: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(all_rows, jnp.asarray(one, all_rows.dtype), slot, axis=0)
+
+    return jax.tree.map(put, slots, row)
+
+
+def resize(slots: Slots, index: Int32[Array, " W2"], keep: Bool[Array, " W2"]) -> Slots:
+    """A batch of another width: slot i takes over what `index[i]` held; where `keep` is false it is inactive."""
+    moved = jax.tree.map(lambda x: x[index], slots)
+    return moved._replace(active=moved.active & keep)
+
+
+def lengthen(cache: KVCache, bias: Float32[Array, "W S"], *, length: int) -> tuple[KVCache, Float32[Array, "W S2"]]:
+    """Room for more positions; what is there stays."""
+    more = length - cache.length
+    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache)
+    return cache, jnp.pad(bias, ((0, 0), (0, more)), constant_values=HIDDEN)
+
+
+def release(active: Bool[Array, " W"], keep: Bool[Array, " W"]) -> Bool[Array, " W"]:
+    """Rows that were cancelled stop drawing; their slots are free."""
+    return active & keep

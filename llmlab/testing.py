@@ -1,0 +1,100 @@
+"""A tiny model and a byte tokenizer, for anybody's tests: real checkpoints with random weights, made in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+#: Control tokens of the byte tokenizer; their ids follow the 256 bytes. The last two are visible text, as in Qwen3.
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+
+#: ChatML with a thinking switch, as short as it can be.
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking | default(false) %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+_SHAPE: dict[str, Any] = {
+    "vocab_size": 256 + len(SPECIALS),
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+
+
+def tiny_config(family: str = "qwen3", **changes: Any) -> dict[str, Any]:
+    """The config.json of a two-layer decoder over bytes (`llama`, `qwen2` or `qwen3`)."""
+    architecture = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]
+    ids = {"bos_token_id": 256, "eos_token_id": 258}
+    return {"architectures": [architecture], "model_type": family, **_SHAPE, **ids, **changes}
+
+
+def byte_tokenizer(folder: Path, *, template: str | None = TEMPLATE) -> Path:
+    """Write a tokenizer whose tokens are the 256 bytes and `SPECIALS`: every split of a character can happen."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in printable]
+    letters = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(rest)}
+    tokenizer = Tokenizer(BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIALS[:3]])
+    tokenizer.add_tokens([AddedToken(name, special=False, normalized=False) for name in SPECIALS[3:]])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    if template is not None:
+        settings["chat_template"] = template
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def tiny_checkpoint(
+    folder: Path | str,
+    *,
+    family: str = "qwen3",
+    seed: int = 0,
+    scale: float = 8.0,
+    template: str | None = TEMPLATE,
+    **changes: Any,
+) -> Path:
+    """Write a whole checkpoint: config.json, model.safetensors with random weights, the byte tokenizer.
+
+    Args:
+        folder: where; made if it is not there.
+        family: llama, qwen2 or qwen3.
+        seed: of the weights.
+        scale: how much larger than usual the weights are, so that the next-token laws are far from uniform.
+        template: the chat template, None for a base model.
+        changes: fields of config.json.
+    """
+    import jax
+    from flax import nnx
+
+    from llmlab.checkpoints.save import save_checkpoint
+    from llmlab.models.config import ModelConfig
+    from llmlab.models.transformer import Transformer
+
+    folder = byte_tokenizer(Path(folder), template=template)
+    config = tiny_config(family, **changes)
+    model = Transformer(ModelConfig.from_dict(config), rngs=nnx.Rngs(seed))
+    graph, weights = nnx.split(model)
+    weights = jax.tree.map(lambda x: x * scale if x.ndim > 1 else x, weights)
+    save_checkpoint(folder, model=nnx.merge(graph, weights), config=config)
+    return folder
