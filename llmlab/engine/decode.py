@@ -1,4 +1,4 @@
-"""One step is two pure functions, `forward` (the model) and `sample` (the pipeline). A chunk of them stays on the device."""
+"""One step is two pure functions, `forward` (the model) and `sample` (the pipeline); many run before the host looks."""
 
 from __future__ import annotations
 

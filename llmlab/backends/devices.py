@@ -1,0 +1,47 @@
+"""What the model runs on, in words; and whether something better is in the machine and was passed over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def device() -> dict[str, Any]:
+    """The device JAX runs on: `platform`, `kind`, `count`, `memory_bytes` (free), `warning` (None if all is well)."""
+    import jax
+
+    first = jax.devices()[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "memory_bytes": free_memory(),
+        "warning": passed_over(first.platform),
+    }
+
+
+def passed_over(platform: str) -> str | None:
+    """A loud line where a GPU or TPU is present but JAX has fallen back to the CPU."""
+    if platform != "cpu" or os.environ.get("JAX_PLATFORMS", "").strip() == "cpu":
+        return None
+    if any(Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version")):
+        return "this machine has an NVIDIA GPU, but JAX runs on the CPU: pip install -U 'jax[cuda13]', then restart"
+    if any(Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0")) or "COLAB_TPU_ADDR" in os.environ:
+        return "this machine seems to have a TPU, but JAX runs on the CPU: pip install -U 'jax[tpu]', then restart"
+    return None
+
+
+def free_memory() -> int | None:
+    """Bytes that the first device (or, on a CPU, the host) still has; None where nobody says."""
+    import jax
+
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return kilobytes * 1024

@@ -1,0 +1,337 @@
+"""The engine in this process: the one place where a request becomes token ids, and tokens become an answer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmlab import __version__
+from llmlab.backends.devices import device, free_memory
+from llmlab.backends.protocol import Completion, Delta, Timing
+from llmlab.backends.writer import Writer
+from llmlab.checkpoints.hub import resolve
+from llmlab.engine.engine import Engine
+from llmlab.engine.scheduler import Row
+from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
+from llmlab.request import ChatRequest
+from llmlab.sampling.params import SamplingParams
+from llmlab.sampling.pipeline import ORDERS
+from llmlab.text.segments import Segmenter
+from llmlab.text.stops import StopMatcher
+from llmlab.text.template import ChatTemplate
+from llmlab.text.tokenizer import Tokenizer
+
+#: What share of the free memory the batch's cache may take.
+_CACHE_SHARE = 0.5
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+class LocalBackend:
+    """A tokenizer, a template and an engine. `load` makes one from a name or a folder."""
+
+    def __init__(self, name: str, *, tokenizer: Tokenizer, template: ChatTemplate, engine: Engine):
+        self.name = name
+        self.tokenizer = tokenizer
+        self.template = template
+        self.engine = engine
+        self.token_bytes = tokenizer.token_bytes
+        self.ends = engine.ends
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        dtype: str | None = None,
+        max_context: int | None = None,
+        slots: int | None = None,
+        chat_template: str | Path | None = None,
+        revision: str | None = None,
+    ) -> LocalBackend:
+        """Read a checkpoint and start an engine on it.
+
+        Args:
+            name: "demo", a folder, or a hub repository.
+            dtype: float32, bfloat16 or float16; default: what the checkpoint is stored as, and float32 on a CPU, whose
+                matrix products in bfloat16 are more than ten times slower.
+            max_context: positions a row may take; default: the model's own.
+            slots: pin the batch width, for answers that are equal to the bit whatever else is running.
+            chat_template: Jinja source or a file, in place of the checkpoint's.
+            revision: of a hub repository.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            CheckpointError: the folder is not a checkpoint that this package can run; the message says why.
+            ValueError: an argument that makes no sense.
+        """
+        import jax.numpy as jnp
+
+        from llmlab.checkpoints.load import load_model, read_json
+
+        _check_count("max_context", max_context)
+        _check_count("slots", slots)
+        if dtype not in (None, *_DTYPES):
+            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        label, folder = resolve(name, revision=revision)
+        raw = read_json(folder, "config.json")
+        chosen, notes = _choose_dtype(raw, dtype)
+        config, model = load_model(folder, dtype=jnp.dtype(chosen))
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+            )
+        free = free_memory()
+        engine = Engine(
+            config,
+            model,
+            ends=tokenizer.eos_ids,
+            max_context=max_context,
+            slots=slots,
+            memory=None if free is None else int(free * _CACHE_SHARE),
+        )
+        backend = cls(label, tokenizer=tokenizer, template=ChatTemplate(tokenizer, chat_template), engine=engine)
+        backend.notes = notes
+        return backend
+
+    @property
+    def system_fingerprint(self) -> str:
+        """What a figure depends on besides the request: versions, device kind, dtype, matmul precision, batch width."""
+        import jax
+
+        width = f"slots{self.engine.widths[0]}" if len(self.engine.widths) == 1 else "slots-auto"
+        kind = jax.devices()[0].device_kind.replace(" ", "-").lower()
+        return f"llmlab-{__version__}/jax-{jax.__version__}/{kind}/{self.engine.programs.dtype}/highest/{width}"
+
+    def describe(self) -> dict[str, Any]:
+        """What the banner shows."""
+        found = device()
+        notes = [*self.notes, *([found["warning"]] if found["warning"] else [])]
+        return {
+            "model": self.name,
+            "family": self.engine.config.family,
+            "parameters": self.engine.config.parameters,
+            "dtype": str(self.engine.programs.dtype),
+            "device": f"{found['count']} x {found['kind']}" if found["count"] > 1 else found["kind"],
+            "platform": found["platform"],
+            "weight_bytes": self.engine.programs.weight_bytes,
+            "memory_bytes": found["memory_bytes"],
+            "context": self.engine.max_context,
+            "slots": self.engine.widths[0] if len(self.engine.widths) == 1 else None,
+            "warning": found["warning"],
+            "notes": notes,
+        }
+
+    def warmup(
+        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Compile every program beforehand; `progress` is told (done, all)."""
+        self.engine.warmup(orders=orders, progress=progress)
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self.engine.close()
+
+    def complete(self, request: ChatRequest, *, order: str = "llmlab") -> Completion:
+        """Run a request to its end.
+
+        Raises:
+            RequestError: a field that this model cannot honour; ContextLengthError: the prompt does not fit.
+        """
+        return self.stream(request, order=order).result()
+
+    def stream(self, request: ChatRequest, *, order: str = "llmlab") -> LocalStream:
+        """Start a request; see `complete`."""
+        if order not in ORDERS:
+            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
+        prompt = self.render(request)
+        budget = self._budget(request, len(prompt))
+        seed = request.seed if request.seed is not None else draw_seed()
+        params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
+        rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos) for p in params]
+        return LocalStream(self, request, rows, prompt=prompt, seed=seed, order=order)
+
+    def render(self, request: ChatRequest) -> np.ndarray:
+        """The prompt's token ids [L]."""
+        if request.model is not None and request.model != self.name:
+            raise ModelNotFoundError(
+                f"the model {request.model!r} does not exist; loaded is {self.name!r}", param="model"
+            )
+        tools = None if request.tool_choice == "none" else request.tools
+        prompt = self.template.prompt(
+            request.messages,
+            tools=tools,
+            enable_thinking=request.enable_thinking,
+            continue_final_message=request.continue_final_message,
+            extra=request.chat_template_kwargs,
+        )
+        if not prompt.ids:
+            raise RequestError("the messages render to an empty prompt", param="messages")
+        return np.array(prompt.ids, np.int32)
+
+    def sampling_params(self, request: ChatRequest, *, seed: int, choice: int = 0) -> SamplingParams:
+        """The request's sampling fields as the engine takes them; a bias outside the vocabulary is refused."""
+        for token in request.logit_bias:
+            if token >= self.tokenizer.vocab_size:
+                raise RequestError(
+                    f"logit_bias: token id {token} is not in the vocabulary (0..{self.tokenizer.vocab_size - 1})",
+                    param="logit_bias",
+                )
+        return SamplingParams(
+            temperature=request.temperature,
+            top_k=request.top_k,
+            top_p=request.top_p,
+            min_p=request.min_p,
+            repetition_penalty=request.repetition_penalty,
+            frequency_penalty=request.frequency_penalty,
+            presence_penalty=request.presence_penalty,
+            logit_bias=request.logit_bias,
+            min_tokens=request.min_tokens,
+            seed=seed,
+            choice=choice,
+        )
+
+    def next_logits(self, prompt: np.ndarray) -> np.ndarray:
+        """The raw logits [V], float32, of the token that follows the prompt."""
+        if len(prompt) > self.engine.max_context:
+            raise self._too_long(len(prompt))
+        return self.engine.next_logits(prompt)
+
+    def _budget(self, request: ChatRequest, prompt: int) -> int:
+        left = self.engine.max_context - prompt
+        if left < 1:
+            raise self._too_long(prompt)
+        wanted = request.token_limit
+        if wanted is None:
+            return left
+        if wanted > left and request.context_length_exceeded_behavior == "error":
+            raise ContextLengthError(
+                f"the prompt's {prompt} tokens and max_tokens {wanted} exceed the context of "
+                f"{self.engine.max_context}; ask for at most {left}",
+                param="max_tokens",
+            )
+        return min(wanted, left)
+
+    def _too_long(self, prompt: int) -> ContextLengthError:
+        return ContextLengthError(
+            f"the prompt has {prompt} tokens, which leaves no room in the context of {self.engine.max_context}; "
+            "shorten the messages",
+            param="messages",
+        )
+
+    def writer(self, request: ChatRequest, prompt: np.ndarray, *, index: int) -> Writer:
+        """What turns one choice's tokens into text."""
+        segmenter = Segmenter(
+            self.token_bytes,
+            open_id=self.tokenizer.id_of("<think>"),
+            close_id=self.tokenizer.id_of("</think>"),
+            prompt_ids=prompt.tolist(),
+            end_ids=() if request.ignore_eos else self.ends,
+        )
+        stops = StopMatcher(request.stops, include=request.include_stop)
+        return Writer(index, token_bytes=self.token_bytes, segmenter=segmenter, stops=stops, end_ids=self.ends)
+
+
+class LocalStream:
+    """A request under way. Iterate for deltas, or ask for the whole; an interrupt keeps what is there.
+
+    After an interrupt (or `close`) `result` gives what was made so far, with finish_reason "interrupted".
+    """
+
+    def __init__(
+        self,
+        backend: LocalBackend,
+        request: ChatRequest,
+        rows: list[Row],
+        *,
+        prompt: np.ndarray,
+        seed: int,
+        order: str,
+    ):
+        self._backend = backend
+        self._request = request
+        self._prompt = prompt
+        self._seed = seed
+        self._began = time.perf_counter()
+        self._first: float | None = None
+        self._total: float | None = None
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self._writers = [backend.writer(request, prompt, index=i) for i in range(len(rows))]
+        self._ticket = backend.engine.submit(rows, order=order)
+        self._deltas = self._run()
+
+    def __iter__(self) -> Iterator[Delta]:
+        return self._deltas
+
+    def close(self) -> None:
+        """Stop; what was made stays."""
+        self._ticket.cancel()
+        self._deltas.close()
+        self._end()
+
+    def result(self) -> Completion:
+        """Run to the end; the whole."""
+        for _ in self._deltas:
+            pass
+        self._end()
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=self._backend.name,
+            request=self._request,
+            seed=self._seed,
+            prompt_ids=self._prompt,
+            choices=tuple(writer.choice() for writer in self._writers),
+            system_fingerprint=self._backend.system_fingerprint,
+            timing=Timing(first_token=self._first or 0.0, total=self._total or 0.0),
+        )
+
+    def _run(self) -> Generator[Delta, None, None]:
+        for block in self._ticket:
+            self._first = self._first or time.perf_counter() - self._began
+            for piece in block:
+                writer = self._writers[piece.row]
+                delta = writer.feed(piece)
+                if writer.finish and not piece.finish:  # a stop in the text, which the engine cannot see
+                    self._ticket.cancel([piece.row])
+                yield delta
+            if all(writer.finish for writer in self._writers):
+                break
+
+    def _end(self) -> None:
+        if self._total is None:
+            self._total = time.perf_counter() - self._began
+        for writer in self._writers:
+            writer.interrupt()
+
+
+def draw_seed() -> int:
+    """A seed for a request that has none; below 2^53, so that every JSON reader returns it unharmed."""
+    return secrets.randbelow(2**53)
+
+
+def _choose_dtype(config: dict[str, Any], dtype: str | None) -> tuple[str, tuple[str, ...]]:
+    import jax
+
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    stored = stored if stored in _DTYPES else "float32"
+    if jax.default_backend() != "cpu":
+        return dtype or stored, ()
+    if dtype in (None, "float32"):
+        note = () if stored == "float32" else (f"stored as {stored}, loaded as float32: on a CPU that is the faster",)
+        return "float32", note
+    return str(dtype), (f"{dtype} matrix products are more than ten times slower than float32 on a CPU",)
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
