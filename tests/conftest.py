@@ -24,8 +24,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook  # noqa: E402 - the environment above has to come first
 
-# Held for the whole session: every module of the package that is imported from here on is checked.
-_hook = install_import_hook("llmlab", "beartype.beartype")
+# Every module of the package that is imported from here on is checked; an int is welcome where a float is (PEP 484).
+install_import_hook("llmlab", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,224 @@
+"""The chat request: every field, its range, its default and its error.
+
+A field that is out of range, of the wrong type or unknown is a `RequestError` whose `param` is the top-level field and
+whose message holds the path, what was wanted and what was found. Python and HTTP go through the same validation.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from llmlab.errors import RequestError
+from llmlab.fields import (
+    FieldError,
+    check_flag,
+    check_integer,
+    check_logit_bias,
+    check_mapping,
+    check_messages,
+    check_number,
+    check_response_format,
+    check_stop,
+    check_stream_options,
+    check_text,
+    check_tool_choice,
+    check_tools,
+    check_top_k,
+    short,
+)
+
+__all__ = ["ChatRequest"]
+
+
+def _real(low: float, high: float, *, above: bool = False) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_number(value, low, high, above=above))
+
+
+def _whole(low: int, high: int | None = None) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_integer(value, low, high))
+
+
+def _checked(check: Callable[[Any], Any]) -> BeforeValidator:
+    return BeforeValidator(check)
+
+
+def _one_of(*allowed: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise FieldError(f"must be {' or '.join(map(repr, allowed))}, got {short(value)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Flag = Annotated[bool, _checked(check_flag)]
+
+
+class ChatRequest(BaseModel):
+    """A validated chat-completion request, immutable; the fields are spelled as the API spells them.
+
+    None stands for a field's default everywhere, as in the API. `build` also takes a plain string for the messages.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    messages: Annotated[tuple[dict[str, Any], ...], _checked(check_messages)]
+    model: Annotated[str | None, _checked(check_text)] = None
+
+    max_tokens: Annotated[int | None, _whole(1)] = None
+    max_completion_tokens: Annotated[int | None, _whole(1)] = None
+    context_length_exceeded_behavior: Annotated[Literal["truncate", "error"], _one_of("truncate", "error")] = "truncate"
+    n: Annotated[int, _whole(1, 128)] = 1
+    seed: Annotated[int | None, _whole(-(2**63), 2**63 - 1)] = None
+    stop: Annotated[str | tuple[str, ...] | None, _checked(check_stop)] = None
+
+    temperature: Annotated[float, _real(0, 2)] = 1.0
+    top_p: Annotated[float, _real(0, 1, above=True)] = 1.0
+    top_k: Annotated[int, _checked(check_top_k)] = 0  #: 0 is off, and so are null and -1
+    min_p: Annotated[float, _real(0, 1)] = 0.0
+    frequency_penalty: Annotated[float, _real(-2, 2)] = 0.0
+    presence_penalty: Annotated[float, _real(-2, 2)] = 0.0
+    repetition_penalty: Annotated[float, _real(0, 2, above=True)] = 1.0
+    logit_bias: Annotated[dict[int, float], _checked(check_logit_bias)] = Field(default_factory=dict)
+
+    logprobs: Flag = False
+    top_logprobs: Annotated[int | None, _whole(0, 20)] = None
+
+    stream: Flag = False
+    stream_options: Annotated[dict[str, bool] | None, _checked(check_stream_options)] = None
+    tools: Annotated[tuple[dict[str, Any], ...] | None, _checked(check_tools)] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, _checked(check_tool_choice)] = None
+    parallel_tool_calls: Flag = True
+    response_format: Annotated[dict[str, Any] | None, _checked(check_response_format)] = None
+    separate_reasoning: Flag = False
+    enable_thinking: Annotated[bool | None, _checked(check_flag)] = None
+
+    # Extensions.
+    include_stop: Flag = True
+    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_mapping)] = Field(default_factory=dict)
+    continue_final_message: Flag = False
+    min_tokens: Annotated[int, _whole(0)] = 0
+    ignore_eos: Flag = False
+
+    # Accepted for the sake of clients; without effect on a local engine.
+    user: Annotated[str | None, _checked(check_text)] = None
+    metadata: Annotated[dict[str, Any] | None, _checked(check_mapping)] = None
+    store: Annotated[bool | None, _checked(check_flag)] = None
+    service_tier: Annotated[str | None, _checked(check_text)] = None
+
+    def __init__(self, /, **fields: Any) -> None:
+        known = type(self).model_fields
+        for name in fields:
+            if name not in known:
+                raise RequestError(_unknown(name, known), param=str(name))
+        given = {name: value for name, value in fields.items() if value is not None}
+        if "messages" not in given:
+            raise RequestError("messages is missing: give at least one message", param="messages")
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise _request_error(error) from None
+        _agree(self)
+        _supported(self)
+
+    @classmethod
+    def build(cls, messages: str | Sequence[Mapping[str, Any]], **fields: Any) -> ChatRequest:
+        """A request from messages, or from a plain string (one message of the user's), and any fields."""
+        chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return cls(messages=chat, **fields)
+
+    def replace(self, **changes: Any) -> ChatRequest:
+        """A new, validated request with some fields changed; None sets one back to its default."""
+        return type(self)(**{**self._given(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as API JSON: the fields that were given, lists for tuples, strings for token ids."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @property
+    def token_limit(self) -> int | None:
+        """`max_tokens` under either of its names, None where the context is the only limit."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """`stop` as a tuple, empty where there is none."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+    def __repr__(self) -> str:
+        order = [name for name in type(self).model_fields if name in self.model_fields_set]
+        return f"ChatRequest({', '.join(f'{name}={short(getattr(self, name))}' for name in order)})"
+
+    __str__ = __repr__
+
+
+def _unknown(name: Any, known: Mapping[str, FieldInfo]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
+    return f"unknown field {name!r}; {hint}"
+
+
+def _request_error(error: ValidationError) -> RequestError:
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    bad = first.get("ctx", {}).get("error")
+    path = bad.path if isinstance(bad, FieldError) else ""
+    return RequestError(f"{field}{path} {bad or first['msg']}", param=field)
+
+
+def _agree(request: ChatRequest) -> None:
+    """What no field can know on its own."""
+    limit, other = request.max_tokens, request.max_completion_tokens
+    if limit is not None and other is not None and limit != other:
+        raise RequestError(
+            f"max_tokens is {limit} and max_completion_tokens {other}: they are two names of one field, give one",
+            param="max_tokens",
+        )
+    if request.token_limit is not None and request.min_tokens > request.token_limit:
+        raise RequestError(
+            f"min_tokens must not exceed max_tokens ({request.token_limit}), got {request.min_tokens}",
+            param="min_tokens",
+        )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+    if request.stream_options is not None and not request.stream:
+        raise RequestError("stream_options needs stream=true", param="stream_options")
+    if request.continue_final_message and request.messages[-1]["role"] != "assistant":
+        raise RequestError(
+            f"continue_final_message needs a last message of the assistant's, got {request.messages[-1]['role']!r}",
+            param="continue_final_message",
+        )
+    names = [tool["function"]["name"] for tool in request.tools or ()]
+    if request.tool_choice not in (None, "none", "auto") and not names:
+        raise RequestError("tool_choice needs tools", param="tool_choice")
+    if isinstance(request.tool_choice, dict) and request.tool_choice["function"]["name"] not in names:
+        wanted = request.tool_choice["function"]["name"]
+        raise RequestError(f"tool_choice names {wanted!r}; the tools are {', '.join(names)}", param="tool_choice")
+
+
+def _supported(request: ChatRequest) -> None:
+    """Fields that are part of the contract and that nothing enforces yet: refused, since none may be ignored."""
+    form = request.response_format
+    refused = {
+        "stream": request.stream,
+        "stream_options": request.stream_options is not None,
+        "tool_choice": request.tool_choice not in (None, "none", "auto"),
+        "parallel_tool_calls": not request.parallel_tool_calls,
+        "response_format": form is not None and form["type"] != "text",
+        "separate_reasoning": request.separate_reasoning,
+    }
+    for field, used in refused.items():
+        if used:
+            value = short(getattr(request, field))
+            raise RequestError(f"{field} = {value} is not supported by this version; leave it out", param=field)
