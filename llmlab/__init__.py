@@ -1,5 +1,64 @@
-"""A chat-completion engine in JAX, and a laboratory that shows what its sampler did."""
+"""A chat-completion engine in JAX, and a laboratory that shows what its sampler did.
+
+    import llmlab
+
+    lab = llmlab.load("demo")
+    result = lab.chat("Tell me a story.", temperature=0.8, top_p=0.95, seed=7)
+    result.logprobs_frame()
+
+Importing this costs next to nothing: JAX and all else come with the first thing that needs them.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from llmlab.errors import (
+    CheckpointError,
+    ContextLengthError,
+    EngineError,
+    LLMLabError,
+    ModelNotFoundError,
+    RequestError,
+)
+
+if TYPE_CHECKING:
+    from llmlab.lab.lab import Lab, load
+    from llmlab.lab.result import Result
+    from llmlab.request import ChatRequest
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ChatRequest",
+    "CheckpointError",
+    "ContextLengthError",
+    "EngineError",
+    "LLMLabError",
+    "Lab",
+    "ModelNotFoundError",
+    "RequestError",
+    "Result",
+    "load",
+]
+
+#: Where the names live that are imported when they are first asked for (PEP 562).
+_LATE = {
+    "ChatRequest": "llmlab.request",
+    "Lab": "llmlab.lab.lab",
+    "Result": "llmlab.lab.result",
+    "load": "llmlab.lab.lab",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'llmlab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})
