@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -102,6 +102,7 @@ class Delta:
     finish_reason: str | None
 
 
+@runtime_checkable
 class Stream(Protocol):
     """Deltas as they come; `result()` runs to the end and returns the whole, `close()` frees the work."""
 
@@ -113,6 +114,7 @@ class Stream(Protocol):
         """Stop the work and free what it holds; harmless at any time."""
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Who answers: the engine in this process, or an endpoint elsewhere."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from llmlab.checkpoints.families import Rule, rules, unused
@@ -57,13 +57,13 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted({path.name for pattern in _PICKLES for path in folder.glob(pattern)})
     if pickles:
         raise CheckpointError(
-            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when it is read; it is refused: "
+            f"{folder} holds its weights as a pickle ({pickles[0]}), which can run code when read; it is refused: "
             "convert it to safetensors (transformers: model.save_pretrained(folder))"
         )
     raise CheckpointError(f"{folder} has no weights: no *.safetensors file")
 
 
-def load_model(folder: Path, *, dtype: jnp.dtype) -> tuple[ModelConfig, Transformer]:
+def load_model(folder: Path, *, dtype: DTypeLike) -> tuple[ModelConfig, Transformer]:
     """Build the decoder that config.json describes and fill it from the folder's safetensors.
 
     Every missing, surplus or misshapen tensor is found before anything is put on the device, and all are told at once.

@@ -40,19 +40,18 @@ def sample(
     """Draw every active row's next token, count it, and stop the rows that are at their end."""
     token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order])
     drew = slots.active
+    one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
     history = slots.history._replace(
-        counts=slots.history.counts.at[rows, token].add(
-            drew.astype(jnp.int32), unique_indices=True, mode="promise_in_bounds"
-        ),
-        position=slots.history.position + drew,
+        counts=slots.history.counts.at[rows, token].add(one, unique_indices=True, mode="promise_in_bounds"),
+        position=slots.history.position + one,
     )
-    budget = slots.budget - drew
+    budget = slots.budget - one
     ended = ends[token] & ~slots.ignore_ends
     slots = slots._replace(
         token=jnp.where(drew, token, slots.token),
         # A row at its end stays where it is: its slot must not run past the cache while others go on.
-        position=slots.position + drew,
+        position=slots.position + one,
         active=drew & ~ended & (budget > 0),
         budget=budget,
         history=history,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float32, Int32
 
 from llmlab.models.attention import HIDDEN
@@ -84,7 +85,7 @@ def row_fields(
     )
 
 
-def empty(config: ModelConfig, *, width: int, length: int, dtype: jnp.dtype) -> Slots:
+def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:
     """W inactive slots."""
     like = row_fields(
         np.zeros(1, np.int32),

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.cache import write
@@ -42,7 +43,7 @@ def attend(
 class Attention(nnx.Module):
     """One layer's attention. The q, k and v projections are one product, with its output in that order."""
 
-    def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
         out = (self.heads + 2 * self.kv_heads) * self.head_dim
         self.qkv = Projection(config.hidden_size, out, bias=config.qkv_bias, dtype=dtype, rngs=rngs)

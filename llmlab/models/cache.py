@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from llmlab.models.config import ModelConfig
@@ -27,14 +28,14 @@ class KVCache(NamedTuple):
         return self.keys[0].shape[2]
 
 
-def empty_cache(config: ModelConfig, *, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
+def empty_cache(config: ModelConfig, *, batch: int, length: int, dtype: DTypeLike) -> KVCache:
     """Zeros for `batch` rows of `length` positions."""
     shape = (batch, config.num_kv_heads, length, config.head_dim)
     layers = range(config.num_layers)
     return KVCache(tuple(jnp.zeros(shape, dtype) for _ in layers), tuple(jnp.zeros(shape, dtype) for _ in layers))
 
 
-def cache_bytes(config: ModelConfig, *, batch: int, length: int, dtype: jnp.dtype) -> int:
+def cache_bytes(config: ModelConfig, *, batch: int, length: int, dtype: DTypeLike) -> int:
     """What such a cache takes on the device."""
     cells = batch * config.num_kv_heads * length * config.head_dim
     return 2 * config.num_layers * cells * jnp.dtype(dtype).itemsize

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.config import ModelConfig, Rope
@@ -23,7 +24,7 @@ _ACTIVATIONS = {
 class RMSNorm(nnx.Module):
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
-    def __init__(self, size: int, *, eps: float, dtype: jnp.dtype):
+    def __init__(self, size: int, *, eps: float, dtype: DTypeLike):
         self.scale = nnx.Param(jnp.ones((size,), dtype))
         self.eps = eps
 
@@ -38,7 +39,7 @@ class RMSNorm(nnx.Module):
 class Projection(nnx.Module):
     """x @ kernel (+ bias); kernel [in, out]."""
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs, scale: float = 0.02):
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs, scale: float = 0.02):
         self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), (inputs, outputs), dtype))
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if bias else None
 
@@ -52,7 +53,7 @@ class FeedForward(nnx.Module):
     """act(x W_gate) * (x W_up), then W_down (Shazeer 2020, arXiv:2002.05202). Gate and up are one product: on a CPU
     one wide product reads memory faster than two narrow ones."""
 
-    def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         d, f = config.hidden_size, config.intermediate_size
         self.gate_up = Projection(d, 2 * f, bias=config.mlp_bias, dtype=dtype, rngs=rngs)
         deep = 0.02 / math.sqrt(2 * config.num_layers)  # GPT-2's scale for what is added to the residual stream

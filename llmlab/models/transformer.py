@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.attention import HIDDEN, Attention
@@ -20,7 +21,7 @@ from llmlab.models.layers import FeedForward, Projection, RMSNorm, rope_angles
 class Layer(nnx.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
-    def __init__(self, config: ModelConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
         self.attention = Attention(config, dtype=dtype, rngs=rngs)
         self.feed_forward_norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps, dtype=dtype)
@@ -30,7 +31,7 @@ class Layer(nnx.Module):
 class Transformer(nnx.Module):
     """A decoder with random weights (normal, 0.02); `checkpoints.load` fills it from a folder."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         self.config = config
         d, v = config.hidden_size, config.vocab_size
         self.embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (v, d), dtype))

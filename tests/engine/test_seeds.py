@@ -1,0 +1,101 @@
+"""What a seed promises: the same tokens alone, beside anything, as choice k of any n, whatever the chunk size."""
+
+import numpy as np
+import pytest
+
+from llmlab.engine import batch as batch_module
+from llmlab.engine.engine import Engine
+from tests.engine.rows import END, read, row, run
+
+PROMPTS = ["a", "The quick brown fox", "x" * 100, "In the beginning was the word. " * 5]
+
+
+def several(seed=3):
+    return [row(PROMPTS[i % 4], seed=seed + i, temperature=0.6 + 0.1 * i, top_p=0.95, budget=50) for i in range(6)]
+
+
+def same(a, b):
+    """Tokens and every figure, to the bit."""
+    assert a[0] == b[0]
+    for ours, theirs in zip(a[1], b[1], strict=True):
+        for x, y in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_alone_and_beside_others_to_the_bit(pinned):
+    rows = several()
+    together = run(pinned, *rows)
+    for i, one in enumerate(rows):
+        alone = run(pinned, one)
+        same(alone, ([together[0][i]], [together[1][i]]))
+
+
+def test_beside_other_requests_that_come_and_go(pinned):
+    rows = several()
+    expected = run(pinned, *rows)
+    noise = [
+        pinned.submit([row(f"other {i}", seed=100 + i, top_k=5, repetition_penalty=1.3, budget=7 + i)])
+        for i in range(20)
+    ]
+    same(run(pinned, *rows), expected)
+    for ticket in noise:
+        read(ticket, 1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+def test_choice_k_does_not_depend_on_n(pinned, n):
+    twenty = run(pinned, *(row(choice=k) for k in range(20)))
+    some = run(pinned, *(row(choice=k) for k in range(n)))
+    same(some, (twenty[0][:n], twenty[1][:n]))
+    assert len({tuple(made) for made in twenty[0]}) > 15
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-3, 10.0])
+def test_whatever_the_chunk_size(pinned, monkeypatch, seconds):
+    expected = run(pinned, *several())
+    monkeypatch.setattr(batch_module, "CHUNK_SECONDS", seconds)
+    same(run(pinned, *several()), expected)
+
+
+def test_after_a_restart(decoder, pinned):
+    expected = run(pinned, *several())
+    engine = Engine(*decoder, ends=(END,), slots=8)
+    same(run(engine, *several()), expected)
+    engine.close()
+
+
+def test_both_words_of_the_seed_and_its_sign_count(pinned):
+    seeds = [5, 2**32 + 5, -5, -(2**63), 2**63 - 1]
+    tokens, _, _ = run(pinned, *(row(seed=seed) for seed in seeds))
+    assert len({tuple(made) for made in tokens}) == len(seeds)
+
+
+def test_between_widths_tokens_are_equal_or_the_draw_was_close(pinned, free):
+    """Without pinned slots logits may differ by 1e-4, so a token may differ where the draw was within 1e-3."""
+    rows = [row(PROMPTS[i % 4], seed=i, budget=60) for i in range(40)]
+    fixed, ours, _ = run(pinned, *rows)
+    loose, theirs, _ = run(free, *rows)
+    differing = 0
+    for i in range(len(rows)):
+        first = next((t for t, (a, b) in enumerate(zip(fixed[i], loose[i], strict=False)) if a != b), None)
+        upto = len(fixed[i]) if first is None else first
+        np.testing.assert_allclose(ours[i][0][:upto], theirs[i][0][:upto], atol=1e-4)
+        if first is not None:
+            differing += 1
+            margin = close_draw(free, rows[i], fixed[i][:first], fixed[i][first], loose[i][first])
+            print(f"row {i} differs at {first}: the perturbed logits lie {margin:.1e} apart")
+            assert margin < 1e-3
+    print(f"{differing} of {len(rows)} rows differ between widths")
+
+
+def close_draw(engine, one, made, a, b):
+    """How far apart the perturbed logits of two tokens are after what was made."""
+    from llmlab.sampling.draw import noise
+    from llmlab.sampling.params import stack
+
+    prompt = np.concatenate([one.prompt, np.array(made, np.int32)]).astype(np.int32)
+    logits = engine.next_logits(prompt).astype(np.float64)
+    inputs = stack([one.params], vocab_size=len(logits))
+    position = np.array([len(made)], np.int32)
+    gumbel = np.asarray(noise(np.asarray(inputs.seed), np.asarray(inputs.choice), position, len(logits)))[0]
+    return abs((logits[a] + gumbel[a]) - (logits[b] + gumbel[b]))
