@@ -1,0 +1,233 @@
+"""The command line: `llmlab demo`, `llmlab chat`, `llmlab devices`.
+
+Whatever a user can get wrong ends as one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from llmlab.errors import CheckpointError, LLMLabError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+    from llmlab.lab.demo import Demo
+    from llmlab.lab.lab import Lab
+
+
+class _Commands(TyperGroup):
+    """Says the package's own errors in one line, as the command line says its own."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LLMLabError as error:
+            # A folder that is no checkpoint is the user's to mend, though over HTTP it would be the server's.
+            _fail(error.message, code=2 if error.status < 500 or isinstance(error, CheckpointError) else 1)
+        except OSError as error:
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=2)
+
+
+def _fail(message: str, *, code: int) -> None:
+    typer.echo(f"llmlab: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="llmlab",
+    help="A chat-completion engine in JAX, and a laboratory that shows what its sampler did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a hub repository.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same answers.")]
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        import llmlab
+
+        typer.echo(f"llmlab {llmlab.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print it and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the picture and the page go.")] = Path("llmlab-demo"),
+    seed: Seed = 7,
+    model: Model = "demo",
+) -> None:
+    """Run a real chat request on the embedded model, and show what its sampler did: tables, a picture, a page."""
+    from rich.console import Console
+
+    from llmlab.lab import demo as show
+
+    out.mkdir(parents=True, exist_ok=True)
+    lab = _load(model, quiet=False)
+    done = show.run(lab, seed=seed)
+    console = Console()
+    console.print(f"\n[bold]{show.STORY}[/]  temperature 0.8, top_p 0.95, seed {seed}")
+    console.print(done.story.text, markup=False, highlight=False)
+    console.print(_speed(done), style="dim", highlight=False)
+    console.print(_logprobs(done.story.logprobs_frame(), rows=12))
+    console.print(_two_temperatures(done))
+    picture = show.picture(done, out / "demo.png")
+    page = done.story.save_html(out / "demo.html")
+    lab.close()
+    # Plain, so that a long path is not broken over lines.
+    typer.echo(f"the plots:  {picture}\nthe tokens: {page}")
+
+
+@app.command()
+def chat(
+    message: Annotated[str, typer.Argument(help="What to say.")],
+    model: Model = "demo",
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float | None, typer.Option()] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    top_k: Annotated[int | None, typer.Option()] = None,
+    min_p: Annotated[float | None, typer.Option()] = None,
+    n: Annotated[int | None, typer.Option(help="How many answers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    max_tokens: Annotated[int | None, typer.Option()] = None,
+    thinking: Annotated[bool | None, typer.Option(help="Switch the model's reasoning on or off.")] = None,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Also print a table of the tokens.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the API's response instead.")] = False,
+) -> None:
+    """Ask one question and print the answer as it comes."""
+    messages = [{"role": "user", "content": message}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    fields = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "n": n,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "enable_thinking": thinking,
+        "logprobs": logprobs or None,
+    }
+    from llmlab.lab.result import Result
+    from llmlab.request import ChatRequest
+
+    request = ChatRequest(messages=messages, **fields)  # before the model is loaded: a typing error costs no time
+    lab = _load(model)
+    if as_json:
+        typer.echo(json.dumps(lab.chat(request).completion.model_dump(mode="json"), ensure_ascii=False, indent=2))
+    elif request.n > 1:
+        typer.echo(repr(lab.chat(request)))
+    else:
+        stream = lab.backend.stream(request)
+        for delta in stream:
+            typer.echo(delta.text, nl=False)
+            sys.stdout.flush()
+        typer.echo()
+        if logprobs:
+            from rich.console import Console
+
+            Console().print(_logprobs(Result(stream.result(), lab).logprobs_frame(), rows=None))
+    lab.close()
+
+
+@app.command()
+def devices() -> None:
+    """Show what JAX can run on here."""
+    import jax
+
+    from llmlab.backends.devices import device
+
+    found = device()
+    typer.echo(f"jax {jax.__version__} on {found['platform']}")
+    for each in jax.devices():
+        typer.echo(f"  {each.id}: {each.device_kind}")
+    if found["memory_bytes"] is not None:
+        typer.echo(f"free memory: {found['memory_bytes'] / 1e9:.1f} GB")
+    if found["warning"]:
+        typer.echo(f"*** {found['warning']} ***", err=True)
+
+
+def _load(model: str, *, quiet: bool = True) -> Lab:
+    import llmlab
+
+    return llmlab.load(model, quiet=quiet)
+
+
+def _speed(done: Demo) -> str:
+    count = len(done.story.choices[0].tokens)
+    same = "the same tokens, as the same seed must" if done.same else "OTHER tokens, which the same seed must not"
+    return (
+        f"{count} tokens in {done.seconds:.2f} s, compiling included; "
+        f"asked again: {count / done.seconds_again:,.0f} tokens/s, and {same} give"
+    )
+
+
+def _logprobs(frame: pd.DataFrame, *, rows: int | None) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from llmlab.lab.spelling import label
+
+    table = Table(title="how sure the model was", title_justify="left", caption_justify="left")
+    for name in ("token", "segment", "p", "logprob", "sampling", "rank", "entropy", "kept"):
+        table.add_column(name, justify="left" if name in ("token", "segment") else "right")
+    for row in frame.head(rows if rows is not None else len(frame)).to_dict("records"):
+        table.add_row(
+            Text(label(row["bytes"], name=row["token"])),
+            row["segment"],
+            f"{math.exp(row['logprob']):.3f}",
+            f"{row['logprob']:.3f}",
+            f"{row['sampling_logprob']:.3f}",
+            f"{row['rank']}",
+            f"{row['entropy']:.2f}",
+            f"{row['kept']}",
+        )
+    if rows is not None and len(frame) > rows:
+        table.caption = f"and {len(frame) - rows} more tokens"
+    return table
+
+
+def _two_temperatures(done: Demo) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from llmlab.lab import demo as show
+
+    cool, warm = show.counts(done.cool), show.counts(done.warm)
+    table = Table(
+        title=f"{show.QUESTION}  {show.DRAWS} answers at two temperatures, with the same noise", title_justify="left"
+    )
+    table.add_column("answer")
+    for temperature in (show.COOL, show.WARM):
+        table.add_column(f"at {temperature:g}", justify="right")
+    both = sorted(cool | warm, key=lambda answer: (-cool[answer] - warm[answer], answer))
+    for answer in both[:10]:
+        table.add_row(Text(answer), str(cool[answer] or "·"), str(warm[answer] or "·"))
+    if len(both) > 10:
+        rest = both[10:]
+        table.add_row("others", str(sum(cool[a] for a in rest)), str(sum(warm[a] for a in rest)), style="dim")
+    table.add_row("different answers", str(len(cool)), str(len(warm)), style="dim")
+    return table
