@@ -1,0 +1,195 @@
+"""What a completion's tokens are, as dataframes: one row a token, or one row an alternative.
+
+Natural logs, entropies in nats. A figure that the backend cannot know (NaN, or -1 for a count) is NA here; a
+probability of zero is -inf. The columns, their order and their dtypes are declared once, and an empty result has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from llmlab.backends.protocol import SEGMENTS, Choice, Completion
+from llmlab.lab.spelling import token_text
+
+#: Column -> kind, in order. The kinds are those of `build`.
+LOGPROBS_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "segment": "segment",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "rank": "count",
+    "entropy": "number",
+    "sampling_entropy": "number",
+    "margin": "number",
+    "kept": "count",
+}
+TOP_LOGPROBS_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "alternative": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "sampled": "flag",
+}
+NEXT_TOKEN_COLUMNS: dict[str, str] = {
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "rank": "count",
+    "kept": "flag",
+}
+#: Alternatives shown where the request does not say how many.
+ALTERNATIVES = 5
+
+
+def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = None) -> pd.DataFrame:
+    """One row a generated token, the end token included.
+
+    Columns: choice, position (from 0, over all generated tokens), segment (reasoning, content, tool_call, end), token
+    (the UTF-8 reading of its bytes; a control token's name), token_id, bytes (None for a control token), logprob (the
+    raw law's), sampling_logprob (of the law that was drawn from), rank (1-based, raw), entropy, sampling_entropy,
+    margin (to the best other token), kept (how many tokens could have been drawn).
+
+    Args:
+        completion: what a backend answered.
+        names: names of control tokens by id; one that is missing is shown as `<id 7>`.
+    """
+    choices = completion.choices
+    lengths = [len(choice.tokens) for choice in choices]
+    ids = _joined([choice.tokens.ids for choice in choices], np.int64)
+    raw = [piece for choice in choices for piece in choice.tokens.bytes]
+    columns: dict[str, object] = {
+        "choice": _repeat(choices, lengths),
+        "position": _joined([np.arange(length) for length in lengths], np.int64),
+        "segment": [name for choice in choices for name in choice.tokens.segment],
+        "token": _texts(raw, ids, names),
+        "token_id": ids,
+        "bytes": raw,
+    }
+    for name in ("logprob", "sampling_logprob", "rank", "entropy", "sampling_entropy", "margin", "kept"):
+        columns[name] = _joined([getattr(choice.tokens, name) for choice in choices], np.float64)
+    return build(columns, LOGPROBS_COLUMNS)
+
+
+def top_logprobs_frame(
+    completion: Completion, *, alternatives: int | None = None, names: Mapping[int, str] | None = None
+) -> pd.DataFrame:
+    """One row an alternative, best first by raw logprob, then id.
+
+    Columns: choice, position, alternative (from 0), token, token_id, bytes, logprob, sampling_logprob, sampled (whether
+    it is the token that was drawn; that token is not forced in).
+
+    Args:
+        completion: what a backend answered.
+        alternatives: how many a token; by default the request's `top_logprobs` where it has one, else five. Never more
+            than the backend recorded.
+        names: as in `logprobs_frame`.
+    """
+    if alternatives is None:
+        asked = completion.request.top_logprobs if completion.request.logprobs else None
+        alternatives = ALTERNATIVES if asked is None else asked
+    if alternatives < 0:
+        raise ValueError(f"alternatives must be 0 or more, not {alternatives}")
+    parts = [_alternatives(choice, alternatives) for choice in completion.choices]
+    raw = [piece for part in parts for piece in part.bytes]
+    ids = _joined([part.token_id for part in parts], np.int64)
+    columns: dict[str, object] = {
+        "choice": _repeat(completion.choices, [len(part.bytes) for part in parts]),
+        "position": _joined([part.position for part in parts], np.int64),
+        "alternative": _joined([part.alternative for part in parts], np.int64),
+        "token": _texts(raw, ids, names),
+        "token_id": ids,
+        "bytes": raw,
+        "logprob": _joined([part.logprob for part in parts], np.float64),
+        "sampling_logprob": _joined([part.sampling_logprob for part in parts], np.float64),
+        "sampled": _joined([part.sampled for part in parts], bool),
+    }
+    return build(columns, TOP_LOGPROBS_COLUMNS)
+
+
+def build(columns: Mapping[str, object], kinds: Mapping[str, str]) -> pd.DataFrame:
+    """The columns as a frame, each with the dtype of its kind, in the order of `kinds`.
+
+    Kinds: index (int64), count (Int64; negative or NaN is NA), number (Float64; NaN is NA), flag (bool), segment and
+    token (categorical), bytes (objects: bytes or None).
+    """
+    return pd.DataFrame({name: _column(columns[name], kind) for name, kind in kinds.items()}, columns=list(kinds))
+
+
+def _column(values: Any, kind: str) -> object:
+    if kind == "bytes":
+        # Filled one by one: NumPy would strip the trailing zero bytes of its own byte strings.
+        column = np.empty(len(values), dtype=object)
+        column[:] = values
+        return pd.Series(column, dtype=object)
+    if kind == "segment":
+        return pd.Categorical(values, categories=pd.Index(SEGMENTS, dtype="str"))
+    if kind == "token":
+        return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype="str"))
+    if kind == "index":
+        return np.asarray(values, dtype=np.int64)
+    if kind == "flag":
+        return np.asarray(values, dtype=bool)
+    number = np.asarray(values, dtype=np.float64)
+    if kind == "number":
+        return pd.arrays.FloatingArray(number, np.isnan(number))
+    unknown = ~(number >= 0)
+    return pd.arrays.IntegerArray(np.where(unknown, 0, number).astype(np.int64), unknown)
+
+
+class _Alternatives(NamedTuple):
+    position: np.ndarray
+    alternative: np.ndarray
+    token_id: np.ndarray
+    bytes: list[bytes | None]
+    logprob: np.ndarray
+    sampling_logprob: np.ndarray
+    sampled: np.ndarray
+
+
+def _alternatives(choice: Choice, most: int) -> _Alternatives:
+    """The alternatives of one choice that are there, position by position."""
+    tokens = choice.tokens
+    ids = tokens.top_ids[:, :most].astype(np.int64)
+    nameless = [[piece is None for piece in row[:most]] for row in tokens.top_bytes]
+    # An endpoint may leave a row short: such a place has neither an id nor bytes.
+    there = ~((ids < 0) & np.array(nameless, bool).reshape(ids.shape))
+    position, alternative = np.nonzero(there)
+    raw = [tokens.top_bytes[t][a] for t, a in zip(position, alternative, strict=True)]
+    # An endpoint that gives no ids is compared by bytes.
+    same_bytes = np.array([piece == tokens.bytes[t] for t, piece in zip(position, raw, strict=True)], bool)
+    sampled_id = tokens.ids[position]
+    return _Alternatives(
+        position=position,
+        alternative=alternative,
+        token_id=ids[there],
+        bytes=raw,
+        logprob=tokens.top_logprob[:, :most][there],
+        sampling_logprob=tokens.top_sampling_logprob[:, :most][there],
+        sampled=np.where(sampled_id >= 0, ids[there] == sampled_id, same_bytes),
+    )
+
+
+def _texts(raw: Sequence[bytes | None], ids: np.ndarray, names: Mapping[int, str] | None) -> list[str]:
+    return [token_text(piece, token_id=int(i), names=names or {}) for piece, i in zip(raw, ids, strict=True)]
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *(np.asarray(array, dtype) for array in arrays)])
+
+
+def _repeat(choices: Sequence[Choice], lengths: Sequence[int]) -> np.ndarray:
+    return np.repeat(np.array([choice.index for choice in choices], np.int64), np.array(lengths, np.int64))

@@ -1,0 +1,204 @@
+"""The lab: a loaded model, and what a researcher asks of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from llmlab.backends.protocol import Backend
+from llmlab.errors import RequestError
+from llmlab.lab.progress import in_notebook, progress_bar
+from llmlab.lab.result import Result
+from llmlab.request import ChatRequest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmlab.lab.next_token import NextToken
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: str | None = None,
+    max_context: int | None = None,
+    slots: int | None = None,
+    chat_template: str | Path | None = None,
+    revision: str | None = None,
+    quiet: bool = False,
+) -> Lab:
+    """Load a model into this process, and show what it runs on.
+
+    Args:
+        name: "demo" (the embedded model), a checkpoint folder, or a hub repository.
+        dtype: float32, bfloat16 or float16; by default what the checkpoint is stored as, and float32 on a CPU.
+        max_context: positions (prompt and answer) that a request may take; by default the model's own.
+        slots: pin the batch width: the same request then gives the same tokens alone or beside anything.
+        chat_template: Jinja source or a file, in place of the checkpoint's.
+        revision: of a hub repository.
+        quiet: no banner.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        CheckpointError: it is not a checkpoint that can be run; the message says why.
+    """
+    from llmlab.backends.local import LocalBackend
+
+    backend = LocalBackend.load(
+        name, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, revision=revision
+    )
+    lab = Lab(backend)
+    if not quiet:
+        _show_banner(lab)
+    return lab
+
+
+class Lab:
+    """A model that answers: `chat` for whole answers, `next_token` for the law of the one token that comes next.
+
+    Args:
+        backend: who answers; `load` makes one of a checkpoint.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def request(self, messages: str | Sequence[Any] | ChatRequest, **fields: Any) -> ChatRequest:
+        """The validated request that `chat` would run, without running it.
+
+        Args:
+            messages: what the user says, or a list of messages as the API has them, or a request to change.
+            fields: the request's fields, spelled as the API spells them.
+
+        Raises:
+            RequestError: a field is unknown, of the wrong type or out of range; the message names it.
+        """
+        if isinstance(messages, ChatRequest):
+            return messages.replace(**fields) if fields else messages
+        return ChatRequest.build(messages, **fields)
+
+    def chat(self, messages: str | Sequence[Any] | ChatRequest, *, order: str = "llmlab", **fields: Any) -> Result:
+        """Ask, and wait for the answer. An interrupt stops this run and no other.
+
+        Args:
+            messages: as in `request`.
+            order: the order of the sampler's stages: llmlab, or that of vllm, sglang or llama.cpp.
+            fields: temperature, top_p, top_k, min_p, n, seed, stop, logit_bias, max_tokens and all others of the API.
+
+        Raises:
+            RequestError: as in `request`; also what this model cannot honour.
+        """
+        request = self.request(messages, **fields)
+        stream = self.backend.stream(request, order=order)
+        total = None if request.token_limit is None else request.token_limit * request.n
+        try:
+            with progress_bar(total=total, unit="token") as bar:
+                for delta in stream:
+                    bar.update(len(delta.tokens))
+        except BaseException:
+            stream.close()
+            raise
+        return Result(stream.result(), self)
+
+    def next_token(
+        self, messages: str | Sequence[Any] | ChatRequest, *, order: str = "llmlab", **fields: Any
+    ) -> NextToken:
+        """The exact law of the token that would come next; sampling fields given here are its defaults.
+
+        Raises:
+            RequestError: as in `chat`; also where the backend cannot give logits.
+        """
+        from llmlab.lab.next_token import LogitsBackend, NextToken
+
+        if not isinstance(self.backend, LogitsBackend):
+            raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
+        return NextToken.of(self.backend, self.request(messages, **fields), order=order)
+
+    def warmup(self, *, orders: Sequence[str] = ("llmlab",)) -> None:
+        """Compile every program beforehand, so that no request waits for one; nothing where there are none."""
+        warm = getattr(self.backend, "warmup", None)
+        if warm is None:
+            return
+        with progress_bar(total=None, unit="program", description="compiling") as bar:
+
+            def tell(done: int, everything: int) -> None:
+                bar.total = everything
+                bar.update(done - bar.n)
+
+            warm(orders=tuple(orders), progress=tell)
+
+    def describe(self) -> dict[str, Any]:
+        """Model, device, dtype, memory, context: what the banner shows."""
+        return self.backend.describe()
+
+    def close(self) -> None:
+        """Stop the engine and free its memory, where there is one."""
+        close = getattr(self.backend, "close", None)
+        if close is not None:
+            close()
+
+    def control_names(self, token_ids: Iterable[int]) -> Mapping[int, str]:
+        """Names of control tokens, such as `<|im_end|>`; empty where the backend has no tokenizer."""
+        tokenizer = getattr(self.backend, "tokenizer", None)
+        return {} if tokenizer is None else {token_id: tokenizer.name(token_id) for token_id in token_ids}
+
+    def __repr__(self) -> str:
+        head, rest, warnings = _banner(self.describe())
+        return "\n".join([f"llmlab · {head} · {rest[0]}", *rest[1:], *(f"*** {text} ***" for text in warnings)])
+
+    def _repr_html_(self) -> str:
+        head, rest, warnings = _banner(self.describe())
+        loud = "".join(
+            '<div style="margin-top:.5em;padding:.4em .7em;border-left:5px solid #d55e00;background:#fdebd8;'
+            f'color:#1f2328;font-weight:600">⚠ {escape(text)}</div>'
+            for text in warnings
+        )
+        lines = "".join(f"<div>{escape(line)}</div>" for line in rest)
+        return (
+            '<div style="max-width:60em;padding:.5em .8em;border:1px solid #8c959f;border-radius:6px;'
+            f'font:13px/1.5 system-ui,sans-serif"><div><b>{escape(head)}</b></div>{lines}{loud}</div>'
+        )
+
+
+def _banner(facts: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
+    """The model's name, lines about it, and what has to be said loudly. A fact that is not known is left out."""
+    model = [str(facts["family"])] if facts.get("family") else []
+    if facts.get("parameters"):
+        model.append(f"{_short(facts['parameters'], 1000, ('', ' K', ' M', ' B', ' T'))} parameters")
+    if facts.get("dtype"):
+        model.append(str(facts["dtype"]))
+    if facts.get("weight_bytes"):
+        model.append(f"{_bytes(facts['weight_bytes'])} of weights")
+    place = [f"on {facts['device']}"] if facts.get("device") else []
+    if facts.get("memory_bytes"):
+        place.append(f"{_bytes(facts['memory_bytes'])} of memory free")
+    if facts.get("context"):
+        place.append(f"context {facts['context']:,} tokens")
+    if facts.get("slots"):
+        place.append(f"{facts['slots']} slots")
+    loud = [str(facts["warning"])] if facts.get("warning") else []
+    notes = [str(note) for note in facts.get("notes") or () if note not in loud]
+    return str(facts["model"]), [" · ".join(model), " · ".join(place), *notes], loud
+
+
+def _bytes(count: int) -> str:
+    return _short(count, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def _short(number: float, base: int, units: Sequence[str]) -> str:
+    at = 0
+    while number >= base and at < len(units) - 1:
+        number /= base
+        at += 1
+    return f"{number:.0f}{units[at]}" if number >= 100 or at == 0 else f"{number:.1f}{units[at]}"
+
+
+def _show_banner(lab: Lab) -> None:
+    if in_notebook():
+        from IPython.display import display
+
+        display(lab)
+    else:
+        sys.stderr.write(f"{lab!r}\n")

@@ -1,0 +1,213 @@
+"""Pictures of a completion: its trace of logprobs, and the alternatives at a position.
+
+Data first, drawing second: each plot takes a small named tuple (or a frame) that can be looked at by itself, draws on
+the axes it is given, and sets no global style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmlab.backends.protocol import Choice
+from llmlab.lab import palette
+from llmlab.lab.spelling import label, name_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
+
+#: A token of lower raw probability than this is marked as a surprise.
+SURPRISE = 0.1
+#: More tokens than this get a numbered axis in place of their labels.
+_LABELLED = 60
+
+
+class Trace(NamedTuple):
+    """What the trace of T tokens draws: labels for an axis, natural logs, nats; NaN where a figure is not known."""
+
+    labels: tuple[str, ...]
+    logprob: np.ndarray
+    sampling_logprob: np.ndarray
+    entropy: np.ndarray
+
+
+class Alternatives(NamedTuple):
+    """What the alternatives at a position draw, best first by raw probability; the sampled token is always there."""
+
+    position: int
+    labels: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    prob: np.ndarray
+    sampling_prob: np.ndarray
+    sampled: int  #: which of the rows was drawn
+    rank: int  #: its 1-based rank in the raw law, or -1
+
+
+def trace(choice: Choice, *, names: Mapping[int, str] | None = None) -> Trace:
+    """The logprob trace of one choice, for `plot_logprobs`."""
+    tokens = choice.tokens
+    return Trace(
+        labels=token_labels(tokens.bytes, tokens.ids.tolist(), names),
+        logprob=tokens.logprob,
+        sampling_logprob=tokens.sampling_logprob,
+        entropy=tokens.entropy,
+    )
+
+
+def alternatives(
+    choice: Choice, position: int, *, top: int = 10, names: Mapping[int, str] | None = None
+) -> Alternatives:
+    """The `top` best alternatives at a position (negative: from the end) and the token that was drawn.
+
+    Raises:
+        IndexError: there is no such position.
+    """
+    tokens = choice.tokens
+    if not -len(tokens) <= position < len(tokens):
+        raise IndexError(f"position {position} is outside the {len(tokens)} tokens of choice {choice.index}")
+    at = position % len(tokens)
+    there = [a for a, raw in enumerate(tokens.top_bytes[at]) if tokens.top_ids[at, a] >= 0 or raw is not None][:top]
+    raw = [tokens.top_bytes[at][a] for a in there]
+    ids = [int(tokens.top_ids[at, a]) for a in there]
+    logprob = [float(tokens.top_logprob[at, a]) for a in there]
+    sampling = [float(tokens.top_sampling_logprob[at, a]) for a in there]
+    drawn = (int(tokens.ids[at]), tokens.bytes[at])
+    found = [a for a, (i, b) in enumerate(zip(ids, raw, strict=True)) if (i == drawn[0] if i >= 0 else b == drawn[1])]
+    if not found:
+        found = [len(ids)]
+        ids.append(drawn[0])
+        raw.append(drawn[1])
+        logprob.append(float(tokens.logprob[at]))
+        sampling.append(float(tokens.sampling_logprob[at]))
+    return Alternatives(
+        position=at,
+        labels=token_labels(raw, ids, names),
+        token_ids=tuple(ids),
+        prob=np.exp(logprob),
+        sampling_prob=np.exp(sampling),
+        sampled=found[0],
+        rank=int(tokens.rank[at]),
+    )
+
+
+def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = None) -> Axes:
+    """How likely each token of a completion was: raw and sampling logprob, and the law's entropy.
+
+    Surprises (raw probability under `surprise`) are ringed; a logprob of -inf is an arrow at the foot. The band
+    reaches down to minus the raw law's entropy, which is the logprob to expect of a draw from it. What is not
+    known is left out.
+    """
+    T = len(data.labels)
+    ax = new_axes(ax, width=min(max(4.8, 0.24 * T + 1.8), 16.0), height=3.9)
+    at = np.arange(T)
+    raw, sampling, entropy = data.logprob, data.sampling_logprob, data.entropy
+    if np.isfinite(entropy).any():
+        ax.bar(at, -entropy, 1.0, color=palette.SKY, alpha=0.3, linewidth=0, label="−entropy (expected logprob)")
+    for values, style, size, colour, name in (
+        (sampling, "s--", 4.0, palette.ORANGE, "sampling logprob"),
+        (raw, "o-", 4.5, palette.BLUE, "raw logprob"),
+    ):
+        if not np.isnan(values).all():
+            ax.plot(at, np.where(np.isinf(values), np.nan, values), style, color=colour, markersize=size, label=name)
+            # A probability of zero has no place on the axis: an arrow at its foot.
+            zero = at[np.isneginf(values)]
+            ax.plot(zero, np.full(len(zero), 0.02), "v", color=colour, transform=ax.get_xaxis_transform())
+    low = np.nonzero((raw < np.log(surprise)) & np.isfinite(raw))[0]
+    if len(low):
+        ax.plot(
+            low, raw[low], "o", markersize=11, markerfacecolor="none", markeredgecolor=palette.VERMILION,
+            markeredgewidth=1.6, label=f"surprise (p < {surprise:g})",
+        )  # fmt: skip
+    _token_axis(ax, data.labels)
+    ax.set_ylabel("logprob (nats)")
+    ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
+    ax.margins(y=0.08)
+    ax.set_xlim(-0.7, max(T, 1) - 0.3)
+    if T == 0:
+        ax.set_ylim(-1, 0)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+    return ax
+
+
+def plot_alternatives(data: Alternatives, *, ax: Axes | None = None) -> Axes:
+    """What else could have come at a position: each alternative in both laws, the drawn one marked."""
+    rows = len(data.labels)
+    ax = new_axes(ax, width=5.8, height=0.38 * rows + 1.5)
+    at = np.arange(rows)
+    raw, sampling = (np.nan_to_num(x) for x in (data.prob, data.sampling_prob))
+    known = not np.isnan(data.sampling_prob).all()
+    height = 0.4 if known else 0.7
+    bars = ax.barh(at - (0.2 if known else 0), raw, height, color=palette.BLUE, label="raw")
+    if known:
+        drawn = ax.barh(at + 0.2, sampling, height, color=palette.ORANGE, hatch="////", edgecolor="white", linewidth=0)
+        drawn.set_label("sampling")
+    for bar, value in zip(bars, data.prob, strict=True):
+        _value(ax, bar, value)
+    if known:
+        for bar, value in zip(drawn, data.sampling_prob, strict=True):
+            _value(ax, bar, value)
+    sign = "▸" if ord("▸") in _glyphs() else ">"
+    marked = [f"{sign} {name}" if row == data.sampled else name for row, name in enumerate(data.labels)]
+    ax.set_yticks(at, marked, parse_math=False)
+    ax.get_yticklabels()[data.sampled].set_color(palette.VERMILION)
+    ax.invert_yaxis()
+    # Room on the right for the figures at the bars' ends.
+    ax.set_xlim(0, 1.18 * max(raw.max(initial=0), sampling.max(initial=0), 1e-9))
+    ax.set_xlabel("probability")
+    rank = f", rank {data.rank}" if data.rank > 0 else ""
+    ax.set_title(f"position {data.position}, {sign} drawn{rank}", fontsize=10, loc="left")
+    ax.legend(loc="lower right", fontsize=9, frameon=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def token_labels(raw: Sequence[bytes | None], ids: Sequence[int], names: Mapping[int, str] | None) -> tuple[str, ...]:
+    """Axis labels for tokens, with escapes for what the font in use cannot draw."""
+    glyphs, known = _glyphs(), names or {}
+    return tuple(label(b, name=name_of(i, known), glyphs=glyphs) for b, i in zip(raw, ids, strict=True))
+
+
+def new_axes(ax: Axes | None, *, width: float, height: float) -> Axes:
+    """The axes given, else those of a new figure of this size in inches, which keeps its labels inside."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _token_axis(ax: Axes, labels: Sequence[str]) -> None:
+    if len(labels) > _LABELLED:
+        ax.set_xlabel("position (tokens)")
+        return
+    ax.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False, fontsize=8)
+    ax.set_xlabel("token")
+
+
+def _value(ax: Axes, bar: Rectangle, value: float) -> None:
+    if not np.isnan(value):
+        text = "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
+        ax.annotate(
+            text, (bar.get_width(), bar.get_y() + bar.get_height() / 2), (3, 0), textcoords="offset points",
+            va="center", fontsize=7.5,
+        )  # fmt: skip
+
+
+@cache
+def _charmap(path: str) -> frozenset[int]:
+    from matplotlib.font_manager import get_font
+
+    return frozenset(get_font(path).get_charmap())
+
+
+def _glyphs() -> frozenset[int]:
+    """The code points that the fonts of the current rcParams can draw: another would be a box and a warning."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    families = FontProperties().get_family()
+    return frozenset().union(*(_charmap(str(findfont(FontProperties(family=[family])))) for family in families))

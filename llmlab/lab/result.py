@@ -1,0 +1,182 @@
+"""A result: what a chat answered, to be read as text, as frames and as pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmlab.backends.protocol import Choice, Completion
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from openai.types import CompletionUsage
+    from openai.types.chat import ChatCompletion
+
+    from llmlab.lab.lab import Lab
+
+#: What a terminal and a notebook show of a large result; `texts` and `to_html()` have all of it.
+_SHOWN_CHOICES, _SHOWN_CHARACTERS, _SHOWN_TOKENS = 8, 2_000, 1_000
+
+
+class Result:
+    """The answer to one request: immutable, and picklable (a copy from a pickle has no `lab`).
+
+    A notebook shows it as tokens coloured by probability, a terminal as text. `len(result)` is the number of choices.
+
+    Args:
+        completion: what the backend answered; every figure below is read from it.
+        lab: where it was asked.
+    """
+
+    __slots__ = ("__dict__", "_completion", "_lab", "_names")
+
+    _completion: Completion
+    _lab: Lab | None
+    _names: Mapping[int, str]
+
+    def __init__(self, completion: Completion, lab: Lab | None = None) -> None:
+        names = {} if lab is None else lab.control_names(_control_ids(completion))
+        object.__setattr__(self, "_completion", completion)
+        object.__setattr__(self, "_lab", lab)
+        object.__setattr__(self, "_names", names)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Result is immutable: {name!r} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Result is immutable: {name!r} cannot be deleted")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._completion, dict(self._names))
+
+    @property
+    def text(self) -> str:
+        """The first choice's content."""
+        return self.choices[0].text if self.choices else ""
+
+    @property
+    def texts(self) -> list[str]:
+        """Every choice's content."""
+        return [choice.text for choice in self.choices]
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The choices as the backend answered them, with every figure of every token."""
+        return self._completion.choices
+
+    @property
+    def seed(self) -> int:
+        """The request's seed, or the one that was drawn for it."""
+        return self._completion.seed
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Why each choice ended: stop, length, tool_calls; interrupted where it was stopped by hand."""
+        return [choice.finish_reason for choice in self.choices]
+
+    @cached_property
+    def completion(self) -> ChatCompletion:
+        """The response as the API would send it."""
+        from llmlab.backends.wire import chat_completion
+
+        return chat_completion(self._completion)
+
+    @property
+    def usage(self) -> CompletionUsage | None:
+        """Tokens of the prompt, of the answers, and of both."""
+        return self.completion.usage
+
+    def logprobs_frame(self) -> pd.DataFrame:
+        """One row a generated token, the end token included; see `llmlab.lab.frames.logprobs_frame`."""
+        from llmlab.lab.frames import logprobs_frame
+
+        return logprobs_frame(self._completion, names=self._names)
+
+    def top_logprobs_frame(self, *, alternatives: int | None = None) -> pd.DataFrame:
+        """One row an alternative, `top_logprobs` of them a token, else five; `llmlab.lab.frames.top_logprobs_frame`."""
+        from llmlab.lab.frames import top_logprobs_frame
+
+        return top_logprobs_frame(self._completion, alternatives=alternatives, names=self._names)
+
+    def plot_logprobs(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """How likely each token of a choice was; see `llmlab.lab.plots.plot_logprobs`."""
+        from llmlab.lab import plots
+
+        return plots.plot_logprobs(plots.trace(self._choice(choice), names=self._names), ax=ax)
+
+    def plot_alternatives(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
+        """What else could have come at a position (negative: from the end), the `top` best of it."""
+        from llmlab.lab import plots
+
+        data = plots.alternatives(self._choice(choice), position, top=top, names=self._names)
+        return plots.plot_alternatives(data, ax=ax)
+
+    def to_html(
+        self, *, by: Literal["logprob", "sampling_logprob"] = "logprob", alternatives: int | None = None
+    ) -> str:
+        """The token strip as a page of its own, all tokens of all choices; see `llmlab.lab.html.strip`."""
+        from llmlab.lab.html import page
+
+        return page(self._completion, names=self._names, by=by, alternatives=alternatives)
+
+    def save_html(self, path: str | os.PathLike[str], **options: Any) -> Path:
+        """Write `to_html(**options)` to a file, and return its path."""
+        path = Path(path)
+        path.write_text(self.to_html(**options), encoding="utf-8")
+        return path
+
+    def _repr_html_(self) -> str:
+        from llmlab.lab.html import strip
+
+        return strip(self._completion, names=self._names, limit=_SHOWN_TOKENS)
+
+    def __repr__(self) -> str:
+        done, count = self._completion, self._completion.completion_tokens
+        head = [f"Result: {done.model}", f"seed {done.seed}", _count(len(self), "choice"), _count(count, "token")]
+        if count and done.timing.total > 0:
+            head.append(f"{count / done.timing.total:,.0f} tokens/s")
+        lines = [" · ".join(head)]
+        for choice in self.choices[:_SHOWN_CHOICES]:
+            text = choice.text
+            if len(text) > _SHOWN_CHARACTERS:
+                text = f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"
+            lines += [f"[{choice.index}] {choice.finish_reason}, {_count(len(choice.tokens), 'token')}", text]
+        if len(self) > _SHOWN_CHOICES:
+            lines.append(f"… and {_count(len(self) - _SHOWN_CHOICES, 'more choice')}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def _choice(self, choice: int) -> Choice:
+        if not 0 <= choice < len(self.choices):
+            raise IndexError(f"choice {choice} is outside the {_count(len(self), 'choice')} of this result")
+        return self.choices[choice]
+
+
+def _restored(completion: Completion, names: Mapping[int, str]) -> Result:
+    result = Result(completion)
+    object.__setattr__(result, "_names", names)
+    return result
+
+
+def _control_ids(completion: Completion) -> set[int]:
+    """The ids of the tokens without bytes that occur in a completion, as tokens or alternatives."""
+    found: set[int] = set()
+    for choice in completion.choices:
+        tokens = choice.tokens
+        found.update(int(i) for i, raw in zip(tokens.ids, tokens.bytes, strict=True) if raw is None)
+        for ids, row in zip(tokens.top_ids, tokens.top_bytes, strict=True):
+            found.update(int(i) for i, raw in zip(ids, row, strict=True) if raw is None)
+    return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

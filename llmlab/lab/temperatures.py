@@ -1,0 +1,133 @@
+"""The next-token law under several temperatures, and what top_k, top_p and min_p cut from each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from llmlab.lab import palette
+from llmlab.lab.plots import new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+#: How each cut is drawn: colour, hatch, line.
+_CUTS = {
+    "top_k": (palette.ORANGE, "///", "-"),
+    "top_p": (palette.PURPLE, "\\\\\\", "--"),
+    "min_p": (palette.GREEN, "...", ":"),
+}
+_ROW = 0.78  # how much of the space between two rows the tallest bar takes
+_NOTE_INCHES = 1.45
+
+
+class TemperatureLaws(NamedTuple):
+    """The law of the next token under T temperatures, for its K best tokens by raw probability.
+
+    `prob` is the law after the temperature and before the cuts; `final` the law that would be drawn from.
+    """
+
+    labels: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    prob: np.ndarray  #: [T, K]
+    final: np.ndarray  #: [T, K], zero where a token was cut
+    removed_by: tuple[tuple[str, ...], ...]  #: T rows of K names: "" where kept, else the cut that removed the token
+    settings: Mapping[str, float]  #: the cuts asked for: top_k, top_p, min_p
+    min_p_level: np.ndarray  #: [T] the probability under which min_p removes; NaN where it acts before the temperature
+    removed: Mapping[str, np.ndarray]  #: cut -> [T] tokens of the whole vocabulary that it removed
+    removed_mass: Mapping[str, np.ndarray]  #: cut -> [T] their probability in `prob`'s law
+    kept: np.ndarray  #: [T] tokens that could be drawn
+
+
+def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
+    """A row of bars a temperature: the law before the cuts, each bar hatched by the cut that removed it.
+
+    Outlines show the law drawn from, renormalised over what is kept. A vertical line stands where top_k and top_p cut,
+    a level line where min_p does. The bars of all rows share one scale; their figures are those of the law before
+    the cuts.
+    """
+    T, K = data.prob.shape
+    ax = new_axes(ax, width=min(0.5 * K + 3.2, 13.0), height=1.05 * T + 1.7)
+    at = np.arange(K)
+    scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
+    for row in range(T):
+        _draw_row(ax, data, row, at=at, scale=scale)
+    if "top_k" in data.settings and data.settings["top_k"] < K:
+        colour, _, line = _CUTS["top_k"]
+        ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
+    ax.set_xticks(at, data.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
+    ax.set_yticks([-row for row in range(T)], [f"{t:g}" for t in data.temperatures])
+    ax.set_ylabel("temperature")
+    ax.set_xlabel("next token, most likely first")
+    ax.set_ylim(-T + 0.85, 1.0)
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    ax.set_xlim(-0.7, K - 0.4 + K * _NOTE_INCHES / max(inches - _NOTE_INCHES, 1.0))
+    ax.spines[["top", "right"]].set_visible(False)
+    _legend(ax, data)
+    return ax
+
+
+def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scale: float) -> None:
+    base = -float(row)
+    bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
+    for bar, cut in zip(bars, data.removed_by[row], strict=True):
+        if cut:
+            colour, hatch, _ = _CUTS[cut]
+            bar.set(facecolor="white", edgecolor=colour, hatch=hatch, linewidth=0.8)
+    kept = data.final[row] > 0
+    ax.bar(
+        at[kept], data.final[row][kept] * scale, 0.74, bottom=base, fill=False, edgecolor=palette.BLACK, linewidth=1,
+        zorder=3,
+    )  # fmt: skip
+    for k, p in enumerate(data.prob[row]):
+        top = base + scale * max(p, data.final[row][k])
+        text = f"{p:.2f}".removeprefix("0") if p >= 0.005 else "0" if p == 0 else "<.01"
+        ax.annotate(
+            text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
+            fontsize=7, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.75},
+        )  # fmt: skip
+    ax.axhline(base, color="0.6", linewidth=0.6, zorder=1)
+    _draw_cuts(ax, data, row, base=base, scale=scale)
+    notes = [f"keeps {data.kept[row]:,}"]
+    for cut in data.settings:
+        notes.append(f"{cut} cuts {data.removed[cut][row]:,} ({data.removed_mass[cut][row]:.2%})")
+    ax.text(len(at) - 0.3, base + _ROW / 2, "\n".join(notes), fontsize=7.5, va="center", linespacing=1.25)
+
+
+def _draw_cuts(ax: Axes, data: TemperatureLaws, row: int, *, base: float, scale: float) -> None:
+    K = len(data.labels)
+    if "top_p" in data.settings:
+        # Whatever top_k left, top_p keeps a head of it: the line stands after the last token it did not remove.
+        gone = [k for k, cut in enumerate(data.removed_by[row]) if cut == "top_p"]
+        if gone and gone[0] < K:
+            colour, _, line = _CUTS["top_p"]
+            ax.plot([gone[0] - 0.5] * 2, [base, base + _ROW], color=colour, linestyle=line, linewidth=1.8, zorder=4)
+    if np.isfinite(data.min_p_level[row]):
+        colour, _, line = _CUTS["min_p"]
+        level = base + scale * data.min_p_level[row]
+        ax.plot([-0.5, K - 0.5], [level] * 2, color=colour, linestyle=line, linewidth=1.6, zorder=4)
+
+
+def _legend(ax: Axes, data: TemperatureLaws) -> None:
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Artist | tuple[Artist, ...]] = [
+        Patch(color=palette.BLUE),
+        Patch(facecolor="none", edgecolor=palette.BLACK),
+    ]
+    labels = ["kept: probability before the cuts", "after them, renormalised"]
+    for cut in data.settings:
+        colour, hatch, line = _CUTS[cut]
+        bar = Patch(facecolor="white", edgecolor=colour, hatch=hatch)
+        handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
+        labels.append(f"cut by {cut} = {data.settings[cut]:g}")
+    ax.legend(
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8.5,
+        borderaxespad=0.2, handlelength=3.2, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.4)},
+    )  # fmt: skip
