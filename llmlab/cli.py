@@ -17,11 +17,11 @@ from typer.core import TyperGroup
 from llmlab.errors import CheckpointError, LLMLabError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.table import Table
 
     from llmlab.lab.demo import Demo
     from llmlab.lab.lab import Lab
+    from llmlab.lab.result import Result
 
 
 class _Commands(TyperGroup):
@@ -91,7 +91,7 @@ def demo(
     console.print(f"\n[bold]{show.STORY}[/]  temperature 0.8, top_p 0.95, seed {seed}")
     console.print(done.story.text, markup=False, highlight=False)
     console.print(_speed(done), style="dim", highlight=False)
-    console.print(_logprobs(done.story.logprobs_frame(), rows=12))
+    console.print(_logprobs(done.story, rows=12))
     console.print(_two_temperatures(done))
     picture = show.picture(done, out / "demo.png")
     page = done.story.save_html(out / "demo.html")
@@ -149,7 +149,7 @@ def chat(
         if logprobs:
             from rich.console import Console
 
-            Console().print(_logprobs(Result(stream.result(), lab).logprobs_frame(), rows=None))
+            Console().print(_logprobs(Result(stream.result(), lab), rows=None))
     lab.close()
 
 
@@ -185,12 +185,13 @@ def _speed(done: Demo) -> str:
     )
 
 
-def _logprobs(frame: pd.DataFrame, *, rows: int | None) -> Table:
+def _logprobs(result: Result, *, rows: int | None) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     from llmlab.lab.spelling import label
 
+    frame = result.logprobs_frame()
     table = Table(title="how sure the model was", title_justify="left", caption_justify="left")
     for name in ("token", "segment", "p", "logprob", "sampling", "rank", "entropy", "kept"):
         table.add_column(name, justify="left" if name in ("token", "segment") else "right")
