@@ -146,7 +146,7 @@ class Lab:
 
     def __repr__(self) -> str:
         head, rest, warnings = _banner(self.describe())
-        return "\n".join([f"llmlab · {head} · {rest[0]}", *rest[1:], *(f"*** {text} ***" for text in warnings)])
+        return "\n".join([f"llmlab · {head}", *rest, *(f"*** {text} ***" for text in warnings)])
 
     def _repr_html_(self) -> str:
         head, rest, warnings = _banner(self.describe())
@@ -180,7 +180,8 @@ def _banner(facts: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
         place.append(f"{facts['slots']} slots")
     loud = [str(facts["warning"])] if facts.get("warning") else []
     notes = [str(note) for note in facts.get("notes") or () if note not in loud]
-    return str(facts["model"]), [" · ".join(model), " · ".join(place), *notes], loud
+    lines = [line for line in (" · ".join(model), " · ".join(place), *notes) if line]
+    return str(facts["model"]), lines, loud
 
 
 def _bytes(count: int) -> str:

@@ -142,7 +142,7 @@ class NextToken:
         # What the cuts act on has every other stage behind it, whatever the order.
         uncut = _softmax(_last(self._trace(requests, order, without=CUTS)))
         shaped = _last(self._trace(requests[:1], order, without=(*CUTS, "temperature")))[0]
-        shown = np.argsort(-shaped, kind="stable")[:top]
+        shown = [int(i) for i in np.argsort(-shaped, kind="stable")[:top]]
         traced = self._trace(requests, order)
         gone = _removals(traced)
         left = np.isfinite(_last(traced))
@@ -152,8 +152,8 @@ class NextToken:
         if "min_p" in settings and names.index("temperature") < names.index("min_p"):
             level = settings["min_p"] * uncut.max(-1)
         return TemperatureLaws(
-            labels=token_labels([self._bytes(int(i)) for i in shown], shown.tolist(), self._names(shown)),
-            token_ids=tuple(shown.tolist()),
+            labels=token_labels([self._bytes(i) for i in shown], shown, self._names(shown)),
+            token_ids=tuple(shown),
             temperatures=tuple(float(t) for t in temperatures),
             prob=uncut[:, shown],
             final=final[:, shown],
@@ -194,10 +194,10 @@ class NextToken:
     def _changed(self, fields: Mapping[str, Any]) -> ChatRequest:
         return self.request.replace(**fields) if fields else self.request
 
-    def _top(self, top: int | None) -> np.ndarray:
+    def _top(self, top: int | None) -> list[int]:
         if top is not None and top < 1:
             raise ValueError(f"top must be at least 1, or None for the whole vocabulary, not {top}")
-        return self.ranking[:top]
+        return [int(i) for i in self.ranking[:top]]
 
     def _trace(
         self, requests: Sequence[ChatRequest], order: str | None, *, without: Sequence[str] = ()
@@ -221,11 +221,11 @@ class NextToken:
         laws = trace(jnp.asarray(np.tile(self.logits, (B, 1))), inputs, history, order=stages)
         return {stage: np.asarray(left) for stage, left in laws.items()}
 
-    def _spelled(self, ids: np.ndarray) -> dict[str, object]:
+    def _spelled(self, ids: Sequence[int]) -> dict[str, object]:
         from llmlab.lab.spelling import token_text
 
         names, raw = self._names(ids), [self._bytes(i) for i in ids]
-        texts = [token_text(b, token_id=int(i), names=names) for b, i in zip(raw, ids, strict=True)]
+        texts = [token_text(b, token_id=i, names=names) for b, i in zip(raw, ids, strict=True)]
         return {"token": texts, "token_id": ids, "bytes": raw}
 
     def _bytes(self, token_id: int) -> bytes | None:
@@ -233,11 +233,11 @@ class NextToken:
         known = self._backend.token_bytes
         return known[token_id] if token_id < len(known) else None
 
-    def _names(self, ids: np.ndarray) -> Mapping[int, str]:
+    def _names(self, ids: Sequence[int]) -> Mapping[int, str]:
         tokenizer = getattr(self._backend, "tokenizer", None)
         if tokenizer is None:
             return {}
-        return {int(i): tokenizer.name(int(i)) for i in ids if self._bytes(int(i)) is None}
+        return {i: tokenizer.name(i) for i in ids if self._bytes(i) is None}
 
 
 def _settings(request: ChatRequest) -> dict[str, float]:

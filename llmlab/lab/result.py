@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
     from llmlab.lab.lab import Lab
+    from llmlab.request import ChatRequest
 
 #: What a terminal and a notebook show of a large result; `texts` and `to_html()` have all of it.
 _SHOWN_CHOICES, _SHOWN_CHARACTERS, _SHOWN_TOKENS = 8, 2_000, 1_000
@@ -67,6 +68,11 @@ class Result:
     def choices(self) -> tuple[Choice, ...]:
         """The choices as the backend answered them, with every figure of every token."""
         return self._completion.choices
+
+    @property
+    def request(self) -> ChatRequest:
+        """The request that was answered."""
+        return self._completion.request
 
     @property
     def seed(self) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from llmlab.backends.protocol import Choice, Completion, Timing, Tokens
 from llmlab.request import ChatRequest
@@ -153,3 +155,27 @@ def story() -> Completion:
 def hard() -> Completion:
     """Every token of the vocabulary that is hard to show."""
     return make_completion(make_tokens(HARD, key=1))
+
+
+@pytest.fixture
+def assert_nothing_clipped() -> Callable[[Axes], None]:
+    """Draws (a missing glyph would warn, and warnings are errors) and looks where every text has come to lie."""
+    return _assert_nothing_clipped
+
+
+def _assert_nothing_clipped(ax: Axes) -> None:
+    figure = ax.figure
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    unseen: set[Text] = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if not low <= tick.get_loc() <= high:
+                unseen |= {tick.label1, tick.label2}
+    for text in figure.findobj(Text):
+        if text.get_text() and text.get_visible() and text not in unseen:
+            box = text.get_window_extent(renderer)
+            inside = (box.x0, box.y0, figure.bbox.x1 - box.x1, figure.bbox.y1 - box.y1)
+            # Half a pixel: glyphs are placed between them.
+            assert min(inside) > -0.5, (text.get_text(), inside)

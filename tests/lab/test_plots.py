@@ -8,8 +8,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.text import Text
 
 from llmlab.lab.plots import alternatives, plot_alternatives, plot_logprobs, trace
 
@@ -25,26 +23,7 @@ def nothing_global() -> Iterator[None]:
     assert dict(mpl.rcParams) == before
 
 
-def assert_nothing_clipped(ax: Axes) -> None:
-    """Draws (a missing glyph would warn, and warnings are errors) and looks where every text has come to lie."""
-    figure = ax.figure
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    unseen: set[Text] = set()
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        low, high = sorted(axis.get_view_interval())
-        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
-            if not low <= tick.get_loc() <= high:
-                unseen |= {tick.label1, tick.label2}
-    for text in figure.findobj(Text):
-        if text.get_text() and text.get_visible() and text not in unseen:
-            box = text.get_window_extent(renderer)
-            inside = (box.x0, box.y0, figure.bbox.x1 - box.x1, figure.bbox.y1 - box.y1)
-            # Half a pixel: glyphs are placed between them.
-            assert min(inside) > -0.5, (text.get_text(), inside)
-
-
-def test_a_trace_draws_the_figures_of_the_completion(hard) -> None:
+def test_a_trace_draws_the_figures_of_the_completion(hard, assert_nothing_clipped) -> None:
     choice = hard.choices[0]
     ax = plot_logprobs(trace(choice, names=NAMES))
     lines = {line.get_label(): line for line in ax.get_lines()}
@@ -62,7 +41,7 @@ def test_a_trace_draws_the_figures_of_the_completion(hard) -> None:
     assert_nothing_clipped(ax)
 
 
-def test_a_long_trace_numbers_its_positions(make_tokens, make_completion) -> None:
+def test_a_long_trace_numbers_its_positions(make_tokens, make_completion, assert_nothing_clipped) -> None:
     ax = plot_logprobs(trace(make_completion(make_tokens([0, 1, 2] * 40)).choices[0]))
     assert ax.get_xlabel() == "position (tokens)"
     assert ax.figure.get_figwidth() <= 16
@@ -70,12 +49,12 @@ def test_a_long_trace_numbers_its_positions(make_tokens, make_completion) -> Non
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
-def test_a_short_trace(make_tokens, make_completion, length: int) -> None:
+def test_a_short_trace(make_tokens, make_completion, length: int, assert_nothing_clipped) -> None:
     ax = plot_logprobs(trace(make_completion(make_tokens([0] * length)).choices[0]))
     assert_nothing_clipped(ax)
 
 
-def test_what_is_not_known_is_not_drawn(make_tokens, make_completion) -> None:
+def test_what_is_not_known_is_not_drawn(make_tokens, make_completion, assert_nothing_clipped) -> None:
     nan = np.full(3, np.nan, np.float32)
     tokens = replace(make_tokens((0, 1, 2)), sampling_logprob=nan, entropy=nan)
     ax = plot_logprobs(trace(make_completion(tokens).choices[0]))
@@ -83,7 +62,7 @@ def test_what_is_not_known_is_not_drawn(make_tokens, make_completion) -> None:
     assert_nothing_clipped(ax)
 
 
-def test_a_probability_of_zero_is_an_arrow_at_the_foot(make_tokens, make_completion) -> None:
+def test_a_probability_of_zero_is_an_arrow_at_the_foot(make_tokens, make_completion, assert_nothing_clipped) -> None:
     tokens = make_tokens((0, 1, 2))
     sampling = tokens.sampling_logprob.copy()
     sampling[1] = -np.inf
@@ -94,7 +73,7 @@ def test_a_probability_of_zero_is_an_arrow_at_the_foot(make_tokens, make_complet
     assert_nothing_clipped(ax)
 
 
-def test_alternatives_draw_both_laws_and_mark_the_drawn_token(hard) -> None:
+def test_alternatives_draw_both_laws_and_mark_the_drawn_token(hard, assert_nothing_clipped) -> None:
     tokens = hard.choices[0].tokens
     ax = plot_alternatives(alternatives(hard.choices[0], 9, top=6, names=NAMES))
     raw, sampling = ax.containers
@@ -124,7 +103,7 @@ def test_a_position_that_is_not_there(story, position: int) -> None:
         alternatives(story.choices[0], position)
 
 
-def test_an_endpoint_without_the_law_drawn_from(story) -> None:
+def test_an_endpoint_without_the_law_drawn_from(story, assert_nothing_clipped) -> None:
     tokens = story.choices[0].tokens
     nan = np.full_like(tokens.top_sampling_logprob, np.nan)
     blind = replace(
@@ -139,7 +118,7 @@ def test_an_endpoint_without_the_law_drawn_from(story) -> None:
     assert_nothing_clipped(ax)
 
 
-def test_the_axes_given_are_drawn_on(story) -> None:
+def test_the_axes_given_are_drawn_on(story, assert_nothing_clipped) -> None:
     draws: list[Callable[..., Any]] = [
         lambda ax: plot_logprobs(trace(story.choices[0]), ax=ax),
         lambda ax: plot_alternatives(alternatives(story.choices[0], 0), ax=ax),

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
+
+from llmlab.errors import RequestError
+from llmlab.lab import palette
+from llmlab.lab.next_token import NextToken
+from llmlab.request import ChatRequest
+from llmlab.sampling.params import SamplingParams
+
+V, END = 48, 47
+FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "min_tokens",
+)
+
+
+class FakeBackend:
+    """Forty-eight tokens with logits from a table; one id more than its tokenizer knows, as padded models have."""
+
+    def __init__(self) -> None:
+        self.logits = np.random.default_rng(5).normal(0, 2.0, V).astype(np.float32)
+        self.token_bytes = tuple(f" w{i}".encode() for i in range(V - 2)) + (None,)
+        self.ends = (END - 1,)
+        self.tokenizer = SimpleNamespace(name=lambda i: "<|im_end|>" if i == END - 1 else f"<id {i}>")
+        self.asked = 0
+
+    def render(self, request: ChatRequest) -> np.ndarray:
+        return np.array([3, 4, 5], np.int32)
+
+    def next_logits(self, prompt: np.ndarray) -> np.ndarray:
+        self.asked += 1
+        return self.logits
+
+    def sampling_params(self, request: ChatRequest, *, seed: int, choice: int = 0) -> SamplingParams:
+        return SamplingParams(seed=seed, choice=choice, **{name: getattr(request, name) for name in FIELDS})
+
+
+@pytest.fixture(scope="module")
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture(scope="module")
+def law(backend: FakeBackend) -> NextToken:
+    return NextToken.of(backend, ChatRequest.build("hello"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_global() -> Iterator[None]:
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x.astype(float) - x.max())
+    return e / e.sum()
+
+
+def cut(p: np.ndarray, *, top_k: int, top_p: float, min_p: float) -> dict[str, np.ndarray]:
+    """The contract's three cuts, written down from the table: which tokens each removes."""
+    order = np.argsort(-p, kind="stable")
+    gone: dict[str, np.ndarray] = {name: np.zeros(len(p), bool) for name in ("top_k", "top_p", "min_p")}
+    gone["top_k"][order[top_k:]] = True
+    left, before = p[~gone["top_k"]].sum(), 0.0
+    for i in order[:top_k]:
+        if before >= top_p:
+            gone["top_p"][i] = True
+        before += p[i] / left
+    alive = ~gone["top_k"] & ~gone["top_p"]
+    gone["min_p"] = alive & (p < min_p * p.max())
+    return gone
+
+
+def test_the_frame_is_the_raw_law_and_the_one_drawn_from(law: NextToken, backend: FakeBackend) -> None:
+    frame = law.frame(top=None, temperature=0.7, top_k=9, top_p=0.95, min_p=0.02)
+    assert list(frame.columns) == ["token", "token_id", "bytes", "logprob", "sampling_logprob", "rank", "kept"]
+    assert [str(t) for t in frame.dtypes] == ["category", "Int64", "object", "Float64", "Float64", "Int64", "bool"]
+    order = np.argsort(-backend.logits, kind="stable")
+    assert frame["token_id"].tolist() == order.tolist()
+    assert frame["rank"].tolist() == list(range(1, V + 1))
+    np.testing.assert_allclose(np.exp(frame["logprob"].to_numpy()), softmax(backend.logits)[order], atol=1e-6)
+    p = softmax(backend.logits / 0.7)
+    gone = cut(p, top_k=9, top_p=0.95, min_p=0.02)
+    alive = ~(gone["top_k"] | gone["top_p"] | gone["min_p"])
+    want = np.where(alive, p, 0) / p[alive].sum()
+    np.testing.assert_allclose(np.exp(frame["sampling_logprob"].to_numpy()), want[order], atol=1e-6)
+    assert frame["kept"].tolist() == alive[order].tolist()
+    spelled = frame.set_index("token_id")
+    assert spelled.loc[END - 1, ["token", "bytes"]].tolist() == ["<|im_end|>", None]
+    assert spelled.loc[END, ["token", "bytes"]].tolist() == [f"<id {END}>", None], "padding beyond the tokenizer"
+    assert spelled.loc[7, ["token", "bytes"]].tolist() == [" w7", b" w7"]
+
+
+def test_the_request_gives_the_defaults_and_the_model_is_asked_once(backend: FakeBackend) -> None:
+    before = backend.asked
+    law = NextToken.of(backend, ChatRequest.build("hello", top_k=3))
+    assert law.frame(top=None)["kept"].sum() == 3
+    assert law.frame(top=None, top_k=5)["kept"].sum() == 5
+    assert law.frame(top=None, temperature=0)["kept"].sum() == 1
+    assert len(law.frame()) == 20 and len(law.frame(top=2)) == 2
+    assert backend.asked == before + 1
+    with pytest.raises(RequestError, match="temperature"):
+        law.frame(temperature=9)
+    with pytest.raises(RequestError, match="order"):
+        law.frame(order="alphabetical")
+    with pytest.raises(ValueError, match="top must be"):
+        law.frame(top=0)
+
+
+def test_stages_show_each_step_on_the_way(law: NextToken, backend: FakeBackend) -> None:
+    frame = law.stages(top=None, logit_bias={7: 5.0}, repetition_penalty=1.5, temperature=0.5, top_k=4)
+    names = [
+        "raw",
+        "logit_bias",
+        "repetition",
+        "frequency",
+        "presence",
+        "mask",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+    ]
+    assert list(frame.columns) == ["token", "token_id", "bytes", *names]
+    assert (frame.dtypes[names] == "Float64").all()
+    ids = frame["token_id"].to_numpy(dtype=int)
+    biased = backend.logits + 5.0 * (np.arange(V) == 7)
+    np.testing.assert_allclose(np.exp(frame["logit_bias"].to_numpy()), softmax(biased)[ids], atol=1e-6)
+    seen = np.isin(np.arange(V), [3, 4, 5])
+    penalised = np.where(seen, np.where(biased > 0, biased / 1.5, biased * 1.5), biased)
+    np.testing.assert_allclose(np.exp(frame["repetition"].to_numpy()), softmax(penalised)[ids], atol=1e-6)
+    np.testing.assert_allclose(np.exp(frame["temperature"].to_numpy()), softmax(penalised / 0.5)[ids], atol=1e-6)
+    np.testing.assert_array_equal(frame["frequency"], frame["repetition"])
+    assert np.isfinite(frame["top_k"].to_numpy()).sum() == 4
+    last = frame["min_p"].to_numpy()
+    np.testing.assert_array_equal(
+        last,
+        law.frame(top=None, logit_bias={7: 5.0}, repetition_penalty=1.5, temperature=0.5, top_k=4)["sampling_logprob"],
+    )
+
+
+def test_temperatures_say_what_each_cut_removes(law: NextToken, backend: FakeBackend) -> None:
+    temperatures = (0.3, 1.0, 2.0)
+    data = law.temperatures(temperatures, top=10, top_k=8, top_p=0.95, min_p=0.2)
+    order = np.argsort(-backend.logits, kind="stable")[:10]
+    assert data.token_ids == tuple(order.tolist())
+    assert data.settings == {"top_k": 8, "top_p": 0.95, "min_p": 0.2}
+    seen = set()
+    for row, t in enumerate(temperatures):
+        p = softmax(backend.logits / t)
+        gone = cut(p, top_k=8, top_p=0.95, min_p=0.2)
+        alive = ~np.logical_or.reduce(list(gone.values()))
+        np.testing.assert_allclose(data.prob[row], p[order], atol=1e-6)
+        np.testing.assert_allclose(data.final[row], (np.where(alive, p, 0) / p[alive].sum())[order], atol=1e-6)
+        assert data.kept[row] == alive.sum()
+        assert data.removed_by[row] == tuple(next((c for c in gone if gone[c][i]), "") for i in order)
+        seen |= set(data.removed_by[row])
+        for name, where in gone.items():
+            assert data.removed[name][row] == where.sum()
+            np.testing.assert_allclose(data.removed_mass[name][row], p[where].sum(), atol=1e-6)
+        np.testing.assert_allclose(data.min_p_level[row], 0.2 * p.max(), atol=1e-6)
+    assert seen == {"", "top_k", "top_p", "min_p"}, "the case shows every cut at work"
+
+
+def test_peers_orders_cut_other_tokens(law: NextToken) -> None:
+    ours = law.temperatures((2.0,), top_p=0.8)
+    theirs = law.temperatures((2.0,), top_p=0.8, order="llama.cpp")
+    np.testing.assert_allclose(ours.prob, theirs.prob, atol=1e-6)
+    assert theirs.kept[0] < ours.kept[0], "it measures the mass at temperature 1"
+    assert np.isnan(law.temperatures((2.0,), min_p=0.1, order="llama.cpp").min_p_level).all()
+    joint = law.temperatures((1.0,), top_k=3, top_p=0.5, order="sglang")
+    assert set(joint.removed) == {"top_k", "top_p"}
+    assert joint.kept[0] + joint.removed["top_k"][0] + joint.removed["top_p"][0] == V
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}]
+)
+def test_the_plot_draws_the_laws_and_their_cuts(
+    law: NextToken, fields: dict[str, float], assert_nothing_clipped
+) -> None:
+    temperatures = (0.3, 1.0, 2.0)
+    data = law.temperatures(temperatures, top=10, **fields)
+    ax = law.plot_temperatures(temperatures, top=10, **fields)
+    rows = ax.containers[::2]
+    heights = np.array([[bar.get_height() for bar in row] for row in rows])
+    scale = heights[0, 0] / data.prob[0, 0]
+    np.testing.assert_allclose(heights, data.prob * scale, rtol=1e-6)
+    outlines = [[bar.get_height() for bar in row] for row in ax.containers[1::2]]
+    for row, drawn in enumerate(outlines):
+        np.testing.assert_allclose(drawn, data.final[row][data.final[row] > 0] * scale, rtol=1e-6)
+    for row, cuts in zip(rows, data.removed_by, strict=True):
+        kept = [bar.get_facecolor() == to_rgba(palette.BLUE) for bar in row]
+        assert kept == [not name for name in cuts]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0.3", "1", "2"]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[2:] == [f"cut by {name} = {value:g}" for name, value in fields.items()]
+    if "top_k" in fields:
+        assert any(list(line.get_xdata()) == [fields["top_k"] - 0.5] * 2 for line in ax.get_lines())
+    notes = [text.get_text() for text in ax.texts if text.get_text().startswith("keeps")]
+    assert [note.splitlines()[0] for note in notes] == [f"keeps {n}" for n in data.kept]
+    assert_nothing_clipped(ax)
+
+
+def test_greedy_and_biased_laws_are_drawn_too(law: NextToken, assert_nothing_clipped) -> None:
+    data = law.temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3)
+    assert data.token_ids[0] == 40, "the most likely after the bias comes first"
+    assert data.kept.tolist() == [1, 3]
+    assert_nothing_clipped(law.plot_temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3))
+    with pytest.raises(ValueError, match="temperatures is empty"):
+        law.temperatures(())
+    figure, ax = plt.subplots(layout="constrained")
+    assert law.plot_temperatures(ax=ax) is ax
+
+
+def test_it_introduces_itself(law: NextToken) -> None:
+    assert repr(law) == "<the token after a prompt of 3, over a vocabulary of 48>"
+    assert "&lt;the token after" in law._repr_html_() and "sampling_logprob" in law._repr_html_()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from matplotlib import pyplot as plt
+from pandas.testing import assert_frame_equal
+
+from llmlab.lab.result import Result
+
+LAB = SimpleNamespace(control_names=lambda ids: {i: f"<|{i}|>" for i in ids})
+
+
+@pytest.fixture
+def two(make_tokens, make_completion) -> Result:
+    return Result(make_completion(make_tokens((0, 1, 2, 3, 37)), make_tokens((6, 7), key=1)), LAB)
+
+
+def test_it_reads_as_its_answers(two: Result) -> None:
+    assert two.text == str(two) == "Once upon a time"
+    assert two.texts == ["Once upon a time", " lived fox"]
+    assert two.finish_reasons == ["stop", "stop"]
+    assert (len(two), two.seed) == (2, 7)
+    assert [choice.index for choice in two.choices] == [0, 1]
+
+
+def test_a_terminal_gets_text_under_one_line_of_figures(two: Result) -> None:
+    assert repr(two).splitlines() == [
+        "Result: toy · seed 7 · 2 choices · 7 tokens · 14 tokens/s",
+        "[0] stop, 5 tokens",
+        "Once upon a time",
+        "[1] stop, 2 tokens",
+        " lived fox",
+    ]
+
+
+def test_a_large_result_is_cut_with_a_word(make_tokens, make_completion) -> None:
+    many = Result(make_completion(*[make_tokens((0,))] * 11))
+    assert repr(many).splitlines()[-1] == "… and 3 more choices"
+    long = Result(make_completion(make_tokens((0,) * 1000)))
+    assert len(repr(long)) < 2_200 and "… (4,000 characters)" in repr(long)
+    assert "… and 100 more tokens" in Result(make_completion(make_tokens((0,) * 1100, alternatives=1)))._repr_html_()
+
+
+def test_the_frames_and_the_strip_name_control_tokens(two: Result) -> None:
+    frame, top = two.logprobs_frame(), two.top_logprobs_frame(alternatives=20)
+    assert frame["token"].iloc[4] == "<|37|>"
+    assert set(top.loc[top["bytes"].isna(), "token"]) <= {"<|37|>", "<|38|>"}
+    assert len(two.top_logprobs_frame()) == 5 * 7
+    assert "&lt;|37|&gt;" in two._repr_html_() and "&lt;|37|&gt;" in two.to_html()
+
+
+def test_the_page_is_written_where_it_says(two: Result, tmp_path) -> None:
+    path = two.save_html(tmp_path / "strip.html", by="sampling_logprob")
+    assert path == tmp_path / "strip.html"
+    assert path.read_text("utf-8") == two.to_html(by="sampling_logprob") != two.to_html()
+
+
+def test_plots_take_a_choice(two: Result) -> None:
+    assert len(two.plot_logprobs(choice=1).get_xticklabels()) == 2
+    assert two.plot_alternatives(-1, top=3).get_title(loc="left").startswith("position 4")
+    with pytest.raises(IndexError, match="choice 2 is outside the 2 choices"):
+        two.plot_logprobs(choice=2)
+    plt.close("all")
+
+
+def test_the_api_s_own_type(two: Result) -> None:
+    from openai.types.chat import ChatCompletion
+
+    assert isinstance(two.completion, ChatCompletion)
+    assert [choice.message.content for choice in two.completion.choices] == two.texts
+    assert two.usage is not None and two.usage.completion_tokens == 7
+
+
+def test_it_does_not_change_and_survives_a_pickle(two: Result) -> None:
+    for name in ("text", "seed", "anything"):
+        with pytest.raises(AttributeError, match="immutable"):
+            setattr(two, name, "other")
+    with pytest.raises(AttributeError, match="immutable"):
+        del two.seed
+    copy = pickle.loads(pickle.dumps(two))
+    assert copy.texts == two.texts and repr(copy) == repr(two)
+    assert_frame_equal(copy.logprobs_frame(), two.logprobs_frame())
+    assert copy.to_html() == two.to_html()
+
+
+def test_nothing_generated_is_still_a_result(make_tokens, make_completion) -> None:
+    for empty in (Result(make_completion(make_tokens(()))), Result(make_completion())):
+        assert empty.text == ""
+        assert len(empty.logprobs_frame()) == 0
+        assert repr(empty).startswith("Result: toy")
+        assert empty._repr_html_().startswith("<div")
