@@ -22,10 +22,15 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from jaxtyping import install_import_hook  # noqa: E402 - the environment above has to come first
+from hypothesis import settings  # noqa: E402 - the environment above has to come first
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Every module of the package that is imported from here on is checked; an int is welcome where a float is (PEP 484).
 install_import_hook("llmlab", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+# A first call may compile for seconds, so no example has a deadline. Under CI the examples are the same every time.
+settings.register_profile("llmlab", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("llmlab")
 
 
 @pytest.fixture(scope="session")
