@@ -18,6 +18,7 @@ from llmlab.errors import CheckpointError, LLMLabError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from llmlab.lab.demo import Demo
     from llmlab.lab.lab import Lab
@@ -211,9 +212,15 @@ def _logprobs(result: Result, *, rows: int | None) -> Table:
     return table
 
 
+def _answer(text: str) -> Text:
+    from rich.text import Text
+
+    shown = " ".join(text.split())
+    return Text(shown if len(shown) <= 48 else shown[:47] + "…") if shown else Text("(nothing)", style="dim")
+
+
 def _two_temperatures(done: Demo) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     from llmlab.lab import demo as show
 
@@ -226,7 +233,7 @@ def _two_temperatures(done: Demo) -> Table:
         table.add_column(f"at {temperature:g}", justify="right")
     both = sorted(cool | warm, key=lambda answer: (-cool[answer] - warm[answer], answer))
     for answer in both[:10]:
-        table.add_row(Text(answer), str(cool[answer] or "·"), str(warm[answer] or "·"))
+        table.add_row(_answer(answer), str(cool[answer] or "·"), str(warm[answer] or "·"))
     if len(both) > 10:
         rest = both[10:]
         table.add_row("others", str(sum(cool[a] for a in rest)), str(sum(warm[a] for a in rest)), style="dim")
