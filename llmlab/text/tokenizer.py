@@ -29,7 +29,8 @@ __all__ = ["Tokenizer"]
 #: Special tokens that a reader of the content has to see all the same: they set off the reasoning.
 VISIBLE_SPECIALS = frozenset({"<think>", "</think>"})
 
-_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_ONE_OF = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_FILES = (*_ONE_OF, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Tokenizer:
@@ -62,8 +63,8 @@ class Tokenizer:
             CheckpointError: no tokenizer in the folder, or one whose tokens have no bytes that can be known.
         """
         folder = Path(folder)
-        if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-            raise CheckpointError(f"{folder} holds no tokenizer: neither tokenizer.json nor tokenizer.model is there")
+        if not any((folder / name).is_file() for name in _ONE_OF):
+            raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(_ONE_OF)} is there")
         auto = _auto_tokenizer()
         try:
             hf = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
