@@ -1,4 +1,4 @@
-"""The command line: `llmlab demo`, `llmlab chat`, `llmlab devices`.
+"""The command line: `llmlab demo`, `llmlab chat`, `llmlab bench`, `llmlab devices`.
 
 Whatever a user can get wrong ends as one line on stderr and exit code 2.
 """
@@ -151,6 +151,47 @@ def chat(
             from rich.console import Console
 
             Console().print(_logprobs(Result(stream.result(), lab), rows=None))
+    lab.close()
+
+
+@app.command()
+def bench(
+    model: Model = "demo",
+    rows: Annotated[str, typer.Option(help="How many rows at once, separated by commas.")] = "1,8,32,128",
+    prompt: Annotated[int, typer.Option(min=1, help="Prompt tokens.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Generated tokens a row.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="The best of so many runs counts.")] = 3,
+) -> None:
+    """Time decoding on this machine, with the sampler's stages off and on."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llmlab.backends.local import LocalBackend
+    from llmlab.bench.decode import decoding
+
+    try:
+        counts = [int(count) for count in rows.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        _fail(f"--rows must be positive integers separated by commas, got {rows!r}", code=2)
+    lab = _load(model, quiet=False)
+    assert isinstance(lab.backend, LocalBackend)
+    room = lab.backend.engine.max_context
+    if prompt + tokens > room:
+        _fail(f"--prompt {prompt} and --tokens {tokens} exceed the context of {room}", code=2)
+    table = Table(title="decoding", title_justify="left")
+    for name in ("rows", "first call, s", "first token, ms", "tokens/s, temperature only", "tokens/s, every stage"):
+        table.add_column(name, justify="right")
+    for line in decoding(lab.backend, rows=counts, prompt=prompt, tokens=tokens, repeats=repeats):
+        table.add_row(
+            f"{line.rows}",
+            f"{line.first_call:.2f}",
+            f"{1e3 * line.first_token:.0f}",
+            f"{line.plain:,.0f}",
+            f"{line.sampled:,.0f}",
+        )
+    Console().print(table)
     lab.close()
 
 
