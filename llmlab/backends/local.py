@@ -17,7 +17,7 @@ from llmlab.backends.protocol import Completion, Delta, Timing
 from llmlab.backends.writer import Writer
 from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
-from llmlab.engine.scheduler import Row
+from llmlab.engine.scheduler import Row, Ticket
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
 from llmlab.request import ChatRequest
 from llmlab.sampling.params import SamplingParams
@@ -260,14 +260,12 @@ class LocalStream:
         self._request = request
         self._prompt = prompt
         self._seed = seed
-        self._began = time.perf_counter()
-        self._first: float | None = None
-        self._total: float | None = None
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
+        self._clock = _Clock()
         self._writers = [backend.writer(request, prompt, index=i) for i in range(len(rows))]
         self._ticket = backend.engine.submit(rows, order=order)
-        self._deltas = self._run()
+        self._deltas = _deltas(self._ticket, self._writers, self._clock)
 
     def __iter__(self) -> Iterator[Delta]:
         return self._deltas
@@ -292,26 +290,43 @@ class LocalStream:
             prompt_ids=self._prompt,
             choices=tuple(writer.choice() for writer in self._writers),
             system_fingerprint=self._backend.system_fingerprint,
-            timing=Timing(first_token=self._first or 0.0, total=self._total or 0.0),
+            timing=Timing(first_token=self._clock.first or 0.0, total=self._clock.total or 0.0),
         )
 
-    def _run(self) -> Generator[Delta, None, None]:
-        for block in self._ticket:
-            self._first = self._first or time.perf_counter() - self._began
-            for piece in block:
-                writer = self._writers[piece.row]
-                delta = writer.feed(piece)
-                if writer.finish and not piece.finish:  # a stop in the text, which the engine cannot see
-                    self._ticket.cancel([piece.row])
-                yield delta
-            if all(writer.finish for writer in self._writers):
-                break
-
     def _end(self) -> None:
-        if self._total is None:
-            self._total = time.perf_counter() - self._began
+        self._clock.stop()
         for writer in self._writers:
             writer.interrupt()
+
+
+class _Clock:
+    """Seconds from the submission to the first token on the host, and to the end."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.first: float | None = None
+        self.total: float | None = None
+
+    def tick(self) -> None:
+        self.first = self.first or time.perf_counter() - self._began
+
+    def stop(self) -> None:
+        self.total = self.total or time.perf_counter() - self._began
+
+
+def _deltas(ticket: Ticket, writers: list[Writer], clock: _Clock) -> Generator[Delta, None, None]:
+    # Not a method: a stream that is dropped must go at once, with its rows, and a cycle would keep it.
+    for block in ticket:
+        clock.tick()
+        for piece in block:
+            writer = writers[piece.row]
+            delta = writer.feed(piece)
+            if writer.finish and not piece.finish:  # a stop in the text, which the engine cannot see
+                ticket.cancel([piece.row])
+            yield delta
+        if all(writer.finish for writer in writers):
+            break
+    clock.stop()
 
 
 def draw_seed() -> int:

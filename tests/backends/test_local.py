@@ -1,6 +1,8 @@
 """A request becomes ids, and an answer becomes the API's shapes; every field has an effect or an error."""
 
+import gc
 import json
+import weakref
 
 import jax
 import numpy as np
@@ -75,6 +77,18 @@ def test_a_stream_closed_early_keeps_what_it_has(backend):
     assert result.choices[0].finish_reason == "interrupted"
     assert result.choices[0].tokens.ids.tolist()[: len(first.tokens)] == first.tokens.ids.tolist()
     assert ask(backend).choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_stream_that_is_dropped_goes_at_once(backend):
+    stream = backend.stream(ChatRequest.build("Hello", seed=4, n=4, ignore_eos=True))
+    next(iter(stream))
+    ticket = weakref.ref(stream._ticket)
+    gc.disable()
+    try:
+        del stream
+        assert ticket() is None
+    finally:
+        gc.enable()
 
 
 def test_max_tokens_and_what_the_context_has_left(backend):
