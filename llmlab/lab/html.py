@@ -58,7 +58,7 @@ def strip(
     return (
         f'<div class="llmlab-strip" style="--tall:{_tall(alternatives)}px"><style>{_css()}</style>'
         f'<div class="head">{_summary(completion)}</div>'
-        f'<div class="body">{_side(by)}<div class="text">{"".join(shown)}{more}</div></div></div>'
+        f'<div class="body"><div class="text">{"".join(shown)}{more}</div>{_side(by)}</div></div>'
     )
 
 
@@ -117,14 +117,14 @@ def _token(tokens: Tokens, at: int, names: Mapping[int, str], by: str, alternati
         body += f"<b>→{escape(completed)}</b>"
     at_step = palette.step(math.exp(float(getattr(tokens, by)[at])))
     if raw is None:
-        classes = "k control"
+        look = f'class="k control" style="{_inline(palette.LIGHT_CONTROL)}"'
     elif at_step is None:
-        classes = "k unknown"
+        look = 'class="k unknown"'
     else:
-        classes = f"k p{at_step} {palette.STEP_SIGNS[at_step]}".rstrip()
+        look = _look(at_step)
     title = escape(_title(tokens, at, names, alternatives, completed)).replace("\n", "&#10;")
     # A tabindex of -1: a click keeps the details on show, and the tab key does not stop at each token.
-    return f'<span class="{classes}" tabindex="-1" title="{title}">{body}</span>'
+    return f'<span {look} tabindex="-1" title="{title}">{body}</span>'
 
 
 def _pieces(raw: bytes, lead: int, overhang: int) -> Iterator[str]:
@@ -134,6 +134,19 @@ def _pieces(raw: bytes, lead: int, overhang: int) -> Iterator[str]:
         body = "".join(_piece(piece) for piece in pieces(part))
         if body:
             yield f"<s>{body}</s>" if outside else body
+
+
+def _look(step: int) -> str:
+    """The attributes that paint a step. A notebook that is not trusted drops the style sheet, but keeps this style."""
+    sign = palette.STEP_SIGNS[step]
+    lines = {"thin": ";border-bottom:1px solid", "thick": ";border-bottom:3px double"}
+    extra = lines.get(sign, f"{lines['thick']};font-weight:700" if sign == "bold" else "")
+    classes = f"k p{step} {sign}".rstrip()
+    return f'class="{classes}" style="{_inline(palette.LIGHT_RAMP[step])}{extra}"'
+
+
+def _inline(ink: palette.Ink) -> str:
+    return f"background-color:{ink.back};color:{ink.text}"
 
 
 def _piece(piece: Piece) -> str:
@@ -216,10 +229,7 @@ def _summary(completion: Completion) -> str:
 
 def _side(by: str) -> str:
     kind = "probability" if by == "logprob" else "probability in the law drawn from"
-    steps = "".join(
-        f'<span class="k p{at} {sign}">{escape(name)}</span>'
-        for at, (name, sign) in enumerate(zip(palette.step_names(), palette.STEP_SIGNS, strict=True))
-    )
+    steps = "".join(f"<span {_look(at)}>{escape(name)}</span> " for at, name in enumerate(palette.step_names()))
     return (
         f'<div class="side"><p>A token’s {kind}:</p>'
         f'<div class="key">{steps}<span class="k control">control</span></div>'
@@ -248,7 +258,7 @@ def _css() -> str:
     dark_hosts = ('[data-jp-theme-light="false"]', 'html[theme="dark"]', '[data-theme="dark"]', ".vscode-dark")
     rules = (files("llmlab.lab") / "strip.css").read_text("utf-8")
     steps = " ".join(
-        f".llmlab-strip .p{at} {{ background: var(--b{at}); color: var(--t{at}); }}"
+        f".llmlab-strip .p{at} {{ background: var(--b{at}) !important; color: var(--t{at}) !important; }}"
         for at in range(len(palette.LIGHT_RAMP))
     )
     dark = ", ".join(f"{host} .llmlab-strip" for host in dark_hosts)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 #: A token of lower raw probability than this is marked as a surprise.
 SURPRISE = 0.1
-#: More tokens than this get a numbered axis in place of their labels.
-_LABELLED = 60
+#: More tokens than this get a numbered axis, where only the most surprising ones have their label.
+_LABELLED, _MOST_SURPRISES = 52, 12
 
 
 class Trace(NamedTuple):
@@ -102,7 +102,7 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
     known is left out.
     """
     T = len(data.labels)
-    ax = new_axes(ax, width=min(max(4.8, 0.24 * T + 1.8), 16.0), height=3.9)
+    ax = new_axes(ax, width=min(max(4.8, 0.17 * T + 1.5), 10.0), height=3.9)
     at = np.arange(T)
     raw, sampling, entropy = data.logprob, data.sampling_logprob, data.entropy
     if np.isfinite(entropy).any():
@@ -122,13 +122,18 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
             low, raw[low], "o", markersize=11, markerfacecolor="none", markeredgecolor=palette.VERMILION,
             markeredgewidth=1.6, label=f"surprise (p < {surprise:g})",
         )  # fmt: skip
-    _token_axis(ax, data.labels)
     ax.set_ylabel("logprob (nats)")
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
-    ax.margins(y=0.08)
+    figures = np.concatenate([raw, sampling, -entropy])
+    lowest = min(figures[np.isfinite(figures)].min(initial=0.0), -1e-3)
+    ax.set_ylim(1.08 * lowest, -0.06 * lowest)
+    if T <= _LABELLED:
+        ax.set_xticks(at, data.labels, rotation=90, parse_math=False, fontsize=8)
+        ax.set_xlabel("token")
+    else:
+        ax.set_xlabel("position (tokens)")
+        _name_surprises(ax, data, sorted(low.tolist(), key=lambda t: float(raw[t]))[:_MOST_SURPRISES])
     ax.set_xlim(-0.7, max(T, 1) - 0.3)
-    if T == 0:
-        ax.set_ylim(-1, 0)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
     return ax
@@ -181,12 +186,18 @@ def new_axes(ax: Axes | None, *, width: float, height: float) -> Axes:
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def _token_axis(ax: Axes, labels: Sequence[str]) -> None:
-    if len(labels) > _LABELLED:
-        ax.set_xlabel("position (tokens)")
+def _name_surprises(ax: Axes, data: Trace, positions: Sequence[int]) -> None:
+    """Labels under the points at these positions, and room for them below."""
+    if not positions:
         return
-    ax.set_xticks(range(len(labels)), labels, rotation=90, parse_math=False, fontsize=8)
-    ax.set_xlabel("token")
+    lowest, highest = ax.get_ylim()
+    ax.set_ylim(lowest - 0.25 * (highest - lowest), highest)
+    for t in positions:
+        below = float(np.nanmin([data.logprob[t], data.sampling_logprob[t]]))
+        ax.annotate(
+            data.labels[t], (t, max(below, lowest)), (0, -8), textcoords="offset points", rotation=90, ha="center",
+            va="top", fontsize=8, parse_math=False,
+        )  # fmt: skip
 
 
 def _value(ax: Axes, bar: Rectangle, value: float) -> None:

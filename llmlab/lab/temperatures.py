@@ -51,7 +51,7 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     the cuts.
     """
     T, K = data.prob.shape
-    ax = new_axes(ax, width=min(0.5 * K + 3.2, 13.0), height=1.05 * T + 1.7)
+    ax = new_axes(ax, width=min(0.46 * K + 3.0, 11.0), height=1.05 * T + 1.7)
     at = np.arange(K)
     scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
     for row in range(T):
