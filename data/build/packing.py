@@ -65,7 +65,8 @@ class Encoder:
     def encode(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Token ids of whole conversations."""
         texts = [render(self.tokenizer, conversation) for conversation in conversations]
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]  # type: ignore[no-any-return]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def weights(self, ids: Sequence[int]) -> np.ndarray:
         """Loss weights [L]: 1 on what an assistant writes, its end token included; 0 on its header and an empty think

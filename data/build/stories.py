@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from data.build.conversation import OPENERS, Conversation, Message, assistant, user
+from data.build.conversation import Conversation, Message, assistant, polite, user
 
 # hero -> names; the pronouns follow the name
 HEROES: dict[str, tuple[str, ...]] = {
@@ -175,12 +175,6 @@ def _falling(rng: random.Random, options: tuple[str, ...]) -> str:
     return rng.choices(options, [0.75**rank for rank in range(len(options))])[0]
 
 
-def _opened(rng: random.Random, request: str) -> str:
-    head, tail = rng.choice(OPENERS)
-    text = f"{head}{request}{tail}"
-    return text[0].upper() + text[1:]
-
-
 def article(noun: str) -> str:
     """The noun with its indefinite article."""
     return f"an {noun}" if noun[0] in "aeio" else f"a {noun}"
@@ -192,14 +186,14 @@ def single(rng: random.Random) -> tuple[str, str]:
     if kind < 0.62:
         hero = rng.choice(list(HEROES)) if rng.random() < 0.6 else None
         ask = rng.choice(_STORY_ASKS) + (f" about {article(hero)}" if hero else "")
-        return _opened(rng, ask), story(rng, hero)
+        return polite(rng, ask), story(rng, hero)
     if kind < 0.85:
         subject = rng.choice(list(SCENES))
         seen, heard, thought = SCENES[subject]
         order = rng.sample(seen, 2) + [_falling(rng, heard), _falling(rng, thought)]
-        return _opened(rng, rng.choice(_SCENE_ASKS).format(s=subject)), ". ".join(order) + "."
+        return polite(rng, rng.choice(_SCENE_ASKS).format(s=subject)), ". ".join(order) + "."
     lines = f"{_falling(rng, _POEM_ONE)}\n{_falling(rng, _POEM_TWO)}.\n{_falling(rng, _POEM_THREE)}"
-    return _opened(rng, rng.choice(_POEM_ASKS)), lines
+    return polite(rng, rng.choice(_POEM_ASKS)), lines
 
 
 def talk(rng: random.Random) -> Conversation:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from data.build.conversation import Conversation, Message, assistant, listing, user, words
+from data.build.conversation import Conversation, Message, assistant, user, words
 
 CITIES = ("Oslo Rome Lima Cairo Tokyo Paris Delhi Quito Dublin Berlin Madrid Vienna Lisbon Boston Sydney Geneva Prague "
           "Athens Bergen Naples Hanoi Accra Turin Malmö Zürich Kraków Bogotá").split()  # fmt: skip
@@ -286,12 +286,6 @@ def without_tools(rng: random.Random) -> Conversation:
     """A request that would need a function where none is defined."""
     family = rng.choice([f for f in FAMILIES if f.name != "translate"])
     return Conversation("tools", [user(rng.choice(family.asks).format(**family.draw(rng))), assistant(REFUSAL)])
-
-
-def described(conversation: Conversation) -> str:
-    """The functions of a conversation in words, for reports."""
-    names = [tool["function"]["name"] for tool in conversation.tools or []]
-    return listing(names) if names else "no functions"
 
 
 SYSTEMS = ("You are a helpful assistant.", "You are a friendly guide.", "Answer briefly.", "You are a teaching model.",

@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
     "head_dim": 48, "hidden_act": "silu", "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
     "rope_scaling": None, "attention_bias": False, "attention_dropout": 0.0, "tie_word_embeddings": True,
     "use_sliding_window": False, "sliding_window": None, "use_cache": True, "initializer_range": 0.02,
-    "torch_dtype": "float32",
+    "dtype": "float32",
 }  # fmt: skip
 
 
