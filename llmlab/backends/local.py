@@ -55,6 +55,7 @@ class LocalBackend:
         slots: int | None = None,
         chat_template: str | Path | None = None,
         revision: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> LocalBackend:
         """Read a checkpoint and start an engine on it.
 
@@ -66,6 +67,7 @@ class LocalBackend:
             slots: pin the batch width, for answers that are equal to the bit whatever else is running.
             chat_template: Jinja source or a file, in place of the checkpoint's.
             revision: of a hub repository.
+            progress: is told (bytes of weights that are loaded, all of them).
 
         Raises:
             ModelNotFoundError: no such model.
@@ -83,7 +85,7 @@ class LocalBackend:
         label, folder = resolve(name, revision=revision)
         raw = read_json(folder, "config.json")
         chosen, notes = _choose_dtype(raw, dtype)
-        config, model = load_model(folder, dtype=jnp.dtype(chosen))
+        config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress)
         tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -269,6 +271,11 @@ class LocalStream:
 
     def __iter__(self) -> Iterator[Delta]:
         return self._deltas
+
+    def on_wait(self, tell: Callable[[str], None]) -> None:
+        """While nothing comes: be told, about twice a second, what the engine is doing."""
+        programs = self._backend.engine.programs
+        self._ticket.on_wait = lambda: tell(programs.compiling or "waiting")
 
     def close(self) -> None:
         """Stop; what was made stays."""

@@ -7,7 +7,7 @@ figure is a count), never a made-up number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -107,6 +107,9 @@ class Stream(Protocol):
     """Deltas as they come; `result()` runs to the end and returns the whole, `close()` frees the work."""
 
     def __iter__(self) -> Iterator[Delta]: ...
+    def on_wait(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called now and then, on the reader's thread, with what is being waited for."""
+
     def result(self) -> Completion:
         """Run to the end; the whole, equal to what `complete` gives."""
 

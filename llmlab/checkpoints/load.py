@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,13 @@ def weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no weights: no *.safetensors file")
 
 
-def load_model(folder: Path, *, dtype: DTypeLike) -> tuple[ModelConfig, Transformer]:
+def load_model(
+    folder: Path, *, dtype: DTypeLike, progress: Callable[[int, int], None] | None = None
+) -> tuple[ModelConfig, Transformer]:
     """Build the decoder that config.json describes and fill it from the folder's safetensors.
 
     Every missing, surplus or misshapen tensor is found before anything is put on the device, and all are told at once.
+    `progress` is told (bytes loaded, bytes in all).
 
     Raises:
         CheckpointError: see the message; nothing was loaded.
@@ -79,12 +82,17 @@ def load_model(folder: Path, *, dtype: DTypeLike) -> tuple[ModelConfig, Transfor
         tensors = _open(weight_files(folder), stack)
         table = rules(config)
         _check(folder, tensors, table, config)
+        total = config.parameters * np.dtype(dtype).itemsize
+        done = 0
         for rule in table:
             value = _read(rule, tensors, folder).astype(dtype)
             slot = flat[rule.path]
             if slot.shape != value.shape:
                 raise CheckpointError(f"{'.'.join(map(str, rule.path))} is {value.shape}, expected {slot.shape}")
             flat[rule.path] = slot.replace(jax.device_put(value))
+            done += value.nbytes
+            if progress:
+                progress(done, total)
     return config, nnx.merge(graph, nnx.from_flat_state(list(flat.items())))
 
 

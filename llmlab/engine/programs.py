@@ -34,7 +34,7 @@ def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
 class Programs:
     """Jitted functions over one decoder. The caches they take are donated: who passes one has lost it.
 
-    `on_compile` is told what a call is about to compile, in words.
+    `compiling` says in words what the driver waits for while a shape is met for the first time.
     """
 
     def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...]):
@@ -45,7 +45,7 @@ class Programs:
         flags = np.zeros(config.vocab_size, bool)
         flags[list(ends)] = True
         self._ends = jax.device_put(flags)
-        self.on_compile: Callable[[str], None] = lambda what: None
+        self.compiling: str | None = None
         self._met: set[tuple[Any, ...]] = set()
         graph = self._graph
         self._prefill = jax.jit(_precise(partial(prefill, graph)), donate_argnames="cache")
@@ -63,12 +63,12 @@ class Programs:
         """What the weights take on the device."""
         return sum(x.nbytes for x in jax.tree.leaves(self._weights))
 
-    def _first(self, *key: Any) -> bool:
-        if key in self._met:
-            return False
-        self._met.add(key)
-        self.on_compile(" ".join(str(part) for part in key))
-        return True
+    def _first(self, what: str, *shape: Any) -> bool:
+        """Whether this is the first call of its shape, which compiles."""
+        first = (what, *shape) not in self._met
+        self._met.add((what, *shape))
+        self.compiling = f"compiling: {what} {' x '.join(map(str, shape))}" if first else None
+        return first
 
     def empty(self, *, width: int, length: int) -> Slots:
         """W inactive slots of S positions."""

@@ -17,6 +17,9 @@ from llmlab.sampling.params import SamplingParams
 #: The batch widths that are compiled for; `load(slots=N)` pins one of the caller's.
 WIDTHS = (1, 8, 32, 128)
 
+#: How often a reader that waits is told so.
+WAIT_SECONDS = 0.5
+
 #: The shortest cache; each next one is twice as long.
 SHORTEST = 256
 
@@ -76,12 +79,13 @@ class Ticket:
     """The reader's side: iterate for blocks of pieces until every row has ended; `cancel` at any time.
 
     Leaving the iteration early, by an exception, an interrupt or by forgetting the ticket, cancels its rows and no
-    others.
+    others. `on_wait`, where it is set, is called on the reader's thread about twice a second while nothing comes.
     """
 
     def __init__(self, job: Job, cancel: Callable[[Job, Iterable[int] | None], None]):
         self._job = job
         self._cancel = cancel
+        self.on_wait: Callable[[], None] | None = None
         self._gone = weakref.finalize(self, cancel, job, None)
         self._gone.atexit = False
 
@@ -92,7 +96,12 @@ class Ticket:
     def __iter__(self) -> Iterator[list[Piece]]:
         try:
             while True:
-                block = self._job.results.get()
+                try:
+                    block = self._job.results.get(timeout=WAIT_SECONDS)
+                except queue.Empty:
+                    if self.on_wait:
+                        self.on_wait()
+                    continue
                 if block is None:
                     return
                 if isinstance(block, BaseException):

@@ -46,9 +46,21 @@ def load(
     """
     from llmlab.backends.local import LocalBackend
 
-    backend = LocalBackend.load(
-        name, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, revision=revision
-    )
+    with progress_bar(total=None, unit="B", description="loading", scaled=True) as bar:
+
+        def tell(done: int, everything: int) -> None:
+            bar.total = everything
+            bar.update(done - bar.n)
+
+        backend = LocalBackend.load(
+            name,
+            dtype=dtype,
+            max_context=max_context,
+            slots=slots,
+            chat_template=chat_template,
+            revision=revision,
+            progress=tell,
+        )
     lab = Lab(backend)
     if not quiet:
         _show_banner(lab)
@@ -95,7 +107,9 @@ class Lab:
         total = None if request.token_limit is None else request.token_limit * request.n
         try:
             with progress_bar(total=total, unit="token") as bar:
+                stream.on_wait(bar.set_description)
                 for delta in stream:
+                    bar.set_description(None, refresh=False)
                     bar.update(len(delta.tokens))
         except BaseException:
             stream.close()

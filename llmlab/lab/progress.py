@@ -9,13 +9,14 @@ from typing import Any
 DELAY = 1.5
 
 
-def progress_bar(*, total: int | None, unit: str, description: str | None = None) -> Any:
-    """A tqdm bar for a `with`. None appears where nobody watches: a pipe, a log file."""
+def progress_bar(*, total: int | None, unit: str, description: str | None = None, scaled: bool = False) -> Any:
+    """A tqdm bar for a `with`; `scaled`: 12.3M for 12300000. None appears where nobody watches: a pipe, a log."""
     from tqdm.auto import tqdm
 
     # None: off unless stderr is a terminal. A notebook's is none, but there the bar is a widget.
     off = False if in_notebook() else None
-    return tqdm(total=total, unit=f" {unit}s", desc=description, delay=DELAY, leave=False, disable=off)
+    unit = unit if scaled else f" {unit}s"
+    return tqdm(total=total, unit=unit, unit_scale=scaled, desc=description, delay=DELAY, leave=False, disable=off)
 
 
 def in_notebook() -> bool:

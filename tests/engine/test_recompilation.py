@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from llmlab.engine.engine import Engine
-from tests.engine.rows import END, read, row
+from llmlab.backends.local import LocalBackend
+from llmlab.request import ChatRequest
+from llmlab.testing import tiny_checkpoint
 
 _COMPILED: list[str] = []
 _LISTENING = False
@@ -29,38 +30,41 @@ def test_the_events_are_heard():
 
 
 @pytest.mark.parametrize("slots", [None, 4])
-def test_two_hundred_requests_compile_nothing(decoder, slots):
-    engine = Engine(*decoder, ends=(END,), slots=slots)
+def test_two_hundred_requests_compile_nothing(tmp_path, slots):
+    backend = LocalBackend.load(tiny_checkpoint(tmp_path / "tiny"), slots=slots)
     told = []
-    engine.warmup(progress=lambda done, total: told.append((done, total)))
+    backend.warmup(progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] == len(told)
     before = len(compiled())
     rng = np.random.default_rng(0)
-    open_tickets = []
+    under_way = []
     for _ in range(200):
-        n = int(rng.choice([1, 1, 1, 2, 5, 40]))
-        prompt = "w" * int(rng.integers(1, 300))
-        params = {
-            "seed": int(rng.integers(-(2**63), 2**63)),
-            "temperature": float(rng.choice([0.0, 0.5, 1.0, 2.0])),
-            "top_k": int(rng.choice([0, 1, 50, 128])),
-            "top_p": float(rng.uniform(0.1, 1.0)),
-            "min_p": float(rng.choice([0.0, 0.05])),
-            "repetition_penalty": float(rng.choice([1.0, 1.2])),
-            "frequency_penalty": float(rng.choice([0.0, -1.0])),
-            "presence_penalty": float(rng.choice([0.0, 1.5])),
-            "logit_bias": {int(t): 5.0 for t in rng.integers(0, 256, rng.integers(0, 4))},
-            "min_tokens": int(rng.integers(0, 3)),
-        }
-        budget = int(rng.integers(1, 60))
-        open_tickets.append((engine.submit([row(prompt, choice=i, budget=budget, **params) for i in range(n)]), n))
+        request = ChatRequest.build(
+            "w" * int(rng.integers(1, 300)),
+            n=int(rng.choice([1, 1, 1, 1, 2, 12])),
+            seed=int(rng.integers(-(2**63), 2**63)),
+            max_tokens=int(rng.integers(1, 25)),
+            temperature=rng.choice([0.0, 0.5, 1.0, 2.0]),
+            top_k=rng.choice([0, 1, 50, 128]),
+            top_p=rng.uniform(0.1, 1.0),
+            min_p=rng.choice([0.0, 0.05]),
+            repetition_penalty=rng.choice([1.0, 1.2]),
+            frequency_penalty=rng.choice([0.0, -1.0]),
+            presence_penalty=rng.choice([0.0, 1.5]),
+            logit_bias={int(t): 5.0 for t in rng.integers(0, 256, rng.integers(0, 4))},
+            min_tokens=int(rng.integers(0, 2)),
+            logprobs=True,
+            top_logprobs=int(rng.integers(0, 21)),
+            stop=["x", "yz"] if rng.random() < 0.3 else None,
+        )
+        under_way.append(backend.stream(request))
         if rng.random() < 0.5:  # some alone, some together
-            read(*open_tickets.pop(0))
+            under_way.pop(0).result()
         if rng.random() < 0.1:
-            engine.next_logits(row(prompt).prompt)
-        if rng.random() < 0.05 and open_tickets:
-            open_tickets.pop()[0].cancel()
-    for ticket, n in open_tickets:
-        read(ticket, n)
+            backend.next_logits(backend.render(request))
+        if rng.random() < 0.05 and under_way:
+            under_way.pop().close()
+    for stream in under_way:
+        stream.result()
     assert compiled()[before:] == []
-    engine.close()
+    backend.close()

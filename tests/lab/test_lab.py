@@ -89,6 +89,8 @@ def test_an_interrupt_stops_the_run_and_is_passed_on(story) -> None:
         def __iter__(self):
             raise KeyboardInterrupt
 
+        def on_wait(self, tell): ...
+
         def result(self):
             return story
 
