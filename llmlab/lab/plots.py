@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A token of lower raw probability than this is marked as a surprise.
 SURPRISE = 0.1
 #: More tokens than this get a numbered axis, where only the most surprising ones have their label.
-_LABELLED, _MOST_SURPRISES = 52, 12
+_LABELLED, _MOST_SURPRISES = 60, 12
 
 
 class Trace(NamedTuple):
