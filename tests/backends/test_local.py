@@ -208,6 +208,19 @@ def test_logprobs_govern_the_response_alone(backend):
     np.testing.assert_array_equal(plain.choices[0].tokens.logprob, asked.choices[0].tokens.logprob)
 
 
+def test_half_precision_runs_and_says_what_it_costs(tmp_path):
+    folder = tiny_checkpoint(tmp_path / "half")
+    backend = LocalBackend.load(folder, dtype="bfloat16", slots=1, max_context=256)
+    assert backend.describe()["dtype"] == "bfloat16" and "slower" in backend.describe()["notes"][0]
+    full = LocalBackend.load(folder, slots=1, max_context=256)
+    half, whole = (b.next_logits(b.render(ChatRequest.build("Hello"))) for b in (backend, full))
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - whole).max() < 0.05 * np.abs(whole).max()
+    assert len(ask(backend).choices[0].tokens) > 0
+    backend.close()
+    full.close()
+
+
 def test_the_banners_facts(backend):
     facts = backend.describe()
     assert facts["model"] == "tiny" and facts["slots"] == 4 and facts["context"] == 256
