@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from llmlab.engine.decode import CHUNK, Emitted
-from llmlab.engine.prefill import padded_length, pieces
+from llmlab.engine.prefill import padded_length, piece_sizes, pieces
 from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.state import RowFields, Slots, row_fields
@@ -71,6 +71,7 @@ class Batch:
         self.programs = programs
         self.widths = widths
         self.lengths = lengths
+        self.sizes = piece_sizes(lengths[-1])
         self.memory = memory
         self.ends = ends
         self.prefills = 0
@@ -102,16 +103,15 @@ class Batch:
 
     def has_room(self, row: Row) -> bool:
         """Whether the row can join without any row's reserve overflowing the memory."""
-        reserve = max([len(row.prompt) + row.budget, *(live.reserve for live in self.live)])
-        return len(self.live) < self.allowed_widths(reserve)[-1]
+        return len(self.live) < self.allowed_widths(self._reserve(row))[-1]
 
     def admit(self, job: Job, index: int, *, waiting: int, waits: Callable[[bytes], bool]) -> None:
         """Put a row in a slot; `waiting` more rows stand in line, and `waits` tells whether one has a given prompt."""
         row = job.rows[index]
-        reserve = max([len(row.prompt) + row.budget, *(live.reserve for live in self.live)])
-        self._make_room(
-            wanted=min(len(self.live) + waiting, self.allowed_widths(reserve)[-1]), length=self._row_length(row)
-        )
+        widest = self.allowed_widths(self._reserve(row))[-1]
+        # Rows that came before may have been short enough for a width that this one is too long for.
+        self._narrow(widest)
+        self._make_room(wanted=min(len(self.live) + waiting, widest), length=self._row_length(row))
         slots = self._held()
         slot = self._live.index(None)
         cache = self._prefilled(row, length=slots.length, waits=waits)
@@ -131,13 +131,7 @@ class Batch:
 
     def narrow(self) -> None:
         """Once few are left of a wide batch, go on in a narrow one: a step's cost is its width's."""
-        slots = self._held()
-        while (at := self.widths.index(slots.width)) and len(self.live) <= self.widths[at - 1]:
-            new = self.widths[at - 1]
-            taken = [slot for slot, live in enumerate(self._live) if live]
-            index = np.array(taken + [0] * (new - len(taken)))
-            self._slots = slots = self.programs.resize(slots, index, np.arange(new) < len(taken))
-            self._live = [self._live[slot] for slot in taken] + [None] * (new - len(taken))
+        self._narrow(next(width for width in self.widths if width >= len(self.live)))
 
     def run(self, *, order: str) -> list[tuple[Live, Piece]]:
         """A chunk of steps: every row's new tokens. Rows that ended have left their slots."""
@@ -171,7 +165,7 @@ class Batch:
         return next((bucket for bucket in self.lengths if bucket >= length), self.lengths[-1])
 
     def _row_length(self, row: Row) -> int:
-        return max(len(row.prompt) + 1, padded_length(len(row.prompt) - 1))
+        return max(len(row.prompt) + 1, padded_length(len(row.prompt) - 1, sizes=self.sizes))
 
     def _make_room(self, *, wanted: int, length: int) -> None:
         """Have slots for `wanted` rows, `length` positions each."""
@@ -183,6 +177,18 @@ class Batch:
             self._live = [None] * width
         self._widen(width)
         self._lengthen(length)
+
+    def _reserve(self, row: Row) -> int:
+        """The positions that the longest row may come to need once this one has joined."""
+        return max([len(row.prompt) + row.budget, *(live.reserve for live in self.live)])
+
+    def _narrow(self, width: int) -> None:
+        while self._slots is not None and self._slots.width > width:
+            new = self.widths[self.widths.index(self._slots.width) - 1]
+            taken = [slot for slot, live in enumerate(self._live) if live]
+            index = np.array(taken + [0] * (new - len(taken)))
+            self._slots = self.programs.resize(self._slots, index, np.arange(new) < len(taken))
+            self._live = [self._live[slot] for slot in taken] + [None] * (new - len(taken))
 
     def _widen(self, width: int) -> None:
         while (now := self._held().width) < width:
@@ -222,7 +228,7 @@ class Batch:
         held = self._prompts.pop(row.key, None)
         if held is None or held.length > length:
             held = self.programs.row_cache(length=length)
-            for start, tokens in pieces(row.prompt[:-1]):
+            for start, tokens in pieces(row.prompt[:-1], sizes=self.sizes):
                 held = self.programs.prefill(held, tokens, start)
             self.prefills += 1
         while held.length < length:

@@ -26,7 +26,12 @@ def prefill(
     return nnx.merge(graph, weights)(tokens, positions, bias, cache=cache)[1]
 
 
-def pieces(ids: np.ndarray, *, sizes: tuple[int, ...] = PIECES) -> Iterator[tuple[int, np.ndarray]]:
+def piece_sizes(length: int) -> tuple[int, ...]:
+    """The sizes that a cache of `length` positions has room for; the length is a multiple of the largest."""
+    return tuple(size for size in PIECES if size <= length)
+
+
+def pieces(ids: np.ndarray, *, sizes: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
     """(start, padded tokens [1, C]) for each piece of a prompt."""
     for start in range(0, len(ids), sizes[-1]):
         piece = ids[start : start + sizes[-1]]
@@ -34,7 +39,7 @@ def pieces(ids: np.ndarray, *, sizes: tuple[int, ...] = PIECES) -> Iterator[tupl
         yield start, np.pad(piece, (0, size - len(piece))).astype(np.int32)[None, :]
 
 
-def padded_length(count: int, *, sizes: tuple[int, ...] = PIECES) -> int:
+def padded_length(count: int, *, sizes: tuple[int, ...]) -> int:
     """How many positions the pieces of a prompt write, padding included."""
     whole, tail = divmod(count, sizes[-1])
     return whole * sizes[-1] + (next(size for size in sizes if size >= tail) if tail else 0)

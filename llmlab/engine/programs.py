@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float32
 
 from llmlab.engine import decode, state
 from llmlab.engine.decode import Emitted
-from llmlab.engine.prefill import PIECES, prefill
+from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.state import RowFields, Slots
 from llmlab.models.cache import KVCache
 from llmlab.models.config import ModelConfig
@@ -129,7 +129,7 @@ class Programs:
                 )
 
     def _visit_row(self, *, length: int) -> None:
-        for size in (size for size in PIECES if size <= length):
+        for size in piece_sizes(length):
             self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0)
         slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
         jax.block_until_ready(self.peek(slots))

@@ -75,6 +75,16 @@ def test_long_prompts_are_prefilled_in_pieces(free):
     assert len(made) == 32 and finish == ["length"]
 
 
+@pytest.mark.parametrize("max_context", [1, 20, 130, 256, 300, 512])
+def test_a_prompt_may_fill_the_context_whatever_its_length(decoder, free, max_context):
+    engine = Engine(*decoder, ends=(END,), max_context=max_context, slots=1)
+    for size in {max_context - 1, max_context * 3 // 4}:
+        if size:
+            prompt = row("abcdefghij" * 52).prompt[:size]
+            np.testing.assert_allclose(engine.next_logits(prompt), free.next_logits(prompt), atol=1e-4)
+    engine.close()
+
+
 def test_a_row_that_does_not_fit_is_refused_at_once(free):
     for bad in (row("x" * 500, budget=20), row("", budget=1)):
         with pytest.raises(ValueError, match="positions|at least one"):
@@ -191,8 +201,14 @@ def test_a_closed_engine_says_so(decoder):
 def test_a_batch_that_does_not_fit_the_memory_waits(decoder):
     config, model = decoder
     one = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
-    engine = Engine(config, model, ends=(END,), memory=one * 512 * 8)  # eight rows at 512 positions, not 32
+    engine = Engine(config, model, ends=(END,), memory=one * 512 * 16)  # 8 rows of 512 positions, or 32 of 256
     tokens, _, _ = run(engine, *(row(choice=i, budget=400, ignore_ends=True) for i in range(20)))
     assert {len(made) for made in tokens} == {400}
     assert max(width for width, _ in engine._batch._pace) <= 8
+    # Short rows may be many; a long one that joins them must wait until the batch is narrow enough.
+    short = engine.submit([row(choice=i, budget=100 + 5 * i, ignore_ends=True) for i in range(20)])
+    long = engine.submit([row(choice=i, budget=400, ignore_ends=True) for i in range(3)])
+    assert [len(made) for made in read(long, 3)[0]] == [400] * 3
+    assert [len(made) for made in read(short, 20)[0]] == [100 + 5 * i for i in range(20)]
+    assert (32, 256) in engine._batch._pace and (32, 512) not in engine._batch._pace
     engine.close()
