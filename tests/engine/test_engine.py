@@ -204,11 +204,14 @@ def test_a_batch_that_does_not_fit_the_memory_waits(decoder):
     engine = Engine(config, model, ends=(END,), memory=one * 512 * 16)  # 8 rows of 512 positions, or 32 of 256
     tokens, _, _ = run(engine, *(row(choice=i, budget=400, ignore_ends=True) for i in range(20)))
     assert {len(made) for made in tokens} == {400}
-    assert max(width for width, _ in engine._batch._pace) <= 8
+    assert ("decode", 8, 512, "llmlab") in engine.programs._met
     # Short rows may be many; a long one that joins them must wait until the batch is narrow enough.
     short = engine.submit([row(choice=i, budget=100 + 5 * i, ignore_ends=True) for i in range(20)])
-    long = engine.submit([row(choice=i, budget=400, ignore_ends=True) for i in range(3)])
-    assert [len(made) for made in read(long, 3)[0]] == [400] * 3
-    assert [len(made) for made in read(short, 20)[0]] == [100 + 5 * i for i in range(20)]
-    assert (32, 256) in engine._batch._pace and (32, 512) not in engine._batch._pace
+    blocks = iter(short)
+    made = sum(len(piece.tokens) for piece in next(blocks))
+    assert run(engine, row(budget=400, ignore_ends=True))[0] == tokens[:1]
+    made += sum(len(piece.tokens) for block in blocks for piece in block)
+    assert made == sum(100 + 5 * i for i in range(20))
+    assert ("decode", 32, 256, "llmlab") in engine.programs._met
+    assert ("decode", 32, 512, "llmlab") not in engine.programs._met
     engine.close()
