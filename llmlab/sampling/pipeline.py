@@ -105,7 +105,7 @@ _MIN_P = Stage(
     lambda logits, inputs, history: apply_min_p(logits, min_p=inputs.min_p),
 )
 
-#: Ours. The design's, and the docstring's, 1 to 9.
+#: Ours, the docstring's 1 to 9.
 ORDER: Order = (_LOGIT_BIAS, _REPETITION, _FREQUENCY, _PRESENCE, _MASK, _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P)
 
 #: vLLM's (`vllm/v1/sample/sampler.py`, the docstring of `Sampler`, and `ops/topk_topp_sampler.py`): what is allowed
@@ -156,8 +156,8 @@ SGLANG: Order = (
 #: llama.cpp's (`common/common.h`, the default of `samplers`, and `common_sampler_init` in `common/sampling.cpp`): the
 #: three cuts come first and measure the law at temperature 1; the temperature only reshapes what they left. Its other
 #: samplers (dry, top_n_sigma, typ_p, xtc) are off by default and not here. Not carried over: its penalties count the
-#: last 64 tokens, the prompt's included, ours the design's; and it asks the grammar about the drawn token, masking and
-#: drawing again where that was forbidden, where this order masks first (its own `grammar_first`).
+#: last 64 tokens, the prompt's included, not the whole output; and it asks the grammar about the drawn token, masking
+#: and drawing again where that was forbidden, while this order masks first (its own `grammar_first`).
 LLAMA_CPP: Order = (_MASK, _LOGIT_BIAS, _REPETITION, _FREQUENCY, _PRESENCE, _TOP_K, _TOP_P, _MIN_P, _TEMPERATURE)
 
 #: The orders by the names that `order=` takes.
@@ -183,6 +183,7 @@ def run(
         order: one of `ORDERS`, or any tuple of stages.
         alternatives: how many of the best tokens the figures list.
     """
+    inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
     raw = logits.astype(jnp.float32)
     final = process(raw, inputs, history, order=order)
     # Where one token is left there is nothing to draw, and the noise is most of the cost of a greedy batch.
@@ -215,6 +216,7 @@ def trace(
 
 def _walk(logits: Array, inputs: SamplerInputs, history: History, *, order: Order) -> tuple[Array, ...]:
     """The raw logits, and what each stage left of them."""
+    inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
     lefts = [logits.astype(jnp.float32)]
     for stage in order:
 
