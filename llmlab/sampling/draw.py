@@ -5,9 +5,9 @@ the slot, the other parameters, the width of the vocabulary, or any JAX setting,
 parameters meets the same noise: a coupled counterfactual.
 
 The hash is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the one
-under `jax.random`. It is written out here because `jax.random.gumbel` in float32 makes either 23-bit uniforms, with
-which one in fifty draws over 150,000 tokens is a tie at the top, or better ones at three times the cost; here both
-words of a block are used, 48 bits a token, at half the cost of the former.
+under `jax.random`. It is written out here because `jax.random.gumbel` in float32 takes twice as long for 23-bit
+uniforms, with which one in fifty draws over 150,000 tokens is a tie at the top, and three times as long for finer ones.
+Here both words of a block are used, 48 bits a token. And a seed that somebody wrote down outlives JAX's releases.
 """
 
 from __future__ import annotations

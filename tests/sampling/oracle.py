@@ -36,6 +36,7 @@ class Law:
     probs: np.ndarray  # float64 [V]
     kept: np.ndarray  # bool [V]
     close: list[str] = field(default_factory=list)  # the stages that had a close decision
+    rivals: np.ndarray | None = None  # bool [V]: what might as well have been the largest, at temperature 0
 
 
 def f64(x: float) -> float:
@@ -70,6 +71,7 @@ def law(case: Case) -> Law:
     order = np.lexsort((np.arange(len(logits)), -logits))  # logit falling, id rising
     order = order[logits[order] > -np.inf]
     unscaled = logits
+    rivals = logits >= logits[order[0]] - CLOSE
     t = f64(p.temperature)
     if t < f64(1e-5):
         if len(order) > 1 and 0 < logits[order[0]] - logits[order[1]] < CLOSE:
@@ -111,7 +113,7 @@ def law(case: Case) -> Law:
     probs[kept] = softmax(logits[kept])
     mask = np.zeros(len(logits), bool)
     mask[kept] = True
-    return Law(probs, mask, close)
+    return Law(probs, mask, close, rivals)
 
 
 def entropy(probs: np.ndarray) -> float:
