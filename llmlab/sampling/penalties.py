@@ -25,8 +25,11 @@ def apply_repetition(
 
     CTRL's penalty (Keskar et al. 2019, arXiv:1909.05858) with the sign fix that made it work on raw logits.
     """
-    r = penalty[:, None]
-    return jnp.where(seen & (r != 1.0), jnp.where(logits > 0.0, logits / r, logits * r), logits)
+    # A penalty may be as small as one likes: it must not become 0, nor a logit infinite.
+    limits = jnp.finfo(jnp.float32)
+    r = jnp.maximum(penalty, limits.tiny)[:, None]
+    scaled = jnp.where(logits > 0.0, jnp.minimum(logits / r, limits.max), logits * r)
+    return jnp.where(seen & (r != 1.0), scaled, logits)
 
 
 def apply_frequency(
