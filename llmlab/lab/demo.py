@@ -33,15 +33,15 @@ def run(lab: Lab, *, seed: int) -> Demo:
     """Ask the model everything that the demo shows."""
     fields: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": seed, "max_tokens": 80}
     start = time.perf_counter()
-    story = lab.chat(STORY, **fields)
+    first = lab.chat(STORY, **fields)
     middle = time.perf_counter()
-    again = lab.chat(STORY, **fields)
+    story = lab.chat(STORY, **fields)  # shown is the second: its speed is the engine's, without the compiler's
     end = time.perf_counter()
     return Demo(
         story=story,
         seconds=middle - start,
         seconds_again=end - middle,
-        same=story.choices[0].tokens.ids.tolist() == again.choices[0].tokens.ids.tolist(),
+        same=first.choices[0].tokens.ids.tolist() == story.choices[0].tokens.ids.tolist(),
         law=lab.next_token(QUESTION),
         cool=lab.chat(QUESTION, temperature=COOL, n=DRAWS, seed=seed, max_tokens=16),
         warm=lab.chat(QUESTION, temperature=WARM, n=DRAWS, seed=seed, max_tokens=16),
