@@ -171,12 +171,6 @@ def test_a_vanishing_repetition_penalty_stays_finite(penalty: float) -> None:
     assert abs(left[0, 1]) == 0.0 and -1e-30 < left[0, 2] <= 0.0
 
 
-def test_the_smallest_repetition_penalty_leaves_a_law() -> None:
-    left = apply_repetition(logits([2.0, -2.0, 0.0, -INF]), penalty=column(1e-45), seen=jnp.ones((1, 4), bool))
-    assert left[0, 0] == np.finfo(np.float32).max
-    assert -1e-30 <= left[0, 1] <= 0.0 and left[0, 2] == 0.0 and left[0, 3] == -INF
-
-
 def test_frequency_counts_and_presence_does_not() -> None:
     row, counts = [1.0, 1.0, -1.0, -INF], jnp.array([[0, 1, 3, 2]] * 3, jnp.int32)
     rows, penalty = logits(row, row, row), column(0.5, -2.0, 0.0)
