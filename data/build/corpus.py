@@ -19,8 +19,8 @@ TRAIN_SEED, EVAL_SEED = 1_000_000, 9_000_000
 
 # domain -> its share of the conversations (their lengths differ: tools are 5 times as long as laws)
 MIXTURE: dict[str, float] = {
-    "laws": 0.34, "arithmetic": 0.20, "facts": 0.11, "tools": 0.11, "records": 0.10, "stories": 0.06, "talk": 0.03,
-    "several": 0.05,
+    "laws": 0.40, "arithmetic": 0.12, "facts": 0.08, "tools": 0.20, "records": 0.10, "stories": 0.04, "talk": 0.02,
+    "several": 0.04,
 }  # fmt: skip
 
 
