@@ -14,7 +14,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data.build.conversation import Conversation
-from data.build.corpus import TRAIN_SEED, Stream
+from data.build.corpus import CURRICULUM, TRAIN_SEED, Stream
 from data.build.tokenizer import render
 
 LENGTHS = (128, 256, 384, 1024)  # a conversation goes to the shortest rows that hold it
@@ -89,7 +89,8 @@ class Encoder:
 
 def shard(encoder: Encoder, *, seed: int, number: int, tokens_per_batch: int) -> list[Batch]:
     """The batches of one shard, each of about ``tokens_per_batch`` tokens, in the order of training."""
-    stream = Stream(TRAIN_SEED + 100_003 * seed + number)
+    course = CURRICULUM[max(first for first in CURRICULUM if first <= number)]
+    stream = Stream(TRAIN_SEED + 100_003 * seed + number, course=course)
     conversations = [stream.next() for _ in range(SHARD_CONVERSATIONS)]
     encoded = encoder.encode(conversations)
     batches = []

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from data.build.conversation import Conversation
-from data.build.corpus import TRAIN_SEED, Stream
+from data.build.corpus import BROAD, TRAIN_SEED, Stream
 from data.build.laws import LAWS
 
 VOCABULARY, CONTEXT = 2048, 1024
@@ -53,7 +53,7 @@ def _texts(seed: int, count: int) -> Iterator[str]:
     # An answer of a known law is best one token: its weight here is that of a common word.
     for law in LAWS:
         yield from [_latin(answer) for answer in law.distribution for _ in range(150)]
-    stream = Stream(seed)
+    stream = Stream(seed, course=BROAD)
     for _ in range(count):
         conversation = stream.next()
         for tool in conversation.tools or []:

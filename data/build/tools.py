@@ -99,85 +99,85 @@ def _money(rng: random.Random) -> Arguments:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("weather", ("get_weather", "check_weather"),
+    Family("weather", ("get_weather", "check_weather", "weather_now", "find_weather", "weather_report"),
            ("The weather in a city", "Get the weather now", "Weather report for a place"),
-           {"city": ("string", ("city", "place"), "The city")},
+           {"city": ("string", ("city", "place", "location", "town"), "The city")},
            ("What is the weather in {city}?", "How is the weather in {city}?", "Is it cold in {city} today?",
             "Tell me the weather in {city}.", "Will I need a coat in {city}?", "Weather in {city}, please."),
            lambda rng: {"city": rng.choice(CITIES)}, _weather, "What is the weather in {0} and in {1}?"),
-    Family("time", ("get_time", "clock"),
+    Family("time", ("get_time", "clock", "local_time", "find_time", "check_time"),
            ("The local time in a city", "Get the time of day somewhere", "What time it is in a place"),
-           {"city": ("string", ("city", "place"), "The city")},
+           {"city": ("string", ("city", "place", "location", "town"), "The city")},
            ("What time is it in {city}?", "Tell me the time in {city}.", "How late is it in {city}?",
             "The time in {city}, please."),
            lambda rng: {"city": rng.choice(CITIES)}, _time, "What time is it in {0} and in {1}?"),
-    Family("timer", ("set_timer", "start_timer"),
+    Family("timer", ("set_timer", "start_timer", "timer", "new_timer"),
            ("Start a timer", "Set a timer in minutes", "Count down some minutes"),
-           {"minutes": ("integer", ("minutes", "duration"), "How many minutes")},
+           {"minutes": ("integer", ("minutes", "duration", "length"), "How many minutes")},
            ("Set a timer for {minutes} minutes.", "Start a timer of {minutes} minutes.",
             "Wake me in {minutes} minutes.", "Please count down {minutes} minutes."),
            lambda rng: {"minutes": rng.randint(2, 99)}, _done("The timer is set for {minutes} minutes.")),
-    Family("convert", ("convert_money", "exchange"),
+    Family("convert", ("convert_money", "exchange", "convert_currency", "change_money"),
            ("Convert money", "Exchange an amount of money", "Convert from one currency to another"),
-           {"amount": ("integer", ("amount", "value"), "How much"),
-            "source": ("string", ("source", "from"), "Convert from"),
-            "target": ("string", ("target", "to"), "Convert to")},
+           {"amount": ("integer", ("amount", "value", "sum"), "How much"),
+            "source": ("string", ("source", "from", "have"), "Convert from"),
+            "target": ("string", ("target", "to", "want"), "Convert to")},
            ("Convert {amount} {source} to {target}.", "How much is {amount} {source} in {target}?",
             "Change {amount} {source} into {target}.", "What are {amount} {source} in {target}?"),
            _money, _convert),
-    Family("message", ("send_message", "send_text"),
+    Family("message", ("send_message", "send_text", "write_message", "message"),
            ("Send a message", "Send a text to someone", "Write to a person"),
-           {"person": ("string", ("person", "to"), "Who gets it"),
-            "text": ("string", ("text", "message"), "What to say")},
+           {"person": ("string", ("person", "to", "name", "recipient"), "Who gets it"),
+            "text": ("string", ("text", "message", "body"), "What to say")},
            ("Tell {person} that {text}.", "Send {person} a message: {text}.", "Write to {person}: {text}.",
             "Text {person} that {text}."),
            lambda rng: {"person": rng.choice(NAMES), "text": rng.choice(NOTES)}, _done("I told {person} that {text}.")),
-    Family("lights", ("set_light", "switch_light"),
+    Family("lights", ("set_light", "switch_light", "control_light", "light"),
            ("Switch a light", "Turn a light on or off", "Control the lights at home"),
-           {"room": ("string", ("room", "place"), "The room"),
-            "state": ("string", ("state", "power"), "on or off")},
+           {"room": ("string", ("room", "place", "where"), "The room"),
+            "state": ("string", ("state", "power", "mode"), "on or off")},
            ("Turn {state} the light in the {room}.", "Switch {state} the {room} light.",
             "Please turn the {room} light {state}.", "Light {state} in the {room}."),
            lambda rng: {"room": rng.choice(ROOMS), "state": rng.choice(("on", "off"))},
            _done("The light in the {room} is {state}.")),
-    Family("shopping", ("add_item", "shopping_list"),
+    Family("shopping", ("add_item", "shopping_list", "add_to_list", "buy"),
            ("Add to the shopping list", "Put an item on the list", "Write down what to buy"),
-           {"item": ("string", ("item", "product"), "What to buy"),
-            "count": ("integer", ("count", "quantity"), "How many")},
+           {"item": ("string", ("item", "product", "thing"), "What to buy"),
+            "count": ("integer", ("count", "quantity", "number"), "How many")},
            ("Put {count} {item} on the shopping list.", "Add {count} {item} to my list.", "We need {count} {item}.",
             "Please write down {count} {item}."),
            lambda rng: {"item": rng.choice(ITEMS), "count": rng.randint(2, 40)},
            _done("I put {count} {item} on the list.")),
-    Family("table", ("book_table", "reserve_table"),
+    Family("table", ("book_table", "reserve_table", "reserve", "new_booking"),
            ("Book a table", "Reserve a table at a restaurant", "Make a booking"),
-           {"people": ("integer", ("people", "guests"), "How many people"),
-            "hour": ("integer", ("hour", "time"), "The hour")},
+           {"people": ("integer", ("people", "guests", "seats"), "How many people"),
+            "hour": ("integer", ("hour", "time", "at"), "The hour")},
            ("Book a table for {people} at {hour}.", "Reserve a table at {hour} for {people} people.",
             "I want a table for {people} at {hour}.", "A table at {hour} for {people}, please."),
            lambda rng: {"people": rng.randint(2, 12), "hour": rng.randint(17, 22)},
            _done("A table for {people} is booked at {hour}.")),
-    Family("route", ("find_route", "get_route"),
+    Family("route", ("find_route", "get_route", "plan_trip", "directions"),
            ("Find a route", "Plan a trip between two cities", "The way from a city to another"),
-           {"start": ("string", ("start", "origin"), "Where it begins"),
-            "end": ("string", ("end", "destination"), "Where it ends")},
+           {"start": ("string", ("start", "origin", "from"), "Where it begins"),
+            "end": ("string", ("end", "destination", "to"), "Where it ends")},
            ("How do I get from {start} to {end}?", "Find a route from {start} to {end}.",
             "Plan a trip from {start} to {end}.", "I travel from {start} to {end}. Which way?"),
            _pair(("start", "end"), CITIES), _route),
-    Family("music", ("play_song", "play_music"),
+    Family("music", ("play_song", "play_music", "play", "start_song"),
            ("Play a song", "Play music", "Start a song by its title"),
-           {"title": ("string", ("title", "song"), "The song")},
+           {"title": ("string", ("title", "song", "name"), "The song")},
            ("Play {title}.", "Play the song {title}.", "I want to hear {title}.", "Put on {title}, please."),
            lambda rng: {"title": rng.choice(TITLES)}, _song),
-    Family("library", ("find_book", "search_book"),
+    Family("library", ("find_book", "search_book", "library_search", "count_copies"),
            ("Find a book", "Search the library", "Look for a book by its title"),
-           {"title": ("string", ("title", "book"), "The book")},
+           {"title": ("string", ("title", "book", "query"), "The book")},
            ("Do you have the book {title}?", "Find the book {title}.", "Search the library for {title}.",
             "Is there a copy of {title}?"),
            lambda rng: {"title": rng.choice(TITLES)}, _book),
-    Family("translate", ("translate", "translate_word"),
+    Family("translate", ("translate", "translate_word", "get_translation", "dictionary"),
            ("Translate a word", "Look up a word in a language", "Translate into a language"),
-           {"word": ("string", ("word", "text"), "The word"),
-            "language": ("string", ("language", "target"), "The language")},
+           {"word": ("string", ("word", "text", "term"), "The word"),
+            "language": ("string", ("language", "target", "to"), "The language")},
            ("Translate {word} into {language}.", "What is {word} in {language}?",
             "How do you say {word} in {language}?",
             "Give me the {language} word for {word}."),
@@ -187,6 +187,18 @@ FAMILIES: tuple[Family, ...] = (
 REFUSAL = "I do not have a function for that."
 THOUGHTS = ("There is a function for this.", "I will call a function.")
 NO_THOUGHTS = ("No function fits this.",)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """How calls are taught: the first so many spellings of a name, and how often there is nothing to call."""
+
+    spellings: int
+    refusals: float  # the share of requests that would need a function which is not there
+    chats: float  # the share that needs none
+
+
+BROAD, CLOSE = Lessons(spellings=5, refusals=0.12, chats=0.12), Lessons(spellings=2, refusals=0.16, chats=0.10)
 
 
 @dataclass(frozen=True)
@@ -204,10 +216,10 @@ class Function:
         return {"type": "function", "function": {"name": self.name, "arguments": named}}
 
 
-def define(rng: random.Random, family: Family) -> Function:
+def define(rng: random.Random, family: Family, *, spellings: int) -> Function:
     """Draw a function of a family: its name, its description, its parameters' names and whether they are described."""
-    name, described = rng.choice(family.functions), rng.random() < 0.3
-    names = {key: rng.choice(spec[1]) for key, spec in family.parameters.items()}
+    name, described = rng.choice(family.functions[:spellings]), rng.random() < 0.3
+    names = {key: rng.choice(spec[1][:spellings]) for key, spec in family.parameters.items()}
     properties = {}
     for key, (kind, _, description) in family.parameters.items():
         properties[names[key]] = {"type": kind} | ({"description": description} if described else {})
@@ -222,20 +234,20 @@ def call_message(calls: list[dict[str, Any]], *, reasoning: str = "") -> Message
 
 
 def conversation(
-    rng: random.Random, *, chat: Callable[[], Conversation], calls_only: bool = False, turns: int = 2
+    rng: random.Random, *, chat: Callable[[], Conversation], lessons: Lessons, calls_only: bool = False, turns: int = 2
 ) -> Conversation:
     """One to three functions and up to ``turns`` requests; ``chat`` gives a conversation about anything else.
 
     With ``calls_only`` there is one request and the answer to it is the last message: what the evaluation asks.
     """
     chosen = rng.sample(FAMILIES, rng.choices((1, 2, 3), (0.5, 0.4, 0.1))[0] + 1)
-    functions, absent = [define(rng, family) for family in chosen[:-1]], chosen[-1]
+    functions, absent = [define(rng, f, spellings=lessons.spellings) for f in chosen[:-1]], chosen[-1]
     thinking = not calls_only and rng.random() < 0.06
     messages: list[Message] = []
     if rng.random() < 0.15:
         messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
     for _ in range(1 if calls_only else rng.randint(1, turns)):
-        messages += _request(rng, functions, absent, chat, thinking=thinking, calls_only=calls_only)
+        messages += _request(rng, functions, absent, chat, lessons, thinking=thinking, calls_only=calls_only)
     if not calls_only and messages[-1]["role"] == "tool":
         raise AssertionError("a conversation ends with the assistant")
     for message in messages[: _last_user(messages)]:
@@ -248,22 +260,22 @@ def _last_user(messages: list[Message]) -> int:
 
 
 def _request(
-    rng: random.Random, functions: list[Function], absent: Family, chat: Callable[[], Conversation], *,
-    thinking: bool, calls_only: bool,
+    rng: random.Random, functions: list[Function], absent: Family, chat: Callable[[], Conversation], lessons: Lessons,
+    *, thinking: bool, calls_only: bool,
 ) -> list[Message]:  # fmt: skip
     thought = rng.choice(THOUGHTS) if thinking else ""
     kind = rng.random()
-    if kind < 0.16:
+    if kind < lessons.refusals:
         refusal = assistant(REFUSAL, reasoning=NO_THOUGHTS[0] if thinking else "")
         return [user(rng.choice(absent.asks).format(**absent.draw(rng))), refusal]
-    if kind < 0.26:
+    if kind < lessons.refusals + lessons.chats:
         other = chat()
         if not thinking:
             return other.messages
         return [other.messages[0], other.messages[1] | {"reasoning_content": NO_THOUGHTS[0]}]
     function = rng.choice(functions)
     doubles = [f for f in functions if f.family.both]
-    if doubles and kind < 0.36:
+    if doubles and kind < lessons.refusals + lessons.chats + 0.1:
         function = rng.choice(doubles)
         first, second = _two(rng, CITIES)
         drawn = [{"city": first}, {"city": second}]

@@ -103,7 +103,7 @@ def test_every_record_is_json_with_the_fields_that_were_asked_for():
 def test_every_tool_call_fits_its_definition_and_copies_the_request():
     stream, called = Stream(13), 0
     for _ in range(400):
-        conversation = tools.conversation(stream.rng, chat=stream.plain)
+        conversation = tools.conversation(stream.rng, chat=stream.plain, lessons=tools.BROAD)
         definitions = {tool["function"]["name"]: tool["function"]["parameters"] for tool in conversation.tools or []}
         request = ""
         for message in conversation.messages:
