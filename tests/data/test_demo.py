@@ -151,3 +151,12 @@ def test_the_committed_truth_and_prompts_are_what_the_generator_writes():
     for name, rows in prompts().items():
         lines = (DEMO.parent / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         assert [json.loads(line) for line in lines] == rows
+
+
+def test_the_card_says_what_was_measured():
+    from data.build.evaluate import KL_TARGET, TARGETS, table
+
+    figures = json.loads((DEMO / "metrics.json").read_text(encoding="utf-8"))
+    assert table(figures) in (DEMO / "README.md").read_text(encoding="utf-8")
+    assert figures["kl"] <= KL_TARGET and set(figures["kl_by_law"]) == {law.name for law in LAWS}
+    assert all(share >= (TARGETS[domain] or 0) for domain, share in figures["exact"].items())
