@@ -14,14 +14,15 @@ import numpy as np
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import SamplingParams
 
-#: The batch widths that are compiled for; `load(slots=N)` pins one of the caller's.
-WIDTHS = (1, 8, 32, 128)
+#: The batch widths that are compiled for; `load(slots=N)` pins one of the caller's. 64 is there for CPUs, where a step
+#: of a small model costs as much as its width: 64 rows in 128 slots would take nearly twice as long.
+WIDTHS = (1, 8, 32, 64, 128)
 
 #: How often a reader that waits is told so.
 WAIT_SECONDS = 0.5
 
 #: The shortest cache; each next one is twice as long.
-SHORTEST = 256
+SHORTEST = 128
 
 
 def cache_lengths(max_context: int) -> tuple[int, ...]:

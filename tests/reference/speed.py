@@ -97,13 +97,14 @@ def main() -> None:
     """Print the three ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
     parser.add_argument(
         "--skip-large", action="store_true", help="leave the 0.5 B model out (2 GB on disk, twice in memory)"
     )
     arguments = parser.parse_args()
     demo = demo_folder()
     vocab_size = AutoConfig.from_pretrained(demo).vocab_size
-    for batch in (1, 64):
+    for batch in arguments.batches:
         compare("the embedded model", demo, vocab_size=vocab_size, batch=batch, tokens=128, rounds=arguments.rounds)
     if arguments.skip_large:
         return
