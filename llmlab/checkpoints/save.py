@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from llmlab.checkpoints.families import Rule, rules
 from llmlab.models.config import ModelConfig
@@ -41,7 +41,8 @@ def save_checkpoint(folder: Path, *, model: Transformer, config: Mapping[str, An
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
     path = folder / "model.safetensors"
-    save_file(tensors, path, metadata={"format": "pt"})
+    # Not `save_file`: it leaves a file that its owner alone may read.
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
     return path
 
 
