@@ -32,7 +32,7 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Public test doubles: they build checkpoints, and nothing of the package may lean on them.
 FLOOR["testing"] = FLOOR["backends"]
-#: One step sideways that the design allows, and no other.
+#: One step sideways that is allowed, and no other.
 SIDEWAYS = {("lab", "serve")}
 
 #: Where each of these may be imported; a name that is not here may be imported anywhere.
