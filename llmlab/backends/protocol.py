@@ -54,6 +54,25 @@ class Tokens:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool, as the API's `message.tool_calls` holds it."""
+
+    id: str
+    name: str
+    arguments: str  #: as the model wrote them: JSON text where it wrote JSON, unfinished where the length cut it
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """New text of one tool call; its first delta brings the id and the name."""
+
+    index: int  #: among the calls of its choice
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Choice:
     """One of the n answers to a request."""
@@ -62,6 +81,8 @@ class Choice:
     text: str  #: the content, as the API's `message.content` holds it
     tokens: Tokens
     finish_reason: str  #: stop, length, tool_calls; "interrupted" where a run was stopped by hand
+    reasoning: str | None = None  #: what stood between the reasoning's tags, also where `text` holds it too
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +118,11 @@ class Delta:
     """What a stream yields: new text of one choice, or its finish reason; the tokens that became final with it."""
 
     index: int
-    text: str
+    text: str  #: new content
     tokens: Tokens
     finish_reason: str | None
+    reasoning: str = ""  #: new reasoning, where the request separates it from the content
+    calls: tuple[CallDelta, ...] = ()
 
 
 @runtime_checkable
