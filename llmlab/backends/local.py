@@ -13,7 +13,7 @@ import numpy as np
 
 from llmlab import __version__
 from llmlab.backends.devices import device, free_memory
-from llmlab.backends.protocol import Completion, Delta, Timing
+from llmlab.backends.protocol import Completion, Delta, Header, Timing
 from llmlab.backends.writer import Writer
 from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
@@ -42,6 +42,7 @@ class LocalBackend:
         self.template = template
         self.engine = engine
         self.token_bytes = tokenizer.token_bytes
+        self.names = {i: tokenizer.name(i) for i, raw in enumerate(tokenizer.token_bytes) if raw is None}
         self.ends = engine.ends
         self.notes: tuple[str, ...] = ()
 
@@ -159,7 +160,17 @@ class LocalBackend:
         seed = request.seed if request.seed is not None else draw_seed()
         params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
         rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos) for p in params]
-        return LocalStream(self, request, rows, prompt=prompt, seed=seed, order=order)
+        header = Header(
+            id=f"chatcmpl-{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=self.name,
+            request=request,
+            seed=seed,
+            prompt_ids=prompt,
+            system_fingerprint=self.system_fingerprint,
+            names=self.names,
+        )
+        return LocalStream(self, rows, header=header, order=order)
 
     def render(self, request: ChatRequest) -> np.ndarray:
         """The prompt's token ids [L]."""
@@ -248,24 +259,11 @@ class LocalStream:
     After an interrupt (or `close`) `result` gives what was made so far, with finish_reason "interrupted".
     """
 
-    def __init__(
-        self,
-        backend: LocalBackend,
-        request: ChatRequest,
-        rows: list[Row],
-        *,
-        prompt: np.ndarray,
-        seed: int,
-        order: str,
-    ):
-        self._backend = backend
-        self._request = request
-        self._prompt = prompt
-        self._seed = seed
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
-        self.created = int(time.time())
+    def __init__(self, backend: LocalBackend, rows: list[Row], *, header: Header, order: str):
+        self.header = header
+        self._programs = backend.engine.programs
         self._clock = _Clock()
-        self._writers = [backend.writer(request, prompt, index=i) for i in range(len(rows))]
+        self._writers = [backend.writer(header.request, header.prompt_ids, index=i) for i in range(len(rows))]
         self._ticket = backend.engine.submit(rows, order=order)
         self._deltas = _deltas(self._ticket, self._writers, self._clock)
 
@@ -274,13 +272,16 @@ class LocalStream:
 
     def on_wait(self, tell: Callable[[str], None]) -> None:
         """While nothing comes: be told, about twice a second, what the engine is doing."""
-        programs = self._backend.engine.programs
+        programs = self._programs
         self._ticket.on_wait = lambda: tell(programs.compiling or "waiting")
 
     def close(self) -> None:
-        """Stop; what was made stays."""
+        """Stop; what was made stays. Any thread may: one that reads meanwhile comes to the end by itself."""
         self._ticket.cancel()
-        self._deltas.close()
+        try:
+            self._deltas.close()
+        except ValueError:  # another thread is reading
+            return
         self._end()
 
     def result(self) -> Completion:
@@ -289,14 +290,8 @@ class LocalStream:
             pass
         self._end()
         return Completion(
-            id=self.id,
-            created=self.created,
-            model=self._backend.name,
-            request=self._request,
-            seed=self._seed,
-            prompt_ids=self._prompt,
+            **vars(self.header),
             choices=tuple(writer.choice() for writer in self._writers),
-            system_fingerprint=self._backend.system_fingerprint,
             timing=Timing(first_token=self._clock.first or 0.0, total=self._clock.total or 0.0),
         )
 

@@ -7,8 +7,8 @@ figure is a count), never a made-up number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -93,18 +93,25 @@ class Timing:
     total: float
 
 
-@dataclass(frozen=True, eq=False)
-class Completion:
-    """A finished request: everything that a result, a frame or a response is made of."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Header:
+    """What is known of an answer before its first token, and is the same in every chunk of a stream."""
 
     id: str
-    created: int
+    created: int  #: seconds since 1970
     model: str
     request: ChatRequest
     seed: int  #: the request's, or the one drawn for it
     prompt_ids: Int32[np.ndarray, " L"]
-    choices: tuple[Choice, ...]
     system_fingerprint: str
+    names: Mapping[int, str] = field(default_factory=dict)  #: of tokens without bytes, such as `<|im_end|>`
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Completion(Header):
+    """A finished request: everything that a result, a frame or a response is made of."""
+
+    choices: tuple[Choice, ...]
     timing: Timing
 
     @property
@@ -128,6 +135,10 @@ class Delta:
 @runtime_checkable
 class Stream(Protocol):
     """Deltas as they come; `result()` runs to the end and returns the whole, `close()` frees the work."""
+
+    @property
+    def header(self) -> Header:
+        """What is known before the first token."""
 
     def __iter__(self) -> Iterator[Delta]: ...
     def on_wait(self, tell: Callable[[str], None]) -> None:

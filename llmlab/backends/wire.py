@@ -1,22 +1,27 @@
 """Completions in the API's own shapes: the types of the `openai` package, with this project's extension fields.
 
-Extension fields stand beside the API's: `seed` on the response; `token_id`, `sampling_logprob`, `rank`, `entropy`,
-`kept`, `lead` and `overhang` on a token; `token_id` and `sampling_logprob` on an alternative. JSON has no infinity:
-minus infinity is -9999.0, and a figure that is not known is null.
+Extension fields stand beside the API's: `seed` on the response; `reasoning_content` on a message, where the request
+separates the reasoning; `reasoning` and `tool_calls` beside `content` in the logprobs; `token_id`, `sampling_logprob`,
+`rank`, `entropy`, `kept`, `lead` and `overhang` on a token; `token_id` and `sampling_logprob` on an alternative. JSON
+has no infinity: minus infinity is -9999.0, and a figure that is not known is null.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmlab.backends.protocol import Choice, Completion, TokenBytes, Tokens
+from llmlab.backends.protocol import Choice, Completion, Header, TokenBytes, Tokens, ToolCall
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 #: What stands for minus infinity in JSON.
 NEVER = -9999.0
+
+#: The lists of the logprobs, by the kind of text whose tokens they hold; the last two are extensions.
+LISTS = ("content", "reasoning", "tool_calls")
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "interrupted": "length"}
 
@@ -27,46 +32,76 @@ def chat_completion(completion: Completion) -> ChatCompletion:
 
     return ChatCompletion.model_validate(
         {
-            "id": completion.id,
-            "object": "chat.completion",
-            "created": completion.created,
-            "model": completion.model,
-            "system_fingerprint": completion.system_fingerprint,
+            **envelope(completion, kind="chat.completion"),
             "seed": completion.seed,
             "choices": [_choice(choice, completion) for choice in completion.choices],
-            "usage": usage(completion),
+            "usage": usage(completion, made=completion.completion_tokens),
         }
     )
 
 
-def usage(completion: Completion) -> dict[str, int]:
+def envelope(header: Header, *, kind: str) -> dict[str, Any]:
+    """What a whole answer and each chunk of a streamed one begin with."""
+    return {
+        "id": header.id,
+        "object": kind,
+        "created": header.created,
+        "model": header.model,
+        "system_fingerprint": header.system_fingerprint,
+    }
+
+
+def usage(header: Header, *, made: int) -> dict[str, int]:
     """Tokens of the prompt (once, for all choices) and of all choices together, end tokens included."""
-    prompt, made = len(completion.prompt_ids), completion.completion_tokens
+    prompt = len(header.prompt_ids)
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
-def token_logprobs(tokens: Tokens, *, alternatives: int) -> list[dict[str, Any]]:
-    """`logprobs.content`: an entry for every token that has a part in the content, the end token left out."""
-    return [_token(tokens, t, alternatives) for t in range(len(tokens)) if tokens.segment[t] != "end"]
+def finish_reason(reason: str) -> str:
+    """How the API spells why a choice ended."""
+    return _REASONS[reason]
+
+
+def call(tool_call: ToolCall) -> dict[str, Any]:
+    """An entry of `message.tool_calls`."""
+    function = {"name": tool_call.name, "arguments": tool_call.arguments}
+    return {"id": tool_call.id, "type": "function", "function": function}
+
+
+def listed(tokens: Tokens, header: Header) -> dict[str, list[dict[str, Any]]]:
+    """The tokens as the entries of `logprobs`, each in its list; the end token is in none.
+
+    `content` covers what the message's content holds: the reasoning too, where the request does not separate it.
+    """
+    alternatives = header.request.top_logprobs or 0
+    kinds = {"content": "content", "tool_call": "tool_calls"}
+    kinds["reasoning"] = "reasoning" if header.request.separate_reasoning else "content"
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
+    for t, segment in enumerate(tokens.segment):
+        if segment in kinds:
+            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.names))
+    return lists
 
 
 def _choice(choice: Choice, completion: Completion) -> dict[str, Any]:
     request = completion.request
-    logprobs = None
-    if request.logprobs:
-        logprobs = {"content": token_logprobs(choice.tokens, alternatives=request.top_logprobs or 0), "refusal": None}
+    # Where a call is all there is, the API has no content rather than an empty one.
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.tool_calls:
+        message |= {"content": choice.text or None, "tool_calls": [call(each) for each in choice.tool_calls]}
+    if request.separate_reasoning:
+        message["reasoning_content"] = choice.reasoning or None
     return {
         "index": choice.index,
-        "message": {"role": "assistant", "content": choice.text, "refusal": None},
-        "finish_reason": _REASONS[choice.finish_reason],
-        "logprobs": logprobs,
+        "message": message,
+        "finish_reason": finish_reason(choice.finish_reason),
+        "logprobs": {**listed(choice.tokens, completion), "refusal": None} if request.logprobs else None,
     }
 
 
-def _token(tokens: Tokens, t: int, alternatives: int) -> dict[str, Any]:
+def _token(tokens: Tokens, t: int, alternatives: int, names: Mapping[int, str]) -> dict[str, Any]:
     return {
-        **_spelled(tokens.bytes[t]),
-        "token_id": int(tokens.ids[t]),
+        **_spelled(tokens.bytes[t], int(tokens.ids[t]), names),
         "logprob": _number(tokens.logprob[t]),
         "sampling_logprob": _number(tokens.sampling_logprob[t]),
         "rank": _count(tokens.rank[t]),
@@ -76,8 +111,7 @@ def _token(tokens: Tokens, t: int, alternatives: int) -> dict[str, Any]:
         "overhang": int(tokens.overhang[t]),
         "top_logprobs": [
             {
-                **_spelled(tokens.top_bytes[t][a]),
-                "token_id": int(tokens.top_ids[t, a]),
+                **_spelled(tokens.top_bytes[t][a], int(tokens.top_ids[t, a]), names),
                 "logprob": _number(tokens.top_logprob[t, a]),
                 "sampling_logprob": _number(tokens.top_sampling_logprob[t, a]),
             }
@@ -86,8 +120,11 @@ def _token(tokens: Tokens, t: int, alternatives: int) -> dict[str, Any]:
     }
 
 
-def _spelled(data: TokenBytes) -> dict[str, Any]:
-    return {"token": (data or b"").decode("utf-8", "replace"), "bytes": None if data is None else list(data)}
+def _spelled(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:
+    """A token without text goes by its name; that its bytes are null tells it from a text that reads the same."""
+    if data is None:
+        return {"token": names.get(token_id, f"<id {token_id}>"), "bytes": None, "token_id": token_id}
+    return {"token": data.decode("utf-8", "replace"), "bytes": list(data), "token_id": token_id}
 
 
 def _number(value: Any) -> float | None:

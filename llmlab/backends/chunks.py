@@ -1,0 +1,103 @@
+"""A stream in the API's own shapes: `chat.completion.chunk`, one after the other, as they are made.
+
+First a role chunk for each choice, then what is new, choices interleaved, each piece with the logprobs of its tokens,
+then one finish chunk for each choice. A piece is reasoning, content or tool calls, never two of them, since many
+clients look at one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llmlab.backends.protocol import CallDelta, Delta, Header, Stream
+from llmlab.backends.wire import envelope, finish_reason, listed, usage
+
+#: A chunk as JSON has it.
+Chunk = dict[str, Any]
+
+
+def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chunk]:
+    """The chunks of a stream, until it ends; valid `openai.types.chat.ChatCompletionChunk`s.
+
+    Args:
+        stream: what a backend's `stream` returned, not read from yet.
+        include_usage: `stream_options.include_usage`. None (there were no options): the usage is on the last finish
+            chunk; False: nowhere; True: in one more chunk, which has no choices, and null in all others. The seed is
+            on the last finish chunk always.
+    """
+    header = stream.header
+    for index in range(header.request.n):
+        yield _chunk(header, index, {"role": "assistant", "content": None}, include_usage=include_usage)
+    unfinished, answered, made = set(range(header.request.n)), set[int](), 0
+    for delta in stream:
+        made += len(delta.tokens)
+        for piece, logprobs in _pieces(delta, header):
+            if "content" in piece or "tool_calls" in piece:
+                answered.add(delta.index)
+            yield _chunk(header, delta.index, piece, logprobs=logprobs, include_usage=include_usage)
+        if delta.finish_reason is None:
+            continue
+        unfinished.discard(delta.index)
+        # Nothing was said: an empty content, as in the whole answer, and not none.
+        last = {} if delta.index in answered else {"content": ""}
+        chunk = _chunk(header, delta.index, last, finish=delta.finish_reason, include_usage=include_usage)
+        if not unfinished:
+            chunk["seed"] = header.seed
+            if include_usage is None:
+                chunk["usage"] = usage(header, made=made)
+        yield chunk
+    if include_usage and not unfinished:
+        yield {
+            **envelope(header, kind="chat.completion.chunk"),
+            "choices": [],
+            "usage": usage(header, made=made),
+            "seed": header.seed,
+        }
+
+
+def _chunk(
+    header: Header,
+    index: int,
+    delta: dict[str, Any],
+    *,
+    logprobs: dict[str, Any] | None = None,
+    finish: str | None = None,
+    include_usage: bool | None,
+) -> Chunk:
+    reason = None if finish is None else finish_reason(finish)
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+    chunk = {**envelope(header, kind="chat.completion.chunk"), "choices": [choice]}
+    return chunk | {"usage": None} if include_usage else chunk
+
+
+def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """What is new, by kind; with the tokens that came with it, also where they have not made any text yet."""
+    text: dict[str, Any] = {}
+    if delta.reasoning:
+        text["reasoning"] = {"reasoning_content": delta.reasoning}
+    if delta.text:
+        text["content"] = {"content": delta.text}
+    if delta.calls:
+        text["tool_calls"] = {"tool_calls": [_call(call) for call in delta.calls]}
+    if not header.request.logprobs:
+        for piece in text.values():
+            yield piece, None
+        return
+    lists = listed(delta.tokens, header)
+    empty: dict[str, dict[str, Any]] = {
+        "reasoning": {"reasoning_content": ""},
+        "content": {"content": ""},
+        "tool_calls": {},
+    }
+    for kind in ("reasoning", "content", "tool_calls"):
+        if kind in text or lists[kind]:
+            yield text.get(kind, without_text.get(kind, {})), {"content": [], kind: lists[kind], "refusal": None}
+
+
+def _call(call: CallDelta) -> dict[str, Any]:
+    """Only a call's first piece has its id, its type and its name."""
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
