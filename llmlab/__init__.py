@@ -26,7 +26,7 @@ from llmlab.errors import (
 if TYPE_CHECKING:
     from llmlab.lab.lab import Lab, load
     from llmlab.lab.result import Result
-    from llmlab.request import ChatRequest
+    from llmlab.request import ChatRequest, PromptRequest
 
 __version__ = "0.1.0"
 
@@ -38,6 +38,7 @@ __all__ = [
     "LLMLabError",
     "Lab",
     "ModelNotFoundError",
+    "PromptRequest",
     "RequestError",
     "Result",
     "load",
@@ -47,6 +48,7 @@ __all__ = [
 _LATE = {
     "ChatRequest": "llmlab.request",
     "Lab": "llmlab.lab.lab",
+    "PromptRequest": "llmlab.request",
     "Result": "llmlab.lab.result",
     "load": "llmlab.lab.lab",
 }

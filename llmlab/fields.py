@@ -130,6 +130,24 @@ def check_stop(value: Any) -> str | tuple[str, ...]:
     return stops if many else cast(str, value)
 
 
+def check_prompt(value: Any) -> str | tuple[int, ...]:
+    """A text, or token ids: a list or an array of one axis; neither of them empty."""
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, str | list | tuple):
+        raise FieldError(f"must be a text or a list of token ids, got {short(value)}")
+    if not value:
+        raise FieldError("must not be empty: there would be nothing to continue")
+    return value if isinstance(value, str) else tuple(_token_id(item, f"[{i}]") for i, item in enumerate(value))
+
+
+def _token_id(value: Any, path: str) -> int:
+    try:
+        return check_integer(value, 0, None)
+    except FieldError as bad:
+        raise FieldError(str(bad), path=path) from None
+
+
 def check_messages(value: Any) -> tuple[dict[str, Any], ...]:
     """A non-empty list of messages, each a dict with a known role and text; keys beyond the API's stay as they are."""
     if isinstance(value, str):

@@ -1,4 +1,6 @@
-"""The chat request: every field, its range, its default and its error.
+"""The requests: every field, its range, its default and its error.
+
+`ChatRequest` has messages, which the model's chat template turns into a prompt; `PromptRequest` has the prompt itself.
 
 A field that is out of range, of the wrong type or unknown is a `RequestError` whose `param` is the top-level field and
 whose message holds the path, what was wanted and what was found. Python and HTTP go through the same validation.
@@ -7,11 +9,10 @@ whose message holds the path, what was wanted and what was found. Python and HTT
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
 
 from llmlab.errors import RequestError
 from llmlab.fields import (
@@ -22,6 +23,7 @@ from llmlab.fields import (
     check_mapping,
     check_messages,
     check_number,
+    check_prompt,
     check_response_format,
     check_stop,
     check_stream_options,
@@ -32,7 +34,7 @@ from llmlab.fields import (
     short,
 )
 
-__all__ = ["ChatRequest"]
+__all__ = ["ChatRequest", "PromptRequest", "Request"]
 
 
 def _real(low: float, high: float, *, above: bool = False) -> BeforeValidator:
@@ -56,21 +58,19 @@ def _one_of(*allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+R = TypeVar("R", bound="SamplingRequest")
+
 Flag = Annotated[bool, _checked(check_flag)]
 
 
-class ChatRequest(BaseModel):
-    """A validated chat-completion request, immutable; the fields are spelled as the API spells them.
+class SamplingRequest(BaseModel):
+    """What the two kinds of request share: everything that does not say what there is to be answered.
 
-    None stands for a field's default everywhere, as in the API. `build` also takes a plain string for the messages.
-
-    Raises:
-        RequestError: naming the first field that is wrong.
+    None stands for a field's default everywhere, as in the API.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    messages: Annotated[tuple[dict[str, Any], ...], _checked(check_messages)]
     model: Annotated[str | None, _checked(check_text)] = None
 
     max_tokens: Annotated[int | None, _whole(1)] = None
@@ -94,17 +94,11 @@ class ChatRequest(BaseModel):
 
     stream: Flag = False
     stream_options: Annotated[dict[str, bool] | None, _checked(check_stream_options)] = None
-    tools: Annotated[tuple[dict[str, Any], ...] | None, _checked(check_tools)] = None
-    tool_choice: Annotated[str | dict[str, Any] | None, _checked(check_tool_choice)] = None
-    parallel_tool_calls: Flag = True
     response_format: Annotated[dict[str, Any] | None, _checked(check_response_format)] = None
     separate_reasoning: Flag = False
-    enable_thinking: Annotated[bool | None, _checked(check_flag)] = None
 
     # Extensions.
     include_stop: Flag = True
-    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_mapping)] = Field(default_factory=dict)
-    continue_final_message: Flag = False
     min_tokens: Annotated[int, _whole(0)] = 0
     ignore_eos: Flag = False
 
@@ -114,34 +108,38 @@ class ChatRequest(BaseModel):
     store: Annotated[bool | None, _checked(check_flag)] = None
     service_tier: Annotated[str | None, _checked(check_text)] = None
 
+    #: The field that has to be there, and what to do where it is not.
+    subject: ClassVar[str]
+    missing: ClassVar[str]
+
     def __init__(self, /, **fields: Any) -> None:
-        known = type(self).model_fields
         for name in fields:
-            if name not in known:
-                raise RequestError(_unknown(name, known), param=str(name))
+            if name not in type(self).model_fields:
+                raise RequestError(self._unknown(name), param=str(name))
         given = {name: value for name, value in fields.items() if value is not None}
-        if "messages" not in given:
-            raise RequestError("messages is missing: give at least one message", param="messages")
+        if self.subject not in given:
+            raise RequestError(f"{self.subject} is missing: {self.missing}", param=self.subject)
         try:
             super().__init__(**given)
         except ValidationError as error:
             raise _request_error(error) from None
-        _agree(self)
+        self._agree()
         _supported(self)
 
     @classmethod
-    def build(cls, messages: str | Sequence[Mapping[str, Any]], **fields: Any) -> ChatRequest:
-        """A request from messages, or from a plain string (one message of the user's), and any fields."""
-        chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return cls(messages=chat, **fields)
+    def names(cls) -> list[str]:
+        """The fields in a reader's order: what the request is about comes first."""
+        own = cls.model_fields.keys() - SamplingRequest.model_fields.keys()
+        return sorted(cls.model_fields, key=lambda name: (name != cls.subject, name != "model", name not in own))
 
-    def replace(self, **changes: Any) -> ChatRequest:
+    def replace(self: R, **changes: Any) -> R:
         """A new, validated request with some fields changed; None sets one back to its default."""
         return type(self)(**{**self._given(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """The request as API JSON: the fields that were given, lists for tuples, strings for token ids."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        plain = self.model_dump(mode="json", exclude_unset=True)
+        return {name: plain[name] for name in self.names() if name in plain}
 
     @property
     def token_limit(self) -> int | None:
@@ -154,19 +152,117 @@ class ChatRequest(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
 
     def _given(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        return {name: getattr(self, name) for name in self.names() if name in self.model_fields_set}
+
+    @classmethod
+    def _unknown(cls, name: Any) -> str:
+        near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(cls.names())}"
+        return f"unknown field {name!r}; {hint}"
+
+    def _agree(self) -> None:
+        """What no field can know on its own."""
+        limit, other = self.max_tokens, self.max_completion_tokens
+        if limit is not None and other is not None and limit != other:
+            raise RequestError(
+                f"max_tokens is {limit} and max_completion_tokens {other}: they are two names of one field, give one",
+                param="max_tokens",
+            )
+        if self.token_limit is not None and self.min_tokens > self.token_limit:
+            raise RequestError(
+                f"min_tokens must not exceed max_tokens ({self.token_limit}), got {self.min_tokens}",
+                param="min_tokens",
+            )
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options needs stream=true", param="stream_options")
 
     def __repr__(self) -> str:
-        order = [name for name in type(self).model_fields if name in self.model_fields_set]
-        return f"ChatRequest({', '.join(f'{name}={short(getattr(self, name))}' for name in order)})"
+        given = ", ".join(f"{name}={short(value)}" for name, value in self._given().items())
+        return f"{type(self).__name__}({given})"
 
     __str__ = __repr__
 
 
-def _unknown(name: Any, known: Mapping[str, FieldInfo]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(known)}"
-    return f"unknown field {name!r}; {hint}"
+class ChatRequest(SamplingRequest):
+    """A validated chat-completion request, immutable; the fields are spelled as the API spells them.
+
+    None stands for a field's default everywhere, as in the API. `build` also takes a plain string for the messages.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+
+    messages: Annotated[tuple[dict[str, Any], ...], _checked(check_messages)]
+
+    tools: Annotated[tuple[dict[str, Any], ...] | None, _checked(check_tools)] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, _checked(check_tool_choice)] = None
+    parallel_tool_calls: Flag = True
+    enable_thinking: Annotated[bool | None, _checked(check_flag)] = None
+
+    # Extensions.
+    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_mapping)] = Field(default_factory=dict)
+    continue_final_message: Flag = False
+
+    subject: ClassVar[str] = "messages"
+    missing: ClassVar[str] = "give at least one message"
+
+    @classmethod
+    def build(cls, messages: str | Sequence[Any], **fields: Any) -> ChatRequest:
+        """A request from messages, or from a plain string (one message of the user's), and any fields."""
+        chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return cls(**{"messages": chat, **fields})
+
+    def _agree(self) -> None:
+        super()._agree()
+        if self.continue_final_message and self.messages[-1]["role"] != "assistant":
+            raise RequestError(
+                f"continue_final_message needs a last message of the assistant's, got {self.messages[-1]['role']!r}",
+                param="continue_final_message",
+            )
+        names = [tool["function"]["name"] for tool in self.tools or ()]
+        if self.tool_choice not in (None, "none", "auto") and not names:
+            raise RequestError("tool_choice needs tools", param="tool_choice")
+        if isinstance(self.tool_choice, dict) and self.tool_choice["function"]["name"] not in names:
+            wanted = self.tool_choice["function"]["name"]
+            raise RequestError(f"tool_choice names {wanted!r}; the tools are {', '.join(names)}", param="tool_choice")
+
+
+class PromptRequest(SamplingRequest):
+    """A validated request to continue a raw prompt, without a chat template; immutable.
+
+    It has the fields of a `ChatRequest` but for those that speak of messages: `prompt` stands in their place, a text or
+    the token ids themselves (a list, or an array of one axis). Readers of either kind of request find `messages` empty
+    and no tools.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+
+    prompt: Annotated[str | tuple[int, ...], _checked(check_prompt)]
+
+    subject: ClassVar[str] = "prompt"
+    missing: ClassVar[str] = "give a text or token ids"
+    messages: ClassVar[tuple[dict[str, Any], ...]] = ()
+    tools: ClassVar[None] = None
+    tool_choice: ClassVar[None] = None
+    parallel_tool_calls: ClassVar[bool] = True
+
+    @classmethod
+    def build(cls, prompt: Any, **fields: Any) -> PromptRequest:
+        """A request from a text or from token ids, and any fields."""
+        return cls(**{"prompt": prompt, **fields})
+
+    @classmethod
+    def _unknown(cls, name: Any) -> str:
+        if name in ChatRequest.model_fields:
+            return f"{name} belongs to a chat: a raw prompt has no messages, and no template that could read it"
+        return super()._unknown(name)
+
+
+#: Either kind.
+Request: TypeAlias = ChatRequest | PromptRequest
 
 
 def _request_error(error: ValidationError) -> RequestError:
@@ -177,44 +273,14 @@ def _request_error(error: ValidationError) -> RequestError:
     return RequestError(f"{field}{path} {bad or first['msg']}", param=field)
 
 
-def _agree(request: ChatRequest) -> None:
-    """What no field can know on its own."""
-    limit, other = request.max_tokens, request.max_completion_tokens
-    if limit is not None and other is not None and limit != other:
-        raise RequestError(
-            f"max_tokens is {limit} and max_completion_tokens {other}: they are two names of one field, give one",
-            param="max_tokens",
-        )
-    if request.token_limit is not None and request.min_tokens > request.token_limit:
-        raise RequestError(
-            f"min_tokens must not exceed max_tokens ({request.token_limit}), got {request.min_tokens}",
-            param="min_tokens",
-        )
-    if request.top_logprobs is not None and not request.logprobs:
-        raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
-    if request.stream_options is not None and not request.stream:
-        raise RequestError("stream_options needs stream=true", param="stream_options")
-    if request.continue_final_message and request.messages[-1]["role"] != "assistant":
-        raise RequestError(
-            f"continue_final_message needs a last message of the assistant's, got {request.messages[-1]['role']!r}",
-            param="continue_final_message",
-        )
-    names = [tool["function"]["name"] for tool in request.tools or ()]
-    if request.tool_choice not in (None, "none", "auto") and not names:
-        raise RequestError("tool_choice needs tools", param="tool_choice")
-    if isinstance(request.tool_choice, dict) and request.tool_choice["function"]["name"] not in names:
-        wanted = request.tool_choice["function"]["name"]
-        raise RequestError(f"tool_choice names {wanted!r}; the tools are {', '.join(names)}", param="tool_choice")
-
-
-def _supported(request: ChatRequest) -> None:
+def _supported(request: SamplingRequest) -> None:
     """Fields that are part of the contract and that nothing enforces yet: refused, since none may be ignored."""
     form = request.response_format
     refused = {
         "stream": request.stream,
         "stream_options": request.stream_options is not None,
-        "tool_choice": request.tool_choice not in (None, "none", "auto"),
-        "parallel_tool_calls": not request.parallel_tool_calls,
+        "tool_choice": getattr(request, "tool_choice", None) not in (None, "none", "auto"),
+        "parallel_tool_calls": not getattr(request, "parallel_tool_calls", True),
         "response_format": form is not None and form["type"] != "text",
         "separate_reasoning": request.separate_reasoning,
     }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmlab.errors import RequestError
-from llmlab.request import ChatRequest
+from llmlab.request import ChatRequest, PromptRequest
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
 INT64 = 2**63
@@ -407,3 +407,54 @@ def test_a_request_survives_json_pickle_and_replacement(fields, text):
     assert pickle.loads(pickle.dumps(request)) == request
     assert request.replace() == request
     assert set(request.to_dict()) == {"messages", *fields}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [("Once", "Once"), ([5, 6], (5, 6)), ((0,), (0,)), (np.array([7, 8]), (7, 8)), ([np.int32(3)], (3,))],
+)
+def test_a_prompt_is_text_or_token_ids(value, kept):
+    request = PromptRequest.build(value, temperature=0.5, max_tokens=3)
+    assert request.prompt == kept and request.temperature == 0.5 and request.token_limit == 3
+    assert PromptRequest(**json.loads(json.dumps(request.to_dict()))) == request
+    assert request.replace(prompt="other").prompt == "other"
+    assert (request.messages, request.tools, request.tool_choice, request.parallel_tool_calls) == ((), None, None, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", "prompt must not be empty"),
+        ([], "prompt must not be empty"),
+        (None, "prompt is missing: give a text or token ids"),
+        (5, "prompt must be a text or a list of token ids, got 5"),
+        ([5, -1], "prompt[1] must be at least 0, got -1"),
+        ([5, "a"], "prompt[1] must be an integer, got 'a'"),
+        ([True], "prompt[0] must be an integer, got True"),
+        (np.zeros((1, 2), int), "prompt must be a text or a list of token ids"),
+        ([{"role": "user", "content": "hi"}], "prompt[0] must be an integer"),
+    ],
+)
+def test_bad_prompts(value, says):
+    with pytest.raises(RequestError) as caught:
+        PromptRequest.build(value)
+    assert caught.value.param == "prompt" and str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize("field", ["messages", "tools", "enable_thinking", "chat_template_kwargs"])
+def test_what_speaks_of_messages_has_no_place_beside_a_prompt(field):
+    with pytest.raises(RequestError, match=f"{field} belongs to a chat") as caught:
+        PromptRequest.build("Once", **{field: 1})
+    assert caught.value.param == field
+
+
+def test_a_prompt_has_every_sampling_field_with_the_same_check():
+    assert set(ChatRequest.model_fields) - set(PromptRequest.model_fields) == {
+        "messages", "tools", "tool_choice", "parallel_tool_calls", "enable_thinking", "chat_template_kwargs",
+        "continue_final_message",
+    }  # fmt: skip
+    assert ChatRequest.names()[:2] == ["messages", "model"] and PromptRequest.names()[:2] == ["prompt", "model"]
+    with pytest.raises(RequestError, match="did you mean 'temperature'"):
+        PromptRequest.build("Once", temprature=1)
+    with pytest.raises(RequestError, match="top_p must be above 0"):
+        PromptRequest.build("Once", top_p=0)
