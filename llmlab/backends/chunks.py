@@ -85,11 +85,7 @@ def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict
             yield piece, None
         return
     lists = listed(delta.tokens, header)
-    empty: dict[str, dict[str, Any]] = {
-        "reasoning": {"reasoning_content": ""},
-        "content": {"content": ""},
-        "tool_calls": {},
-    }
+    without_text: dict[str, Any] = {"reasoning": {"reasoning_content": ""}, "content": {"content": ""}}
     for kind in ("reasoning", "content", "tool_calls"):
         if kind in text or lists[kind]:
             yield text.get(kind, without_text.get(kind, {})), {"content": [], kind: lists[kind], "refusal": None}
