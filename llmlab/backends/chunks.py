@@ -7,7 +7,7 @@ clients look at one alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmlab.backends.protocol import CallDelta, Delta, Header, Stream
@@ -79,7 +79,7 @@ def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict
     if delta.text:
         text["content"] = {"content": delta.text}
     if delta.calls:
-        text["tool_calls"] = {"tool_calls": [_call(call) for call in delta.calls]}
+        text["tool_calls"] = {"tool_calls": _calls(delta.calls)}
     if not header.request.logprobs:
         for piece in text.values():
             yield piece, None
@@ -91,9 +91,12 @@ def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict
             yield text.get(kind, without_text.get(kind, {})), {"content": [], kind: lists[kind], "refusal": None}
 
 
-def _call(call: CallDelta) -> dict[str, Any]:
-    """Only a call's first piece has its id, its type and its name."""
-    if call.id is None:
-        return {"index": call.index, "function": {"arguments": call.arguments}}
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+def _calls(deltas: Sequence[CallDelta]) -> list[dict[str, Any]]:
+    """One entry a call: clients take two entries of one chunk for two calls. Only a call's first piece has its name."""
+    entries: dict[int, dict[str, Any]] = {}
+    for each in deltas:
+        entry = entries.setdefault(each.index, {"index": each.index, "function": {"arguments": ""}})
+        if each.id is not None:
+            entry |= {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": ""}}
+        entry["function"]["arguments"] += each.arguments
+    return list(entries.values())
