@@ -1,4 +1,4 @@
-"""What the value of each request field may be: one small check a field, raising `FieldError` where it may not.
+"""What the value of a request field may be: one small check a kind of field, raising `FieldError` where it may not.
 
 A check returns the value in the form that the request keeps: NumPy scalars as Python numbers, lists as tuples, the keys
 of `logit_bias` as integers.
@@ -7,10 +7,11 @@ of `logit_bias` as integers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
-ROLES = ("system", "user", "assistant", "tool")
+#: How deep lists and objects may lie in each other.
+_DEEPEST = 100
 
 
 class FieldError(ValueError):
@@ -25,6 +26,8 @@ def short(value: Any) -> str:
     """How a value reads in a message: its repr, cut where it is long."""
     try:
         text = repr(value)
+    except RecursionError:  # nested as deep as JSON's reader lets it be
+        text = type(value).__name__
     except ValueError:  # Python does not write out an integer of more than some thousand digits
         text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
@@ -69,18 +72,48 @@ def check_flag(value: Any) -> bool:
     return value
 
 
-def check_text(value: Any) -> str:
-    """A string."""
+def check_text(value: Any, path: str = "") -> str:
+    """A string that UTF-8 can hold; JSON lets half of a surrogate pair through, and no tokenizer reads that."""
     if not isinstance(value, str):
-        raise FieldError(f"must be a string, got {short(value)}")
+        raise FieldError(f"must be a string, got {short(value)}", path=path)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise FieldError(f"has half of a surrogate pair at character {error.start}", path=path) from None
     return value
 
 
 def check_mapping(value: Any, path: str = "") -> dict[str, Any]:
-    """An object, as a new dict."""
+    """An object, as a new dict; its values are as they were."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise FieldError(f"must be an object with string keys, got {short(value)}", path=path)
-    return dict(value)
+    return {check_text(key, path): inner for key, inner in value.items()}
+
+
+def check_json(value: Any, path: str = "", *, depth: int = 0) -> Any:
+    """What JSON can hold, as new lists and dicts, so that nobody changes a request from outside."""
+    value = _unboxed(value)
+    if depth > _DEEPEST:
+        raise FieldError(f"is nested more than {_DEEPEST} deep", path=path)
+    if isinstance(value, str):
+        return check_text(value, path)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FieldError(f"must be a finite number, got {short(value)}", path=path)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        inside = check_mapping(value, path)
+        return {key: check_json(inner, f"{path}.{key}", depth=depth + 1) for key, inner in inside.items()}
+    if isinstance(value, list | tuple):
+        return [check_json(inner, f"{path}[{at}]", depth=depth + 1) for at, inner in enumerate(value)]
+    raise FieldError(f"must be something that JSON can hold, got {short(value)}", path=path)
+
+
+def check_object(value: Any, path: str = "") -> dict[str, Any]:
+    """An object of what JSON can hold."""
+    inside: dict[str, Any] = check_json(check_mapping(value, path), path)
+    return inside
 
 
 def check_top_k(value: Any) -> int:
@@ -125,7 +158,7 @@ def check_stop(value: Any) -> str | tuple[str, ...]:
         path = f"[{index}]" if many else ""
         if not isinstance(stop, str):
             raise FieldError(f"must be a string{'' if many else ' or up to 4 strings'}, got {short(stop)}", path=path)
-        if not stop:
+        if not check_text(stop, path):
             raise FieldError("must not be an empty string", path=path)
     return stops if many else cast(str, value)
 
@@ -138,7 +171,9 @@ def check_prompt(value: Any) -> str | tuple[int, ...]:
         raise FieldError(f"must be a text or a list of token ids, got {short(value)}")
     if not value:
         raise FieldError("must not be empty: there would be nothing to continue")
-    return value if isinstance(value, str) else tuple(_token_id(item, f"[{i}]") for i, item in enumerate(value))
+    if isinstance(value, str):
+        return check_text(value)
+    return tuple(_token_id(item, f"[{i}]") for i, item in enumerate(value))
 
 
 def _token_id(value: Any, path: str) -> int:
@@ -146,129 +181,3 @@ def _token_id(value: Any, path: str) -> int:
         return check_integer(value, 0, None)
     except FieldError as bad:
         raise FieldError(str(bad), path=path) from None
-
-
-def check_messages(value: Any) -> tuple[dict[str, Any], ...]:
-    """A non-empty list of messages, each a dict with a known role and text; keys beyond the API's stay as they are."""
-    if isinstance(value, str):
-        raise FieldError(f"must be a list of messages, got the string {short(value)}")
-    if isinstance(value, Mapping) or not isinstance(value, Sequence):
-        raise FieldError(f"must be a list of messages, got {short(value)}")
-    if not value:
-        raise FieldError("must not be empty: give at least one message")
-    return tuple(_message(message, f"[{index}]") for index, message in enumerate(value))
-
-
-def _message(value: Any, path: str) -> dict[str, Any]:
-    message = check_mapping(value, path)
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise FieldError(f"must be one of {', '.join(ROLES)}, got {short(role)}", path=path + ".role")
-    calls = message.get("tool_calls")
-    if calls is not None:
-        message["tool_calls"] = _past_calls(calls, role, path + ".tool_calls")
-    if content is None:
-        if role != "assistant" or not calls:
-            raise FieldError("must be text or a list of text parts, got nothing", path=path + ".content")
-    elif isinstance(content, list | tuple):
-        message["content"] = [_part(part, f"{path}.content[{i}]") for i, part in enumerate(content)]
-    elif not isinstance(content, str):
-        raise FieldError(f"must be text or a list of text parts, got {short(content)}", path=path + ".content")
-    for key in ("name", "tool_call_id", "reasoning_content"):
-        if message.get(key) is not None and not isinstance(message[key], str):
-            raise FieldError(f"must be a string, got {short(message[key])}", path=f"{path}.{key}")
-    return message
-
-
-def _part(value: Any, path: str) -> dict[str, Any]:
-    part = check_mapping(value, path)
-    if part.get("type") != "text":
-        raise FieldError(
-            f"must be 'text' (this engine reads nothing else), got {short(part.get('type'))}", path=path + ".type"
-        )
-    if not isinstance(part.get("text"), str):
-        raise FieldError(f"must be a string, got {short(part.get('text'))}", path=path + ".text")
-    return part
-
-
-def _past_calls(value: Any, role: str, path: str) -> list[dict[str, Any]]:
-    if role != "assistant":
-        raise FieldError(f"belongs to an assistant's message, not to the role {role!r}", path=path)
-    if not isinstance(value, list | tuple):
-        raise FieldError(f"must be a list of tool calls, got {short(value)}", path=path)
-    calls = []
-    for index, item in enumerate(value):
-        here = f"{path}[{index}]"
-        call = check_mapping(item, here)
-        function = check_mapping(call.get("function"), here + ".function")
-        for key, what in (("name", "a string"), ("arguments", "a string that holds a JSON object")):
-            if not isinstance(function.get(key), str):
-                raise FieldError(f"must be {what}, got {short(function.get(key))}", path=f"{here}.function.{key}")
-        calls.append({**call, "function": function})
-    return calls
-
-
-def check_tools(value: Any) -> tuple[dict[str, Any], ...]:
-    """A non-empty list of function definitions."""
-    if not isinstance(value, list | tuple):
-        raise FieldError(f"must be a list of function tools, got {short(value)}")
-    if not value:
-        raise FieldError("must not be empty: leave the field out to use no tools")
-    tools, names = [], set()
-    for index, item in enumerate(value):
-        path = f"[{index}]"
-        tool = check_mapping(item, path)
-        if tool.get("type") != "function":
-            raise FieldError(f"must be 'function', got {short(tool.get('type'))}", path=path + ".type")
-        function = check_mapping(tool.get("function"), path + ".function")
-        name = function.get("name")
-        if not isinstance(name, str) or not name:
-            raise FieldError(f"must be a function's name, got {short(name)}", path=path + ".function.name")
-        if name in names:
-            raise FieldError(f"{name!r} is defined twice", path=path + ".function.name")
-        names.add(name)
-        if function.get("description") is not None and not isinstance(function["description"], str):
-            raise FieldError(
-                f"must be a string, got {short(function['description'])}", path=path + ".function.description"
-            )
-        if function.get("parameters") is not None:
-            check_mapping(function["parameters"], path + ".function.parameters")
-        tools.append({**tool, "function": function})
-    return tuple(tools)
-
-
-def check_tool_choice(value: Any) -> str | dict[str, Any]:
-    """none, auto, required, or one function by name."""
-    if isinstance(value, str) and value in ("none", "auto", "required"):
-        return value
-    named = (
-        isinstance(value, Mapping) and value.get("type") == "function" and isinstance(value.get("function"), Mapping)
-    )
-    if not named or not isinstance(value["function"].get("name"), str):
-        wanted = "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}"
-        raise FieldError(f"must be {wanted}, got {short(value)}")
-    return {"type": "function", "function": {"name": value["function"]["name"]}}
-
-
-def check_response_format(value: Any) -> dict[str, Any]:
-    """text, json_object, or json_schema with a schema."""
-    form = check_mapping(value)
-    kind = form.get("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise FieldError(f"must be 'text', 'json_object' or 'json_schema', got {short(kind)}", path=".type")
-    if kind == "json_schema":
-        schema = check_mapping(form.get("json_schema"), ".json_schema")
-        if not isinstance(schema.get("schema"), Mapping | bool):
-            raise FieldError(f"must be a JSON schema, got {short(schema.get('schema'))}", path=".json_schema.schema")
-    return form
-
-
-def check_stream_options(value: Any) -> dict[str, bool]:
-    """include_usage, and nothing else."""
-    options = check_mapping(value)
-    for key, flag in options.items():
-        if key != "include_usage":
-            raise FieldError("is not a stream option; include_usage is the only one", path=f".{key}")
-        if not isinstance(flag, bool):
-            raise FieldError(f"must be true or false, got {short(flag)}", path=".include_usage")
-    return options

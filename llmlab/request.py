@@ -20,18 +20,20 @@ from llmlab.fields import (
     check_flag,
     check_integer,
     check_logit_bias,
-    check_mapping,
-    check_messages,
     check_number,
+    check_object,
     check_prompt,
-    check_response_format,
     check_stop,
-    check_stream_options,
     check_text,
-    check_tool_choice,
-    check_tools,
     check_top_k,
     short,
+)
+from llmlab.shapes import (
+    check_messages,
+    check_response_format,
+    check_stream_options,
+    check_tool_choice,
+    check_tools,
 )
 
 __all__ = ["ChatRequest", "PromptRequest", "Request"]
@@ -104,7 +106,7 @@ class SamplingRequest(BaseModel):
 
     # Accepted for the sake of clients; without effect on a local engine.
     user: Annotated[str | None, _checked(check_text)] = None
-    metadata: Annotated[dict[str, Any] | None, _checked(check_mapping)] = None
+    metadata: Annotated[dict[str, Any] | None, _checked(check_object)] = None
     store: Annotated[bool | None, _checked(check_flag)] = None
     service_tier: Annotated[str | None, _checked(check_text)] = None
 
@@ -124,7 +126,6 @@ class SamplingRequest(BaseModel):
         except ValidationError as error:
             raise _request_error(error) from None
         self._agree()
-        _supported(self)
 
     @classmethod
     def names(cls) -> list[str]:
@@ -202,7 +203,7 @@ class ChatRequest(SamplingRequest):
     enable_thinking: Annotated[bool | None, _checked(check_flag)] = None
 
     # Extensions.
-    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_mapping)] = Field(default_factory=dict)
+    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_object)] = Field(default_factory=dict)
     continue_final_message: Flag = False
 
     subject: ClassVar[str] = "messages"
@@ -221,9 +222,16 @@ class ChatRequest(SamplingRequest):
                 f"continue_final_message needs a last message of the assistant's, got {self.messages[-1]['role']!r}",
                 param="continue_final_message",
             )
+        if self.continue_final_message and self.messages[-1]["content"] is None:
+            raise RequestError(
+                "continue_final_message needs text to go on with, and the last message has none",
+                param="continue_final_message",
+            )
         names = [tool["function"]["name"] for tool in self.tools or ()]
-        if self.tool_choice not in (None, "none", "auto") and not names:
+        if self.tool_choice not in (None, "none") and not names:
             raise RequestError("tool_choice needs tools", param="tool_choice")
+        if not self.parallel_tool_calls and not names:
+            raise RequestError("parallel_tool_calls=false needs tools", param="parallel_tool_calls")
         if isinstance(self.tool_choice, dict) and self.tool_choice["function"]["name"] not in names:
             wanted = self.tool_choice["function"]["name"]
             raise RequestError(f"tool_choice names {wanted!r}; the tools are {', '.join(names)}", param="tool_choice")
@@ -271,20 +279,3 @@ def _request_error(error: ValidationError) -> RequestError:
     bad = first.get("ctx", {}).get("error")
     path = bad.path if isinstance(bad, FieldError) else ""
     return RequestError(f"{field}{path} {bad or first['msg']}", param=field)
-
-
-def _supported(request: SamplingRequest) -> None:
-    """Fields that are part of the contract and that nothing enforces yet: refused, since none may be ignored."""
-    form = request.response_format
-    refused = {
-        "stream": request.stream,
-        "stream_options": request.stream_options is not None,
-        "tool_choice": getattr(request, "tool_choice", None) not in (None, "none", "auto"),
-        "parallel_tool_calls": not getattr(request, "parallel_tool_calls", True),
-        "response_format": form is not None and form["type"] != "text",
-        "separate_reasoning": request.separate_reasoning,
-    }
-    for field, used in refused.items():
-        if used:
-            value = short(getattr(request, field))
-            raise RequestError(f"{field} = {value} is not supported by this version; leave it out", param=field)

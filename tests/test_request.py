@@ -14,7 +14,19 @@ from llmlab.errors import RequestError
 from llmlab.request import ChatRequest, PromptRequest
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
 INT64 = 2**63
+
+
+def function(**parts):
+    return {"type": "function", "function": {"name": "now", **parts}}
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 def build(**fields):
@@ -209,9 +221,6 @@ def test_biases():
     assert build(logit_bias={"5": -100, 6: 100.0}).logit_bias == {5: -100.0, 6: 100.0}
 
 
-CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
-
-
 @pytest.mark.parametrize(
     ("value", "says"),
     [
@@ -238,6 +247,11 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "now", "arguments":
             [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "now", "arguments": {}}}]}],
             "messages[0].tool_calls[0].function.arguments must be a string that holds a JSON object, got {}",
         ),
+        ([{"role": "user", "content": []}], "messages[0].content must be text or a list of text parts, got []"),
+        ([{"role": "tool", "content": "a", "tool_call_id": 7}], "messages[0].tool_call_id must be a string, got 7"),
+        ([{"role": "assistant", "tool_calls": [{**CALL, "id": 7}]}], "messages[0].tool_calls[0].id must be a string"),
+        ([{"role": "assistant", "tool_calls": [{**CALL, "type": "x"}]}], "messages[0].tool_calls[0].type must be 'fun"),
+        ([{"role": "user", "content": "a", "extra": {"b": {1}}}], "messages[0].extra.b must be something that JSON"),
         ([{"role": "assistant", "tool_calls": [{"id": "c"}]}], "messages[0].tool_calls[0].function must be an object"),
     ],
 )
@@ -256,6 +270,34 @@ def test_messages_keep_what_the_template_may_want():
     assert list(request.messages) == messages
     messages[0]["content"] = "changed afterwards"
     assert request.messages[0]["content"] == "s"
+
+
+def test_messages_in_their_other_spellings():
+    from openai.types.chat import ChatCompletionMessage
+
+    answer = ChatCompletionMessage.model_validate(
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": [CALL]}
+    )
+    request = build(messages=[{"role": "user", "content": ({"type": "text", "text": "a"},), "name": None}, answer])
+    assert request.messages == (
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    )
+    reasoned = build(messages=[{"role": "assistant", "reasoning_content": "so"}, {"role": "user", "content": "b"}])
+    assert reasoned.messages[0] == {"role": "assistant", "reasoning_content": "so", "content": None}
+    assert build(messages=[{"role": "assistant", "content": "a", "tool_calls": []}]).messages[0].keys() == {
+        "role",
+        "content",
+    }
+
+
+def test_nothing_inside_a_request_can_be_changed_from_outside():
+    tool, schema = function(parameters={"properties": {}}), {"type": "object", "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    request = build(tools=[tool], response_format=form)
+    tool["function"]["parameters"]["properties"]["x"] = schema["required"][0] = 5
+    assert request.tools == (function(parameters={"properties": {}}),)
+    assert request.response_format["json_schema"]["schema"]["required"] == ["a"]
 
 
 def test_the_messages_have_to_be_there():
@@ -296,6 +338,26 @@ def test_the_messages_have_to_be_there():
         ({"tools": [{"type": "function"}]}, "tools", "tools[0].function must be an object"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools", "tools[0].function.name"),
         ({"tools": [TOOL, TOOL]}, "tools", "tools[1].function.name 'now' is defined twice"),
+        ({"tools": [function(name="now!")]}, "tools", "tools[0].function.name must be a name of up to 64 letters"),
+        ({"tools": [function(name="n" * 65)]}, "tools", "tools[0].function.name must be a name of up to 64 letters"),
+        ({"tools": [function(parameters=[])]}, "tools", "tools[0].function.parameters must be an object"),
+        (
+            {"tools": [function(parameters={"type": "array"})]},
+            "tools",
+            "tools[0].function.parameters.type must be 'obj",
+        ),
+        ({"tools": [function(parameters={"a": {1, 2}})]}, "tools", "tools[0].function.parameters.a must be something"),
+        ({"tools": [function(strict="yes")]}, "tools", "tools[0].function.strict must be true or false, got 'yes'"),
+        ({"tools": [function(description=7)]}, "tools", "tools[0].function.description must be a string, got 7"),
+        ({"tools": {"now": TOOL}}, "tools", "tools must be a list of function tools"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "needs tools"),
+        ({"tool_choice": "auto"}, "tool_choice", "needs tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "now"}}, "tool_choice", "must be 'none'"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "now", "strict": True}}},
+            "tool_choice",
+            "tool_choice.function.strict is unknown here (known: name)",
+        ),
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
         ({"tool_choice": "sometimes"}, "tool_choice", "must be 'none', 'auto', 'required' or"),
         (
@@ -304,6 +366,38 @@ def test_the_messages_have_to_be_there():
             "names 'then'",
         ),
         ({"response_format": "json"}, "response_format", "must be an object"),
+        (
+            {"response_format": {"type": "json_object", "schema": {}}},
+            "response_format",
+            "response_format.schema is unknown here (known: type); a schema belongs to the type json_schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "stric": True}}},
+            "response_format",
+            "response_format.json_schema.stric is unknown here (known: name, description, schema, strict)",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}},
+            "response_format",
+            "response_format.json_schema.strict must be true or false",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "name": "a b"}}},
+            "response_format",
+            "response_format.json_schema.name must be a name",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [CALL]}], "continue_final_message": True},
+            "continue_final_message",
+            "needs text to go on with",
+        ),
+        ({"chat_template_kwargs": {"a": math.nan}}, "chat_template_kwargs", "kwargs.a must be a finite number"),
+        ({"chat_template_kwargs": {"a": nested(200)}}, "chat_template_kwargs", "is nested more than 100 deep"),
+        ({"metadata": {"a": object()}}, "metadata", "metadata.a must be something that JSON can hold"),
+        ({"metadata": {"a\ud800": 1}}, "metadata", "has half of a surrogate pair at character 1"),
+        ({"stop": ["a", "\ud800"]}, "stop", "stop[1] has half of a surrogate pair at character 0"),
+        ({"user": "\udc00"}, "user", "has half of a surrogate pair"),
+        ({"messages": "a\ud800"}, "messages", "messages[0].content has half of a surrogate pair at character 1"),
         (
             {"response_format": {"type": "xml"}},
             "response_format",
@@ -328,25 +422,18 @@ def test_fields_that_do_not_agree_or_are_misshapen(fields, param, says):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"stream": True},
-        {"tools": [TOOL], "tool_choice": "required"},
-        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "now"}}},
-        {"parallel_tool_calls": False},
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
-        {"separate_reasoning": True},
-    ],
-)
-def test_what_nothing_enforces_yet_is_refused(fields):
-    refused("is not supported by this version", list(fields)[-1], **fields)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
         {"tools": [TOOL]},
         {"tools": [TOOL], "tool_choice": "auto"},
         {"tools": [TOOL], "tool_choice": "none"},
+        {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "now"}}},
+        {"tools": [{"type": "function", "function": {"name": "f-1_A", "strict": True, "description": "d"}}]},
+        {"tool_choice": "none"},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": False, "schema": True}}},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"separate_reasoning": True},
         {"response_format": {"type": "text"}},
         {"stream": False},
         {"parallel_tool_calls": True},
@@ -458,3 +545,10 @@ def test_a_prompt_has_every_sampling_field_with_the_same_check():
         PromptRequest.build("Once", temprature=1)
     with pytest.raises(RequestError, match="top_p must be above 0"):
         PromptRequest.build("Once", top_p=0)
+
+
+@pytest.mark.parametrize("field", sorted(set(ChatRequest.model_fields) - {"messages"}))
+def test_a_value_too_deep_to_be_written_is_refused_all_the_same(field):
+    with pytest.raises(RequestError) as caught:
+        build(**{field: nested(5000)})
+    assert caught.value.param == field
