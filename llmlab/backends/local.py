@@ -19,7 +19,7 @@ from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row, Ticket
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
-from llmlab.request import ChatRequest
+from llmlab.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
 from llmlab.text.segments import Segmenter
@@ -143,7 +143,7 @@ class LocalBackend:
         """Stop the engine."""
         self.engine.close()
 
-    def complete(self, request: ChatRequest, *, order: str = "llmlab") -> Completion:
+    def complete(self, request: Request, *, order: str = "llmlab") -> Completion:
         """Run a request to its end.
 
         Raises:
@@ -151,7 +151,7 @@ class LocalBackend:
         """
         return self.stream(request, order=order).result()
 
-    def stream(self, request: ChatRequest, *, order: str = "llmlab") -> LocalStream:
+    def stream(self, request: Request, *, order: str = "llmlab") -> LocalStream:
         """Start a request; see `complete`."""
         if order not in ORDERS:
             raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
@@ -172,25 +172,38 @@ class LocalBackend:
         )
         return LocalStream(self, rows, header=header, order=order)
 
-    def render(self, request: ChatRequest) -> np.ndarray:
+    def render(self, request: Request) -> np.ndarray:
         """The prompt's token ids [L]."""
         if request.model is not None and request.model != self.name:
             raise ModelNotFoundError(
                 f"the model {request.model!r} does not exist; loaded is {self.name!r}", param="model"
             )
+        ids = self._raw(request) if isinstance(request, PromptRequest) else self._templated(request)
+        if not ids:
+            raise RequestError(f"{request.subject}: there is not a single token in it", param=request.subject)
+        return np.array(ids, np.int32)
+
+    def _templated(self, request: ChatRequest) -> list[int]:
         tools = None if request.tool_choice == "none" else request.tools
-        prompt = self.template.prompt(
+        return self.template.prompt(
             request.messages,
             tools=tools,
             enable_thinking=request.enable_thinking,
             continue_final_message=request.continue_final_message,
             extra=request.chat_template_kwargs,
-        )
-        if not prompt.ids:
-            raise RequestError("the messages render to an empty prompt", param="messages")
-        return np.array(prompt.ids, np.int32)
+        ).ids
 
-    def sampling_params(self, request: ChatRequest, *, seed: int, choice: int = 0) -> SamplingParams:
+    def _raw(self, request: PromptRequest) -> list[int]:
+        if isinstance(request.prompt, str):
+            return self.tokenizer.encode(request.prompt, special=True)
+        if max(request.prompt) >= self.tokenizer.vocab_size:
+            raise RequestError(
+                f"prompt: token id {max(request.prompt)} is not in the vocabulary (0..{self.tokenizer.vocab_size - 1})",
+                param="prompt",
+            )
+        return list(request.prompt)
+
+    def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
         """The request's sampling fields as the engine takes them; a bias outside the vocabulary is refused."""
         for token in request.logit_bias:
             if token >= self.tokenizer.vocab_size:
@@ -215,13 +228,13 @@ class LocalBackend:
     def next_logits(self, prompt: np.ndarray) -> np.ndarray:
         """The raw logits [V], float32, of the token that follows the prompt."""
         if len(prompt) > self.engine.max_context:
-            raise self._too_long(len(prompt))
+            raise self._too_long(len(prompt), param=None)
         return self.engine.next_logits(prompt)
 
-    def _budget(self, request: ChatRequest, prompt: int) -> int:
+    def _budget(self, request: Request, prompt: int) -> int:
         left = self.engine.max_context - prompt
         if left < 1:
-            raise self._too_long(prompt)
+            raise self._too_long(prompt, param=request.subject)
         wanted = request.token_limit
         if wanted is None:
             return left
@@ -233,14 +246,14 @@ class LocalBackend:
             )
         return min(wanted, left)
 
-    def _too_long(self, prompt: int) -> ContextLengthError:
+    def _too_long(self, prompt: int, *, param: str | None) -> ContextLengthError:
         return ContextLengthError(
             f"the prompt has {prompt} tokens, which leaves no room in the context of {self.engine.max_context}; "
-            "shorten the messages",
-            param="messages",
+            "shorten it",
+            param=param,
         )
 
-    def writer(self, request: ChatRequest, prompt: np.ndarray, *, index: int) -> Writer:
+    def writer(self, request: Request, prompt: np.ndarray, *, index: int) -> Writer:
         """What turns one choice's tokens into text."""
         segmenter = Segmenter(
             self.token_bytes,

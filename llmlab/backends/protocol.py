@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 if TYPE_CHECKING:
-    from llmlab.request import ChatRequest
+    from llmlab.request import Request
 
 #: A token's true bytes, or None for a special token without text.
 TokenBytes: TypeAlias = bytes | None
@@ -100,7 +100,7 @@ class Header:
     id: str
     created: int  #: seconds since 1970
     model: str
-    request: ChatRequest
+    request: Request
     seed: int  #: the request's, or the one drawn for it
     prompt_ids: Int32[np.ndarray, " L"]
     system_fingerprint: str
@@ -157,10 +157,10 @@ class Backend(Protocol):
 
     name: str  #: the model's name, as requests spell it
 
-    def complete(self, request: ChatRequest, *, order: str = "llmlab") -> Completion:
+    def complete(self, request: Request, *, order: str = "llmlab") -> Completion:
         """Run a validated request to its end."""
 
-    def stream(self, request: ChatRequest, *, order: str = "llmlab") -> Stream:
+    def stream(self, request: Request, *, order: str = "llmlab") -> Stream:
         """Start a validated request; its deltas come as they are made."""
 
     def describe(self) -> dict[str, Any]:

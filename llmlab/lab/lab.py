@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from llmlab.backends.protocol import Backend
+from llmlab.backends.protocol import Backend, Completion
 from llmlab.errors import RequestError
 from llmlab.lab.progress import in_notebook, progress_bar
 from llmlab.lab.result import Result
-from llmlab.request import ChatRequest
+from llmlab.lab.stream import Stream
+from llmlab.request import ChatRequest, PromptRequest, Request
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,31 +69,41 @@ def load(
 
 
 class Lab:
-    """A model that answers: `chat` for whole answers, `next_token` for the law of the one token that comes next.
+    """A model that answers: `chat` for whole answers, `stream` for answers as they are made, `complete` to continue a
+    raw text, `next_token` for the law of the one token that comes next.
 
     Args:
         backend: who answers; `load` makes one of a checkpoint.
+
+    Attributes:
+        last: the last result that was made here, also what there was of one when it was interrupted; None at first.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.last: Result | None = None
 
-    def request(self, messages: str | Sequence[Any] | ChatRequest, **fields: Any) -> ChatRequest:
+    def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
         """The validated request that `chat` would run, without running it.
 
         Args:
             messages: what the user says, or a list of messages as the API has them, or a request to change.
-            fields: the request's fields, spelled as the API spells them.
+            fields: the request's fields, spelled as the API spells them; `prompt`, a raw text or token ids, takes the
+                place of the messages.
 
         Raises:
             RequestError: a field is unknown, of the wrong type or out of range; the message names it.
         """
-        if isinstance(messages, ChatRequest):
+        if isinstance(messages, ChatRequest | PromptRequest):
             return messages.replace(**fields) if fields else messages
-        return ChatRequest.build(messages, **fields)
+        if fields.get("prompt") is None:
+            return ChatRequest(**fields) if messages is None else ChatRequest.build(messages, **fields)
+        if messages is not None:
+            raise RequestError("give messages or a prompt, not both", param="prompt")
+        return PromptRequest(**fields)
 
-    def chat(self, messages: str | Sequence[Any] | ChatRequest, *, order: str = "llmlab", **fields: Any) -> Result:
-        """Ask, and wait for the answer. An interrupt stops this run and no other.
+    def chat(self, messages: str | Sequence[Any] | Request, *, order: str = "llmlab", **fields: Any) -> Result:
+        """Ask, and wait for the answer. An interrupt stops this run and no other, and leaves its part in `last`.
 
         Args:
             messages: as in `request`.
@@ -102,24 +113,68 @@ class Lab:
         Raises:
             RequestError: as in `request`; also what this model cannot honour.
         """
-        request = self.request(messages, **fields)
-        stream = self.backend.stream(request, order=order)
-        total = None if request.token_limit is None else request.token_limit * request.n
-        try:
-            with progress_bar(total=total, unit="token") as bar:
-                stream.on_wait(bar.set_description)
-                for delta in stream:
-                    bar.set_description(None, refresh=False)
-                    bar.update(len(delta.tokens))
-        except BaseException:
-            stream.close()
-            raise
-        return Result(stream.result(), self)
+        return self._whole(self.request(messages, **fields), order=order)
+
+    def complete(self, prompt: str | Sequence[int] | PromptRequest, *, order: str = "llmlab", **fields: Any) -> Result:
+        """Continue a raw text, without a chat template: what a base model can do.
+
+        Args:
+            prompt: a text, as the tokenizer encodes a whole one (with its begin-of-sequence token, if it has one), or
+                the token ids themselves.
+            order: as in `chat`.
+            fields: as in `chat`, but for those that speak of messages.
+
+        Raises:
+            RequestError: as in `chat`.
+        """
+        known = isinstance(prompt, PromptRequest)
+        request = self.request(prompt, **fields) if known else PromptRequest.build(prompt, **fields)
+        return self._whole(request, order=order)
+
+    def stream(
+        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
+    ) -> Stream:
+        """Ask, and read the answer as it is made, in the API's chunks; `.result()` of it is what `chat` gives.
+
+            with lab.stream("Tell me a story.", temperature=0.8) as stream:
+                for chunk in stream:
+                    print(chunk.choices[0].delta.content or "", end="")
+            stream.result()
+
+        Args:
+            messages: as in `request`; None where there is a `prompt`.
+            order: as in `chat`.
+            fields: as in `chat`; and `stream_options`, `prompt`.
+
+        Raises:
+            RequestError: as in `chat`.
+        """
+        request = self.request(messages, **{**fields, "stream": True})
+        options = request.stream_options
+        # How an answer travels is no part of the question: the result's request is the one that chat would have.
+        source = self.backend.stream(request.replace(stream=None, stream_options=None), order=order)
+        usage = None if options is None else options.get("include_usage", False)
+        return Stream(source, include_usage=usage, finish=self._finish)
+
+    def _whole(self, request: Request, *, order: str) -> Result:
+        if request.stream:
+            raise RequestError("stream = True: lab.stream gives an answer as it is made", param="stream")
+        source = self.backend.stream(request, order=order)
+        return Stream(source, include_usage=None, finish=self._finish).result()
+
+    def _finish(self, completion: Completion) -> Result:
+        self.last = Result(completion, self)
+        return self.last
 
     def next_token(
-        self, messages: str | Sequence[Any] | ChatRequest, *, order: str = "llmlab", **fields: Any
+        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> NextToken:
         """The exact law of the token that would come next; sampling fields given here are its defaults.
+
+        Args:
+            messages: as in `request`; None where there is a `prompt`, a raw text or token ids.
+            order: as in `chat`.
+            fields: as in `chat`; and `prompt`.
 
         Raises:
             RequestError: as in `chat`; also where the backend cannot give logits.
@@ -152,11 +207,6 @@ class Lab:
         close = getattr(self.backend, "close", None)
         if close is not None:
             close()
-
-    def control_names(self, token_ids: Iterable[int]) -> Mapping[int, str]:
-        """Names of control tokens, such as `<|im_end|>`; empty where the backend has no tokenizer."""
-        tokenizer = getattr(self.backend, "tokenizer", None)
-        return {} if tokenizer is None else {token_id: tokenizer.name(token_id) for token_id in token_ids}
 
     def __repr__(self) -> str:
         head, rest, warnings = _banner(self.describe())

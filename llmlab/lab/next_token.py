@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from llmlab.errors import RequestError
-from llmlab.request import ChatRequest
+from llmlab.request import Request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +31,13 @@ class LogitsBackend(Protocol):
     token_bytes: tuple[bytes | None, ...]
     ends: tuple[int, ...]
 
-    def render(self, request: ChatRequest) -> Int32[np.ndarray, " L"]:
+    def render(self, request: Request) -> Int32[np.ndarray, " L"]:
         """The prompt's token ids."""
 
     def next_logits(self, prompt: Int32[np.ndarray, " L"]) -> Float32[np.ndarray, " V"]:
         """The raw logits of the token that follows."""
 
-    def sampling_params(self, request: ChatRequest, *, seed: int, choice: int = 0) -> SamplingParams:
+    def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
         """The request's sampling fields."""
 
 
@@ -58,7 +58,7 @@ class NextToken:
         logits: Float32[np.ndarray, " V"],
         *,
         backend: LogitsBackend,
-        request: ChatRequest,
+        request: Request,
         prompt_ids: Int32[np.ndarray, " L"],
         order: str = "llmlab",
     ) -> None:
@@ -69,7 +69,7 @@ class NextToken:
         self._backend = backend
 
     @classmethod
-    def of(cls, backend: LogitsBackend, request: ChatRequest, *, order: str = "llmlab") -> NextToken:
+    def of(cls, backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
         """Ask the model once; everything after that is arithmetic."""
         prompt = backend.render(request)
         return cls(backend.next_logits(prompt), backend=backend, request=request, prompt_ids=prompt, order=order)
@@ -191,7 +191,7 @@ class NextToken:
     def __repr__(self) -> str:
         return f"<the token after a prompt of {len(self.prompt_ids)}, over a vocabulary of {len(self.logits):,}>"
 
-    def _changed(self, fields: Mapping[str, Any]) -> ChatRequest:
+    def _changed(self, fields: Mapping[str, Any]) -> Request:
         return self.request.replace(**fields) if fields else self.request
 
     def _top(self, top: int | None) -> list[int]:
@@ -200,7 +200,7 @@ class NextToken:
         return [int(i) for i in self.ranking[:top]]
 
     def _trace(
-        self, requests: Sequence[ChatRequest], order: str | None, *, without: Sequence[str] = ()
+        self, requests: Sequence[Request], order: str | None, *, without: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
         """What each stage left, [B, V], a row a request, "raw" first; `without` some of the stages."""
         import jax.numpy as jnp
@@ -240,7 +240,7 @@ class NextToken:
         return {i: tokenizer.name(i) for i in ids if self._bytes(i) is None}
 
 
-def _settings(request: ChatRequest) -> dict[str, float]:
+def _settings(request: Request) -> dict[str, float]:
     """The cuts that a request asks for."""
     settings = {"top_k": float(request.top_k), "top_p": request.top_p, "min_p": request.min_p}
     off = {"top_k": 0.0, "top_p": 1.0, "min_p": 0.0}

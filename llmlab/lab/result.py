@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from llmlab.backends.protocol import Choice, Completion
+from llmlab.backends.protocol import Choice, Completion, ToolCall
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
     from llmlab.lab.lab import Lab
-    from llmlab.request import ChatRequest
+    from llmlab.request import Request
 
 #: What a terminal and a notebook show of a large result; `texts` and `to_html()` have all of it.
 _SHOWN_CHOICES, _SHOWN_CHARACTERS, _SHOWN_TOKENS = 8, 2_000, 1_000
@@ -33,17 +32,14 @@ class Result:
         lab: where it was asked.
     """
 
-    __slots__ = ("__dict__", "_completion", "_lab", "_names")
+    __slots__ = ("__dict__", "_completion", "_lab")
 
     _completion: Completion
     _lab: Lab | None
-    _names: Mapping[int, str]
 
     def __init__(self, completion: Completion, lab: Lab | None = None) -> None:
-        names = {} if lab is None else lab.control_names(_control_ids(completion))
         object.__setattr__(self, "_completion", completion)
         object.__setattr__(self, "_lab", lab)
-        object.__setattr__(self, "_names", names)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Result is immutable: {name!r} cannot be set")
@@ -52,7 +48,7 @@ class Result:
         raise AttributeError(f"a Result is immutable: {name!r} cannot be deleted")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._completion, dict(self._names))
+        return Result, (self._completion,)
 
     @property
     def text(self) -> str:
@@ -65,12 +61,22 @@ class Result:
         return [choice.text for choice in self.choices]
 
     @property
+    def reasoning(self) -> str | None:
+        """What the first choice thought before it answered, without the tags; None where it did not."""
+        return self.choices[0].reasoning if self.choices else None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The first choice's calls of tools, each with its `id`, `name` and `arguments` (JSON text)."""
+        return self.choices[0].tool_calls if self.choices else ()
+
+    @property
     def choices(self) -> tuple[Choice, ...]:
         """The choices as the backend answered them, with every figure of every token."""
         return self._completion.choices
 
     @property
-    def request(self) -> ChatRequest:
+    def request(self) -> Request:
         """The request that was answered."""
         return self._completion.request
 
@@ -100,25 +106,25 @@ class Result:
         """One row a generated token, the end token included; see `llmlab.lab.frames.logprobs_frame`."""
         from llmlab.lab.frames import logprobs_frame
 
-        return logprobs_frame(self._completion, names=self._names)
+        return logprobs_frame(self._completion, names=self._completion.names)
 
     def top_logprobs_frame(self, *, alternatives: int | None = None) -> pd.DataFrame:
         """One row an alternative, `top_logprobs` of them a token, else five; `llmlab.lab.frames.top_logprobs_frame`."""
         from llmlab.lab.frames import top_logprobs_frame
 
-        return top_logprobs_frame(self._completion, alternatives=alternatives, names=self._names)
+        return top_logprobs_frame(self._completion, alternatives=alternatives, names=self._completion.names)
 
     def plot_logprobs(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
         """How likely each token of a choice was; see `llmlab.lab.plots.plot_logprobs`."""
         from llmlab.lab import plots
 
-        return plots.plot_logprobs(plots.trace(self._choice(choice), names=self._names), ax=ax)
+        return plots.plot_logprobs(plots.trace(self._choice(choice), names=self._completion.names), ax=ax)
 
     def plot_alternatives(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
         """What else could have come at a position (negative: from the end), the `top` best of it."""
         from llmlab.lab import plots
 
-        data = plots.alternatives(self._choice(choice), position, top=top, names=self._names)
+        data = plots.alternatives(self._choice(choice), position, top=top, names=self._completion.names)
         return plots.plot_alternatives(data, ax=ax)
 
     def to_html(
@@ -127,7 +133,7 @@ class Result:
         """The token strip as a page of its own, all tokens of all choices; see `llmlab.lab.html.strip`."""
         from llmlab.lab.html import page
 
-        return page(self._completion, names=self._names, by=by, alternatives=alternatives)
+        return page(self._completion, names=self._completion.names, by=by, alternatives=alternatives)
 
     def save_html(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write `to_html(**options)` to a file, and return its path."""
@@ -138,7 +144,7 @@ class Result:
     def _repr_html_(self) -> str:
         from llmlab.lab.html import strip
 
-        return strip(self._completion, names=self._names, limit=_SHOWN_TOKENS)
+        return strip(self._completion, names=self._completion.names, limit=_SHOWN_TOKENS)
 
     def __repr__(self) -> str:
         done, count = self._completion, self._completion.completion_tokens
@@ -147,10 +153,12 @@ class Result:
             head.append(f"{count / done.timing.total:,.0f} tokens/s")
         lines = [" · ".join(head)]
         for choice in self.choices[:_SHOWN_CHOICES]:
-            text = choice.text
-            if len(text) > _SHOWN_CHARACTERS:
-                text = f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"
-            lines += [f"[{choice.index}] {choice.finish_reason}, {_count(len(choice.tokens), 'token')}", text]
+            lines.append(f"[{choice.index}] {choice.finish_reason}, {_count(len(choice.tokens), 'token')}")
+            if choice.reasoning and choice.reasoning not in choice.text:
+                lines.append(f"(reasoning) {_shortened(choice.reasoning)}")
+            if choice.text or not choice.tool_calls:
+                lines.append(_shortened(choice.text))
+            lines += [f"→ {call.name}({_shortened(call.arguments)})" for call in choice.tool_calls]
         if len(self) > _SHOWN_CHOICES:
             lines.append(f"… and {_count(len(self) - _SHOWN_CHOICES, 'more choice')}")
         return "\n".join(lines)
@@ -167,22 +175,9 @@ class Result:
         return self.choices[choice]
 
 
-def _restored(completion: Completion, names: Mapping[int, str]) -> Result:
-    result = Result(completion)
-    object.__setattr__(result, "_names", names)
-    return result
-
-
-def _control_ids(completion: Completion) -> set[int]:
-    """The ids of the tokens without bytes that occur in a completion, as tokens or alternatives."""
-    found: set[int] = set()
-    for choice in completion.choices:
-        tokens = choice.tokens
-        found.update(int(i) for i, raw in zip(tokens.ids, tokens.bytes, strict=True) if raw is None)
-        for ids, row in zip(tokens.top_ids, tokens.top_bytes, strict=True):
-            found.update(int(i) for i, raw in zip(ids, row, strict=True) if raw is None)
-    return found
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"

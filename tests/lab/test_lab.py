@@ -86,6 +86,8 @@ def test_an_interrupt_stops_the_run_and_is_passed_on(story) -> None:
     closed = []
 
     class Stream:
+        header = story
+
         def __iter__(self):
             raise KeyboardInterrupt
 
@@ -107,9 +109,12 @@ def test_an_interrupt_stops_the_run_and_is_passed_on(story) -> None:
         def describe(self):
             return {"model": "slow"}
 
-    with pytest.raises(KeyboardInterrupt):
-        Lab(Backend()).chat("hello")
+    lab = Lab(Backend())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        lab.chat("hello")
     assert closed == [True]
+    assert "lab.last" in caught.value.__notes__[0]
+    assert lab.last is not None and lab.last.choices is story.choices
 
 
 def test_the_banner_says_what_runs_where(lab: Lab) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-from types import SimpleNamespace
 
 import pytest
 from matplotlib import pyplot as plt
@@ -9,12 +8,10 @@ from pandas.testing import assert_frame_equal
 
 from llmlab.lab.result import Result
 
-LAB = SimpleNamespace(control_names=lambda ids: {i: f"<|{i}|>" for i in ids})
-
 
 @pytest.fixture
 def two(make_tokens, make_completion) -> Result:
-    return Result(make_completion(make_tokens((0, 1, 2, 3, 37)), make_tokens((6, 7), key=1)), LAB)
+    return Result(make_completion(make_tokens((0, 1, 2, 3, 37)), make_tokens((6, 7), key=1)))
 
 
 def test_it_reads_as_its_answers(two: Result) -> None:
@@ -45,10 +42,10 @@ def test_a_large_result_is_cut_with_a_word(make_tokens, make_completion) -> None
 
 def test_the_frames_and_the_strip_name_control_tokens(two: Result) -> None:
     frame, top = two.logprobs_frame(), two.top_logprobs_frame(alternatives=20)
-    assert frame["token"].iloc[4] == "<|37|>"
-    assert set(top.loc[top["bytes"].isna(), "token"]) <= {"<|37|>", "<|38|>"}
+    assert frame["token"].iloc[4] == "<|im_end|>"
+    assert set(top.loc[top["bytes"].isna(), "token"]) <= {"<|im_end|>", "<|endoftext|>"}
     assert len(two.top_logprobs_frame()) == 5 * 7
-    assert "&lt;|37|&gt;" in two._repr_html_() and "&lt;|37|&gt;" in two.to_html()
+    assert "&lt;|im_end|&gt;" in two._repr_html_() and "&lt;|im_end|&gt;" in two.to_html()
 
 
 def test_the_page_is_written_where_it_says(two: Result, tmp_path) -> None:

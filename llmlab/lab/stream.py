@@ -1,0 +1,100 @@
+"""An answer as it is made: the API's chunks now, and the whole result at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from llmlab.backends.chunks import chunks
+from llmlab.backends.protocol import Completion
+from llmlab.backends.protocol import Stream as Source
+from llmlab.lab.progress import progress_bar
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionChunk
+
+    from llmlab.lab.result import Result
+
+
+class Stream:
+    """Iterate for `openai.types.chat.ChatCompletionChunk`s; `result` is what `lab.chat` would have returned.
+
+    The work goes on in the background and is freed when it is done, when the stream is closed (also by the end of a
+    `with`), and when nobody holds the stream any more.
+
+    Args:
+        source: the backend's stream, not read from yet.
+        include_usage: as in `llmlab.backends.chunks.chunks`.
+        finish: makes the result of what the backend answered.
+    """
+
+    def __init__(self, source: Source, *, include_usage: bool | None, finish: Callable[[Completion], Result]) -> None:
+        self._source = source
+        self._chunks = chunks(source, include_usage=include_usage)
+        self._finish = finish
+        self._result: Result | None = None
+
+    @property
+    def seed(self) -> int:
+        """The request's seed, or the one that was drawn for it."""
+        return self._source.header.seed
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> ChatCompletionChunk:
+        from openai.types.chat import ChatCompletionChunk
+
+        try:
+            return ChatCompletionChunk.model_validate(next(self._chunks))
+        except KeyboardInterrupt as interrupt:
+            self._keep(interrupt)
+            raise
+
+    def result(self) -> Result:
+        """Read what is left, without giving out its chunks; the whole. Of a stream that was closed, what was made."""
+        if self._result is None:
+            try:
+                _read_to_the_end(self._source)
+            except KeyboardInterrupt as interrupt:
+                self._keep(interrupt)
+                raise
+            except BaseException:
+                self.close()
+                raise
+            self._result = self._finish(self._source.result())
+        return self._result
+
+    def close(self) -> None:
+        """Stop, and free the slots that the work holds; what was made stays for `result`."""
+        self._source.close()
+
+    def _keep(self, interrupt: KeyboardInterrupt) -> None:
+        """Stop as `close` does, and say where the part of the answer that there is can be found."""
+        self.close()
+        self._result = self._finish(self._source.result())
+        interrupt.add_note("What was made before the interrupt is in `lab.last`.")
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        header = self._source.header
+        return f"<a stream of {header.model}, seed {header.seed}: iterate for its chunks, or ask for its result()>"
+
+
+def _read_to_the_end(source: Source) -> None:
+    """Wait for a backend's stream to end, under a progress line where that takes long."""
+    request = source.header.request
+    total = None if request.token_limit is None else request.token_limit * request.n
+    with progress_bar(total=total, unit="token") as bar:
+        source.on_wait(bar.set_description)
+        for delta in source:
+            bar.set_description(None, refresh=False)
+            bar.update(len(delta.tokens))
