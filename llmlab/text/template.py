@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmlab.errors import CheckpointError, RequestError
+from llmlab.text.formats import Format, detect
 from llmlab.text.tokenizer import Tokenizer
 
 __all__ = ["ChatTemplate", "Prompt"]
@@ -60,6 +61,12 @@ class ChatTemplate:
     def source(self) -> str:
         """The Jinja source that renders a conversation without tools."""
         return str(self._hf_source(None))
+
+    @cached_property
+    def format(self) -> Format:
+        """How this model sets off its reasoning and its tool calls."""
+        source = "\n".join({str(self._hf_source(None)), str(self._hf_source([{}]))}) if self.exists else None
+        return detect(source, tokens={token.content for token in self.tokenizer.hf.added_tokens_decoder.values()})
 
     def has_switch(self, name: str) -> bool:
         """Whether the template reads a variable of this name, such as "enable_thinking" or "tools"."""
