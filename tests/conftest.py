@@ -34,6 +34,16 @@ settings.load_profile("llmlab")
 
 
 @pytest.fixture(scope="session")
+def demo():
+    """The embedded model in a lab, its width pinned: the same request gives the same bits, whatever runs beside it."""
+    import llmlab
+
+    lab = llmlab.load("demo", slots=8, max_context=512, quiet=True)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real tokenizers and templates that lie beside a checkout; a test that wants them says what it misses."""
     folder = ROOT.parent / "shared" / "data"
