@@ -9,11 +9,13 @@ whose message holds the path, what was wanted and what was found. Python and HTT
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from llmlab import exports
 from llmlab.errors import RequestError
 from llmlab.fields import (
     FieldError,
@@ -62,6 +64,11 @@ def _one_of(*allowed: str) -> BeforeValidator:
 
 R = TypeVar("R", bound="SamplingRequest")
 
+#: Fields of the API that a local engine accepts, and that change nothing there.
+NO_EFFECT = frozenset({"user", "metadata", "store", "service_tier"})
+#: Where `llmlab serve` listens unless it is told otherwise, and the model it then serves.
+_SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
+
 Flag = Annotated[bool, _checked(check_flag)]
 
 
@@ -104,7 +111,7 @@ class SamplingRequest(BaseModel):
     min_tokens: Annotated[int, _whole(0)] = 0
     ignore_eos: Flag = False
 
-    # Accepted for the sake of clients; without effect on a local engine.
+    # Accepted for the sake of clients; see NO_EFFECT.
     user: Annotated[str | None, _checked(check_text)] = None
     metadata: Annotated[dict[str, Any] | None, _checked(check_object)] = None
     store: Annotated[bool | None, _checked(check_flag)] = None
@@ -141,6 +148,10 @@ class SamplingRequest(BaseModel):
         """The request as API JSON: the fields that were given, lists for tuples, strings for token ids."""
         plain = self.model_dump(mode="json", exclude_unset=True)
         return {name: plain[name] for name in self.names() if name in plain}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The request as the API's JSON: what a POST would send."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
     @property
     def token_limit(self) -> int | None:
@@ -185,6 +196,13 @@ class SamplingRequest(BaseModel):
 
     __str__ = __repr__
 
+    def _repr_html_(self) -> str:
+        fields = type(self).model_fields
+        # A field that holds nothing by default holds {} or null alike; what a reader expects to see is null.
+        defaults = {name: None if fields[name].is_required() else fields[name].default for name in self.names()}
+        plain = {name: value if isinstance(value, str | int | float) else None for name, value in defaults.items()}
+        return exports.as_table(type(self).__name__, self.to_dict(), defaults=plain, without_effect=NO_EFFECT)
+
 
 class ChatRequest(SamplingRequest):
     """A validated chat-completion request, immutable; the fields are spelled as the API spells them.
@@ -214,6 +232,22 @@ class ChatRequest(SamplingRequest):
         """A request from messages, or from a plain string (one message of the user's), and any fields."""
         chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         return cls(**{"messages": chat, **fields})
+
+    def to_openai(self, *, base_url: str = _SERVED, model: str = _MODEL) -> str:
+        """A Python program that makes this request with the `openai` package; extension fields go into `extra_body`.
+
+        Args:
+            base_url: of the endpoint; by default where `llmlab serve` listens.
+            model: for a request that names none, since an endpoint wants one.
+        """
+        return exports.as_openai_call(self._named(model), base_url=base_url)
+
+    def to_curl(self, *, base_url: str = _SERVED, model: str = _MODEL) -> str:
+        """A line for a shell that makes this request; takes what `to_openai` takes."""
+        return exports.as_curl(self._named(model), base_url=base_url)
+
+    def _named(self, model: str) -> dict[str, Any]:
+        return {"model": model, **self.to_dict()}
 
     def _agree(self) -> None:
         super()._agree()

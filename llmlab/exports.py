@@ -1,0 +1,145 @@
+"""A request in other spellings: a call of the `openai` package, a `curl` line, a table for a notebook. Plain text only.
+
+Each takes the request as API JSON, a dict of the fields that were given.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+#: Fields that the `openai` package does not know as arguments of its own; it sends them from `extra_body`.
+EXTENSIONS = frozenset(
+    {
+        *("top_k", "min_p", "repetition_penalty", "context_length_exceeded_behavior", "separate_reasoning"),
+        *("enable_thinking", "include_stop", "chat_template_kwargs", "continue_final_message"),
+        *("min_tokens", "ignore_eos"),
+    }
+)
+_WIDTH = 100
+_LONGEST = 2_000
+
+_SNIPPET = """\
+import os
+
+from openai import OpenAI
+
+client = OpenAI(base_url={base_url}, api_key=os.environ.get("LLMLAB_API_KEY", "none"))
+{answer} = client.chat.completions.create(
+{arguments}
+)
+{reading}
+"""
+_WHOLE = """\
+for choice in completion.choices:
+    print(choice.message.content)"""
+_STREAMED = """\
+for chunk in stream:
+    for choice in chunk.choices:
+        print(choice.delta.content or "", end="")"""
+
+
+def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
+    """A program that sends the request with the `openai` package and prints what comes; extensions in `extra_body`."""
+    known = {name: value for name, value in fields.items() if name not in EXTENSIONS}
+    extra = {name: value for name, value in fields.items() if name in EXTENSIONS}
+    arguments = {**known, **({"extra_body": extra} if extra else {})}
+    streamed = bool(fields.get("stream"))
+    return _SNIPPET.format(
+        base_url=_literal(base_url),
+        answer="stream" if streamed else "completion",
+        arguments="\n".join(f"    {name}={_literal(value, indent=4)}," for name, value in arguments.items()),
+        reading=_STREAMED if streamed else _WHOLE,
+    )
+
+
+def as_curl(fields: Mapping[str, Any], *, base_url: str) -> str:
+    """One line for a shell: nothing in the request is read by the shell, but for the key in `LLMLAB_API_KEY`."""
+    return " ".join(
+        [
+            *("curl", "-sSN" if fields.get("stream") else "-sS", shlex.quote(f"{base_url}/chat/completions")),
+            *("-H", shlex.quote("Content-Type: application/json")),
+            *("-H", '"Authorization: Bearer $LLMLAB_API_KEY"'),
+            *("-d", shlex.quote(json.dumps(fields, ensure_ascii=False))),
+        ]
+    )
+
+
+def as_table(
+    kind: str, fields: Mapping[str, Any], *, defaults: Mapping[str, Any], without_effect: frozenset[str]
+) -> str:
+    """The fields that were given beside their defaults, and folded below them all others, as a fragment of HTML."""
+    messages = "".join(_message(message) for message in fields.get("messages", ()))
+    given = "".join(
+        _row(
+            name,
+            _spelled(value),
+            _spelled(defaults[name]) + (" · no effect on a local engine" if name in without_effect else ""),
+        )
+        for name, value in fields.items()
+        if name != "messages"
+    )
+    left = [name for name in defaults if name not in fields]
+    rest = "".join(f"<div><code>{escape(name)}</code> {_spelled(defaults[name])}</div>" for name in left)
+    table = (
+        '<table style="border-collapse:collapse;margin:.4em 0"><tr style="text-align:left;font-weight:600">'
+        f"{_cell('field')}{_cell('value')}{_cell('default')}</tr>{given}</table>"
+    )
+    return (
+        '<div style="max-width:60em;padding:.5em .8em;border:1px solid #8c959f;border-radius:6px;'
+        f'font:13px/1.5 system-ui,sans-serif"><div><b>{escape(kind)}</b></div>{messages}{table if given else ""}'
+        f"<details><summary>{len(left)} fields at their defaults</summary>"
+        f'<div style="columns:3 16em">{rest}</div></details></div>'
+    )
+
+
+def _message(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    said = "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
+    more = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return (
+        f'<div style="white-space:pre-wrap;margin:.2em 0"><span style="opacity:.7">{escape(message["role"])}</span> '
+        f"{_cut(said)}{' <code>' + _spelled(more) + '</code>' if more else ''}</div>"
+    )
+
+
+def _row(name: str, value: str, default: str) -> str:
+    return (
+        f"<tr>{_cell(f'<code>{escape(name)}</code>')}"
+        f'{_cell(value)}<td style="text-align:left;padding:0 1em 0 0;opacity:.7">{default}</td></tr>'
+    )
+
+
+def _cell(inside: str) -> str:
+    return f'<td style="text-align:left;vertical-align:top;padding:0 1em 0 0">{inside}</td>'
+
+
+def _spelled(value: Any) -> str:
+    return _cut(json.dumps(value, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return escape(text)
+    return f"{escape(text[:_LONGEST])}… ({len(text):,} characters)"
+
+
+def _literal(value: Any, *, indent: int = 0) -> str:
+    """A JSON value as Python source; a list or an object that is too wide for a line has one for each entry."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # JSON's escapes are among Python's
+    if not isinstance(value, dict | list):
+        return repr(value)
+    inner = [
+        (f"{_literal(key)}: " if isinstance(value, dict) else "") + _literal(item, indent=indent + 4)
+        for key, item in (value.items() if isinstance(value, dict) else enumerate(value))
+    ]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    line = opening + ", ".join(inner) + closing
+    if "\n" not in line and len(line) + indent <= _WIDTH:
+        return line
+    space = " " * indent
+    return opening + "".join(f"\n{space}    {item}," for item in inner) + f"\n{space}{closing}"
