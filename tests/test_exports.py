@@ -18,7 +18,7 @@ from llmlab.exports import EXTENSIONS
 from llmlab.request import ChatRequest, PromptRequest
 
 #: The HTTP library that this version of `openai` runs on.
-HTTP = sys.modules[openai.Timeout.__module__.partition(".")[0]]
+HTTP = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
 NASTY = "it's \"$HOME\" `id` \\n \x00 \n\t'; rm -rf / #! é中🦊 {curly} %s \u2028"
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}
