@@ -85,10 +85,9 @@ def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict
             yield piece, None
         return
     lists = listed(delta.tokens, header)
-    without_text: dict[str, Any] = {"reasoning": {"reasoning_content": ""}, "content": {"content": ""}}
     for kind in ("reasoning", "content", "tool_calls"):
         if kind in text or lists[kind]:
-            yield text.get(kind, without_text.get(kind, {})), {"content": [], kind: lists[kind], "refusal": None}
+            yield text.get(kind, {}), {"content": [], kind: lists[kind], "refusal": None}
 
 
 def _calls(deltas: Sequence[CallDelta]) -> list[dict[str, Any]]:
