@@ -1,4 +1,4 @@
-"""The command line: `llmlab demo`, `llmlab chat`, `llmlab bench`, `llmlab devices`.
+"""The command line: `llmlab demo`, `llmlab chat`, `llmlab serve`, `llmlab bench`, `llmlab devices`.
 
 Whatever a user can get wrong ends as one line on stderr and exit code 2.
 """
@@ -121,7 +121,7 @@ def chat(
     messages = [{"role": "user", "content": message}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    fields = {
+    fields: dict[str, Any] = {
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
@@ -135,7 +135,7 @@ def chat(
     from llmlab.lab.result import Result
     from llmlab.request import ChatRequest
 
-    request = ChatRequest(messages=messages, **fields)  # before the model is loaded: a typing error costs no time
+    request = ChatRequest.build(messages, **fields)  # before the model is loaded: a typing error costs no time
     lab = _load(model)
     if as_json:
         typer.echo(json.dumps(lab.chat(request).completion.model_dump(mode="json"), ensure_ascii=False, indent=2))
@@ -151,6 +151,52 @@ def chat(
             from rich.console import Console
 
             Console().print(_logprobs(Result(stream.result(), lab), rows=None))
+    lab.close()
+
+
+@app.command()
+def serve(
+    model: Model = "demo",
+    host: Annotated[str, typer.Option(help="Other addresses than loopback need a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 picks a free one.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLMLAB_API_KEY", help="What requests have to bring as 'Bearer KEY'.")
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(min=1, help="Answers made at once; each is the same alone or beside others.")
+    ] = 8,
+    max_context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.")] = None,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 128,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    warmup: Annotated[bool, typer.Option(help="Compile everything before the first request.")] = True,
+) -> None:
+    """Answer the chat-completion API over HTTP, for any client of it, until Ctrl-C or SIGTERM."""
+    try:
+        from llmlab.serve import logs, server
+    except ModuleNotFoundError as missing:
+        _fail(f"{missing.name} is not installed: pip install 'llmlab[serve]'", code=2)
+    import llmlab
+
+    # Before the model is loaded: a port that is taken costs no time.
+    sock = server.bind(host, port, api_key=api_key)
+    lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, quiet=True)
+    if warmup:
+        lab.warmup()
+    url = server.url_of(sock)
+    key = " -H 'Authorization: Bearer '$LLMLAB_API_KEY" if api_key else ""
+    typer.echo(
+        f"{lab!r}\n"
+        f"  API     {url}/v1   ({slots} answers at once, {max_queue} more requests may wait)\n"
+        f"  docs    {url}/docs\n"
+        f"  key     {'every request to /v1 needs it' if api_key else 'none: only this machine can connect'}\n"
+        f"  try     curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
+        """            -d '{"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 60}'\n"""
+        "  stop    Ctrl-C, or SIGTERM: what runs is finished first\n"
+        "  log     below, one JSON line a request, without what was said"
+    )
+    sys.stdout.flush()
+    logs.start_logging()
+    server.serve(lab.backend, sock, api_key=api_key, max_queue=max_queue)
     lab.close()
 
 

@@ -1,0 +1,182 @@
+"""One request on its way to an answer: bytes in, a status and bytes out. No web framework, no network.
+
+The HTTP server and `lab.client()` both answer through this, so that the two cannot differ.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmlab.backends.chunks import chunks
+from llmlab.backends.protocol import Backend, Completion, Stream
+from llmlab.backends.wire import chat_completion, finish_reason
+from llmlab.errors import LLMLabError, ModelNotFoundError
+from llmlab.request import ChatRequest
+from llmlab.serve import body as bodies
+from llmlab.serve import sse
+from llmlab.serve.refusals import RefusalError
+
+JSON = "application/json"
+
+_log = logging.getLogger("llmlab.serve")
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """A response: its body comes in parts, one part where it is not a stream of events."""
+
+    status: int
+    parts: Iterator[bytes]
+    media_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the parts come over time."""
+        return self.media_type == sse.MEDIA_TYPE
+
+
+class ClientGoneError(Exception):
+    """The client left before there was an answer; there is nobody to tell."""
+
+
+class Conversation:
+    """A chat-completion request. `start` and the reply's parts belong to one thread; any thread may `leave`.
+
+    Args:
+        backend: who answers.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.facts: dict[str, Any] = {}  #: what a log may say: figures, never a text of the client's or the model's
+        self._backend = backend
+        self._began = time.perf_counter()
+        self.left = False  #: whether the client is gone
+        self._stream: Stream | None = None
+
+    def start(self, data: bytes) -> Reply:
+        """Validate and run a request; one that does not stream is run to its end.
+
+        Raises:
+            ClientGoneError: the client left meanwhile.
+        """
+        try:
+            request = ChatRequest(**bodies.parse(data))
+            self.facts |= {"model": self._backend.name, "stream": request.stream, "n": request.n}
+            self._stream = stream = self._backend.stream(request)
+            if self.left:  # before there was a stream to close
+                stream.close()
+            if request.stream:
+                return Reply(200, self._events(stream, request), media_type=sse.MEDIA_TYPE, headers=_UNBUFFERED)
+            whole = self._whole(stream)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            return refusal(self._known(error))
+        return Reply(200, iter([whole]))
+
+    def leave(self) -> None:
+        """The client is gone: free what the request holds. Harmless at any time."""
+        self.left = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def _whole(self, stream: Stream) -> bytes:
+        try:
+            for _ in stream:
+                self._first_token()
+            completion = stream.result()
+        finally:
+            stream.close()
+        if self.left:
+            raise ClientGoneError
+        self._ended(completion)
+        return sse.encode(chat_completion(completion).model_dump(mode="json", exclude_unset=True))
+
+    def _events(self, stream: Stream, request: ChatRequest) -> Iterator[bytes]:
+        options = request.stream_options
+        try:
+            for chunk in chunks(stream, include_usage=None if options is None else options.get("include_usage", False)):
+                if self.left:
+                    return
+                if chunk["choices"] and "role" not in chunk["choices"][0]["delta"]:
+                    self._first_token()
+                yield sse.event(chunk)
+            self._ended(stream.result())
+        except Exception as error:
+            yield sse.event(self._known(error).to_dict())
+        finally:
+            stream.close()
+        yield sse.DONE
+
+    def _first_token(self) -> None:
+        self.facts.setdefault("first_token_ms", round(1e3 * (time.perf_counter() - self._began), 1))
+
+    def _ended(self, completion: Completion) -> None:
+        self.facts |= {
+            "completion": completion.id,
+            "prompt_tokens": len(completion.prompt_ids),
+            "completion_tokens": completion.completion_tokens,
+            "finish_reasons": [finish_reason(choice.finish_reason) for choice in completion.choices],
+        }
+
+    def _known(self, error: Exception) -> LLMLabError:
+        """An error that can be told; what nobody foresaw is written to the log and told without its inside."""
+        if not isinstance(error, LLMLabError):
+            report(error)
+            error = LLMLabError("the server failed on this request; its log says where")
+        # An unknown field is named by the client.
+        known = error.param is None or error.param == bodies.WHOLE or error.param in ChatRequest.model_fields
+        self.facts |= {"error": error.code or error.type, "param": error.param if known else "unknown"}
+        return error
+
+
+def models(backend: Backend) -> dict[str, Any]:
+    """`GET /v1/models`: the one model there is."""
+    return {"object": "list", "data": [_model(backend)]}
+
+
+def model(backend: Backend, name: str) -> dict[str, Any]:
+    """`GET /v1/models/{name}`.
+
+    Raises:
+        ModelNotFoundError: it is another one.
+    """
+    if name != backend.name:
+        raise ModelNotFoundError(f"the model {name!r} does not exist; loaded is {backend.name!r}", param="model")
+    return _model(backend)
+
+
+def answer(value: Any) -> Reply:
+    """A JSON value as a reply."""
+    return Reply(200, iter([sse.encode(value)]))
+
+
+def refusal(error: LLMLabError) -> Reply:
+    """An error as a reply."""
+    headers = error.headers if isinstance(error, RefusalError) else {}
+    return Reply(error.status, iter([sse.encode(error.to_dict())]), headers=headers)
+
+
+def report(error: Exception) -> None:
+    """Log what was not foreseen: where, and of which kind. Its message may hold what the client sent."""
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    _log.error("unforeseen", extra={"facts": {"exception": type(error).__name__, "at": places}})
+
+
+def _model(backend: Backend) -> dict[str, Any]:
+    described = backend.describe()
+    facts = {"context_length": described.get("context"), "dtype": described.get("dtype")}
+    return {"id": backend.name, "object": "model", "created": _STARTED, "owned_by": "llmlab", **facts}
+
+
+#: The API wants to know when a model was made; what is known is when it was loaded.
+_STARTED = int(time.time())
+
+#: Neither caches nor the buffers of proxies may hold events back.
+_UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}

@@ -1,0 +1,88 @@
+"""What every request passes on its way in and out: the key, the closing time, the log, and a last net for failures."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmlab.errors import LLMLabError
+from llmlab.serve.auth import ApiKey
+from llmlab.serve.conversation import Reply, refusal, report
+from llmlab.serve.line import Line
+
+_log = logging.getLogger("llmlab.serve")
+
+#: Characters of a path that a log line holds.
+_PATH = 100
+
+
+class Gate:
+    """Wraps an application. Its requests carry `scope["facts"]`, where the log's figures are left.
+
+    A pure ASGI application rather than one of the framework's middlewares: those put a task and a queue between the
+    answer and the socket, and hide that a client has left.
+    """
+
+    def __init__(self, app: ASGIApp, *, key: ApiKey, line: Line) -> None:
+        self._app = app
+        self._key = key
+        self._line = line
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or hand on what is not HTTP."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        name = f"req_{secrets.token_hex(12)}"
+        status = 0
+        scope["facts"] = facts = dict[str, Any]()
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name.encode())]
+            await send(message)
+
+        try:
+            try:
+                self._check(scope)
+                await self._app(scope, receive, tell)
+            except LLMLabError as error:
+                facts |= {"error": error.code or error.type}
+                await send_reply(refusal(error), tell)
+            except Exception as error:
+                report(error)
+                if not status:
+                    await send_reply(refusal(LLMLabError("the server failed; its log says where")), tell)
+        finally:
+            took = {"ms": round(1e3 * (time.perf_counter() - began), 1)}
+            shown = {"id": name, "method": scope["method"], "path": scope["path"][:_PATH], "status": status}
+            _log.info("request", extra={"facts": shown | facts | took})
+
+    def _check(self, scope: Scope) -> None:
+        self._line.check_open()
+        if scope["path"].startswith("/v1"):
+            headers = dict(scope["headers"])
+            self._key.check(headers.get(b"authorization"))
+
+
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Send a reply that is there already, in one part."""
+    body = b"".join(reply.parts)
+    await send(start_of(reply, length=len(body)))
+    await send({"type": "http.response.body", "body": body})
+
+
+def start_of(reply: Reply, *, length: int | None) -> Message:
+    """The message that begins a response."""
+    headers = {"content-type": reply.media_type, **reply.headers}
+    if length is not None:
+        headers["content-length"] = str(length)
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": reply.status, "headers": raw}

@@ -1,0 +1,75 @@
+"""What the endpoint itself turns down, whatever the model: one class a reason, with its status and its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmlab.errors import LLMLabError
+
+
+class RefusalError(LLMLabError):
+    """A request that never reached the model."""
+
+    type = "invalid_request_error"
+    default_status = 400
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the response says besides its body."""
+        return {}
+
+
+class ApiKeyError(RefusalError):
+    """No key, or a wrong one; HTTP 401."""
+
+    default_status = 401
+    default_code = "invalid_api_key"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The scheme that is asked for."""
+        return {"www-authenticate": "Bearer"}
+
+
+class PathError(RefusalError):
+    """Nothing lives at this path; HTTP 404, or 405 where only the method is wrong."""
+
+    default_status = 404
+    default_code = "unknown_path"
+
+
+class BodyTooLargeError(RefusalError):
+    """More bytes than a request may have; HTTP 413."""
+
+    default_status = 413
+    default_code = "body_too_large"
+
+
+class QueueFullError(RefusalError):
+    """As many requests wait as may; HTTP 429, with the seconds after which to ask again."""
+
+    type = "rate_limit_error"
+    default_status = 429
+    default_code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """When to come back."""
+        return {"retry-after": str(self.retry_after)}
+
+
+class ShuttingDownError(RefusalError):
+    """The server finishes what runs and takes nothing more; HTTP 503."""
+
+    type = "server_error"
+    default_status = 503
+    default_code = "shutting_down"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """This connection ends as well."""
+        return {"connection": "close"}
