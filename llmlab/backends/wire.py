@@ -30,14 +30,17 @@ def chat_completion(completion: Completion) -> ChatCompletion:
     """The whole answer as an `openai.types.chat.ChatCompletion`; an interrupted choice says `length`."""
     from openai.types.chat import ChatCompletion
 
-    return ChatCompletion.model_validate(
-        {
-            **envelope(completion, kind="chat.completion"),
-            "seed": completion.seed,
-            "choices": [_choice(choice, completion) for choice in completion.choices],
-            "usage": usage(completion, made=completion.completion_tokens),
-        }
-    )
+    return ChatCompletion.model_validate(whole(completion))
+
+
+def whole(completion: Completion) -> dict[str, Any]:
+    """The same as JSON has it."""
+    return {
+        **envelope(completion, kind="chat.completion"),
+        "seed": completion.seed,
+        "choices": [_choice(choice, completion) for choice in completion.choices],
+        "usage": usage(completion, made=completion.completion_tokens),
+    }
 
 
 def envelope(header: Header, *, kind: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmlab.backends.chunks import chunks
 from llmlab.backends.protocol import Backend, Completion, Stream
-from llmlab.backends.wire import chat_completion, finish_reason
+from llmlab.backends.wire import finish_reason, whole
 from llmlab.errors import LLMLabError, ModelNotFoundError
 from llmlab.request import ChatRequest
 from llmlab.serve import body as bodies
@@ -73,12 +73,12 @@ class Conversation:
                 stream.close()
             if request.stream:
                 return Reply(200, self._events(stream, request), media_type=sse.MEDIA_TYPE, headers=_UNBUFFERED)
-            whole = self._whole(stream)
+            answered = self._answered(stream)
         except ClientGoneError:
             raise
         except Exception as error:
             return refusal(self._known(error))
-        return Reply(200, iter([whole]))
+        return Reply(200, iter([answered]))
 
     def leave(self) -> None:
         """The client is gone: free what the request holds. Harmless at any time."""
@@ -86,7 +86,7 @@ class Conversation:
         if self._stream is not None:
             self._stream.close()
 
-    def _whole(self, stream: Stream) -> bytes:
+    def _answered(self, stream: Stream) -> bytes:
         try:
             for _ in stream:
                 self._first_token()
@@ -96,7 +96,7 @@ class Conversation:
         if self.left:
             raise ClientGoneError
         self._ended(completion)
-        return sse.encode(chat_completion(completion).model_dump(mode="json", exclude_unset=True))
+        return sse.encode(whole(completion))
 
     def _events(self, stream: Stream, request: ChatRequest) -> Iterator[bytes]:
         options = request.stream_options
