@@ -92,6 +92,7 @@ def _choice(choice: Choice, part: int, names: Mapping[int, str], by: str, altern
         runs.append(f'<div class="run"{mark}>{body}</div>')
     if part < len(tokens):
         runs.append(f'<div class="note">… and {len(tokens) - part} more tokens</div>')
+    runs += [f'<div class="call">→ {escape(call.name)}({escape(call.arguments)})</div>' for call in choice.tool_calls]
     if not len(tokens):
         runs.append('<div class="note">no tokens</div>')
     count = f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}"
@@ -239,11 +240,16 @@ def _side(by: str) -> str:
 
 
 def _messages(completion: Completion) -> Iterator[tuple[str, str]]:
+    prompt = getattr(completion.request, "prompt", None)
+    if prompt is not None:
+        yield "prompt", prompt if isinstance(prompt, str) else f"{len(prompt)} token ids"
     for message in completion.request.messages:
         content = message.get("content") or ""
         text = content if isinstance(content, str) else "".join(part["text"] for part in content)
-        if text:
-            yield message["role"], text
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        lines = [*([text] if text else []), *(f"→ {call['name']}({call['arguments']})" for call in calls)]
+        if lines:
+            yield message["role"], "\n".join(lines)
 
 
 def _tall(alternatives: int) -> int:

@@ -155,7 +155,7 @@ class Result:
         for choice in self.choices[:_SHOWN_CHOICES]:
             lines.append(f"[{choice.index}] {choice.finish_reason}, {_count(len(choice.tokens), 'token')}")
             if choice.reasoning and choice.reasoning not in choice.text:
-                lines.append(f"(reasoning) {_shortened(choice.reasoning)}")
+                lines.append(f"(reasoning) {_shortened(choice.reasoning.strip())}")
             if choice.text or not choice.tool_calls:
                 lines.append(_shortened(choice.text))
             lines += [f"→ {call.name}({_shortened(call.arguments)})" for call in choice.tool_calls]

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from llmlab.backends.protocol import ToolCall
 from llmlab.lab import palette
 from llmlab.lab.html import page, strip
+from llmlab.request import PromptRequest
 
 NAMES = {37: "<|im_end|>", 38: "<|endoftext|>"}
 VOID = {"br", "meta"}
@@ -125,11 +127,28 @@ def test_segments_and_finish_reasons_are_named(make_tokens, make_completion) -> 
     thinking = make_tokens((34, 0, 35, 1, 37), segment=("reasoning",) * 3 + ("content", "end"))
     calling = make_tokens((0, 1), segment=("tool_call",) * 2)
     source = strip(make_completion(thinking, calling, finish="tool_calls"), names=NAMES)
-    assert re.findall(r'data-segment="([^"]*)"', source) == ["reasoning", "tool call"]
+    assert re.findall(r'<div class="run" data-segment="([^"]*)"', source) == ["reasoning", "tool call"]
     assert source.count('<div class="run"') == 3, "the end token stays beside the content"
     text = Tree(source).text
     assert text.count("finished: tool_calls") == 2
     assert "choice 0" in text and "choice 1" in text
+
+
+def test_calls_stand_below_the_tokens_that_made_them(make_tokens, make_completion) -> None:
+    completion = make_completion(make_tokens((0, 1), segment=("tool_call",) * 2), finish="tool_calls")
+    call = ToolCall("call_1", "get_<b>", '{"city": "Paris"}')
+    source = strip(replace(completion, choices=(replace(completion.choices[0], tool_calls=(call,)),)))
+    assert '→ get_<b>({"city": "Paris"})' in Tree(source).text
+    assert "get_<b>" not in source
+
+
+def test_a_page_shows_what_was_asked(make_tokens, make_completion) -> None:
+    completion = make_completion(make_tokens((0,)))
+    for prompt, shown in (("Once <i>upon", "prompt Once <i>upon"), ([1, 2, 3], "prompt 3 token ids")):
+        assert shown in Tree(page(replace(completion, request=PromptRequest(prompt=prompt)))).text
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert "assistant → f({})" in Tree(page(make_completion(make_tokens((0,)), messages=messages))).text
 
 
 def test_bytes_outside_the_text_are_struck_through(make_tokens, make_completion) -> None:

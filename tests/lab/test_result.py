@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from matplotlib import pyplot as plt
 from pandas.testing import assert_frame_equal
 
+from llmlab.backends.protocol import ToolCall
 from llmlab.lab.result import Result
 
 
@@ -30,6 +32,29 @@ def test_a_terminal_gets_text_under_one_line_of_figures(two: Result) -> None:
         "[1] stop, 2 tokens",
         " lived fox",
     ]
+
+
+def test_reasoning_and_calls_are_told_apart_from_the_content(make_tokens, make_completion) -> None:
+    completion = make_completion(make_tokens((2, 7, 0, 1, 37)), finish="tool_calls")
+    calls = (ToolCall("call_1", "get_weather", '{"city": "Paris"}'), ToolCall("call_2", "get_time", "{}"))
+    thought = replace(completion.choices[0], text="Once upon", reasoning="\na fox\n", tool_calls=calls)
+    result = Result(replace(completion, choices=(thought,)))
+    assert (result.reasoning, result.tool_calls) == ("\na fox\n", calls)
+    assert repr(result).splitlines()[1:] == [
+        "[0] tool_calls, 5 tokens",
+        "(reasoning) a fox",
+        "Once upon",
+        '→ get_weather({"city": "Paris"})',
+        "→ get_time({})",
+    ]
+    alone = Result(replace(completion, choices=(replace(thought, text="", reasoning=None),)))
+    assert repr(alone).splitlines()[2] == '→ get_weather({"city": "Paris"})'
+    message = alone.completion.choices[0].message
+    assert message.content is None and [call.function.name for call in message.tool_calls] == [
+        "get_weather",
+        "get_time",
+    ]
+    assert (Result(completion).reasoning, Result(completion).tool_calls) == (None, ())
 
 
 def test_a_large_result_is_cut_with_a_word(make_tokens, make_completion) -> None:
