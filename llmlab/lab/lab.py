@@ -17,6 +17,8 @@ from llmlab.request import ChatRequest, PromptRequest, Request
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import openai
+
     from llmlab.lab.next_token import NextToken
 
 
@@ -184,6 +186,16 @@ class Lab:
         if not isinstance(self.backend, LogitsBackend):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
         return NextToken.of(self.backend, self.request(messages, **fields), order=order)
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """A real `openai.OpenAI` wired to this lab, in-process: code written for the hosted API runs unchanged.
+
+        Args:
+            options: of `openai.OpenAI`, such as `max_retries`.
+        """
+        from llmlab.lab.client import client
+
+        return client(self.backend, **options)
 
     def warmup(self, *, orders: Sequence[str] = ("llmlab",)) -> None:
         """Compile every program beforehand, so that no request waits for one; nothing where there are none."""

@@ -22,6 +22,7 @@ from llmlab.serve.body import MAX_BYTES, WHOLE, check_headers
 from llmlab.serve.conversation import ClientGoneError, Conversation, Reply
 from llmlab.serve.gate import Gate, send_reply, start_of
 from llmlab.serve.line import Line
+from llmlab.serve.logs import unforeseen
 from llmlab.serve.refusals import BodyTooLargeError, PathError
 
 #: What the engine's widest batch holds, for a backend that does not pin its slots.
@@ -156,7 +157,12 @@ class _Answer(Response):
 
     async def _converse(self, data: bytes, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        reply = await loop.run_in_executor(self._threads, self._talk.start, data)
+        try:
+            reply = await loop.run_in_executor(self._threads, self._talk.start, data)
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            reply = talk.refusal(unforeseen(error))
         if not reply.streams:
             await send_reply(reply, send)
             return
@@ -165,7 +171,11 @@ class _Answer(Response):
             coming = loop.run_in_executor(self._threads, _next, reply.parts)
             while not (await asyncio.wait([coming], timeout=self._silence))[0]:
                 await self._send(sse.STILL_HERE, send)
-            part = coming.result()
+            try:
+                part = coming.result()
+            except Exception as error:
+                await self._send(sse.event(unforeseen(error).to_dict()) + sse.DONE, send)
+                break
             if part is None:
                 break
             await self._send(part, send)

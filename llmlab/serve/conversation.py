@@ -5,9 +5,7 @@ The HTTP server and `lab.client()` both answer through this, so that the two can
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +17,9 @@ from llmlab.errors import LLMLabError, ModelNotFoundError
 from llmlab.request import ChatRequest
 from llmlab.serve import body as bodies
 from llmlab.serve import sse
-from llmlab.serve.refusals import RefusalError
+from llmlab.serve.refusals import PathError, RefusalError
 
 JSON = "application/json"
-
-_log = logging.getLogger("llmlab.serve")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +59,8 @@ class Conversation:
         """Validate and run a request; one that does not stream is run to its end.
 
         Raises:
-            ClientGoneError: the client left meanwhile.
+            ClientGoneError: the client left meanwhile. Anything but an `LLMLabError` that happens inside, also while
+                the parts are read: nobody foresaw it.
         """
         try:
             request = ChatRequest(**bodies.parse(data))
@@ -74,10 +71,8 @@ class Conversation:
             if request.stream:
                 return Reply(200, self._events(stream, request), media_type=sse.MEDIA_TYPE, headers=_UNBUFFERED)
             answered = self._answered(stream)
-        except ClientGoneError:
-            raise
-        except Exception as error:
-            return refusal(self._known(error))
+        except LLMLabError as error:
+            return refusal(self._noted(error))
         return Reply(200, iter([answered]))
 
     def leave(self) -> None:
@@ -108,8 +103,8 @@ class Conversation:
                     self._first_token()
                 yield sse.event(chunk)
             self._ended(stream.result())
-        except Exception as error:
-            yield sse.event(self._known(error).to_dict())
+        except LLMLabError as error:
+            yield sse.event(self._noted(error).to_dict())
         finally:
             stream.close()
         yield sse.DONE
@@ -125,11 +120,7 @@ class Conversation:
             "finish_reasons": [finish_reason(choice.finish_reason) for choice in completion.choices],
         }
 
-    def _known(self, error: Exception) -> LLMLabError:
-        """An error that can be told; what nobody foresaw is written to the log and told without its inside."""
-        if not isinstance(error, LLMLabError):
-            report(error)
-            error = LLMLabError("the server failed on this request; its log says where")
+    def _noted(self, error: LLMLabError) -> LLMLabError:
         # An unknown field is named by the client.
         known = error.param is None or error.param == bodies.WHOLE or error.param in ChatRequest.model_fields
         self.facts |= {"error": error.code or error.type, "param": error.param if known else "unknown"}
@@ -152,6 +143,19 @@ def model(backend: Backend, name: str) -> dict[str, Any]:
     return _model(backend)
 
 
+def route(backend: Backend, *, method: str, path: str) -> Any:
+    """What lives at a path, but for conversations.
+
+    Raises:
+        PathError: nothing does.
+    """
+    if path == "/v1/models" and method == "GET":
+        return models(backend)
+    if path.startswith("/v1/models/") and method == "GET":
+        return model(backend, path.removeprefix("/v1/models/"))
+    raise PathError(f"{method} {path}: there is nothing")
+
+
 def answer(value: Any) -> Reply:
     """A JSON value as a reply."""
     return Reply(200, iter([sse.encode(value)]))
@@ -161,12 +165,6 @@ def refusal(error: LLMLabError) -> Reply:
     """An error as a reply."""
     headers = error.headers if isinstance(error, RefusalError) else {}
     return Reply(error.status, iter([sse.encode(error.to_dict())]), headers=headers)
-
-
-def report(error: Exception) -> None:
-    """Log what was not foreseen: where, and of which kind. Its message may hold what the client sent."""
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    _log.error("unforeseen", extra={"facts": {"exception": type(error).__name__, "at": places}})
 
 
 def _model(backend: Backend) -> dict[str, Any]:

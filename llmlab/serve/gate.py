@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from typing import Any
@@ -11,10 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmlab.errors import LLMLabError
 from llmlab.serve.auth import ApiKey
-from llmlab.serve.conversation import Reply, refusal, report
+from llmlab.serve.conversation import Reply, refusal
 from llmlab.serve.line import Line
-
-_log = logging.getLogger("llmlab.serve")
+from llmlab.serve.logs import LOG, unforeseen
 
 #: Characters of a path that a log line holds.
 _PATH = 100
@@ -57,13 +55,13 @@ class Gate:
                 facts |= {"error": error.code or error.type}
                 await send_reply(refusal(error), tell)
             except Exception as error:
-                report(error)
+                bad = unforeseen(error)
                 if not status:
-                    await send_reply(refusal(LLMLabError("the server failed; its log says where")), tell)
+                    await send_reply(refusal(bad), tell)
         finally:
             took = {"ms": round(1e3 * (time.perf_counter() - began), 1)}
             shown = {"id": name, "method": scope["method"], "path": scope["path"][:_PATH], "status": status}
-            _log.info("request", extra={"facts": shown | facts | took})
+            LOG.info("request", extra={"facts": shown | facts | took})
 
     def _check(self, scope: Scope) -> None:
         self._line.check_open()
