@@ -9,16 +9,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+from llmlab.engine.constraint import Held, masks_of
 from llmlab.engine.decode import CHUNK, Emitted
 from llmlab.engine.prefill import padded_length, piece_sizes, pieces
 from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.state import RowFields, Slots, row_fields
+from llmlab.errors import EngineError
+from llmlab.grammar.matcher import Matcher
 from llmlab.models.cache import KVCache, cache_bytes
 
 #: Seconds that a chunk aims to take: long enough to keep the device busy, short enough for a stream and an interrupt.
@@ -36,6 +39,7 @@ class Live:
     index: int
     position: int
     made: int = 0
+    matcher: Matcher | None = None
 
     @property
     def row(self) -> Row:
@@ -46,6 +50,10 @@ class Live:
     def reserve(self) -> int:
         """The positions that the row may come to need."""
         return len(self.row.prompt) + self.row.budget
+
+
+#: What a step or a chunk has for a row: its new tokens, or why there are no more (the other rows go on).
+Outcome: TypeAlias = Piece | EngineError
 
 
 class Batch:
@@ -116,7 +124,8 @@ class Batch:
         slot = self._live.index(None)
         cache = self._prefilled(row, length=slots.length, waits=waits)
         self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
-        self._live[slot] = Live(job=job, index=index, position=len(row.prompt) - 1)
+        matcher = row.grammar.matcher() if row.grammar else None
+        self._live[slot] = Live(job=job, index=index, position=len(row.prompt) - 1, matcher=matcher)
 
     def release(self, job: Job, rows: set[int]) -> int:
         """Free the slots of some of a job's rows; how many there were."""
@@ -133,11 +142,12 @@ class Batch:
         """Once few are left of a wide batch, go on in a narrow one: a step's cost is its width's."""
         self._narrow(next(width for width in self.widths if width >= len(self.live)))
 
-    def run(self, *, order: str) -> list[tuple[Live, Piece]]:
-        """A chunk of steps: every row's new tokens. Rows that ended have left their slots."""
+    def run(self, *, order: str) -> list[tuple[Live, Outcome]]:
+        """A chunk of steps, or a step where a row has a grammar: what every row got. Who ended has left its slot."""
+        if any(live.matcher for live in self.live):
+            return self._step(order=order)
         steps = self._steps()
-        furthest = max(live.position for live in self.live)
-        self._lengthen(self._bucket(min(furthest + steps + 1, self.lengths[-1])))
+        self._have_room(steps)
         slots, self._slots = self._held(), None
         began = time.perf_counter()
         self._slots, emitted, compiled = self.programs.chunk(slots, steps, order=order)
@@ -148,12 +158,42 @@ class Batch:
             self._pace[key] = 0.5 * (self._pace.get(key, pace) + pace)
         return self._collect(out)
 
+    def _step(self, *, order: str) -> list[tuple[Live, Outcome]]:
+        """One step: the model runs on the device while the host works out what the grammars allow."""
+        self._have_room(1)
+        slots, self._slots = self._held(), None
+        slots, logits = self.programs.forward(slots)
+        words = -(-self.programs.config.vocab_size // 32)
+        masks = masks_of(self._grammars(), width=slots.width, words=words)
+        gone = [*masks.ended, *masks.failed]
+        if gone:
+            slots = self.programs.release(slots, ~np.isin(np.arange(slots.width), gone))
+        self._slots, emitted = self.programs.sample(slots, logits, masks.mask, masks.masked, order=order)
+        out: Emitted = jax.device_get(emitted)
+        found: list[tuple[Live, Outcome]] = []
+        for slot in gone:
+            live = self._live[slot]
+            assert live is not None
+            none: Any = jax.tree.map(lambda x, at=slot: x[:0, at], out.figures)
+            stopped = Piece(live.index, np.zeros(0, np.int32), none, "stop")
+            reason = masks.failed.get(slot)
+            found.append((live, EngineError(f"the grammar cannot go on: {reason}") if reason else stopped))
+            self._live[slot] = None
+        return found + self._collect(out)
+
+    def _grammars(self) -> list[Held]:
+        return [
+            Held(slot, live.matcher, not live.row.ignore_ends and live.made >= live.row.params.min_tokens)
+            for slot, live in enumerate(self._live)
+            if live and live.matcher
+        ]
+
     def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
         """The raw logits [V] of what follows a prompt."""
         length = self._bucket(self._row_length(row))
         cache = self._prefilled(row, length=length, waits=waits)
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
-        return np.asarray(jax.device_get(self.programs.peek(slots)))[0]
+        return np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0]
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +246,10 @@ class Batch:
     def _longer(self, length: int) -> int:
         return self.lengths[self.lengths.index(length) + 1]
 
+    def _have_room(self, steps: int) -> None:
+        furthest = max(live.position for live in self.live)
+        self._lengthen(self._bucket(min(furthest + steps + 1, self.lengths[-1])))
+
     def _steps(self) -> int:
         pace = self._pace.get((self._held().width, self._held().length))
         steps = 4 if pace is None else int(CHUNK_SECONDS / max(pace, 1e-6))
@@ -240,8 +284,9 @@ class Batch:
                 del self._prompts[old]
         return held
 
-    def _collect(self, out: Emitted) -> list[tuple[Live, Piece]]:
-        found: list[tuple[Live, Piece]] = []
+    def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:
+        found: list[tuple[Live, Outcome]] = []
+        going = np.ones(len(self._live), bool)
         for slot, live in enumerate(self._live):
             count = int(out.made[:, slot].sum())
             if live is None or not count:
@@ -251,11 +296,17 @@ class Batch:
             live.made += count
             live.position += count
             finish = None
-            if int(tokens[-1]) in self.ends and not live.row.ignore_ends:
+            last = int(tokens[-1])
+            if last in self.ends and (live.matcher or not live.row.ignore_ends):
                 finish = "stop"
+                going[slot] = not live.row.ignore_ends
             elif live.made >= live.row.budget:
                 finish = "length"
+            elif live.matcher:
+                live.matcher.advance(last)
             found.append((live, Piece(live.index, tokens, figures, finish)))
             if finish:
                 self._live[slot] = None
+        if not going.all():  # the device does not know that an end of a grammar is one whatever the row ignores
+            self._slots = self.programs.release(self._held(), going)
         return found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from llmlab.engine.state import Slots
 from llmlab.sampling.logprobs import Figures
@@ -57,6 +57,23 @@ def sample(
         history=history,
     )
     return slots, token, figures
+
+
+def sample_masked(
+    slots: Slots,
+    logits: Float32[Array, "W V"],
+    ends: Bool[Array, " V"],
+    mask: UInt32[Array, "W M"],
+    masked: Bool[Array, " W"],
+    *,
+    order: str,
+) -> tuple[Slots, Emitted]:
+    """`sample` under the packed masks of the rows that are `masked`, as a chunk of one step."""
+    drew = slots.active
+    under = slots._replace(inputs=slots.inputs._replace(mask=mask, masked=masked))
+    after, token, figures = sample(under, logits, ends, order=order)
+    emitted = jax.tree.map(lambda x: x[None], Emitted(token=token, made=drew, figures=figures))
+    return after._replace(inputs=slots.inputs), emitted
 
 
 def chunk(

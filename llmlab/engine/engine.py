@@ -193,14 +193,14 @@ class Engine:
             else:
                 _answer(message)
 
-    def _drop(self, job: Job, rows: set[int]) -> None:
+    def _drop(self, job: Job, rows: set[int], error: EngineError | None = None) -> None:
         for _ in range(self._batch.release(job, rows)):
             self._line.ended(job)
         self._line.drop(job, rows)
         if job.open:
             job.open -= rows
             if not job.open:
-                job.results.put(None)
+                job.results.put(error)
 
     def _fail(self, error: BaseException) -> None:
         jobs = {live.job for live in self._batch.live} | set(self._line.clear())
@@ -232,18 +232,25 @@ class Engine:
             self._batch.narrow()
 
     def _run_chunk(self) -> None:
-        """Give every job the tokens of its rows."""
+        """Give every job the tokens of its rows; a job of which a row failed ends with the row's error."""
         assert self._order is not None
         blocks: dict[Job, list[Piece]] = {}
-        for live, piece in self._batch.run(order=self._order):
-            blocks.setdefault(live.job, []).append(piece)
-            if piece.finish:
+        failed: dict[Job, EngineError] = {}
+        for live, outcome in self._batch.run(order=self._order):
+            if isinstance(outcome, EngineError):
+                failed.setdefault(live.job, outcome)
+                self._line.ended(live.job)
+                continue
+            blocks.setdefault(live.job, []).append(outcome)
+            if outcome.finish:
                 self._line.ended(live.job)
                 live.job.open.discard(live.index)
         for job, block in blocks.items():
             job.results.put(block)
-            if not job.open:
+            if not job.open and job not in failed:
                 job.results.put(None)
+        for job, error in failed.items():
+            self._drop(job, set(range(len(job.rows))), error)
 
 
 def _answer(call: _Call) -> None:

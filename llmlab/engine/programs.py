@@ -31,6 +31,10 @@ def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
     return traced
 
 
+#: In the place of arrays that a program has no use for.
+_LEFT_OUT: Any = ()
+
+
 class Programs:
     """Jitted functions over one decoder. The caches they take are donated: who passes one has lost it.
 
@@ -49,8 +53,9 @@ class Programs:
         self._met: set[tuple[Any, ...]] = set()
         graph = self._graph
         self._prefill = jax.jit(_precise(partial(prefill, graph)), donate_argnames="cache")
-        self._peek = jax.jit(_precise(partial(decode.forward, graph)))
+        self._forward = jax.jit(_precise(partial(decode.forward, graph)), donate_argnames="slots")
         self._chunk = jax.jit(_precise(partial(decode.chunk, graph)), static_argnames="order", donate_argnames="slots")
+        self._sample = jax.jit(decode.sample_masked, static_argnames="order", donate_argnames="slots")
         self._admit = jax.jit(state.admit, donate_argnames="slots")
         self._resize = jax.jit(state.resize)
         self._lengthen = jax.jit(state.lengthen, static_argnames="length")
@@ -85,10 +90,27 @@ class Programs:
         self._first("prefill", tokens.shape[1], cache.length)
         return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
 
-    def peek(self, slots: Slots) -> Float32[Array, "W V"]:
-        """The logits of what follows each row's pending token; the slots stay as they were."""
-        self._first("peek", slots.width, slots.length)
-        return self._peek(self._weights, slots=slots)[1]
+    def forward(self, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
+        """Feed the pending tokens; the logits of what follows. Fed again, the same tokens leave the same slots."""
+        self._first("forward", slots.width, slots.length)
+        fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots)
+        return fed
+
+    def sample(
+        self, slots: Slots, logits: Float32[Array, "W V"], mask: np.ndarray, masked: np.ndarray, *, order: str
+    ) -> tuple[Slots, Emitted]:
+        """Draw once, the `masked` rows from what their packed `mask` [W, ceil(V / 32)] allows."""
+        self._first("sample", slots.width, order)
+        # Without the cache, so that one program serves every length.
+        drawn, emitted = self._sample(
+            slots=slots._replace(cache=_LEFT_OUT, bias=_LEFT_OUT),
+            logits=logits,
+            ends=self._ends,
+            mask=mask,
+            masked=masked,
+            order=order,
+        )
+        return drawn._replace(cache=slots.cache, bias=slots.bias), emitted
 
     def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
         """A chunk of steps, and whether this call had to compile."""
@@ -132,7 +154,7 @@ class Programs:
         for size in piece_sizes(length):
             self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0)
         slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
-        jax.block_until_ready(self.peek(slots))
+        jax.block_until_ready(self.forward(slots))
 
     def _visit_batch(
         self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]
@@ -140,6 +162,9 @@ class Programs:
         slots = self.empty(width=width, length=length)
         for order in orders:
             slots, _, _ = self.chunk(slots, 0, order=order)
+            slots, logits = self.forward(slots)
+            mask = np.zeros((width, -(-self.config.vocab_size // 32)), np.uint32)
+            slots, _ = self.sample(slots, logits, mask, np.zeros(width, bool), order=order)
         slots = self.admit(slots, self.row_cache(length=length), self._nobody(), 0)
         slots = self.release(slots, np.zeros(width, bool))
         at = widths.index(width)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmlab.grammar.matcher import Grammar
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import SamplingParams
 
@@ -35,12 +36,17 @@ def cache_lengths(max_context: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sequence to generate: prompt ids (at least one), its sampling, and how many tokens it may make."""
+    """One sequence to generate: prompt ids (at least one), its sampling, and how many tokens it may make.
+
+    A `grammar` says what the tokens may spell. Once it is complete and nothing more may come the row ends, whether or
+    not `ignore_ends` or its min_tokens would have it go on.
+    """
 
     prompt: np.ndarray
     params: SamplingParams
     budget: int
     ignore_ends: bool = False
+    grammar: Grammar | None = None
 
     @property
     def key(self) -> bytes:
@@ -51,7 +57,8 @@ class Row:
 class Piece(NamedTuple):
     """A run of tokens of one row, as they leave the device: ids [T], figures [T, ...].
 
-    `finish` is None while the row goes on; "stop" (an end token, which is the last of the tokens) or "length".
+    `finish` is None while the row goes on; "length", or "stop": an end token, which is the last of the tokens, or a
+    grammar that nothing can follow (then there may be no token at all).
     """
 
     row: int
