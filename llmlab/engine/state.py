@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from llmlab.models.attention import HIDDEN
 from llmlab.models.cache import KVCache, empty_cache
+from llmlab.models.cache import lengthen as longer_cache
 from llmlab.models.config import ModelConfig
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 
@@ -121,8 +122,7 @@ def resize(slots: Slots, index: Int32[Array, " W2"], keep: Bool[Array, " W2"]) -
 def lengthen(cache: KVCache, bias: Float32[Array, "W S"], *, length: int) -> tuple[KVCache, Float32[Array, "W S2"]]:
     """Room for more positions; what is there stays."""
     more = length - cache.length
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))), cache)
-    return cache, jnp.pad(bias, ((0, 0), (0, more)), constant_values=HIDDEN)
+    return longer_cache(cache, length=length), jnp.pad(bias, ((0, 0), (0, more)), constant_values=HIDDEN)
 
 
 def release(active: Bool[Array, " W"], keep: Bool[Array, " W"]) -> Bool[Array, " W"]:

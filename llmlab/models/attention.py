@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
-from llmlab.models.cache import write
+from llmlab.models.cache import write_keys, write_values
 from llmlab.models.config import ModelConfig
 from llmlab.models.layers import Projection, RMSNorm, rotate
 
@@ -20,24 +20,28 @@ HIDDEN = -1e30
 
 def attend(
     q: Float[Array, "B L N H"],
-    k: Float[Array, "B K S H"],
+    k: Float[Array, "B K H S"],
     v: Float[Array, "B K S H"],
     bias: Float32[Array, "B L S"],
 ) -> Float[Array, "B L N H"]:
-    """softmax(q k^T / sqrt(H) + bias) v, N/K query heads to a key head (Ainslie et al. 2023, arXiv:2305.13245).
+    """softmax(q k / sqrt(H) + bias) v, N/K query heads to a key head (Ainslie et al. 2023, arXiv:2305.13245).
 
-    The mask is an added bias: a `where` between the two products costs several times more on XLA's CPU backend.
+    The mask is an added bias: a `where` between the two products costs several times more on XLA's CPU backend. What
+    is small is scaled and divided, the queries before and the H outputs after, in place of the S logits between.
     """
     batch, length, heads, dim = q.shape
-    groups = heads // k.shape[1]
-    q = jnp.transpose(q.reshape(batch, length, k.shape[1], groups, dim), (0, 2, 3, 1, 4))
-    q = q.reshape(batch, k.shape[1], groups * length, dim)
-    logits = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * (1.0 / math.sqrt(dim))
-    logits = logits.reshape(batch, k.shape[1], groups, length, -1) + bias[:, None, None, :, :]
-    probs = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkqs,bksh->bkqh", probs.reshape(batch, k.shape[1], groups * length, -1), v)
-    out = jnp.transpose(out.reshape(batch, k.shape[1], groups, length, dim), (0, 3, 1, 2, 4))
-    return out.reshape(batch, length, heads, dim)
+    kv_heads = k.shape[1]
+    groups = heads // kv_heads
+    q = (q * (1.0 / math.sqrt(dim))).astype(q.dtype)
+    q = jnp.transpose(q.reshape(batch, length, kv_heads, groups, dim), (0, 2, 3, 1, 4))
+    q = q.reshape(batch, kv_heads, groups * length, dim)
+    logits = jnp.einsum("bkqh,bkhs->bkqs", q, k, preferred_element_type=jnp.float32)
+    logits = logits + jnp.tile(bias, (1, groups, 1))[:, None, :, :]
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
+    out = jnp.transpose(out.reshape(batch, kv_heads, groups, length, dim), (0, 3, 1, 2, 4))
+    return out.reshape(batch, length, heads, dim).astype(q.dtype)
 
 
 class Attention(nnx.Module):
@@ -60,12 +64,12 @@ class Attention(nnx.Module):
         *,
         angles: tuple[Float32[Array, "B L H2"], Float32[Array, "B L H2"]],
         bias: Float32[Array, "B L S"],
-        cache: tuple[Float[Array, "B K S H"], Float[Array, "B K S H"]] | None = None,
+        cache: tuple[Float[Array, "B K H S"], Float[Array, "B K S H"]] | None = None,
         start: Int32[Array, " B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[Array, Array]]:
         """Attend over the cache with the new entries written at `start`, or without a cache over x itself (S = L).
 
-        Returns the output and the layer's keys and values [B, K, S, H].
+        Returns the output, the layer's keys [B, K, H, S] and its values [B, K, S, H].
         """
         batch, length, _ = x.shape
         qkv = self.qkv(x).reshape(batch, length, self.heads + 2 * self.kv_heads, self.head_dim)
@@ -74,8 +78,8 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q, *angles), rotate(k, *angles)
         if cache is None or start is None:
-            keys, values = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
+            keys, values = jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2)
         else:
-            keys, values = write(cache[0], k, start), write(cache[1], v, start)
+            keys, values = write_keys(cache[0], k, start), write_values(cache[1], v, start)
         out = attend(q, keys.astype(q.dtype), values.astype(q.dtype), bias)
         return self.o(out.reshape(batch, length, self.heads * self.head_dim)), (keys, values)
