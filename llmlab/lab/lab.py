@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Integer
+
 from llmlab.backends.protocol import Backend, Completion
 from llmlab.errors import RequestError
 from llmlab.lab.progress import in_notebook, progress_bar
@@ -117,7 +120,13 @@ class Lab:
         """
         return self._whole(self.request(messages, **fields), order=order)
 
-    def complete(self, prompt: str | Sequence[int] | PromptRequest, *, order: str = "llmlab", **fields: Any) -> Result:
+    def complete(
+        self,
+        prompt: str | Sequence[int] | Integer[np.ndarray, " L"] | PromptRequest,
+        *,
+        order: str = "llmlab",
+        **fields: Any,
+    ) -> Result:
         """Continue a raw text, without a chat template: what a base model can do.
 
         Args:
@@ -129,9 +138,9 @@ class Lab:
         Raises:
             RequestError: as in `chat`.
         """
-        known = isinstance(prompt, PromptRequest)
-        request = self.request(prompt, **fields) if known else PromptRequest.build(prompt, **fields)
-        return self._whole(request, order=order)
+        if isinstance(prompt, PromptRequest):
+            return self._whole(self.request(prompt, **fields), order=order)
+        return self._whole(PromptRequest.build(prompt, **fields), order=order)
 
     def stream(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
