@@ -59,6 +59,7 @@ def create_app(
         title="llmlab", version=__version__, description=openapi.DESCRIPTION, redoc_url=None, redirect_slashes=False
     )
     app.state.line = line
+    app.state.threads = threads
     app.add_middleware(Gate, key=ApiKey(api_key), line=line)
 
     @app.post("/v1/chat/completions", **openapi.chat_completions())

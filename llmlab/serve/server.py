@@ -46,7 +46,7 @@ def url_of(sock: socket.socket) -> str:
 def serve(backend: Backend, sock: socket.socket, *, api_key: str | None = None, max_queue: int = QUEUE) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish what runs; a second signal ends it at once."""
     app = create_app(backend, api_key=api_key, max_queue=max_queue)
-    Server(_config(app), line=app.state.line).run(sockets=[sock])
+    Server(config(app), line=app.state.line).run(sockets=[sock])
 
 
 class Server(uvicorn.Server):
@@ -55,20 +55,20 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, *, line: Line) -> None:
         super().__init__(config)
         self._line = line
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  #: once it runs
         self._closing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets=sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came. Unlike uvicorn's own, it is not raised again at the end: the exit code is 0."""
-        if self._loop is None or self._line.closing:
+        if self.loop is None or self._line.closing:
             self.should_exit = self.force_exit = True
         else:
-            self._loop.call_soon_threadsafe(self.close)
+            self.loop.call_soon_threadsafe(self.close)
 
     def close(self) -> None:
         """Take nothing more and end when what runs has ended. For the event loop's thread."""
@@ -80,7 +80,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
+def config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn runs it: without lines of its own in the log."""
     return uvicorn.Config(
         app,
         access_log=False,

@@ -1,0 +1,116 @@
+"""The end of a server: what runs is finished, what comes is refused, and the exit code is 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx2 as http
+import openai
+import pytest
+
+from llmlab.testing import tiny_checkpoint
+from tests.conftest import ROOT
+from tests.serve.bodies import ASK, encoded, error_of, post
+from tests.serve.puppet import wait
+
+SERVE = "import sys; from llmlab.cli import app; app()"
+
+
+def test_what_runs_is_finished_and_what_comes_is_refused(running, puppet):
+    with running(puppet) as server:
+        streaming = server.client().chat.completions.create(model="puppet", messages=ASK, stream=True)
+        next(streaming)
+        whole = []
+        asking = threading.Thread(target=lambda: whole.append(post(server.url, encoded())))
+        asking.start()
+        wait(lambda: len(puppet.streams) == 2)
+        server.loop.call_soon_threadsafe(server.server.close)
+        wait(lambda: server.line.closing)
+        for refused in (post(server.url, encoded()), http.get(server.url + "/health"), http.get(server.url + "/x")):
+            assert refused.status_code == 503 and error_of(refused)["code"] == "shutting_down"
+        with pytest.raises(openai.InternalServerError) as caught:
+            server.client().models.list()
+        assert caught.value.status_code == 503
+        for stream in puppet.streams:
+            stream.say("done")
+            stream.finish()
+        assert [chunk.choices[0].delta.content for chunk in streaming][0] == "done"
+        asking.join(timeout=30)
+        assert whole[0].json()["choices"][0]["message"]["content"] == "done"
+        server.thread.join(timeout=30)
+        assert not server.thread.is_alive()
+
+
+@pytest.fixture
+def served(tmp_path):
+    """`llmlab serve` in a process of its own, and where it can be reached."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLMLAB_API_KEY": "k3y"}
+    command = [
+        "serve",
+        "--model",
+        str(tiny_checkpoint(tmp_path / "tiny")),
+        "--port",
+        "0",
+        "--slots",
+        "2",
+        "--no-warmup",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    banner = []
+    for line in process.stdout:
+        banner.append(line)
+        if "log" in line:
+            break
+    url = next(line.split()[1] for line in banner if line.strip().startswith("API")).removesuffix("/v1")
+    yield process, url, "".join(banner)
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def test_the_command_serves_until_it_is_told_to_end(served):
+    process, url, banner = served
+    assert "llmlab · tiny" in banner and "every request to /v1 needs it" in banner and "k3y" not in banner
+    wait(lambda: _healthy(url), seconds=60)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="k3y", max_retries=0, timeout=60)
+    secret = "the owl flies at midnight"
+    chunks = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": secret}],
+        max_tokens=300,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    next(chunks)
+    process.send_signal(signal.SIGTERM)
+    made = list(chunks)
+    assert made[-1].choices[0].finish_reason == "length" and made[-1].usage.completion_tokens == 300
+    client.close()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and out == ""
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert "Traceback" not in err and secret not in err and "owl" not in err
+    answered = next(line for line in lines if line.get("completion_tokens"))
+    assert (answered["status"], answered["completion_tokens"], answered["stream"]) == (200, 300, True)
+    assert answered["model"] == "tiny" and answered["finish_reasons"] == ["length"]
+    assert 0 < answered["first_token_ms"] <= answered["ms"]
+
+
+def _healthy(url):
+    try:
+        return http.get(f"{url}/health").status_code == 200
+    except http.ConnectError:
+        time.sleep(0.05)
+        return False
