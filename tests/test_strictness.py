@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from llmlab.text.segments import Segmenter
+from llmlab.text.stops import StopMatcher
 
 
 def test_dtypes_are_not_promoted_silently():
@@ -24,8 +24,8 @@ def test_ranks_are_not_promoted_silently():
 
 
 def test_annotations_are_checked():
-    with pytest.raises(TypeCheckError, match="open_id"):
-        Segmenter([b"a"], open_id="<think>", close_id=None, prompt_ids=[])
+    with pytest.raises(TypeCheckError, match="include"):
+        StopMatcher(["a"], include="yes")
 
 
 def test_shapes_are_checked():

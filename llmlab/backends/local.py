@@ -6,6 +6,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from llmlab import __version__
 from llmlab.backends.devices import device, free_memory
 from llmlab.backends.protocol import Completion, Delta, Header, Timing
-from llmlab.backends.writer import Writer
+from llmlab.backends.writer import Writer, call_id
 from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row, Ticket
@@ -22,7 +23,7 @@ from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundErro
 from llmlab.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
-from llmlab.text.segments import Segmenter
+from llmlab.text.segments import Segmenter, prompt_tail
 from llmlab.text.stops import StopMatcher
 from llmlab.text.template import ChatTemplate
 from llmlab.text.tokenizer import Tokenizer
@@ -43,6 +44,7 @@ class LocalBackend:
         self.engine = engine
         self.token_bytes = tokenizer.token_bytes
         self.names = {i: tokenizer.name(i) for i, raw in enumerate(tokenizer.token_bytes) if raw is None}
+        self.controls = template.format.controls(self.names)
         self.ends = engine.ends
         self.notes: tuple[str, ...] = ()
 
@@ -253,17 +255,29 @@ class LocalBackend:
             param=param,
         )
 
-    def writer(self, request: Request, prompt: np.ndarray, *, index: int) -> Writer:
+    def writer(self, request: Request, prompt: np.ndarray, *, index: int, seed: int) -> Writer:
         """What turns one choice's tokens into text."""
+        tools = (request.tools or ()) if request.tool_choice != "none" else ()
+        format = self.template.format
         segmenter = Segmenter(
-            self.token_bytes,
-            open_id=self.tokenizer.id_of("<think>"),
-            close_id=self.tokenizer.id_of("</think>"),
-            prompt_ids=prompt.tolist(),
-            end_ids=() if request.ignore_eos else self.ends,
+            format,
+            prompt=prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.controls),
+            tools=tools,
+            parallel=request.parallel_tool_calls,
         )
         stops = StopMatcher(request.stops, include=request.include_stop)
-        return Writer(index, token_bytes=self.token_bytes, segmenter=segmenter, stops=stops, end_ids=self.ends)
+        length = format.calls.id_length if format.calls else 0
+        return Writer(
+            index,
+            token_bytes=self.token_bytes,
+            segmenter=segmenter,
+            stops=stops,
+            end_ids=() if request.ignore_eos else self.ends,
+            controls=self.controls,
+            separate_reasoning=request.separate_reasoning,
+            parallel_tool_calls=request.parallel_tool_calls,
+            name_call=partial(call_id, seed=seed, choice=index, prompt=prompt, length=length),
+        )
 
 
 class LocalStream:
@@ -276,7 +290,9 @@ class LocalStream:
         self.header = header
         self._programs = backend.engine.programs
         self._clock = _Clock()
-        self._writers = [backend.writer(header.request, header.prompt_ids, index=i) for i in range(len(rows))]
+        self._writers = [
+            backend.writer(header.request, header.prompt_ids, index=i, seed=header.seed) for i in range(len(rows))
+        ]
         self._ticket = backend.engine.submit(rows, order=order)
         self._deltas = _deltas(self._ticket, self._writers, self._clock)
 

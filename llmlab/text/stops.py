@@ -36,21 +36,27 @@ class StopMatcher:
         self._window = max(map(len, self._stops), default=1) - 1  # how much of the past a stop can still begin in
         self._tail = ""  # that past: seen and without a complete stop in it
         self._held = 0  # how many characters at the end of the tail have not been let out
+        self._seen = 0  # how many characters have come
         self.matched: str | None = None  #: the stop that was reached
-        self.emitted = 0  #: characters let out so far
+        self.end: int = 0  #: how many characters there are up to and with it
+        self.emitted: int = 0  #: characters let out so far
 
     def feed(self, text: str) -> Fed:
         """Take the next piece; after a stop has been reached, nothing more comes out."""
         if self.matched is not None:
             return Fed("", True)
+        if not self._stops:
+            return self._let(text, False)
         seen = self._tail + text
         fresh = len(self._tail) - self._held  # from here on nothing has been let out
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := seen.find(stop)) >= 0]
         if found:
             end, start, self.matched = min(found)
+            self.end = self._seen - len(self._tail) + end
             self._tail, self._held = "", 0
             # A stop that begins where text was already let out cannot be: that text would have been held back.
             return self._let(seen[fresh : end if self._include else start], True)
+        self._seen += len(text)
         self._held = 0 if self._include else self._undecided(seen)
         out = seen[fresh : len(seen) - self._held]
         self._tail = seen[max(0, len(seen) - self._window) :] if self._window else ""

@@ -20,8 +20,8 @@ class TextAssembler:
         self._ends = array("Q")  # for each character let out: how many bytes had been read up to and with its last
         self._read = 0
 
-    def feed(self, data: bytes | None) -> str:
-        """The text that these bytes complete; a token without text (None) adds nothing."""
+    def feed(self, data: bytes) -> str:
+        """The text that these bytes complete."""
         if not data:
             return ""
         if data.isascii() and not self.pending:

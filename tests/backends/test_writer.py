@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llmlab.backends.writer import Writer
 from llmlab.engine.scheduler import Piece
 from llmlab.sampling.logprobs import Figures
+from llmlab.text.formats import Format, ReasoningTags
 from llmlab.text.segments import Segmenter
 from llmlab.text.stops import StopMatcher
 
@@ -27,6 +28,7 @@ VOCAB = [
 OPEN, CLOSE = VOCAB.index(b"<think>"), VOCAB.index(b"</think>")
 END = len(VOCAB)
 BYTES = (*VOCAB, None)
+THINKING = Format(name="think", reasoning=ReasoningTags())
 
 texts = st.lists(st.integers(0, OPEN - 1), max_size=24)
 stops = st.lists(st.sampled_from(["ab", "ba", "stop", "aba", "é", "a😀", "b"]), max_size=4)
@@ -51,9 +53,18 @@ def piece(ids, finish):
     return Piece(0, np.array(ids, np.int32), figures, finish)
 
 
-def write(ids, *, stop=(), include=True, cuts=(), finish="length", prompt=()):
-    segmenter = Segmenter(BYTES, open_id=OPEN, close_id=CLOSE, prompt_ids=list(prompt), end_ids=(END,))
-    writer = Writer(0, token_bytes=BYTES, segmenter=segmenter, stops=StopMatcher(stop, include=include), end_ids=(END,))
+def new_writer(stop=(), include=True, prompt=b""):
+    return Writer(
+        0,
+        token_bytes=BYTES,
+        segmenter=Segmenter(THINKING, prompt=prompt),
+        stops=StopMatcher(stop, include=include),
+        end_ids=(END,),
+    )
+
+
+def write(ids, *, stop=(), include=True, cuts=(), finish="length", prompt=b""):
+    writer = new_writer(stop, include, prompt)
     borders = sorted({0, *(c for c in cuts if c < len(ids)), len(ids)})
     deltas = []
     for first, last in zip(borders, borders[1:], strict=False):
@@ -157,10 +168,7 @@ def test_an_unfinished_character_is_held_back():
 
 
 def test_an_interrupted_choice_keeps_what_it_has():
-    segmenter = Segmenter(BYTES, open_id=OPEN, close_id=CLOSE, prompt_ids=[], end_ids=(END,))
-    writer = Writer(
-        0, token_bytes=BYTES, segmenter=segmenter, stops=StopMatcher(["abc"], include=False), end_ids=(END,)
-    )
+    writer = new_writer(["abc"], include=False)
     writer.feed(piece([0, 2], None))
     writer.interrupt()
     choice = writer.choice()

@@ -1,55 +1,103 @@
+"""What belongs to the reasoning and what to the content, wherever the bytes are cut."""
+
 from __future__ import annotations
 
 import pytest
 
-from llmlab.text.segments import Segmenter
+from llmlab.text.formats import Format, ReasoningTags
+from llmlab.text.segments import Segmenter, prompt_tail, reasoning_open
 
-WORDS = [None, None, b"<think>", b"</think>", b"\n", b"\n\n", b"Hello", b" 42", b"\n\nHi"]
-END, START, OPEN, CLOSE, NL, NLNL, HELLO, N42, NLHI = range(9)
-
-
-def segments(prompt, generated, open_id=OPEN, close_id=CLOSE):
-    segmenter = Segmenter(WORDS, open_id=open_id, close_id=close_id, prompt_ids=prompt, end_ids=[END])
-    return [segmenter.feed(token) for token in generated]
+THINK = Format(name="think", reasoning=ReasoningTags(lead="\n", tail="\n"))
+TURN = b"<|im_start|>assistant\n"
 
 
-def letters(found):
-    return "".join(segment[0] for segment in found)
+def parse(text, *, prompt=b"", format=THINK, size=None):
+    segmenter = Segmenter(format, prompt=prompt)
+    data = text.encode()
+    size = size or max(len(data), 1)
+    spans = [span for at in range(0, len(data), size) for span in segmenter.feed(data[at : at + size])]
+    spans += segmenter.flush()
+    assert b"".join(span.data for span in spans) == data
+    tags = [span for span in spans if span.tag]
+    assert all(span.segment == "reasoning" for span in tags)
+    kinds = {
+        kind: b"".join(span.data for span in spans if span.segment == kind and not span.tag).decode()
+        for kind in ("reasoning", "content")
+    }
+    return kinds["reasoning"], b"".join(span.data for span in tags).decode(), kinds["content"]
 
 
 @pytest.mark.parametrize(
-    ("prompt", "generated", "want"),
+    ("prompt", "text", "want"),
     [
-        ([START], [HELLO, END], "ce"),
-        ([START, OPEN], [N42, CLOSE, NLNL, HELLO, END], "rrrce"),
-        ([START, OPEN, NL], [N42, CLOSE, HELLO, END], "rrce"),
-        ([START, OPEN, NLNL, CLOSE, NLNL], [HELLO, END], "ce"),
-        ([START], [OPEN, NL, N42, NL, CLOSE, NLNL, HELLO, END], "rrrrrrce"),
+        (TURN, "Hello", ("", "", "Hello")),
+        (TURN + b"<think>\n", " 42</think>\n\nHello", (" 42", "</think>\n\n", "Hello")),
+        # What a template writes around the reasoning belongs to it, whoever writes it.
+        (TURN, "<think>\n42\n</think>\n\nHello", ("42", "<think>\n\n</think>\n\n", "Hello")),
+        (TURN + b"<think>", "\n42\n</think>\n\nHello", ("42", "\n\n</think>\n\n", "Hello")),
+        (TURN, "\n <think>42</think>Hello", ("42", "\n <think></think>", "Hello")),
+        (TURN, "<think></think>Hello", ("", "<think></think>", "Hello")),
+        # Only as much of it as a template writes.
+        (TURN, "<think>\n\n42\n\n</think>\n\n\nHello", ("\n42\n", "<think>\n\n</think>\n\n", "\nHello")),
+        (TURN + b"<think>", "42</think>\nHello\n\n", ("42", "</think>\n", "Hello\n\n")),
         # The continued reasoning of an assistant's last message is open too.
-        ([START, OPEN, N42, HELLO], [N42, CLOSE, HELLO], "rrc"),
+        (TURN + b"<think>\n4", "2</think>Hello", ("2", "</think>", "Hello")),
+        # Thinking that the prompt has closed; its separator may still be missing.
+        (TURN + b"<think>\n\n</think>\n\n", "\nHello", ("", "", "\nHello")),
+        (TURN + b"<think></think>", "\n\n\nHello", ("", "\n\n", "\nHello")),
+        (TURN + b"<think></think>\n", "\n\nHello", ("", "\n", "\nHello")),
+        (TURN + b"<think></think>Well,", "\n\nHello", ("", "", "\n\nHello")),
         # An opened tag in somebody else's turn is text.
-        ([START, OPEN, HELLO, END, START, HELLO], [HELLO], "c"),
-        # Only what a template writes between the two belongs to the reasoning; further newlines are content.
-        ([START, OPEN], [CLOSE, NL, NL, NL, HELLO], "rrrcc"),
-        ([START, OPEN], [CLOSE, NLNL, NLNL], "rrc"),
-        ([START, OPEN], [CLOSE, NLHI, NLNL], "rcc"),
-        # Cut short while thinking.
-        ([START, OPEN], [N42, HELLO], "rr"),
-        ([START, OPEN], [N42, END], "re"),
-        # A closing tag that closes nothing is text, and an id beyond the vocabulary is content.
-        ([START], [HELLO, CLOSE, NLNL, 99], "cccc"),
+        (b"<|im_start|>user\n<think><|im_end|>" + TURN, "Hello", ("", "", "Hello")),
+        # Cut short while thinking, or in a tag.
+        (TURN + b"<think>", "42", ("42", "", "")),
+        (TURN + b"<think>", "42\n</thin", ("42\n</thin", "", "")),
+        (TURN, "<thin", ("", "", "<thin")),
+        (TURN, " \n", ("", "", " \n")),
+        (TURN, "", ("", "", "")),
+        # Reasoning is at the beginning, once; a tag anywhere else is text.
+        (TURN, "The tag <think> and </think>", ("", "", "The tag <think> and </think>")),
+        (TURN, "</think>\n\nHello", ("", "", "</think>\n\nHello")),
+        (TURN, "<think>a</think>b<think>c</think>", ("a", "<think></think>", "b<think>c</think>")),
+        (TURN, "<think>a <think> b</think>c", ("a <think> b", "<think></think>", "c")),
     ],
 )
-def test_each_token_has_its_segment(prompt, generated, want):
-    assert letters(segments(prompt, generated)) == want
+def test_each_byte_has_its_segment(prompt, text, want):
+    for size in (None, 1, 2, 3, 7):
+        assert parse(text, prompt=prompt, size=size) == want
 
 
-def test_without_delimiters_all_is_content():
-    assert letters(segments([START, OPEN], [OPEN, HELLO, CLOSE, END], None, None)) == "ccce"
+def test_without_tags_all_is_content():
+    assert parse("<think>a</think>\n\nb", format=Format(), prompt=b"<think>") == ("", "", "<think>a</think>\n\nb")
 
 
-def test_the_state_says_whether_the_reasoning_is_open():
-    segmenter = Segmenter(WORDS, open_id=OPEN, close_id=CLOSE, prompt_ids=[START, OPEN, NL])
-    assert segmenter.reasoning
-    segmenter.feed(CLOSE)
-    assert not segmenter.reasoning
+def test_only_what_may_yet_become_a_delimiter_is_held_back():
+    segmenter = Segmenter(THINK, prompt=TURN + b"<think>\n")
+    out = [b"".join(span.data for span in segmenter.feed(byte)) for byte in (b"a", b"\n", b"</", b"x", b"<", b"b")]
+    assert out == [b"a", b"", b"", b"\n</x", b"", b"<b"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "want"),
+    [
+        (TURN, False),
+        (TURN + b"<think>\n", True),
+        (TURN + b"<think>\nhm", True),
+        (TURN + b"<think>\n\n</think>\n\n", False),
+        (b"<think>" + TURN, False),
+        ("<think><｜Assistant｜>".encode(), False),
+        ("x<｜Assistant｜><think>\n".encode(), True),
+        (b"Once <think> upon", True),
+    ],
+)
+def test_whether_a_prompt_leaves_the_reasoning_open(prompt, want):
+    assert reasoning_open(THINK, prompt) is want
+    assert Segmenter(THINK, prompt=prompt).reasoning is want
+    assert not reasoning_open(Format(), prompt)
+
+
+def test_a_prompts_tail_begins_behind_its_last_control_token():
+    table = (b"a", None, b"<think>", None)
+    assert prompt_tail([0, 1, 2, 0, 7], token_bytes=table, controls={7: b"x"}) == b"<think>ax"
+    assert prompt_tail([0, 2, 3], token_bytes=table, controls={}) == b""
+    assert prompt_tail([2, 3, 0], token_bytes=table, controls={3: b"[THINK]"}) == b"<think>[THINK]a"

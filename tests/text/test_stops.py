@@ -88,6 +88,7 @@ def test_a_stop_that_is_the_start_of_another_wins():
 def test_after_the_stop_nothing_comes_out():
     matcher = StopMatcher(["."])
     assert matcher.feed("a.b") == ("a.", True)
+    assert (matcher.end, matcher.emitted) == (2, 2)
     assert matcher.feed("more") == ("", True)
     assert matcher.flush() == ""
     assert matcher.matched == "."

@@ -7,8 +7,7 @@ from llmlab.text.utf8 import TextAssembler
 
 # Raw bytes hit every way of being wrong; text hits every way of being right; together they hit the borders.
 chunks = st.lists(
-    st.none()
-    | st.binary(max_size=5)
+    st.binary(max_size=5)
     | st.text(max_size=3).map(str.encode)
     | st.text(max_size=2).map(lambda t: t.encode("utf-8", "replace")[:-1]),
     max_size=8,
@@ -16,12 +15,12 @@ chunks = st.lists(
 
 
 @given(pieces=chunks)
-@example(pieces=[b"\xf0\x9f", None, b"\x98\x80"])
+@example(pieces=[b"\xf0\x9f", b"", b"\x98\x80"])
 @example(pieces=[b"\xed\xa0\x80", b"\xe2\x82", b"A\xe2"])
 def test_the_pieces_join_to_the_whole(pieces):
     assembler = TextAssembler()
     out = "".join(assembler.feed(piece) for piece in pieces) + assembler.flush()
-    assert out == b"".join(p for p in pieces if p).decode("utf-8", "replace")
+    assert out == b"".join(pieces).decode("utf-8", "replace")
 
 
 @given(pieces=chunks)
@@ -29,7 +28,7 @@ def test_the_pieces_join_to_the_whole(pieces):
 def test_each_character_knows_its_bytes(pieces):
     assembler = TextAssembler()
     out = "".join(assembler.feed(piece) for piece in pieces) + assembler.flush()
-    whole = b"".join(p for p in pieces if p)
+    whole = b"".join(pieces)
     assert assembler.byte_length(len(out)) == len(whole)
     ends = [assembler.byte_length(n) for n in range(len(out) + 1)]
     assert ends == sorted(ends)
