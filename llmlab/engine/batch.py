@@ -1,12 +1,11 @@
 """The batch as its driver handles it: which row sits in which slot, and shapes that follow the load.
 
-Everything here runs on the driver's thread.
+Only `run` may be called from another thread than the driver's, one call at a time.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,19 +15,16 @@ import numpy as np
 
 from llmlab.engine.constraint import Held, masks_of
 from llmlab.engine.decode import CHUNK, Emitted
-from llmlab.engine.prefill import padded_length, piece_sizes, pieces
 from llmlab.engine.programs import Programs
+from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.state import RowFields, Slots, row_fields
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
-from llmlab.models.cache import KVCache, cache_bytes
+from llmlab.models.cache import cache_bytes
 
 #: Seconds that a chunk aims to take: long enough to keep the device busy, short enough for a stream and an interrupt.
 CHUNK_SECONDS = 0.1
-
-#: Prefilled prompts that are kept although no row waits for them.
-KEPT_PROMPTS = 2
 
 
 @dataclass(eq=False)
@@ -61,31 +57,34 @@ class Batch:
 
     Args:
         programs: the compiled programs.
+        prompts: what reads the rows' prompts.
         widths: the batch widths, rising; one alone pins it.
         lengths: the cache lengths, rising, each but the first twice the one before.
         memory: bytes that the cache may take, None for no limit.
         ends: token ids that end a row.
+        spare: takes no row that the memory is too small for; another batch does.
     """
 
     def __init__(
         self,
         programs: Programs,
+        prompts: Prompts,
         *,
         widths: tuple[int, ...],
         lengths: tuple[int, ...],
         memory: int | None,
         ends: tuple[int, ...],
+        spare: bool = False,
     ):
         self.programs = programs
+        self.prompts = prompts
         self.widths = widths
         self.lengths = lengths
-        self.sizes = piece_sizes(lengths[-1])
         self.memory = memory
         self.ends = ends
-        self.prefills = 0
+        self.spare = spare
         self._slots: Slots | None = None
         self._live: list[Live | None] = []
-        self._prompts: OrderedDict[bytes, KVCache] = OrderedDict()
         self._pace: dict[tuple[int, int], float] = {}
 
     @property
@@ -96,10 +95,19 @@ class Batch:
     def clear(self) -> None:
         """Forget every row and free the device's memory."""
         self._slots, self._live = None, []
-        self._prompts.clear()
+
+    @property
+    def claim(self) -> int:
+        """The bytes that the cache may come to take with the rows that are in it."""
+        if self._slots is None or not self.live:
+            return 0
+        length = max(self._slots.length, self._bucket(max(live.reserve for live in self.live)))
+        config, dtype = self.programs.config, self.programs.dtype
+        return cache_bytes(config, batch=self._slots.width, length=length, dtype=dtype)
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
-        """The widths whose cache fits the memory when rows have `length` positions; the narrowest always does."""
+        """The widths whose cache fits the memory when rows have `length` positions; but in a `spare` batch, the
+        narrowest is always allowed: a row has to run somewhere."""
         config, dtype = self.programs.config, self.programs.dtype
         length = self._bucket(length)
         fits = [
@@ -107,22 +115,22 @@ class Batch:
             for width in self.widths
             if self.memory is None or cache_bytes(config, batch=width, length=length, dtype=dtype) <= self.memory
         ]
-        return tuple(fits) or self.widths[:1]
+        return tuple(fits) or (() if self.spare else self.widths[:1])
 
     def has_room(self, row: Row) -> bool:
         """Whether the row can join without any row's reserve overflowing the memory."""
-        return len(self.live) < self.allowed_widths(self._reserve(row))[-1]
+        return len(self.live) < max(self.allowed_widths(self._reserve(row)), default=0)
 
-    def admit(self, job: Job, index: int, *, waiting: int, waits: Callable[[bytes], bool]) -> None:
-        """Put a row in a slot; `waiting` more rows stand in line, and `waits` tells whether one has a given prompt."""
+    def admit(self, job: Job, index: int, *, coming: int, waits: Callable[[bytes], bool]) -> None:
+        """Put a row in a slot, the first of `coming` rows; `waits` tells whether a row in line has a given prompt."""
         row = job.rows[index]
         widest = self.allowed_widths(self._reserve(row))[-1]
         # Rows that came before may have been short enough for a width that this one is too long for.
         self._narrow(widest)
-        self._make_room(wanted=min(len(self.live) + waiting, widest), length=self._row_length(row))
+        self._make_room(wanted=min(len(self.live) + coming, widest), length=self.prompts.row_length(row))
         slots = self._held()
         slot = self._live.index(None)
-        cache = self._prefilled(row, length=slots.length, waits=waits)
+        cache = self.prompts.read(row, length=slots.length, waits=waits)
         self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
         matcher = row.grammar.matcher() if row.grammar else None
         self._live[slot] = Live(job=job, index=index, position=len(row.prompt) - 1, matcher=matcher)
@@ -190,8 +198,8 @@ class Batch:
 
     def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
         """The raw logits [V] of what follows a prompt."""
-        length = self._bucket(self._row_length(row))
-        cache = self._prefilled(row, length=length, waits=waits)
+        length = self._bucket(self.prompts.row_length(row))
+        cache = self.prompts.read(row, length=length, waits=waits)
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
         return np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0]
 
@@ -203,9 +211,6 @@ class Batch:
 
     def _bucket(self, length: int) -> int:
         return next((bucket for bucket in self.lengths if bucket >= length), self.lengths[-1])
-
-    def _row_length(self, row: Row) -> int:
-        return max(len(row.prompt) + 1, padded_length(len(row.prompt) - 1, sizes=self.sizes))
 
     def _make_room(self, *, wanted: int, length: int) -> None:
         """Have slots for `wanted` rows, `length` positions each."""
@@ -266,23 +271,6 @@ class Batch:
             vocab_size=self.programs.config.vocab_size,
             ends=self.ends,
         )
-
-    def _prefilled(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> KVCache:
-        """The cache of the prompt without its last token; rows with one prompt share it."""
-        held = self._prompts.pop(row.key, None)
-        if held is None or held.length > length:
-            held = self.programs.row_cache(length=length)
-            for start, tokens in pieces(row.prompt[:-1], sizes=self.sizes):
-                held = self.programs.prefill(held, tokens, start)
-            self.prefills += 1
-        while held.length < length:
-            mask = np.zeros((1, held.length), np.float32)
-            held, _ = self.programs.lengthen(held, mask, length=self._longer(held.length))
-        self._prompts[row.key] = held
-        for old in list(self._prompts)[:-KEPT_PROMPTS]:
-            if not waits(old):
-                del self._prompts[old]
-        return held
 
     def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:
         found: list[tuple[Live, Outcome]] = []

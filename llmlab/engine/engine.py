@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmlab.engine.batch import Batch
+from llmlab.engine.lanes import Lanes, lane_count
 from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
 from llmlab.errors import EngineError
@@ -63,7 +63,8 @@ class Engine:
         self.config = config
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.ends = tuple(sorted(set(ends)))
-        self.widths = (slots,) if slots else WIDTHS
+        count = 1 if slots else lane_count()
+        self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
         self.programs = Programs(config, model, ends=self.ends)
         self._mail: queue.SimpleQueue[Job | _Cancel | _Call | None] = queue.SimpleQueue()
@@ -72,14 +73,21 @@ class Engine:
         self._closed = False
         # What follows belongs to the driver's thread alone.
         self._line = Scheduler()
-        self._batch = Batch(self.programs, widths=self.widths, lengths=self.lengths, memory=memory, ends=self.ends)
+        self._lanes = Lanes(
+            self.programs,
+            count=count,
+            widths=self.widths,
+            lengths=self.lengths,
+            memory=memory,
+            ends=self.ends,
+        )
         self._order: str | None = None
         _ENGINES.add(self)
 
     @property
     def prefills(self) -> int:
         """How many prompts have been prefilled so far."""
-        return self._batch.prefills
+        return self._lanes.prefills
 
     def submit(self, rows: Sequence[Row], *, order: str = "llmlab") -> Ticket:
         """Put rows in line; read their tokens from the ticket.
@@ -104,14 +112,14 @@ class Engine:
         """The raw logits [V], float32, of the token that follows the prompt [L]."""
         self._check(prompt, budget=0)
         row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0)
-        logits: np.ndarray = self._call(lambda: self._batch.next_logits(row, waits=self._line.waits))
+        logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._line.waits))
         return logits
 
     def warmup(
         self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
     ) -> None:
         """Compile for every shape that the engine can meet; `progress` is told (done, all)."""
-        widths = self._batch.allowed_widths(1)
+        widths = self._lanes.allowed_widths(1)
         visits = list(self.programs.visits(widths=widths, lengths=self.lengths, orders=orders))
         for done, visit in enumerate(visits):
             self._call(visit)
@@ -163,7 +171,7 @@ class Engine:
                 if not self._read_mail():
                     return
                 self._admit_waiting()
-                if self._batch.live:
+                if self._lanes.live:
                     self._run_chunk()
             except Exception as error:  # whatever it was, the readers must hear of it and the engine must go on
                 self._fail(error)
@@ -171,7 +179,7 @@ class Engine:
     def _read_mail(self) -> bool:
         """Take in what was posted; wait when there is nothing else to do. False: the thread ends."""
         while True:
-            busy = bool(self._batch.live or self._line.waiting(order=None))
+            busy = bool(self._lanes.live or self._line.waiting(order=None))
             try:
                 message = self._mail.get(block=not busy, timeout=IDLE_SECONDS)
             except queue.Empty:
@@ -180,7 +188,7 @@ class Engine:
                 with self._starting:
                     if not self._mail.empty():
                         continue
-                    self._batch.clear()
+                    self._lanes.clear()
                     self._thread = None
                     return False
             if message is None:
@@ -194,7 +202,7 @@ class Engine:
                 _answer(message)
 
     def _drop(self, job: Job, rows: set[int], error: EngineError | None = None) -> None:
-        for _ in range(self._batch.release(job, rows)):
+        for _ in range(self._lanes.release(job, rows)):
             self._line.ended(job)
         self._line.drop(job, rows)
         if job.open:
@@ -203,8 +211,8 @@ class Engine:
                 job.results.put(error)
 
     def _fail(self, error: BaseException) -> None:
-        jobs = {live.job for live in self._batch.live} | set(self._line.clear())
-        self._batch.clear()
+        jobs = {live.job for live in self._lanes.live} | set(self._line.clear())
+        self._lanes.clear()
         self._order = None
         told = error
         if "RESOURCE_EXHAUSTED" in str(error):
@@ -219,24 +227,24 @@ class Engine:
 
     def _admit_waiting(self) -> None:
         while True:
-            if not self._batch.live:
+            if not self._lanes.live:
                 self._order = None
             first = self._line.first(order=self._order)
-            if first is None or not self._batch.has_room(first[0].rows[first[1]]):
+            if first is None or not self._lanes.has_room(first[0].rows[first[1]]):
                 break
             job, index = first
             self._order = job.order
-            self._batch.admit(job, index, waiting=self._line.waiting(order=job.order), waits=self._line.waits)
+            self._lanes.admit(job, index, waiting=self._line.waiting(order=job.order), waits=self._line.waits)
             self._line.started(job)
-        if self._batch.live and not self._line.waiting(order=self._order):
-            self._batch.narrow()
+        if self._lanes.live and not self._line.waiting(order=self._order):
+            self._lanes.narrow()
 
     def _run_chunk(self) -> None:
         """Give every job the tokens of its rows; a job of which a row failed ends with the row's error."""
         assert self._order is not None
         blocks: dict[Job, list[Piece]] = {}
         failed: dict[Job, EngineError] = {}
-        for live, outcome in self._batch.run(order=self._order):
+        for live, outcome in self._lanes.run(order=self._order):
             if isinstance(outcome, EngineError):
                 failed.setdefault(live.job, outcome)
                 self._line.ended(live.job)

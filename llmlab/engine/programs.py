@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
@@ -51,6 +53,7 @@ class Programs:
         self._ends = jax.device_put(flags)
         self.compiling: str | None = None
         self._met: set[tuple[Any, ...]] = set()
+        self._compiles = threading.RLock()
         graph = self._graph
         self._prefill = jax.jit(_precise(partial(prefill, graph)), donate_argnames="cache")
         self._forward = jax.jit(_precise(partial(decode.forward, graph)), donate_argnames="slots")
@@ -68,75 +71,81 @@ class Programs:
         """What the weights take on the device."""
         return sum(x.nbytes for x in jax.tree.leaves(self._weights))
 
-    def _first(self, what: str, *shape: Any) -> bool:
-        """Whether this is the first call of its shape, which compiles."""
-        first = (what, *shape) not in self._met
-        self._met.add((what, *shape))
-        self.compiling = f"compiling: {what} {' x '.join(map(str, shape))}" if first else None
-        return first
+    @contextmanager
+    def _shape(self, what: str, *shape: Any) -> Iterator[bool]:
+        """Around a call: whether it is the first of its shape, which compiles, while nobody else does."""
+        if (what, *shape) in self._met:
+            yield False
+            return
+        with self._compiles:  # two lanes that meet a shape at once would both compile it
+            first = (what, *shape) not in self._met
+            if first:
+                self.compiling = f"compiling: {what} {' x '.join(map(str, shape))}"
+            try:
+                yield first
+                self._met.add((what, *shape))
+            finally:
+                self.compiling = None
 
     def empty(self, *, width: int, length: int) -> Slots:
         """W inactive slots of S positions."""
-        self._first("slots", width, length)
-        return self._empty(width=width, length=length)
+        with self._shape("slots", width, length):
+            return self._empty(width=width, length=length)
 
     def row_cache(self, *, length: int) -> KVCache:
         """An empty cache for one prompt."""
-        self._first("cache", length)
-        return self._cache(length)
+        with self._shape("cache", length):
+            return self._cache(length)
 
     def prefill(self, cache: KVCache, tokens: np.ndarray, start: int) -> KVCache:
         """Write one piece of a prompt."""
-        self._first("prefill", tokens.shape[1], cache.length)
-        return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
+        with self._shape("prefill", tokens.shape[1], cache.length):
+            return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
 
     def forward(self, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
         """Feed the pending tokens; the logits of what follows. Fed again, the same tokens leave the same slots."""
-        self._first("forward", slots.width, slots.length)
-        fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots)
+        with self._shape("forward", slots.width, slots.length):
+            fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots)
         return fed
 
     def sample(
         self, slots: Slots, logits: Float32[Array, "W V"], mask: np.ndarray, masked: np.ndarray, *, order: str
     ) -> tuple[Slots, Emitted]:
         """Draw once, the `masked` rows from what their packed `mask` [W, ceil(V / 32)] allows."""
-        self._first("sample", slots.width, order)
         # Without the cache, so that one program serves every length.
-        drawn, emitted = self._sample(
-            slots=slots._replace(cache=_LEFT_OUT, bias=_LEFT_OUT),
-            logits=logits,
-            ends=self._ends,
-            mask=mask,
-            masked=masked,
-            order=order,
-        )
+        small = slots._replace(cache=_LEFT_OUT, bias=_LEFT_OUT)
+        with self._shape("sample", slots.width, order):
+            drawn, emitted = self._sample(
+                slots=small, logits=logits, ends=self._ends, mask=mask, masked=masked, order=order
+            )
         return drawn._replace(cache=slots.cache, bias=slots.bias), emitted
 
     def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
         """A chunk of steps, and whether this call had to compile."""
-        new = self._first("decode", slots.width, slots.length, order)
-        slots, emitted = self._chunk(self._weights, slots=slots, steps=np.int32(steps), ends=self._ends, order=order)
+        count = np.int32(steps)
+        with self._shape("decode", slots.width, slots.length, order) as new:
+            slots, emitted = self._chunk(self._weights, slots=slots, steps=count, ends=self._ends, order=order)
         return slots, emitted, new
 
     def admit(self, slots: Slots, cache: KVCache, fields: RowFields, slot: int) -> Slots:
         """Put a row into a slot; the row's cache stays valid."""
-        self._first("admit", slots.width, slots.length)
-        return self._admit(slots=slots, cache=cache, fields=fields, slot=np.int32(slot))
+        with self._shape("admit", slots.width, slots.length):
+            return self._admit(slots=slots, cache=cache, fields=fields, slot=np.int32(slot))
 
     def resize(self, slots: Slots, index: np.ndarray, keep: np.ndarray) -> Slots:
         """Another width."""
-        self._first("resize", slots.width, len(index), slots.length)
-        return self._resize(slots, index.astype(np.int32), keep)
+        with self._shape("resize", slots.width, len(index), slots.length):
+            return self._resize(slots, index.astype(np.int32), keep)
 
     def lengthen(self, cache: KVCache, bias: Any, *, length: int) -> tuple[KVCache, Array]:
         """Room for more positions."""
-        self._first("lengthen", bias.shape[0], cache.length, length)
-        return self._lengthen(cache, bias, length=length)
+        with self._shape("lengthen", bias.shape[0], cache.length, length):
+            return self._lengthen(cache, bias, length=length)
 
     def release(self, slots: Slots, keep: Bool[np.ndarray, " W"]) -> Slots:
         """Free the slots of cancelled rows."""
-        self._first("release", slots.width)
-        return slots._replace(active=self._release(slots.active, keep))
+        with self._shape("release", slots.width):
+            return slots._replace(active=self._release(slots.active, keep))
 
     def visits(
         self, *, widths: tuple[int, ...], lengths: tuple[int, ...], orders: tuple[str, ...]

@@ -215,3 +215,33 @@ def test_a_batch_that_does_not_fit_the_memory_waits(decoder):
     assert ("decode", 32, 256, "llmlab") in engine.programs._met
     assert ("decode", 32, 512, "llmlab") not in engine.programs._met
     engine.close()
+
+
+def test_many_rows_run_in_two_lanes_and_share_one_prefill(free):
+    """What they say is what they would say in one batch: `test_seeds` compares 40 rows with eight pinned slots."""
+    rows = [row("A prompt of its own", choice=i, budget=200 + i % 5, ignore_ends=True) for i in range(40)]
+    before = free.prefills
+    blocks = iter(free.submit(rows))
+    first = next(blocks)
+    busy = [len(batch.live) for batch in free._lanes._batches]
+    tokens, _, finish = read([first, *blocks], len(rows))
+    assert busy == [40 // len(busy)] * len(busy)
+    assert free.prefills - before == 1
+    assert [len(made) for made in tokens] == [one.budget for one in rows]
+    assert set(finish) == {"length"}
+
+
+def test_an_error_in_one_lane_leaves_an_engine_that_works(free, monkeypatch):
+    wide = [row(choice=i, budget=300, ignore_ends=True) for i in range(40)]
+    ticket = free.submit(wide)
+    blocks = iter(ticket)
+    next(blocks)
+
+    def broken(**options):
+        raise RuntimeError("no such luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(free._lanes._batches[-1], "run", broken)
+        with pytest.raises(EngineError, match="no such luck"):
+            list(blocks)
+    assert len(run(free, row(budget=5, ignore_ends=True))[0][0]) == 5

@@ -76,9 +76,9 @@ def test_a_reader_who_leaves_frees_the_slots_within_a_chunk(lab: Lab, leave: Cal
     stream = lab.stream("hello", n=4, **ENDLESS)
     for _ in range(6):
         next(stream)
-    assert len(engine._batch.live) == 4
-    ran, run = [], engine._batch.run
-    engine._batch.run = lambda **options: (ran.append(1), run(**options))[1]
+    assert len(engine._lanes.live) == 4
+    ran, run = [], engine._lanes.run
+    engine._lanes.run = lambda **options: (ran.append(1), run(**options))[1]
     try:
         gone = weakref.ref(stream)
         gc.disable()
@@ -86,12 +86,12 @@ def test_a_reader_who_leaves_frees_the_slots_within_a_chunk(lab: Lab, leave: Cal
         leave(stream)
         del stream
         assert gone() is None
-        until(lambda: not engine._batch.live)
+        until(lambda: not engine._lanes.live)
         # One that was under way when the reader left, and one that may have begun before the driver read its mail.
         assert len(ran) - before <= 2
     finally:
         gc.enable()
-        engine._batch.run = run
+        engine._lanes.run = run
     assert lab.chat("hello", n=4, max_tokens=2, **ENDLESS).usage.completion_tokens == 8
 
 

@@ -1,0 +1,58 @@
+"""Prompts that have been read: the cache of each, kept for the rows that share it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from llmlab.engine.prefill import padded_length, piece_sizes, pieces
+from llmlab.engine.programs import Programs
+from llmlab.engine.scheduler import Row
+from llmlab.models.cache import KVCache
+
+#: Prefilled prompts that are kept although no row waits for them.
+KEPT_PROMPTS = 2
+
+
+class Prompts:
+    """Runs each prompt through the model once, however many rows begin with it.
+
+    Args:
+        programs: the compiled programs.
+        lengths: the cache lengths, rising.
+    """
+
+    def __init__(self, programs: Programs, *, lengths: tuple[int, ...]):
+        self._programs = programs
+        self._lengths = lengths
+        self._sizes = piece_sizes(lengths[-1])
+        self._read: OrderedDict[bytes, KVCache] = OrderedDict()
+        self.prefills = 0  #: how many prompts have been run through the model
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._read.clear()
+
+    def row_length(self, row: Row) -> int:
+        """The positions that a row needs to begin: its prompt, in padded pieces, and one token."""
+        return max(len(row.prompt) + 1, padded_length(len(row.prompt) - 1, sizes=self._sizes))
+
+    def read(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> KVCache:
+        """The cache, `length` positions, of the prompt without its last token; `waits` tells which prompts to keep."""
+        held = self._read.pop(row.key, None)
+        if held is None or held.length > length:
+            held = self._programs.row_cache(length=length)
+            for start, tokens in pieces(row.prompt[:-1], sizes=self._sizes):
+                held = self._programs.prefill(held, tokens, start)
+            self.prefills += 1
+        while held.length < length:
+            mask = np.zeros((1, held.length), np.float32)
+            longer = self._lengths[self._lengths.index(held.length) + 1]
+            held, _ = self._programs.lengthen(held, mask, length=longer)
+        self._read[row.key] = held
+        for old in list(self._read)[:-KEPT_PROMPTS]:
+            if not waits(old):
+                del self._read[old]
+        return held
