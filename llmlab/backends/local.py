@@ -6,13 +6,14 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmlab import __version__
+from llmlab.backends.constrain import constraint
 from llmlab.backends.devices import device, free_memory
 from llmlab.backends.protocol import Completion, Delta, Header, Timing
 from llmlab.backends.writer import Writer, call_id
@@ -20,6 +21,7 @@ from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row, Ticket
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
+from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
@@ -158,10 +160,13 @@ class LocalBackend:
         if order not in ORDERS:
             raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
         prompt = self.render(request)
+        grammar = constraint(
+            request, format=self.template.format, vocabulary=self.vocabulary, prompt=self._tail(prompt)
+        )
         budget = self._budget(request, len(prompt))
         seed = request.seed if request.seed is not None else draw_seed()
         params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
-        rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos) for p in params]
+        rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar) for p in params]
         header = Header(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -227,6 +232,16 @@ class LocalBackend:
             choice=choice,
         )
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens, for grammars."""
+        controls = {name: token for token, name in self.names.items()}
+        return Vocabulary(self.token_bytes, size=self.engine.config.vocab_size, ends=self.ends, controls=controls)
+
+    def _tail(self, prompt: np.ndarray) -> bytes:
+        """The end of a prompt, as far as it is one turn's text."""
+        return prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.controls)
+
     def next_logits(self, prompt: np.ndarray) -> np.ndarray:
         """The raw logits [V], float32, of the token that follows the prompt."""
         if len(prompt) > self.engine.max_context:
@@ -261,7 +276,7 @@ class LocalBackend:
         format = self.template.format
         segmenter = Segmenter(
             format,
-            prompt=prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.controls),
+            prompt=self._tail(prompt),
             tools=tools,
             parallel=request.parallel_tool_calls,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt32
@@ -84,7 +84,8 @@ def fill_masks(matchers: Sequence[Matcher], masks: UInt32[np.ndarray, "B W"]) ->
     if len(copies):
         rows = masks[: len(matchers)]
         bits = (rows[:, originals // 32] >> (originals % 32).astype(np.uint32)) & np.uint32(1)
-        np.bitwise_or.at(rows, (slice(None), copies // 32), bits << (copies % 32).astype(np.uint32))
+        where: Any = (slice(None), copies // 32)
+        np.bitwise_or.at(rows, where, bits << (copies % 32).astype(np.uint32))
 
 
 @cache

@@ -1,0 +1,145 @@
+"""Numbers and strings: what llguidance is given so that both end, and are what a reader of JSON takes them for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from llmlab.grammar.vocabulary import GrammarError
+
+#: Integers stay where a float, JavaScript's only number, holds each of them.
+LARGEST_INTEGER = 2**53 - 1
+
+#: Numbers without bounds of their own are written out, without an exponent, up to this many digits before the point
+#: and after it: none overflows a float, and none goes on forever.
+DIGITS_BEFORE, DIGITS_AFTER = 15, 9
+#: llguidance reads 1e-10 exactly, and nothing finer.
+FINEST = 10
+
+_YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"
+_FOURTH = "(?:0[48]|[2468][048]|[13579][26])"
+_LEAP = f"(?:[0-9]{{2}}{_FOURTH}|{_FOURTH}00)"
+_LONG, _SHORT = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])", "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_DAY = f"(?:{_LONG}|{_SHORT}|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+_DATE = f"(?:{_YEAR}-{_DAY}|{_LEAP}-02-29)"
+_HOUR = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_HOUR}:[0-5][0-9](?:\.[0-9]{{1,9}})?(?:Z|[+-]{_HOUR})"
+_AMOUNT = "[0-9]{1,9}"
+_CLOCK = f"T(?:{_AMOUNT}H(?:{_AMOUNT}M(?:{_AMOUNT}S)?)?|{_AMOUNT}M(?:{_AMOUNT}S)?|{_AMOUNT}S)"
+_CALENDAR = f"(?:{_AMOUNT}Y(?:{_AMOUNT}M(?:{_AMOUNT}D)?)?|{_AMOUNT}M(?:{_AMOUNT}D)?|{_AMOUNT}D)"
+
+#: Formats with an expression of ours: days that exist, no leap seconds (many readers know none), and numbers that end.
+PATTERNS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"{_DATE}T{_TIME}",
+    "duration": f"P(?:{_AMOUNT}W|{_CALENDAR}(?:{_CLOCK})?|{_CLOCK})",
+}
+#: Formats that llguidance knows.
+KNOWN_FORMATS = frozenset({"email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+#: Formats of JSON Schema that are refused, since somebody counts on them. Others are annotations, as its text has it.
+REFUSED_FORMATS = frozenset(
+    "idn-email idn-hostname iri iri-reference uri-reference uri-template json-pointer relative-json-pointer "
+    "regex".split()
+)
+
+
+def bounds(schemas: Iterable[dict[str, Any]]) -> tuple[float | None, bool, float | None, bool]:
+    """The narrowest bounds of several schemas: (lower, whether it is excluded itself, upper, likewise)."""
+    lower: tuple[float, bool] | None = None
+    upper: tuple[float, bool] | None = None
+    for schema in schemas:
+        for value, outside in _ends(schema, "minimum", "exclusiveMinimum"):
+            lower = (value, outside) if lower is None else max(lower, (value, outside))
+        for value, outside in _ends(schema, "maximum", "exclusiveMaximum"):
+            upper = (value, outside) if upper is None else min(upper, (value, outside), key=lambda x: (x[0], not x[1]))
+    low, high = lower or (None, False), upper or (None, False)
+    return low[0], low[1], high[0], high[1]
+
+
+def _ends(schema: dict[str, Any], plain: str, exclusive: str) -> list[tuple[float, bool]]:
+    found, strict = schema.get(plain), schema.get(exclusive)
+    if isinstance(strict, bool):  # draft 4: it says how the other is meant
+        return [] if found is None else [(found, strict)]
+    return [(value, outside) for value, outside in ((found, False), (strict, True)) if value is not None]
+
+
+def integer(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """An integer of all these schemas."""
+    low, above, high, below = bounds(schemas)
+    for bound in (low, high):
+        if bound is not None and abs(bound) > LARGEST_INTEGER and (bound > 0) == (bound is low):
+            raise GrammarError(f"integers beyond ±{LARGEST_INTEGER} are not written; got the bound {bound}", path=path)
+    least = -LARGEST_INTEGER if low is None else max(_whole(low, above, up=True), -LARGEST_INTEGER)
+    most = LARGEST_INTEGER if high is None else min(_whole(high, below, up=False), LARGEST_INTEGER)
+    return {"type": "integer", "minimum": least, "maximum": most, **_multiple(schemas, path)}
+
+
+def _whole(bound: float, outside: bool, *, up: bool) -> int:
+    """The first integer inside a bound."""
+    if up:
+        return math.floor(bound) + 1 if outside else math.ceil(bound)
+    return math.ceil(bound) - 1 if outside else math.floor(bound)
+
+
+def number(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """A number of all these schemas."""
+    low, above, high, below = bounds(schemas)
+    room = float(10**DIGITS_BEFORE)
+    least = min(-room, 10 * high if high is not None and high < 0 else -room) if low is None else low
+    most = max(room, 10 * low if low is not None and low > 0 else room) if high is None else high
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise GrammarError("the bounds leave no finite number", path=path)
+    made: dict[str, Any] = {"type": "number"}
+    made["exclusiveMinimum" if above else "minimum"] = least
+    made["exclusiveMaximum" if below else "maximum"] = most
+    multiple = _multiple(schemas, path)
+    if multiple:
+        return made | multiple
+    # A multiple of a power of ten has that many digits after the point.
+    width = most - least
+    digits = DIGITS_AFTER if width >= 1e-3 else FINEST
+    if width * 10**digits >= 10:
+        made["multipleOf"] = float(f"1e-{digits}")
+    return made
+
+
+def _multiple(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    found = [schema["multipleOf"] for schema in schemas if "multipleOf" in schema]
+    if len(set(found)) > 1:
+        if not all(value == int(value) for value in found):
+            raise GrammarError("multipleOf: two that are not whole numbers cannot be joined", path=path)
+        found = [math.lcm(*map(int, found))]
+    return {"multipleOf": found[0]} if found else {}
+
+
+def string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """A string of all these schemas."""
+    made: dict[str, Any] = {"type": "string"}
+    shortest = max((int(schema["minLength"]) for schema in schemas if "minLength" in schema), default=0)
+    longest = min((int(schema["maxLength"]) for schema in schemas if "maxLength" in schema), default=None)
+    if shortest:
+        made["minLength"] = shortest
+    if longest is not None:
+        made["maxLength"] = longest
+    conditions: list[dict[str, str]] = []
+    for schema in schemas:
+        if "pattern" in schema:
+            conditions.append({"pattern": schema["pattern"]})
+        if "format" in schema:
+            conditions += _format(schema["format"], path)
+    for condition in conditions:
+        if made.keys() & condition.keys():
+            made.setdefault("allOf", []).append({"type": "string", **condition})
+        else:
+            made |= condition
+    return made
+
+
+def _format(name: str, path: str) -> list[dict[str, str]]:
+    if name in REFUSED_FORMATS:
+        raise GrammarError(f"the format {name!r} cannot be enforced; leave it out", path=path)
+    if name in PATTERNS:
+        return [{"pattern": f"^{PATTERNS[name]}$"}]
+    return [{"format": name}] if name in KNOWN_FORMATS else []
