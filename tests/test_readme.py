@@ -1,14 +1,17 @@
-"""The README says what there is: every field, the two commands, and code that at least parses."""
+"""The README says what there is: every field, the two commands, and code that runs."""
 
 from __future__ import annotations
 
-import ast
 import re
 import tomllib
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import pytest
+
 import llmlab
-from llmlab.request import ChatRequest
+from llmlab.lab.lab import Lab
+from llmlab.request import ChatRequest, PromptRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -17,7 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 def test_every_field_is_listed():
     named = set(re.findall(r"`(\w+)", README.partition("## What a request can say")[2]))
-    assert set(ChatRequest.model_fields) - named == set()
+    assert {*ChatRequest.model_fields, *PromptRequest.model_fields} - named == set()
 
 
 def test_the_commands_are_those_that_ci_runs():
@@ -26,13 +29,18 @@ def test_the_commands_are_those_that_ci_runs():
     assert 'pip install -e ".[test]" && pytest' in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_the_examples_parse_and_ask_for_names_that_exist():
+def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One after the other, as a reader would run them, on the model that is loaded already."""
+    monkeypatch.setattr(llmlab, "load", lambda name: demo)
+    names: dict[str, object] = {}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
+    assert len(blocks) > 4
     for block in blocks:
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "llmlab":
-                assert node.attr in llmlab.__all__
+        exec(compile(block, "<README>", "exec"), names)
+    plt.close("all")
+    request, result = names["request"], names["r"]
+    assert request.to_openai() in capsys.readouterr().out
+    assert result.choices[0].reasoning and result.text == "42"
 
 
 def test_the_version_is_said_once_in_each_place():

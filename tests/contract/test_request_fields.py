@@ -1,0 +1,424 @@
+"""The conformance table, first half: every field of the request, by what it changes in the answer.
+
+One row a field, run in each of the three ways. A row shows an effect: that a field is accepted shows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import jsonschema
+import numpy as np
+import pytest
+
+from llmlab.request import NO_EFFECT, ChatRequest
+from tests.contract.ways import Way, assert_laws, calls, ids, said
+
+ANIMAL = "Name an animal."
+STORY = "Tell me a short story."
+SUM = "What is 12 + 30?"
+WEATHER = "What is the weather in Oslo?"
+PAIR = "What is the weather in Oslo and in Rome?"
+
+
+def tool(name: str, description: str) -> dict:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": city}}
+
+
+TOOLS = [tool("get_weather", "Get the current weather in a city."), tool("get_time", "Get the current time in a city.")]
+ROWS: dict[str, Callable[[Way], None]] = {}
+
+
+def row(field: str) -> Callable[[Callable[[Way], None]], Callable[[Way], None]]:
+    def keep(show: Callable[[Way], None]) -> Callable[[Way], None]:
+        assert field not in ROWS
+        ROWS[field] = show
+        return show
+
+    return keep
+
+
+def test_the_table_has_every_field():
+    assert set(ROWS) == set(ChatRequest.model_fields)
+
+
+@pytest.mark.parametrize("field", ROWS)
+def test_field(field: str, way: Way) -> None:
+    ROWS[field](way)
+
+
+# ---- what is asked
+
+
+@row("messages")
+def _(way: Way) -> None:
+    user = {"role": "user", "content": ANIMAL}
+    one = way.ask([user], temperature=0, logprobs=True)
+    parts = [{"type": "text", "text": "Name an "}, {"type": "text", "text": "animal."}]
+    joined = way.ask([{"role": "user", "content": parts}], temperature=0, logprobs=True)
+    assert ids(joined) == ids(one) and joined.usage == one.usage
+    told = way.ask([{"role": "system", "content": "Answer briefly."}, user], temperature=0)
+    assert told.usage.prompt_tokens > one.usage.prompt_tokens
+    past = {"id": "c", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
+    trip = [
+        {"role": "user", "content": WEATHER},
+        {"role": "assistant", "content": None, "tool_calls": [past]},
+        {"role": "tool", "tool_call_id": "c", "content": '{"temperature": 7, "sky": "rainy"}'},
+    ]
+    assert said(way.ask(trip, tools=TOOLS, temperature=0)) == "It is 7 degrees and rainy in Oslo."
+    image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    for bad in ([], [{"role": "robot", "content": "hi"}], [{"role": "user", "content": image}]):
+        assert way.refusal(bad)[:2] == (400, "messages")
+
+
+@row("model")
+def _(way: Way) -> None:
+    assert way.ask(model="demo", max_tokens=1).model == "demo"
+    refusal = way.refusal(model="another")
+    assert refusal[:3] == (404, "model", "model_not_found") and "demo" in refusal.message
+
+
+@row("continue_final_message")
+def _(way: Way) -> None:
+    chat = [{"role": "user", "content": STORY}, {"role": "assistant", "content": "Once there was"}]
+    answer = way.ask(chat, continue_final_message=True, temperature=0, max_tokens=6)
+    assert said(answer).startswith(" a ")
+    assert way.refusal(chat[:1], continue_final_message=True)[:2] == (400, "continue_final_message")
+
+
+# ---- how much of it
+
+
+@row("max_tokens")
+def _(way: Way) -> None:
+    short, longer = (way.ask(STORY, max_tokens=k, seed=1, logprobs=True) for k in (5, 9))
+    assert short.usage.completion_tokens == 5 and short.choices[0].finish_reason == "length"
+    assert ids(longer)[:5] == ids(short) and longer.usage.completion_tokens == 9
+
+
+@row("max_completion_tokens")
+def _(way: Way) -> None:
+    one, other = way.ask(STORY, max_tokens=5, seed=1), way.ask(STORY, max_completion_tokens=5, seed=1)
+    assert said(one) == said(other) and other.usage.completion_tokens == 5
+    assert way.refusal(max_tokens=5, max_completion_tokens=6)[:2] == (400, "max_tokens")
+
+
+@row("context_length_exceeded_behavior")
+def _(way: Way) -> None:
+    window = way.lab.describe()["context"]
+    full = "red " * (window - 40)
+    fields = {"max_tokens": 400, "ignore_eos": True}
+    answer = way.ask(full, context_length_exceeded_behavior="truncate", **fields)
+    assert answer.usage.total_tokens == window and answer.choices[0].finish_reason == "length"
+    refusal = way.refusal(full, context_length_exceeded_behavior="error", **fields)
+    assert refusal[:3] == (400, "max_tokens", "context_length_exceeded")
+    for behaviour in ("truncate", "error"):
+        refusal = way.refusal("red " * window, context_length_exceeded_behavior=behaviour)
+        assert refusal[:3] == (400, "messages", "context_length_exceeded")
+
+
+@row("n")
+def _(way: Way) -> None:
+    three, five = (way.ask(STORY, n=n, seed=5, max_tokens=12) for n in (3, 5))
+    texts = [choice.message.content for choice in five.choices]
+    assert [choice.index for choice in five.choices] == [0, 1, 2, 3, 4]
+    assert [choice.message.content for choice in three.choices] == texts[:3] and len(set(texts)) > 1
+    assert five.usage.prompt_tokens == three.usage.prompt_tokens and five.usage.completion_tokens == 60
+
+
+@row("min_tokens")
+def _(way: Way) -> None:
+    assert way.ask(temperature=0).usage.completion_tokens == 2
+    assert way.ask(temperature=0, min_tokens=6, max_tokens=6).usage.completion_tokens == 6
+    assert_laws(way, ANIMAL, temperature=1.0, min_tokens=3, max_tokens=4, seed=1)
+
+
+@row("ignore_eos")
+def _(way: Way) -> None:
+    answer = way.ask(temperature=0, ignore_eos=True, max_tokens=8, logprobs=True)
+    assert answer.usage.completion_tokens == 8 == len(ids(answer)) and answer.choices[0].finish_reason == "length"
+    assert set(ids(answer)) & set(way.lab.backend.ends), "an end token that ended nothing"
+
+
+@row("stop")
+def _(way: Way) -> None:
+    answer = way.ask(STORY, temperature=0, stop=["nowhere", " was"], max_tokens=30)
+    assert said(answer) == "Once upon a time there was" and answer.choices[0].finish_reason == "stop"
+    within = way.ask(STORY, temperature=0, stop="er", max_tokens=30)
+    assert said(within) == "Once upon a time ther" and within.choices[0].finish_reason == "stop"
+
+
+@row("include_stop")
+def _(way: Way) -> None:
+    fields = {"temperature": 0, "stop": " was", "max_tokens": 30}
+    assert said(way.ask(STORY, **fields, include_stop=True)) == "Once upon a time there was"
+    without = way.ask(STORY, **fields, include_stop=False)
+    assert said(without) == "Once upon a time there" and without.choices[0].finish_reason == "stop"
+
+
+# ---- the law that a token is drawn from
+
+
+@row("seed")
+def _(way: Way) -> None:
+    ask = {"n": 6, "max_tokens": 8}
+    same = [[c.message.content for c in way.ask(STORY, seed=5, **ask).choices] for _ in range(2)]
+    others = [[c.message.content for c in way.ask(STORY, seed=s, **ask).choices] for s in (6, 2**32 + 5, -5)]
+    assert same[0] == same[1] and same[0] not in others
+    drawn = way.ask(STORY, **ask)
+    again = way.ask(STORY, seed=drawn.seed, **ask)
+    assert [c.message for c in again.choices] == [c.message for c in drawn.choices]
+
+
+@row("temperature")
+def _(way: Way) -> None:
+    greedy = [way.ask(STORY, temperature=0, seed=seed, max_tokens=6, logprobs=True) for seed in (1, 2)]
+    assert ids(greedy[0]) == ids(greedy[1])
+    for entry in greedy[0].choices[0].logprobs.content:
+        assert entry.rank == 1 and entry.kept == 1 and entry.sampling_logprob == 0
+    warm, hot = (assert_laws(way, ANIMAL, temperature=t, seed=1, max_tokens=1) for t in (0.5, 2.0))
+    for answer, t in ((warm, 0.5), (hot, 2.0)):
+        first, second = answer.choices[0].logprobs.content[0].top_logprobs[:2]
+        raw = first.logprob - second.logprob
+        assert first.sampling_logprob - second.sampling_logprob == pytest.approx(raw / t, abs=1e-3)
+
+
+@row("top_k")
+def _(way: Way) -> None:
+    best = ids(way.ask(STORY, temperature=0, max_tokens=6, logprobs=True))
+    assert ids(way.ask(STORY, top_k=1, temperature=2, seed=3, max_tokens=6, logprobs=True)) == best
+    answer = assert_laws(way, STORY, top_k=7, temperature=2.0, seed=3, max_tokens=5)
+    assert {entry.kept for entry in answer.choices[0].logprobs.content} == {7}
+
+
+@row("top_p")
+def _(way: Way) -> None:
+    answer = assert_laws(way, ANIMAL, top_p=0.5, seed=2, max_tokens=1)
+    entry = answer.choices[0].logprobs.content[0]
+    before = np.cumsum([0.0, *(np.exp(other.logprob) for other in entry.top_logprobs)])[:-1]
+    assert 1 < entry.kept == (before < 0.5).sum() < 20
+
+
+@row("min_p")
+def _(way: Way) -> None:
+    answer = assert_laws(way, ANIMAL, min_p=0.3, seed=2, max_tokens=1)
+    entry = answer.choices[0].logprobs.content[0]
+    ratio = np.exp([other.logprob - entry.top_logprobs[0].logprob for other in entry.top_logprobs])
+    assert 1 < entry.kept == (ratio >= 0.3).sum() < 20
+
+
+def moved(way: Way, amount: Callable[[int], float], **fields: float) -> None:
+    """A penalty moves a token's logit, against a token never seen, by what its count says."""
+    answer = assert_laws(way, STORY, **fields, seed=4, max_tokens=24, ignore_eos=True)
+    made, seen = [], set()
+    for entry in answer.choices[0].logprobs.content:
+        new = next(other for other in entry.top_logprobs if other.token_id not in made)
+        for other in entry.top_logprobs:
+            count = made.count(other.token_id)
+            shift = (other.sampling_logprob - new.sampling_logprob) - (other.logprob - new.logprob)
+            assert shift == pytest.approx(amount(count), abs=5e-3), other.token
+            seen.add(count)
+        made.append(entry.token_id)
+    assert seen >= {0, 1, 2}
+
+
+@row("frequency_penalty")
+def _(way: Way) -> None:
+    moved(way, lambda count: -0.75 * count, frequency_penalty=0.75)
+
+
+@row("presence_penalty")
+def _(way: Way) -> None:
+    moved(way, lambda count: 0.75 * (count > 0), presence_penalty=-0.75)
+
+
+@row("repetition_penalty")
+def _(way: Way) -> None:
+    answer = assert_laws(way, ANIMAL, repetition_penalty=1.7, seed=4, max_tokens=3, ignore_eos=True)
+    prompt = set(way.lab.backend.render(way.lab.request(ANIMAL)).tolist())
+    for t, (entry, _, logits) in enumerate(way.laws(answer, ANIMAL, repetition_penalty=1.7)):
+        seen = prompt | set(ids(answer)[:t])
+        new = next(other for other in entry.top_logprobs if other.token_id not in seen)
+        assert seen & {other.token_id for other in entry.top_logprobs} or t == 0
+        for other in entry.top_logprobs:
+            raw = float(logits[other.token_id])
+            expected = (raw / 1.7 if raw > 0 else raw * 1.7) - raw if other.token_id in seen else 0.0
+            shift = (other.sampling_logprob - new.sampling_logprob) - (other.logprob - new.logprob)
+            assert shift == pytest.approx(expected, abs=5e-3)
+
+
+@row("logit_bias")
+def _(way: Way) -> None:
+    tokenizer = way.lab.backend.tokenizer
+    [token] = tokenizer.encode(" the")
+    forced = assert_laws(way, ANIMAL, logit_bias={str(token): 100}, seed=1, max_tokens=4)
+    assert ids(forced) == [token] * 4
+    entry = forced.choices[0].logprobs.content[0]
+    assert entry.logprob < -1 and entry.sampling_logprob == pytest.approx(0, abs=1e-3)
+    best = ids(way.ask(temperature=0, logprobs=True))[0]
+    assert ids(way.ask(temperature=0, logprobs=True, logit_bias={str(best): -100}))[0] != best
+    assert way.refusal(logit_bias={"999999": 1})[:2] == (400, "logit_bias")
+
+
+# ---- what is told about it
+
+
+@row("logprobs")
+def _(way: Way) -> None:
+    assert way.ask(seed=1).choices[0].logprobs is None
+    answer = way.ask(STORY, seed=1, logprobs=True, max_tokens=5)
+    assert len(answer.choices[0].logprobs.content) == 5
+    for entry, _, logits in way.laws(answer, STORY):
+        raw = logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        assert entry.logprob == pytest.approx(float(raw[entry.token_id]), abs=1e-3) and entry.top_logprobs == []
+
+
+@row("top_logprobs")
+def _(way: Way) -> None:
+    answer = way.ask(STORY, seed=1, logprobs=True, top_logprobs=4, max_tokens=5)
+    for entry, _, logits in way.laws(answer, STORY):
+        order = np.lexsort((np.arange(len(logits)), -logits))[:4]
+        assert [other.token_id for other in entry.top_logprobs] == order.tolist()
+    assert way.refusal(top_logprobs=4)[:2] == (400, "top_logprobs")
+
+
+@row("stream")
+def _(way: Way) -> None:
+    if way.name == "chat":  # a whole answer is what it gives; there is another method for the other thing
+        assert way.refusal(stream=True)[:2] == (400, "stream")
+        return
+    got = way.chunks(STORY, seed=1, max_tokens=12)
+    texts = [choice.delta.content or "" for chunk in got for choice in chunk.choices]
+    assert len(got) > 2 and "".join(texts) == said(way.ask(STORY, seed=1, max_tokens=12))
+
+
+@row("stream_options")
+def _(way: Way) -> None:
+    if way.name == "chat":
+        assert way.refusal(stream_options={"include_usage": True})[:2] == (400, "stream_options")
+        return
+    spent = way.ask(seed=1).usage
+    asked, refused, absent = (
+        way.chunks(seed=1, stream_options=o) for o in ({"include_usage": True}, {"include_usage": False}, None)
+    )
+    assert asked[-1].choices == [] and asked[-1].usage == spent
+    assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in asked[:-1])
+    assert not any("usage" in chunk.model_fields_set for chunk in refused)
+    assert absent[-1].choices[0].finish_reason and absent[-1].usage == spent
+
+
+# ---- forms of an answer
+
+
+@row("response_format")
+def _(way: Way) -> None:
+    assert said(way.ask(temperature=0, response_format={"type": "text"})) == said(way.ask(temperature=0))
+    free = way.ask(temperature=1.5, seed=1, response_format={"type": "json_object"}, max_tokens=200)
+    if free.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(said(free)), dict)
+    schema = {
+        "type": "object",
+        "properties": {
+            "animal": {"enum": ["Okapi", "Narwhal"]},
+            "legs": {"type": "integer", "minimum": 2, "maximum": 8},
+        },
+        "required": ["animal", "legs"],
+        "additionalProperties": False,
+    }
+    for strict in (True, False):
+        form = {"type": "json_schema", "json_schema": {"name": "a", "strict": strict, "schema": schema}}
+        answer = way.ask(temperature=1.5, seed=1, response_format=form, max_tokens=60, logprobs=True)
+        jsonschema.validate(json.loads(said(answer)), schema)
+        assert answer.choices[0].finish_reason == "stop"
+    form["json_schema"]["schema"] = {"type": "array", "uniqueItems": True}
+    refusal = way.refusal(response_format=form)
+    assert refusal[:2] == (400, "response_format") and "uniqueItems" in refusal.message
+
+
+@row("tools")
+def _(way: Way) -> None:
+    plain, answer = way.ask(WEATHER, temperature=0), way.ask(WEATHER, temperature=0, tools=TOOLS)
+    assert plain.choices[0].message.tool_calls is None and plain.choices[0].finish_reason == "stop"
+    assert calls(answer) == [("get_weather", {"city": "Oslo"})] and answer.choices[0].finish_reason == "tool_calls"
+    assert said(answer) is None and answer.usage.prompt_tokens > plain.usage.prompt_tokens
+    assert way.refusal(tools=[])[:2] == (400, "tools")
+
+
+@row("tool_choice")
+def _(way: Way) -> None:
+    ask = {"tools": TOOLS, "temperature": 0, "max_tokens": 60}
+    none = way.ask(WEATHER, tool_choice="none", **ask)
+    assert none.choices[0].message.tool_calls is None and none.choices[0].finish_reason == "stop"
+    assert calls(way.ask(WEATHER, tool_choice="auto", **ask)) == [("get_weather", {"city": "Oslo"})]
+    assert calls(way.ask(ANIMAL, tool_choice="auto", **ask)) == []
+    [(name, arguments), *_] = calls(way.ask(ANIMAL, tool_choice="required", **ask))
+    assert name in ("get_weather", "get_time") and isinstance(arguments["city"], str)
+    named = {"type": "function", "function": {"name": "get_time"}}
+    [(name, arguments), *_] = calls(way.ask(WEATHER, tool_choice=named, **ask))
+    assert name == "get_time" and isinstance(arguments["city"], str)
+    assert way.refusal(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "f"}})[1] == "tool_choice"
+
+
+@row("parallel_tool_calls")
+def _(way: Way) -> None:
+    ask = {"tools": TOOLS, "temperature": 0}
+    both = [("get_weather", {"city": "Oslo"}), ("get_weather", {"city": "Rome"})]
+    assert calls(way.ask(PAIR, **ask)) == both
+    one = way.ask(PAIR, **ask, parallel_tool_calls=False)
+    assert calls(one) == both[:1] and one.choices[0].finish_reason == "tool_calls"
+
+
+# ---- reasoning
+
+
+@row("enable_thinking")
+def _(way: Way) -> None:
+    thought, straight = (way.ask(SUM, enable_thinking=on, temperature=0) for on in (True, False))
+    assert said(straight) == "42" and said(thought).startswith("<think>") and said(thought).endswith("42")
+
+
+@row("separate_reasoning")
+def _(way: Way) -> None:
+    ask = {"enable_thinking": True, "temperature": 0}
+    joined, apart = way.ask(SUM, **ask), way.ask(SUM, **ask, separate_reasoning=True)
+    assert said(apart) == "42" and "ones: 2 + 0" in apart.choices[0].message.reasoning_content
+    assert "reasoning_content" not in (joined.choices[0].message.model_extra or {})
+    assert apart.choices[0].message.reasoning_content in said(joined) and apart.usage == joined.usage
+
+
+@row("chat_template_kwargs")
+def _(way: Way) -> None:
+    by_name, by_field = (
+        way.ask(SUM, temperature=0, **fields)
+        for fields in ({"chat_template_kwargs": {"enable_thinking": True}}, {"enable_thinking": True})
+    )
+    assert said(by_name) == said(by_field) and by_name.usage == by_field.usage
+    refusal = way.refusal(chat_template_kwargs={"mood": "dry"})
+    assert refusal[:2] == (400, "chat_template_kwargs") and "mood" in refusal.message
+
+
+# ---- accepted, and without effect on a local engine
+
+
+def no_effect(field: str, value: object) -> None:
+    @row(field)
+    def _(way: Way) -> None:
+        assert field in NO_EFFECT
+        ask = {"seed": 1, "max_tokens": 8, "logprobs": True}
+        assert way.ask(STORY, **ask, **{field: value}).choices == way.ask(STORY, **ask).choices
+
+
+no_effect("user", "u")
+no_effect("metadata", {"a": "b"})
+no_effect("store", True)
+no_effect("service_tier", "auto")
+
+
+# ---- and no other
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_name(way: Way) -> None:
+    refusal = way.refusal(temprature=1)
+    assert refusal[:2] == (400, "temprature") and "'temperature'" in refusal.message
