@@ -88,7 +88,7 @@ def create_app(
         what = f"{request.method} {request.url.path}"
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
-            bad = PathError(f"{what}: this path takes {allowed}", status=405, code="method_not_allowed")
+            bad = PathError(f"{what}: this path takes {allowed}", allowed=allowed)
         else:
             bad = PathError(f"{what}: there is nothing; see /docs for what there is")
         return await refused(request, bad)

@@ -12,10 +12,12 @@ DESCRIPTION = (
     "`logprobs` come with the figures of what the sampler did."
 )
 
-_NAMED = {
+#: The schemas by the names that the page gives them.
+SCHEMAS = {
     "ChatCompletionRequest": schema.request,
     "ChatCompletion": schema.completion,
     "ChatCompletionChunk": schema.chunk,
+    "Event": schema.event,
     "Error": schema.error,
     "Model": schema.model,
     "ModelList": schema.models,
@@ -46,7 +48,7 @@ def chat_completions() -> dict[str, Any]:
                 "description": "The answer.",
                 "content": {
                     "application/json": {"schema": _ref("ChatCompletion")},
-                    sse.MEDIA_TYPE: {"schema": {"type": "string"}},
+                    sse.MEDIA_TYPE: {"schema": _ref("Event")},
                 },
             },
             **_errors(400, 401, 404, 413, 429, 500, 503),
@@ -92,7 +94,7 @@ def health() -> dict[str, Any]:
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """The framework's document of the paths, with the schemas that they refer to and without what no path answers."""
     parts = document.setdefault("components", {})
-    parts["schemas"] = {name: made() for name, made in _NAMED.items()}
+    parts["schemas"] = {name: made() for name, made in SCHEMAS.items()}
     parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path in document["paths"].values():
         for operation in path.values():

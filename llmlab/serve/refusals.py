@@ -37,6 +37,16 @@ class PathError(RefusalError):
     default_status = 404
     default_code = "unknown_path"
 
+    def __init__(self, message: str, *, allowed: str = "") -> None:
+        """`allowed` names the methods that the path does take."""
+        super().__init__(message, status=405 if allowed else 404, code="method_not_allowed" if allowed else None)
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What would have been the right method."""
+        return {"allow": self.allowed} if self.allowed else {}
+
 
 class BodyTooLargeError(RefusalError):
     """More bytes than a request may have; HTTP 413."""

@@ -295,6 +295,18 @@ def chunk() -> Schema:
     return _object(properties, ("id", "object", "created", "model", "choices"))
 
 
+def event() -> Schema:
+    """An event of a stream."""
+    inside = {"anyOf": [{"$ref": "#/components/schemas/ChatCompletionChunk"}, {"$ref": "#/components/schemas/Error"}]}
+    data: Schema = {
+        "type": "string",
+        "description": "A chunk, or an error that came up under way, as JSON; at the end [DONE].",
+        "contentMediaType": "application/json",
+        "contentSchema": inside,
+    }
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
+
+
 def error() -> Schema:
     """Every answer that is not a success; in a stream an event."""
     inside = {
