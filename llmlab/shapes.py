@@ -116,11 +116,10 @@ def _tool(value: Any, path: str) -> dict[str, Any]:
         check_text(function["description"], path + ".description")
     if "strict" in function:
         _flag(function["strict"], path + ".strict")
-    kind = check_mapping(function.get("parameters", {}), path + ".parameters").get("type", "object")
-    if kind != "object":
-        raise FieldError(
-            f"must be 'object' (a call's arguments are one), got {short(kind)}", path=f"{path}.parameters.type"
-        )
+    path += ".parameters"
+    kind = check_mapping(function.get("parameters", {}), path).get("type", "object")
+    if "object" not in (kind if isinstance(kind, list) else [kind]):
+        raise FieldError(f"must be 'object' (a call's arguments are one), got {short(kind)}", path=path + ".type")
     return {**tool, "function": function}
 
 

@@ -428,6 +428,7 @@ def test_fields_that_do_not_agree_or_are_misshapen(fields, param, says):
         {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "now"}}},
         {"tools": [{"type": "function", "function": {"name": "f-1_A", "strict": True, "description": "d"}}]},
+        {"tools": [function(parameters={"type": ["object", "null"]})]},
         {"tool_choice": "none"},
         {"response_format": {"type": "json_object"}},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "array"}}}},
