@@ -6,7 +6,7 @@ Only `run` may be called from another thread than the driver's, one call at a ti
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,10 +18,12 @@ from llmlab.engine.decode import CHUNK, Emitted
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Piece, Row
-from llmlab.engine.state import RowFields, Slots, row_fields
+from llmlab.engine.score import pieces
+from llmlab.engine.state import RowFields, Slots, history_of, row_fields
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
 from llmlab.models.cache import cache_bytes
+from llmlab.sampling.logprobs import Figures
 
 #: Seconds that a chunk aims to take: long enough to keep the device busy, short enough for a stream and an interrupt.
 CHUNK_SECONDS = 0.1
@@ -43,9 +45,14 @@ class Live:
         return self.job.rows[self.index]
 
     @property
+    def tokens(self) -> int:
+        """How many tokens count as generated."""
+        return len(self.row.made) + self.made
+
+    @property
     def reserve(self) -> int:
         """The positions that the row may come to need."""
-        return len(self.row.prompt) + self.row.budget
+        return len(self.row.given) + self.row.budget
 
 
 #: What a step or a chunk has for a row: its new tokens, or why there are no more (the other rows go on).
@@ -133,7 +140,10 @@ class Batch:
         cache = self.prompts.read(row, length=slots.length, waits=waits)
         self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
         matcher = row.grammar.matcher() if row.grammar else None
-        self._live[slot] = Live(job=job, index=index, position=len(row.prompt) - 1, matcher=matcher)
+        if matcher is not None:
+            for token in row.made.tolist():
+                matcher.advance(token)
+        self._live[slot] = Live(job=job, index=index, position=len(row.given) - 1, matcher=matcher)
 
     def release(self, job: Job, rows: set[int]) -> int:
         """Free the slots of some of a job's rows; how many there were."""
@@ -191,7 +201,11 @@ class Batch:
 
     def _grammars(self) -> list[Held]:
         return [
-            Held(slot, live.matcher, not live.row.ignore_ends and live.made >= live.row.params.min_tokens)
+            Held(
+                slot,
+                live.matcher,
+                not live.row.ignore_ends and len(live.row.made) + live.made >= live.row.params.min_tokens,
+            )
             for slot, live in enumerate(self._live)
             if live and live.matcher
         ]
@@ -202,6 +216,20 @@ class Batch:
         cache = self.prompts.read(row, length=length, waits=waits)
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
         return np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0]
+
+    def score(self, row: Row, tokens: np.ndarray, *, order: str, waits: Callable[[bytes], bool]) -> Iterator[Figures]:
+        """The figures of tokens that follow what the row has, in as many passes as there are items."""
+        given = np.concatenate([row.given, tokens]).astype(np.int32)
+        length = self._bucket(max(len(given), self.prompts.row_length(row)))
+        fields = self._fields(row)
+        cache = self.prompts.read(row, length=length, waits=waits)
+        for piece in pieces(given, prompt=len(row.given), length=length):
+            made = given[len(row.prompt) : piece.start + piece.first + 1]
+            history = history_of(row.prompt, made, vocab_size=self.programs.config.vocab_size)
+            cache, found = self.programs.score(cache, piece, fields.inputs, history, order=order)
+            count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
+            held: Figures = jax.device_get(found)
+            yield jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], held)
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -225,7 +253,7 @@ class Batch:
 
     def _reserve(self, row: Row) -> int:
         """The positions that the longest row may come to need once this one has joined."""
-        return max([len(row.prompt) + row.budget, *(live.reserve for live in self.live)])
+        return max([len(row.given) + row.budget, *(live.reserve for live in self.live)])
 
     def _narrow(self, width: int) -> None:
         while self._slots is not None and self._slots.width > width:
@@ -270,6 +298,7 @@ class Batch:
             ignore_ends=row.ignore_ends,
             vocab_size=self.programs.config.vocab_size,
             ends=self.ends,
+            made=row.made,
         )
 
     def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:

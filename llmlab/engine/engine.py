@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from llmlab.engine.lanes import Lanes, lane_count
@@ -18,6 +19,7 @@ from llmlab.engine.scheduler import WIDTHS, Job, Piece, Row, Scheduler, Ticket, 
 from llmlab.errors import EngineError
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
+from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
 
@@ -99,7 +101,7 @@ class Engine:
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         for row in rows:
-            self._check(row.prompt, budget=row.budget)
+            self._check(row.given, budget=row.budget)
         job = Job(rows=tuple(rows), order=order)
         ticket = Ticket(job, self._cancel)
         if rows:
@@ -114,6 +116,29 @@ class Engine:
         row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0)
         logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._line.waits))
         return logits
+
+    def score(self, row: Row, tokens: np.ndarray, *, order: str = "llmlab") -> Figures:
+        """The figures [T, ...] of given tokens, as if the row had drawn them: teacher forcing.
+
+        The row's budget, seed and grammar do not count: a law is asked about, nothing is drawn.
+
+        Args:
+            row: prompt, tokens made so far, and the sampling fields that the processed law is of.
+            tokens: token ids [T], at least one.
+            order: the order of the stages.
+        """
+        if order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        if not len(tokens):
+            raise ValueError("there is no token to score")
+        self._check(np.concatenate([row.given, tokens]), budget=0)
+        found = self._call(lambda: self._lanes.score(row, tokens, order=order, waits=self._line.waits))
+        parts = []
+        # A pass at a time, so that a long text does not keep the rows that are being generated waiting.
+        while (part := self._call(lambda: next(found, None))) is not None:
+            parts.append(part)
+        joined: Figures = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        return joined
 
     def warmup(
         self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None

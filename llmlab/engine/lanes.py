@@ -8,7 +8,7 @@ embedded model). Up to `SPREAD` rows one batch is the better: the weights are re
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -18,6 +18,7 @@ from llmlab.engine.batch import Batch, Live, Outcome
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Row
+from llmlab.sampling.logprobs import Figures
 
 #: Rows that one lane takes before the next one is opened.
 SPREAD = 32
@@ -126,6 +127,10 @@ class Lanes:
     def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
         """The raw logits [V] of what follows a prompt."""
         return self._batches[0].next_logits(row, waits=waits)
+
+    def score(self, row: Row, tokens: np.ndarray, *, order: str, waits: Callable[[bytes], bool]) -> Iterator[Figures]:
+        """The figures of given tokens; see `Batch.score`."""
+        return self._batches[0].score(row, tokens, order=order, waits=waits)
 
     def _roomy(self, row: Row) -> list[Batch]:
         """The lanes that can take a row, with what the others may come to need left to them."""

@@ -14,12 +14,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32
 
 from llmlab.engine import decode, state
+from llmlab.engine import score as scoring
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.state import RowFields, Slots
 from llmlab.models.cache import KVCache
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
+from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.params import History, SamplerInputs
 
 
 def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,6 +62,7 @@ class Programs:
         self._forward = jax.jit(_precise(partial(decode.forward, graph)), donate_argnames="slots")
         self._chunk = jax.jit(_precise(partial(decode.chunk, graph)), static_argnames="order", donate_argnames="slots")
         self._sample = jax.jit(decode.sample_masked, static_argnames="order", donate_argnames="slots")
+        self._score = jax.jit(_precise(partial(scoring.score, graph)), static_argnames="order")
         self._admit = jax.jit(state.admit, donate_argnames="slots")
         self._resize = jax.jit(state.resize)
         self._lengthen = jax.jit(state.lengthen, static_argnames="length")
@@ -127,6 +131,16 @@ class Programs:
             slots, emitted = self._chunk(self._weights, slots=slots, steps=count, ends=self._ends, order=order)
         return slots, emitted, new
 
+    def score(
+        self, cache: KVCache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
+    ) -> tuple[KVCache, Figures]:
+        """The figures of the tokens of a piece; the cache that came in stays valid."""
+        with self._shape("score", cache.length, order):
+            fed: tuple[KVCache, Figures] = self._score(
+                self._weights, cache=cache, piece=piece, inputs=inputs, history=history, order=order
+            )
+        return fed
+
     def admit(self, slots: Slots, cache: KVCache, fields: RowFields, slot: int) -> Slots:
         """Put a row into a slot; the row's cache stays valid."""
         with self._shape("admit", slots.width, slots.length):
@@ -152,18 +166,22 @@ class Programs:
     ) -> Iterator[Callable[[], None]]:
         """Calls that, each run once, leave nothing to compile for these shapes."""
         for length in lengths:
-            yield partial(self._visit_row, length=length)
+            yield partial(self._visit_row, length=length, orders=orders)
             longer = next((x for x in lengths if x > length), None)
             for width in widths:
                 yield partial(
                     self._visit_batch, width=width, length=length, longer=longer, widths=widths, orders=orders
                 )
 
-    def _visit_row(self, *, length: int) -> None:
+    def _visit_row(self, *, length: int, orders: tuple[str, ...]) -> None:
         for size in piece_sizes(length):
             self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0)
         slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
         jax.block_until_ready(self.forward(slots))
+        nobody = self._nobody()
+        piece = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length)[0]
+        for order in orders:
+            self.score(self.row_cache(length=length), piece, nobody.inputs, nobody.history, order=order)
 
     def _visit_batch(
         self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]

@@ -37,14 +37,14 @@ class Prompts:
 
     def row_length(self, row: Row) -> int:
         """The positions that a row needs to begin: its prompt, in padded pieces, and one token."""
-        return max(len(row.prompt) + 1, padded_length(len(row.prompt) - 1, sizes=self._sizes))
+        return max(len(row.given) + 1, padded_length(len(row.given) - 1, sizes=self._sizes))
 
     def read(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> KVCache:
-        """The cache, `length` positions, of the prompt without its last token; `waits` tells which prompts to keep."""
+        """The cache, `length` positions, of what is given but its last token; `waits` tells which prompts to keep."""
         held = self._read.pop(row.key, None)
         if held is None or held.length > length:
             held = self._programs.row_cache(length=length)
-            for start, tokens in pieces(row.prompt[:-1], sizes=self._sizes):
+            for start, tokens in pieces(row.given[:-1], sizes=self._sizes):
                 held = self._programs.prefill(held, tokens, start)
             self.prefills += 1
         while held.length < length:

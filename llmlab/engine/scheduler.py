@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +39,9 @@ def cache_lengths(max_context: int) -> tuple[int, ...]:
 class Row:
     """One sequence to generate: prompt ids (at least one), its sampling, and how many tokens it may make.
 
-    A `grammar` says what the tokens may spell. Once it is complete and nothing more may come the row ends, whether or
-    not `ignore_ends` or its min_tokens would have it go on.
+    `made` are tokens that count as generated already: they follow the prompt, penalties count them, and the noise of
+    the next one is that of its place behind them. A `grammar` says what the tokens may spell. Once it is complete and
+    nothing more may come the row ends, whether or not `ignore_ends` or its min_tokens would have it go on.
     """
 
     prompt: np.ndarray
@@ -47,11 +49,17 @@ class Row:
     budget: int
     ignore_ends: bool = False
     grammar: Grammar | None = None
+    made: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @cached_property
+    def given(self) -> np.ndarray:
+        """All the tokens that are there before the first one is drawn."""
+        return np.concatenate([self.prompt, self.made]).astype(np.int32)
 
     @property
     def key(self) -> bytes:
         """Rows with one key share one prefill."""
-        return np.asarray(self.prompt, np.int32).tobytes()
+        return self.given.tobytes()
 
 
 class Piece(NamedTuple):

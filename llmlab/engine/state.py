@@ -70,20 +70,30 @@ def row_fields(
     ignore_ends: bool,
     vocab_size: int,
     ends: tuple[int, ...],
+    made: np.ndarray | None = None,
 ) -> RowFields:
-    """A row about to draw its first token: the prompt's last token is pending, the rest is in the cache."""
-    seen = np.zeros((1, vocab_size), bool)
-    seen[0, prompt] = True
-    history = History(prompt=seen, counts=np.zeros((1, vocab_size), np.int32), position=np.zeros((1,), np.int32))
+    """A row about to draw: the last token that is there is pending, the rest is in the cache.
+
+    `made` are the tokens after the prompt that count as generated.
+    """
+    made = np.zeros(0, np.int32) if made is None else made
     return RowFields(
-        position=np.array([len(prompt) - 1], np.int32),
-        token=np.array([prompt[-1]], np.int32),
+        position=np.array([len(prompt) + len(made) - 1], np.int32),
+        token=np.array([made[-1] if len(made) else prompt[-1]], np.int32),
         active=np.array([True]),
         budget=np.array([budget], np.int32),
         ignore_ends=np.array([ignore_ends]),
         inputs=stack([params], vocab_size=vocab_size, ends=ends),
-        history=history,
+        history=history_of(prompt, made, vocab_size=vocab_size),
     )
+
+
+def history_of(prompt: np.ndarray, made: np.ndarray, *, vocab_size: int) -> History:
+    """What a row has seen, as host arrays that lead with 1."""
+    seen = np.zeros((1, vocab_size), bool)
+    seen[0, prompt] = True
+    counts = np.bincount(made, minlength=vocab_size).astype(np.int32)[None, :]
+    return History(prompt=seen, counts=counts, position=np.array([len(made)], np.int32))
 
 
 def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:

@@ -1,0 +1,82 @@
+"""Teacher forcing: the figures of tokens that were given, many positions in one pass of the model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int32
+
+from llmlab.models.cache import KVCache
+from llmlab.models.transformer import causal_bias
+from llmlab.sampling.logprobs import Figures, figures
+from llmlab.sampling.params import History, SamplerInputs
+from llmlab.sampling.pipeline import ORDERS, process
+
+#: Positions of one pass. Each has a law of its own, so that C rows of the vocabulary's size are held several times.
+PIECE = 32
+
+
+class Piece(NamedTuple):
+    """C tokens to feed at `start`, and the C tokens that followed them; what comes before `first` is only fed again."""
+
+    start: Int32[Any, ""]
+    tokens: Int32[Any, "1 C"]
+    targets: Int32[Any, " C"]
+    first: Int32[Any, ""]
+
+
+def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[Piece]:
+    """A cut of G given tokens, of which the first `prompt` are not asked about, for a cache of `length` positions."""
+    found = []
+    for at in range(prompt - 1, len(given) - 1, PIECE):
+        # A piece must not reach beyond the cache; one that begins earlier writes what is there once more.
+        start = min(at, length - PIECE)
+        tokens, targets = given[start : min(start + PIECE, len(given) - 1)], given[start + 1 : start + PIECE + 1]
+        pad = (0, PIECE - len(tokens))
+        found.append(
+            Piece(
+                start=np.int32(start),
+                tokens=np.pad(tokens, pad).astype(np.int32)[None, :],
+                targets=np.pad(targets, pad).astype(np.int32),
+                first=np.int32(at - start),
+            )
+        )
+    return found
+
+
+def score(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    cache: KVCache,
+    piece: Piece,
+    inputs: SamplerInputs,
+    history: History,
+    *,
+    order: str,
+) -> tuple[KVCache, Figures]:
+    """Feed a piece; the figures [C, ...] of its targets under one row's inputs, the history growing as it goes.
+
+    `inputs` and `history` lead with 1 and stand before the target `first`.
+    """
+    count = piece.targets.shape[0]
+    positions = piece.start + jnp.arange(count, dtype=jnp.int32)[None, :]
+    model = nnx.merge(graph, weights)
+    hidden, cache = model(piece.tokens, positions, causal_bias(positions, length=cache.length), cache=cache)
+    raw = model.logits(hidden)[0]
+    asked = (jnp.arange(count, dtype=jnp.int32) >= piece.first).astype(jnp.int32)
+    drawn = jax.nn.one_hot(piece.targets, raw.shape[-1], dtype=jnp.int32) * asked[:, None]
+
+    def rows(x: Array) -> Array:
+        return jnp.broadcast_to(x, (count, *x.shape[1:]))
+
+    grown = History(
+        prompt=rows(history.prompt),
+        counts=history.counts + jnp.cumsum(drawn, axis=0) - drawn,
+        position=history.position + jnp.cumsum(asked) - asked,
+    )
+    final = process(raw, jax.tree.map(rows, inputs), grown, order=ORDERS[order])
+    return cache, figures(raw, final, piece.targets)
