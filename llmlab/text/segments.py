@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from llmlab.text.calls import CallReader
@@ -112,7 +113,7 @@ class Segmenter:
 
     def _thinking(self, tags: ReasoningTags) -> Reading:
         closes = tags.close.encode()
-        delimiters = _Delimiters({closes: tags.tail.encode(), **self._triggers()})
+        delimiters = _delimiters(((closes, tags.tail.encode()), *self._triggers()))
         while found := (yield from self._upto("reasoning", delimiters)):
             if found.endswith(closes):
                 self._tape.at = len(found)
@@ -124,12 +125,12 @@ class Segmenter:
                 return
 
     def _content(self) -> Reading:
-        delimiters = _Delimiters(self._triggers(), bare=self._calls is not None and self._calls.bare)
+        delimiters = _delimiters(self._triggers(), bare=self._calls is not None and self._calls.bare)
         while not self.done and (found := (yield from self._upto("content", delimiters))):
             yield from self._called(found)
 
-    def _triggers(self) -> dict[bytes, bytes]:
-        return dict.fromkeys(self._calls.triggers, self._before) if self._calls else {}
+    def _triggers(self) -> tuple[tuple[bytes, bytes], ...]:
+        return tuple((trigger, self._before) for trigger in self._calls.triggers) if self._calls else ()
 
     def _called(self, trigger: bytes) -> Generator[None, None, bool]:
         """All calls that begin here; whether there were any. If not, the trigger is text like any other."""
@@ -168,9 +169,9 @@ class Segmenter:
 class _Delimiters:
     """Where the next of some delimiters is, each with a separator before it or without; of bare JSON, a first `{`."""
 
-    def __init__(self, delimiters: Mapping[bytes, bytes], *, bare: bool = False) -> None:
-        wholes = {before + delimiter for delimiter, before in delimiters.items()} | set(delimiters)
-        found = [b"(?:%b)?%b" % (re.escape(before), re.escape(d)) for d, before in delimiters.items()]
+    def __init__(self, delimiters: tuple[tuple[bytes, bytes], ...], *, bare: bool) -> None:
+        wholes = {before + delimiter for delimiter, before in delimiters} | {delimiter for delimiter, _ in delimiters}
+        found = [b"(?:%b)?%b" % (re.escape(before), re.escape(delimiter)) for delimiter, before in delimiters]
         self._pattern = re.compile(b"|".join([*found, *([rb"\{"] if bare else [])]) or b"(?!)")
         self._beginnings = frozenset(whole[:size] for whole in wholes for size in range(1, len(whole)))
         self._lasts = frozenset(beginning[-1] for beginning in self._beginnings)
@@ -193,6 +194,11 @@ class _Delimiters:
                 if data[-size:] in self._beginnings:
                     return size
         return 0
+
+
+@lru_cache(maxsize=64)
+def _delimiters(delimiters: tuple[tuple[bytes, bytes], ...], *, bare: bool = False) -> _Delimiters:
+    return _Delimiters(delimiters, bare=bare)
 
 
 def reasoning_open(format: Format, prompt: bytes) -> bool:

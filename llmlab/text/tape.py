@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Generator, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 __all__ = ["Ended", "Malformed", "Reading", "Span", "Tape", "markers"]
@@ -48,6 +49,7 @@ _MARKER = re.compile(r"<[^<>]*>|\[[A-Z_/]+\]|```[a-z]*|\w+|\S")
 Reading: TypeAlias = Generator[None, None, None]
 
 
+@lru_cache(maxsize=256)
 def markers(literal: str) -> tuple[bytes, ...]:
     """The parts of a delimiter between which a model may write white space: tags, words, single signs."""
     return tuple(part.encode() for part in _MARKER.findall(literal))
