@@ -17,7 +17,7 @@ from typing import Any
 
 from llmlab.errors import RequestError
 from llmlab.grammar.arguments import pairs
-from llmlab.grammar.compose import JSON, Choice, Optional, Part, Reasoning, Repeat, Text, grammar
+from llmlab.grammar.compose import JSON, Choice, Optional, Part, Reasoning, Repeat, Series, Text, grammar
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import GrammarError, Vocabulary
 from llmlab.request import ChatRequest, PromptRequest
@@ -109,7 +109,7 @@ def _turn(calls: list[Part], syntax: CallSyntax, *, many: bool) -> Part:
         also = Text(syntax.optional_start)
         start = Choice([start, also]) if syntax.start else Optional(also)
     repeated = Repeat(call, syntax.between) if many and syntax.between is not None else call
-    return (start, repeated, Text(syntax.end))
+    return Series((start, repeated, Text(syntax.end)))
 
 
 def _call(name: str, parameters: dict[str, Any], syntax: CallSyntax, where: str) -> Part:
@@ -127,7 +127,7 @@ def _call(name: str, parameters: dict[str, Any], syntax: CallSyntax, where: str)
         except GrammarError as error:
             raise _refused(error, param="tools", where=where) from error
     head = f"{syntax.open}{syntax.before_name}{written}{syntax.after_name}"
-    return (Text(head), arguments, Text(syntax.close))
+    return Series((Text(head), arguments, Text(syntax.close)))
 
 
 def _parameters(function: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmlab.grammar.compose import Choice, Optional, Part, Place, Raw, Text
+from llmlab.grammar.compose import Choice, Optional, Part, Place, Raw, Series, Text
 from llmlab.grammar.disjoint import allowed_values, types
 from llmlab.grammar.objects import count_keywords, counts, properties
 from llmlab.grammar.places import Alternative, Document, Site
@@ -50,10 +50,12 @@ def _object(
     before, between, after = tags
     parts: list[Part] = []
     for name, sites in found.named.items():
-        value = _text(document, sites, after, without) if is_text(name) else (Place(document, sites), Text(after))
-        pair = (Text(f"{before}{name}{between}"), value)
+        value = (
+            _text(document, sites, after, without) if is_text(name) else Series((Place(document, sites), Text(after)))
+        )
+        pair = Series((Text(f"{before}{name}{between}"), value))
         parts.append(pair if name in found.required else Optional(pair))
-    return tuple(parts)
+    return Series(parts)
 
 
 def _text(document: Document, sites: list[Site], after: str, without: tuple[str, ...]) -> Part:
@@ -68,7 +70,7 @@ def _text(document: Document, sites: list[Site], after: str, without: tuple[str,
                 raise GrammarError("a value holds the tags of this model's tool calls", path=way[0].path)
             options += [Text(value + after) for value in fitting]
         elif "string" in types(way):
-            options.append((Raw(end, without, tuple(_patterns(way))), Text(after[len(end) :])))
+            options.append(Series((Raw(end, without, tuple(_patterns(way))), Text(after[len(end) :]))))
     if not options:
         raise GrammarError("nothing is valid under this schema", path=sites[0].path if sites else "#")
     return Choice(options)

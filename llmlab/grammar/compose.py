@@ -16,7 +16,7 @@ from llmlab.grammar.places import Document, Site
 from llmlab.grammar.schema import enforceable, enforceable_at
 from llmlab.grammar.vocabulary import Vocabulary
 
-__all__ = ["JSON", "Choice", "Optional", "Part", "Place", "Raw", "Reasoning", "Repeat", "Text", "grammar"]
+__all__ = ["JSON", "Choice", "Optional", "Part", "Place", "Raw", "Reasoning", "Repeat", "Series", "Text", "grammar"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,15 @@ class Repeat:
     between: str
 
 
-#: A part of a grammar; a tuple is parts that follow one another.
-Part: TypeAlias = "Text | JSON | Place | Raw | Choice | Optional | Repeat | tuple[Part, ...]"
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Parts that follow one another."""
+
+    parts: Sequence[Part]
+
+
+#: A part of a grammar.
+Part: TypeAlias = Text | JSON | Place | Raw | Choice | Optional | Repeat | Series
 
 
 @dataclass(frozen=True)
@@ -117,8 +124,8 @@ class _Lark:
 
     def part(self, part: Part) -> str:
         """The expression of a part."""
-        if isinstance(part, tuple):
-            return "(" + (" ".join(map(self.part, part)) or '""') + ")"
+        if isinstance(part, Series):
+            return "(" + (" ".join(map(self.part, part.parts)) or '""') + ")"
         if isinstance(part, Text):
             return self._text(part.text)
         if isinstance(part, JSON):

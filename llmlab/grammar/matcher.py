@@ -80,9 +80,11 @@ def fill_masks(matchers: Sequence[Matcher], masks: UInt32[np.ndarray, "B W"]) ->
         _executor().unsafe_compute_mask_ptr(work, room.ctypes.data, words * 4, len(room))
     if room is not masks:
         masks[: len(matchers)] = room[:, : masks.shape[1]]
+    rows = masks[: len(matchers)]
+    if vocabulary.size % 32:
+        rows[:, -1] &= np.uint32((1 << (vocabulary.size % 32)) - 1)
     copies, originals = vocabulary.alias_bits
     if len(copies):
-        rows = masks[: len(matchers)]
         bits = (rows[:, originals // 32] >> (originals % 32).astype(np.uint32)) & np.uint32(1)
         where: Any = (slice(None), copies // 32)
         np.bitwise_or.at(rows, where, bits << (copies % 32).astype(np.uint32))

@@ -1,0 +1,105 @@
+"""Schemas: what is written under one is valid under it, what cannot be enforced is refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+
+from llmlab.grammar.compose import JSON, grammar
+from llmlab.grammar.schema import enforceable
+from llmlab.grammar.vocabulary import GrammarError
+from tests.grammar.schemas import INT, NUM, REFUSED, SCHEMAS, arr, obj
+from tests.grammar.validity import problem
+from tests.grammar.walk import allowed, takes, vocabulary, walk
+
+VOCABULARY = vocabulary()
+
+
+def of(schema):
+    return grammar(VOCABULARY, JSON(schema))
+
+
+def test_what_random_walks_write_is_valid():
+    rng = np.random.default_rng(0)
+    ended = begun = 0
+    for name, schema in SCHEMAS.items():
+        compiled = of(schema)
+        found = [walk(compiled, rng) for _ in range(4)]
+        for text in filter(None, found):
+            assert problem(text.decode(), schema) is None, (name, text, problem(text.decode(), schema))
+        begun, ended = begun + len(found), ended + sum(text is not None for text in found)
+    print(f"{len(SCHEMAS)} schemas, {begun} walks, {ended} came to an end")
+    assert len(SCHEMAS) >= 100 and ended > 0.95 * begun
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_enforced_is_refused_with_its_reason(name):
+    schema, words = REFUSED[name]
+    with pytest.raises(GrammarError) as caught:
+        enforceable(schema)
+    assert words in str(caught.value), str(caught.value)
+    print(f"{name}: {caught.value}")
+
+
+@pytest.mark.parametrize(
+    "schema, valid, invalid",
+    [
+        (NUM, ["0", "-1.5", "999999999999999.123456789"], ["1e5", "1e999", "1" * 400, "0." + "1" * 40, "01", ".5"]),
+        (INT, ["9007199254740991"], ["9007199254740992", "1.0", "1" * 400]),
+        (True, ["12.5", '[1, {"a": null}]'], ["1e999", "[1e999]", '{"a": 1e9}', "1" * 400]),
+        ({"type": "object"}, ['{"a": 1, "b": [true]}'], ["[1]", "1", '{"a": 1e999}']),
+        (obj("a", a=INT), ['{"a": 1}', '{"a":1}', '{\n  "a": 1\n}'], ['{"a": 1, "b": 2}', "{}"]),
+        (obj(a=INT, b=INT), ["{}", '{"b": 1}', '{"a": 1, "b": 2}'], ['{"b": 1, "a": 2}', '{"a": 1, "a": 1}']),
+        (
+            obj("a", a=INT) | {"additionalProperties": True},
+            ['{"a": 1, "b": 2}'],
+            ['{"a": 1, "a": "x"}', r'{"a": 1, "\u0061": "x"}'],
+        ),
+        (arr(INT), ["[]", "[1, 2]"], ["[1,]", "[1 2]", "[  1]", "[\n\n1]", "[1] ", " [1]", "[" + " " * 9 + "]"]),
+        ({"const": {"a": [1, "x"]}}, ['{"a": [1, "x"]}'], ['{"a": [1]}', '{"a": [1, "x"], "b": 1}']),
+        ({"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2023-02-29"', '"1900-02-29"', '"0000-01-01"']),
+        ({"type": "string", "format": "time"}, ['"23:59:59Z"'], ['"23:59:60Z"', '"23:59"', '"24:00:00Z"']),
+    ],
+)
+def test_what_is_written_and_what_is_not(schema, valid, invalid):
+    compiled = of(schema)
+    assert [takes(compiled, text) for text in valid] == [True] * len(valid)
+    assert [takes(compiled, text) for text in invalid] == [False] * len(invalid)
+
+
+def test_white_space_comes_to_an_end_everywhere():
+    compiled = of(SCHEMAS["table"])
+    matcher = compiled.matcher()
+    text = b""
+    for wanted in b'[{"id":1,"ok":true},{"id":2,"ok":true}]':
+        for run in range(30):  # as much white space as there may be before each sign
+            spaces = [token for token in allowed(matcher) if token in (10, 9, 32)]
+            if not spaces:
+                break
+            matcher.advance(spaces[-1] if run else spaces[0])
+            text += bytes([spaces[-1] if run else spaces[0]])
+        assert run <= 17, text
+        matcher.advance(wanted)
+        assert matcher.error is None, text
+        text += bytes([wanted])
+    assert json.loads(text) and matcher.complete
+    assert set(allowed(matcher)) == set(VOCABULARY.ends)
+
+
+def test_nothing_hangs_on_a_schema_made_to_be_heavy():
+    deep: dict = {}
+    for _ in range(3000):
+        deep = {"items": deep}
+    wide = {"anyOf": [obj(f"k{i}", **{f"k{i}": INT}) for i in range(300)]}
+    product = {"allOf": [{"anyOf": [{"minimum": i}, {"maximum": -i}]} for i in range(1, 12)]}
+    with pytest.raises(GrammarError, match="deep"):
+        enforceable(deep)
+    with pytest.raises(GrammarError, match="combinations"):
+        enforceable(product)
+    assert enforceable(wide)
+
+
+def test_a_schema_that_is_none():
+    for bad in (3, "x", None, [1], {"properties": 3}, {"enum": [{1, 2}]}, {"const": float("nan")}):
+        with pytest.raises(GrammarError):
+            enforceable(bad)

@@ -1,0 +1,45 @@
+"""Is a text JSON, and valid under a schema? By the jsonschema library, and with its formats spelled out by the standard
+library where jsonschema would want another package for them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from jsonschema import FormatChecker
+from jsonschema.validators import Draft202012Validator, validator_for
+
+FORMATS = FormatChecker()
+FORMATS.checks("date", ValueError)(lambda value: datetime.date.fromisoformat(value) and len(value) == 10)
+FORMATS.checks("time", ValueError)(lambda value: datetime.time.fromisoformat(value).tzinfo is not None)
+FORMATS.checks("date-time", ValueError)(lambda value: datetime.datetime.fromisoformat(value).tzinfo is not None)
+FORMATS.checks("uri", ValueError)(lambda value: bool(urlsplit(value).scheme) and value.isascii() and " " not in value)
+FORMATS.checks("hostname")(lambda value: all(re.fullmatch("[A-Za-z0-9-]{1,63}", part) for part in value.split(".")))
+FORMATS.checks("duration")(lambda value: re.fullmatch(r"P(?!$)(\d+[YMWD])*(T(\d+[HMS])+)?", value) is not None)
+
+
+def problem(text: str, schema: Any) -> str | None:
+    """What is wrong with a text; None if nothing is."""
+    try:
+        # Decimals, because 0.07 is no multiple of 0.01 to a float.
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    exact = json.loads(json.dumps(schema), parse_float=Decimal)
+    validator = validator_for(exact, default=Draft202012Validator)(exact, format_checker=FORMATS)
+    errors = [error.message for error in validator.iter_errors(value)]
+    return errors[0] if errors else None
+
+
+def _finite(text: str) -> Decimal:
+    if float(text) in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} overflows")
+    return Decimal(text)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
