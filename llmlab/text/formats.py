@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["CallSyntax", "Format", "ReasoningTags", "detect"]
 
@@ -152,17 +152,27 @@ MISTRAL = CallSyntax(
 )
 
 
-def detect(template: str | None, *, tokens: Collection[str] = ()) -> Format:
+#: What response templates call the reasoning.
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+
+
+def detect(
+    template: str | None, *, tokens: Collection[str] = (), response_template: Mapping[str, Any] | None = None
+) -> Format:
     """The format of a model.
 
     Args:
         template: the source of its chat template (of all of them, joined, where it has several); None for a base model.
         tokens: the names of the tokens that were added to its vocabulary: the reasoning's tags among them set off the
             reasoning also where the template does not speak of them.
+        response_template: how transformers is to read the answers, where the tokenizer says so. The reasoning's tags
+            are taken from it if they are plain text. Its calls are regular expressions over a whole answer, which
+            cannot be read as they come nor written by a grammar: those are always ours.
     """
     source = (template or "").replace("\\n", "\n").replace('\\"', '"')
     name, calls = _calls(source)
-    reasoning = _reasoning(source, tokens)
+    shipped = _shipped(response_template)
+    reasoning = _with_separators(shipped, source) if shipped else _reasoning(source, tokens)
     if calls is None and reasoning is not None:
         name = "think"
     return Format(name=name, reasoning=reasoning, calls=calls)
@@ -183,10 +193,26 @@ def _calls(source: str) -> tuple[str, CallSyntax | None]:
     return "plain", None
 
 
+def _shipped(response_template: Mapping[str, Any] | None) -> ReasoningTags | None:
+    found = (response_template or {}).get("fields")
+    field = (
+        next((found[name] for name in _REASONING_FIELDS if name in found), None) if isinstance(found, dict) else None
+    )
+    tags = (field.get("open"), field.get("close")) if isinstance(field, dict) else (None, None)
+    if not all(isinstance(tag, str) and tag for tag in tags):
+        return None
+    return ReasoningTags(open=str(tags[0]), close=str(tags[1]))
+
+
 def _reasoning(source: str, tokens: Collection[str]) -> ReasoningTags | None:
     tags = ReasoningTags()
     if not (tags.open in source and tags.close in source) and not {tags.open, tags.close} <= set(tokens):
         return None
+    return _with_separators(tags, source)
+
+
+def _with_separators(tags: ReasoningTags, source: str) -> ReasoningTags:
+    """The tags with what the template writes around them."""
     written = [found[1] for found in re.finditer(re.escape(tags.close) + r"(\n+)", source)]
     separator = max(written, key=len, default="\n" if "<arg_key>" in source else tags.separator)
     return replace(

@@ -66,7 +66,9 @@ class ChatTemplate:
     def format(self) -> Format:
         """How this model sets off its reasoning and its tool calls."""
         source = "\n".join({str(self._hf_source(None)), str(self._hf_source([{}]))}) if self.exists else None
-        return detect(source, tokens={token.content for token in self.tokenizer.hf.added_tokens_decoder.values()})
+        hf = self.tokenizer.hf
+        tokens = {token.content for token in hf.added_tokens_decoder.values()}
+        return detect(source, tokens=tokens, response_template=getattr(hf, "response_template", None))
 
     def has_switch(self, name: str) -> bool:
         """Whether the template reads a variable of this name, such as "enable_thinking" or "tools"."""
