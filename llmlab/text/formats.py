@@ -195,9 +195,8 @@ def _calls(source: str) -> tuple[str, CallSyntax | None]:
 
 def _shipped(response_template: Mapping[str, Any] | None) -> ReasoningTags | None:
     found = (response_template or {}).get("fields")
-    field = (
-        next((found[name] for name in _REASONING_FIELDS if name in found), None) if isinstance(found, dict) else None
-    )
+    found = found if isinstance(found, dict) else {}
+    field = next((found[name] for name in _REASONING_FIELDS if name in found), None)
     tags = (field.get("open"), field.get("close")) if isinstance(field, dict) else (None, None)
     if not all(isinstance(tag, str) and tag for tag in tags):
         return None

@@ -32,18 +32,24 @@ class TextAssembler:
         for value in data:
             piece = self._decoder.decode(bytes((value,)))
             self._read += 1
-            if len(piece) == 2:  # the bytes that waited are no character, and this byte is one of its own
-                self._ends.extend((self._read - 1, self._read))
-            elif piece:  # one character: finished by this byte, or given up while this byte begins another
-                self._ends.append(self._read - self.pending)
-            pieces.append(piece)
+            if piece:
+                self._end(piece, self._read - self.pending)
+                pieces.append(piece)
         return "".join(pieces)
 
     def flush(self) -> str:
         """The bytes end here: an unfinished character becomes U+FFFD."""
         piece = self._decoder.decode(b"", final=True)
-        self._ends.extend([self._read] * len(piece))
+        self._end(piece, self._read)
         return piece
+
+    def _end(self, piece: str, read: int) -> None:
+        """These characters come out together, the last of them with this byte.
+
+        There are several where bytes that waited turned out to be no character: each after the first is a byte of its
+        own, also in half of a surrogate pair, which is only given up at its third byte.
+        """
+        self._ends.extend(range(read - len(piece) + 1, read + 1))
 
     @property
     def pending(self) -> int:

@@ -12,7 +12,7 @@ from llmlab.text.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 
-TAGGED = r"""{{- '<tool_call>\n{"name": "' + call.name + '", "arguments": ' + (call.arguments | tojson) + '}\n</tool_call>' }}"""
+TAGGED = r"""{{- '<tool_call>\n{"name": "' + call.name + '", "arguments": ' + arguments + '}\n</tool_call>' }}"""
 THINKS = r"{{- '<think>\n' + reasoning.strip('\n') + '\n</think>\n\n' + content }}"
 FENCED = (
     r"{{ '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool.type + '<｜tool▁sep｜>' + tool.name + '\n```json\n' }}"

@@ -27,7 +27,7 @@ COMMON = [
 
 
 def fragments(format):
-    whole = [text for text in (format.calls.texts() if format.calls else ())]
+    whole = list(format.calls.texts())
     halves = [part for text in whole for part in (text[: len(text) // 2], text[len(text) // 2 :])]
     single = st.sampled_from([*COMMON, *whole, *halves]).map(str.encode)
     return st.lists(single | st.binary(min_size=1, max_size=3), max_size=24).map(b"".join)

@@ -25,6 +25,9 @@ def test_the_pieces_join_to_the_whole(pieces):
 
 @given(pieces=chunks)
 @example(pieces=[b"\xf0\x9f\x98", b"\xf0\x9f\x98\x80"])
+@example(pieces=[b"\xed\xa0\x80a"])
+@example(pieces=[b"\xed\xa0", b"\xf0\x9f"])
+@example(pieces=[b"a\xed", b"\xa0"])
 def test_each_character_knows_its_bytes(pieces):
     assembler = TextAssembler()
     out = "".join(assembler.feed(piece) for piece in pieces) + assembler.flush()
