@@ -315,9 +315,9 @@ def _(way: Way) -> None:
 @row("response_format")
 def _(way: Way) -> None:
     assert said(way.ask(temperature=0, response_format={"type": "text"})) == said(way.ask(temperature=0))
-    free = way.ask(temperature=1.5, seed=1, response_format={"type": "json_object"}, max_tokens=200)
-    if free.choices[0].finish_reason == "stop":
-        assert isinstance(json.loads(said(free)), dict)
+    free = way.ask(temperature=0.7, seed=2, n=4, response_format={"type": "json_object"}, max_tokens=60)
+    ended = [choice.message.content for choice in free.choices if choice.finish_reason == "stop"]
+    assert ended and all(isinstance(json.loads(text), dict) for text in ended)
     schema = {
         "type": "object",
         "properties": {
