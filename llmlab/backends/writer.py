@@ -190,7 +190,7 @@ class Writer:
                 texts.append(data[at : at + step])
             at += step
             if step == size:
-                self._next(segment)
+                self._next(segment if step else None)
             elif self._used + step == size:
                 self._parts.append((segment, step))
                 self._next()
