@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import numpy as np
 from llmlab import __version__
 from llmlab.backends.constrain import constraint
 from llmlab.backends.devices import device, free_memory
-from llmlab.backends.protocol import Completion, Delta, Header, Timing
+from llmlab.backends.local_stream import LocalStream
+from llmlab.backends.protocol import Completion, Header
 from llmlab.backends.writer import Writer, call_id
 from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
-from llmlab.engine.scheduler import Row, Ticket
+from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.request import ChatRequest, PromptRequest, Request
@@ -167,7 +168,13 @@ class LocalBackend:
         seed = request.seed if request.seed is not None else draw_seed()
         params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
         rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar) for p in params]
-        header = Header(
+        header = self.header(request, prompt, seed=seed, order=order)
+        writers = [self.writer(request, prompt, index=i, seed=seed) for i in range(request.n)]
+        return LocalStream(self.engine, rows, writers, header=header)
+
+    def header(self, request: Request, prompt: np.ndarray, *, seed: int, order: str) -> Header:
+        """What is known of an answer before its first token."""
+        return Header(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=self.name,
@@ -176,8 +183,8 @@ class LocalBackend:
             prompt_ids=prompt,
             system_fingerprint=self.system_fingerprint,
             names=self.names,
+            order=order,
         )
-        return LocalStream(self, rows, header=header, order=order)
 
     def render(self, request: Request) -> np.ndarray:
         """The prompt's token ids [L]."""
@@ -293,86 +300,6 @@ class LocalBackend:
             parallel_tool_calls=request.parallel_tool_calls,
             name_call=partial(call_id, seed=seed, choice=index, prompt=prompt, length=length),
         )
-
-
-class LocalStream:
-    """A request under way. Iterate for deltas, or ask for the whole; an interrupt keeps what is there.
-
-    After an interrupt (or `close`) `result` gives what was made so far, with finish_reason "interrupted".
-    """
-
-    def __init__(self, backend: LocalBackend, rows: list[Row], *, header: Header, order: str):
-        self.header = header
-        self._programs = backend.engine.programs
-        self._clock = _Clock()
-        self._writers = [
-            backend.writer(header.request, header.prompt_ids, index=i, seed=header.seed) for i in range(len(rows))
-        ]
-        self._ticket = backend.engine.submit(rows, order=order)
-        self._deltas = _deltas(self._ticket, self._writers, self._clock)
-
-    def __iter__(self) -> Iterator[Delta]:
-        return self._deltas
-
-    def on_wait(self, tell: Callable[[str], None]) -> None:
-        """While nothing comes: be told, about twice a second, what the engine is doing."""
-        programs = self._programs
-        self._ticket.on_wait = lambda: tell(programs.compiling or "waiting")
-
-    def close(self) -> None:
-        """Stop; what was made stays. Any thread may: one that reads meanwhile comes to the end by itself."""
-        self._ticket.cancel()
-        try:
-            self._deltas.close()
-        except ValueError:  # another thread is reading
-            return
-        self._end()
-
-    def result(self) -> Completion:
-        """Run to the end; the whole."""
-        for _ in self._deltas:
-            pass
-        self._end()
-        return Completion(
-            **vars(self.header),
-            choices=tuple(writer.choice() for writer in self._writers),
-            timing=Timing(first_token=self._clock.first or 0.0, total=self._clock.total or 0.0),
-        )
-
-    def _end(self) -> None:
-        self._clock.stop()
-        for writer in self._writers:
-            writer.interrupt()
-
-
-class _Clock:
-    """Seconds from the submission to the first token on the host, and to the end."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self.first: float | None = None
-        self.total: float | None = None
-
-    def tick(self) -> None:
-        self.first = self.first or time.perf_counter() - self._began
-
-    def stop(self) -> None:
-        self.total = self.total or time.perf_counter() - self._began
-
-
-def _deltas(ticket: Ticket, writers: list[Writer], clock: _Clock) -> Generator[Delta, None, None]:
-    # Not a method: a stream that is dropped must go at once, with its rows, and a cycle would keep it.
-    for block in ticket:
-        clock.tick()
-        for piece in block:
-            writer = writers[piece.row]
-            delta = writer.feed(piece)
-            if writer.finish and not piece.finish:  # a stop in the text, which the engine cannot see
-                ticket.cancel([piece.row])
-            yield delta
-        if all(writer.finish for writer in writers):
-            break
-    clock.stop()
 
 
 def draw_seed() -> int:

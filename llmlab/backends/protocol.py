@@ -83,6 +83,7 @@ class Choice:
     finish_reason: str  #: stop, length, tool_calls; "interrupted" where a run was stopped by hand
     reasoning: str | None = None  #: what stood between the reasoning's tags, also where `text` holds it too
     tool_calls: tuple[ToolCall, ...] = ()
+    given: int = 0  #: how many of its first tokens were there already and not drawn: a branch's, all of a scored text's
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,7 @@ class Header:
     prompt_ids: Int32[np.ndarray, " L"]
     system_fingerprint: str
     names: Mapping[int, str] = field(default_factory=dict)  #: of tokens without bytes, such as `<|im_end|>`
+    order: str = "llmlab"  #: of the sampler's stages
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

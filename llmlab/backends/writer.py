@@ -71,6 +71,7 @@ class Writer:
     ) -> None:
         self.index = index
         self.finish: str | None = None
+        self.given = 0  #: how many of the first tokens were not drawn
         self._record = Record(token_bytes)
         self._segmenter = segmenter
         self._stops = stops
@@ -122,6 +123,7 @@ class Writer:
             finish_reason=self.finish or "interrupted",
             reasoning=None if self._thought is None else b"".join(self._thought).decode("utf-8", "replace"),
             tool_calls=self._calls.whole(),
+            given=min(self.given, len(self._record)),
         )
 
     def _take(self, ids: list[int], found: list[TokenBytes]) -> None:

@@ -37,6 +37,7 @@ class StopMatcher:
         self._tail = ""  # that past: seen and without a complete stop in it
         self._held = 0  # how many characters at the end of the tail have not been let out
         self._seen = 0  # how many characters have come
+        self.armed: bool = True  #: while it is not, a stop that is completed does not count
         self.matched: str | None = None  #: the stop that was reached
         self.end: int = 0  #: how many characters there are up to and with it
         self.emitted: int = 0  #: characters let out so far
@@ -49,7 +50,12 @@ class StopMatcher:
             return self._let(text, False)
         seen = self._tail + text
         fresh = len(self._tail) - self._held  # from here on nothing has been let out
-        found = [(at + len(stop), at, stop) for stop in self._stops if (at := seen.find(stop)) >= 0]
+        found = []
+        for stop in self._stops if self.armed else ():
+            # What ends in the past was let pass there.
+            at = seen.find(stop, max(0, len(self._tail) - len(stop) + 1))
+            if at >= 0:
+                found.append((at + len(stop), at, stop))
         if found:
             end, start, self.matched = min(found)
             self.end = self._seen - len(self._tail) + end
