@@ -1,4 +1,4 @@
-"""Servers for the tests: in this process, on a free port, with a puppet or a tiny model behind them."""
+"""Servers for the tests: in this process, on a free port, with a puppet or the embedded model behind them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 import openai
 import pytest
 
-from llmlab.backends.local import LocalBackend
 from llmlab.serve.app import create_app
 from llmlab.serve.server import Server, bind, config, url_of
-from llmlab.testing import tiny_checkpoint
 from tests.serve.puppet import Puppet, wait
 
 
@@ -75,15 +73,7 @@ def puppet():
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A tiny model on eight slots, which answers in no time and makes no sense."""
-    backend = LocalBackend.load(tiny_checkpoint(tmp_path_factory.mktemp("serve") / "tiny"), slots=8, max_context=128)
-    yield backend
-    backend.close()
-
-
-@pytest.fixture(scope="session")
-def server(tiny):
-    """The tiny model, served."""
-    with running(tiny) as server:
+def server(demo):
+    """The embedded model, served."""
+    with running(demo.backend) as server:
         yield server

@@ -156,7 +156,7 @@ def test_answers_are_as_the_page_says(server, document, fields):
 
 def test_the_other_answers_are_as_the_page_says(server, document):
     valid(document, "ModelList", http.get(server.url + "/v1/models").json())
-    valid(document, "Model", http.get(server.url + "/v1/models/tiny").json())
+    valid(document, "Model", http.get(server.url + "/v1/models/demo").json())
     valid(document, "Health", http.get(server.url + "/health").json())
     refused = post(server.url, encoded(temperature=9))
     assert error_of(refused)["param"] == "temperature"
@@ -180,6 +180,6 @@ CHECKS = [
 
 
 @API.parametrize()
-@settings(max_examples=40, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_schemathesis_finds_nothing(case):
     case.call_and_validate(checks=CHECKS)

@@ -1,0 +1,194 @@
+"""Whatever clients send, however many come, however they leave: an answer, or one clear error."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as http
+import pytest
+
+from llmlab.backends.local import LocalStream
+from llmlab.engine.batch import Live
+from llmlab.engine.scheduler import Job
+from llmlab.grammar.matcher import Matcher
+from llmlab.serve.conversation import Conversation
+from tests.serve.bodies import encoded, error_of, post
+from tests.serve.mutations import VALID, requests
+from tests.serve.puppet import Puppet, wait
+
+
+def test_what_is_mutated_is_valid_to_begin_with(server):
+    for body in VALID:
+        answer = post(server.url, json.dumps(body).encode())
+        assert answer.status_code == 200, answer.text
+
+
+def test_thousands_of_mutated_requests(demo):
+    """In-process, through the code that the server answers with: what nobody foresaw is raised here."""
+
+    def answer(data):
+        conversation = Conversation(demo.backend)
+        reply = conversation.start(data)
+        body = next(reply.parts)  # of a stream the beginning will do
+        conversation.leave()
+        return data, reply.status, body
+
+    with ThreadPoolExecutor(24) as threads:
+        answers = list(threads.map(answer, requests(4600, seed=1), timeout=300))
+    statuses = Counter(status for _, status, _ in answers)
+    print(f"\n{dict(statuses)}")
+    assert statuses.total() == statuses[200] + statuses[400] + statuses[404] == 4600
+    assert statuses[200] > 100 and statuses[400] > 1000
+    for data, status, body in answers:
+        if status != 200:
+            assert json.loads(body)["error"]["param"] is not None and len(body) < 5000, (data, body)
+
+
+def test_mutated_requests_over_the_socket(server):
+    statuses: Counter[int] = Counter()
+    with http.Client(timeout=60, headers={"content-type": "application/json"}) as client:
+        for data in requests(400, seed=3):
+            answer = client.post(f"{server.url}/v1/chat/completions", content=data)
+            statuses[answer.status_code] += 1
+            if answer.status_code != 200:
+                assert answer.status_code in (400, 404) and error_of(answer)["param"] is not None, data
+    assert statuses[400] > 200 and statuses[200] > 10
+    wait(lambda: server.line.inside == 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "data"),
+    [
+        ({"content_type": ""}, encoded()),
+        ({"content_type": "text/plain"}, encoded()),
+        ({"content_type": "application/x-www-form-urlencoded"}, b"messages=hi"),
+        ({"content_type": "multipart/form-data; boundary=x"}, b"--x--"),
+        ({"content_encoding": "gzip"}, b"\x1f\x8b\x08\x00"),
+        ({}, b""),
+        ({}, b"[" * 1_000_000),
+    ],
+)
+def test_a_body_of_another_kind(server, headers, data):
+    refused = post(server.url, data, **headers)
+    assert refused.status_code == 400 and error_of(refused)["param"] == "body"
+
+
+def test_two_hundred_clients_at_once_on_eight_slots(server):
+    async def ask(client, seed):
+        fields = {"seed": seed, "max_tokens": 24, "stream": seed % 2 == 0, "temperature": 0.8, "ignore_eos": True}
+        return await client.post(f"{server.url}/v1/chat/completions", content=encoded(**fields))
+
+    async def all_of_them():
+        limits = http.Limits(max_connections=None)
+        async with http.AsyncClient(timeout=120, limits=limits, headers={"content-type": "application/json"}) as client:
+            return await asyncio.gather(*(ask(client, number % 4) for number in range(200)))
+
+    answers = asyncio.run(all_of_them())
+    counts = Counter(answer.status_code for answer in answers)
+    print(f"\n{dict(counts)}, {threading.active_count()} threads")
+    assert set(counts) <= {200, 429} and counts[200] >= server.line.places
+    for answer in answers:
+        if answer.status_code == 429:
+            assert error_of(answer)["code"] == "queue_full" and int(answer.headers["retry-after"]) >= 1
+    # Whoever sat beside them: one seed, one answer.
+    texts = {seed: {text_of(a) for a in answers[seed::4] if a.status_code == 200} for seed in range(4)}
+    assert [len(found) for found in texts.values()] == [1, 1, 1, 1]
+    wait(lambda: server.line.inside == 0)
+
+
+def test_a_request_that_fails_inside_a_shared_batch_disturbs_nobody(server, monkeypatch):
+    """Its grammar breaks after a few tokens, while seven others are in the same batch."""
+    others = [encoded(seed=seed, max_tokens=40, temperature=0.8, ignore_eos=True) for seed in range(7)]
+    alone = [text_of(post(server.url, data)) for data in others]
+    looks: Counter[int] = Counter()
+
+    def breaks(matcher):
+        looks[id(matcher)] += 1
+        return "it broke" if looks[id(matcher)] > 8 else None
+
+    monkeypatch.setattr(Matcher, "error", property(breaks))
+    doomed = encoded(response_format={"type": "json_object"}, stream=True, seed=1)
+
+    async def together():
+        async with http.AsyncClient(timeout=60, headers={"content-type": "application/json"}) as client:
+            url = f"{server.url}/v1/chat/completions"
+            return await asyncio.gather(*(client.post(url, content=data) for data in (doomed, *others)))
+
+    failed, *answers = asyncio.run(together())
+    *events, last, done, _ = failed.text.split("\n\n")
+    assert "it broke" in json.loads(last.removeprefix("data: "))["error"]["message"] and done == "data: [DONE]"
+    assert [text_of(answer) for answer in answers] == alone
+    assert "choices" in events[0] and server.line.inside == 0
+
+
+def text_of(answer):
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        return answer.json()["choices"][0]["message"]["content"]
+    assert answer.text.endswith("data: [DONE]\n\n")
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+
+
+async def vanish(port, data, *, reads):
+    """Ask, read so much of the answer, and cut the line."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""])
+    writer.write(head.encode() + data)
+    await writer.drain()
+    if reads:
+        await reader.readexactly(reads)
+    writer.transport.abort()
+
+
+async def vanish_all(port, datas, *, reads):
+    await asyncio.gather(*(vanish(port, data, reads=read) for data, read in zip(datas, reads, strict=True)))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_clients_that_vanish_end_their_work(running, stream):
+    """With answers that would never end by themselves."""
+    puppet = Puppet(slots=8, script=lambda stream: stream.say("Once"))
+    with running(puppet, max_queue=100) as server:
+        asyncio.run(vanish_all(server.port, [encoded(stream=stream)] * 100, reads=[300 * stream] * 100))
+        wait(lambda: len(puppet.streams) == 100 or not server.line.inside)
+        wait(lambda: server.line.inside == 0)
+        assert all(stream.closed.is_set() for stream in puppet.streams)
+
+
+def test_vanished_clients_leave_no_slot_and_no_memory(server):
+    datas = [encoded(stream=n % 2 == 0, max_tokens=400, ignore_eos=True, seed=n) for n in range(100)]
+    reads = [250 if n % 2 == 0 and n < 16 else 0 for n in range(100)]
+
+    def once():
+        asyncio.run(vanish_all(server.port, datas, reads=reads))
+        wait(lambda: server.line.inside == 0)
+        wait(lambda: not left())  # a job in line or a row in a slot is held by the engine
+
+    def left():
+        gc.collect()
+        kinds = (Conversation, LocalStream, Job, Live)
+        return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in kinds)
+
+    once()
+    gc.collect()
+    before = len(gc.get_objects()), resident()
+    for _ in range(2):
+        once()
+    gc.collect()
+    objects, memory = len(gc.get_objects()) - before[0], resident() - before[1]
+    print(f"\nafter 200 more clients: {objects:+} objects, {memory / 2**20:+.1f} MiB")
+    assert objects < 1000 and memory < 2**26 and len(asyncio.all_tasks(server.loop)) < 10
+
+
+def resident():
+    """Bytes of this process in memory."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
