@@ -51,6 +51,27 @@ NEXT_TOKEN_COLUMNS: dict[str, str] = {
     "rank": "count",
     "kept": "flag",
 }
+#: A sweep's rows: after its swept parameters, and before the metrics of the caller's own, which are numbers.
+SWEEP_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "seed": "index",
+    "text": "text",
+    "finish_reason": "text",
+    "tokens": "index",
+    "mean_logprob": "number",
+    "perplexity": "number",
+    "mean_entropy": "number",
+    "distinct_1": "number",
+    "distinct_2": "number",
+}
+#: A sweep's summary: after the columns that it is grouped by.
+SUMMARY_COLUMNS: dict[str, str] = {
+    "metric": "text",
+    "completions": "index",
+    "value": "number",
+    "low": "number",
+    "high": "number",
+}
 #: Alternatives shown where the request does not say how many.
 ALTERNATIVES = 5
 
@@ -123,8 +144,8 @@ def top_logprobs_frame(
 def build(columns: Mapping[str, object], kinds: Mapping[str, str]) -> pd.DataFrame:
     """The columns as a frame, each with the dtype of its kind, in the order of `kinds`.
 
-    Kinds: index (int64), count (Int64; negative or NaN is NA), number (Float64; NaN is NA), flag (bool), segment and
-    token (categorical), bytes (objects: bytes or None).
+    Kinds: index (int64), count (Int64; negative or NaN is NA), number (Float64; NaN is NA), flag (bool), text (str; None
+    is NA), segment and token (categorical), bytes (objects: bytes or None).
     """
     return pd.DataFrame({name: _column(columns[name], kind) for name, kind in kinds.items()}, columns=list(kinds))
 
@@ -139,6 +160,8 @@ def _column(values: Any, kind: str) -> object:
         return pd.Categorical(values, categories=pd.Index(SEGMENTS, dtype="str"))
     if kind == "token":
         return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype="str"))
+    if kind == "text":
+        return pd.Series(list(values), dtype="str")
     if kind == "index":
         return np.asarray(values, dtype=np.int64)
     if kind == "flag":
