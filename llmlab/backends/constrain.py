@@ -96,7 +96,7 @@ def _calls(request: ChatRequest | PromptRequest, syntax: CallSyntax | None) -> l
         if isinstance(choice, dict) and choice["function"]["name"] != function["name"]:
             continue
         where = f"tools[{index}].function.parameters"
-        part = _call(function["name"], _parameters(function, where), syntax, where)
+        part = _call(function["name"], _parameters(function), syntax, where)
         found.append(("tools", where, part))
     return found
 
@@ -130,13 +130,10 @@ def _call(name: str, parameters: dict[str, Any], syntax: CallSyntax, where: str)
     return Series((Text(head), arguments, Text(syntax.close)))
 
 
-def _parameters(function: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
     found = function.get("parameters")
     if not found:
         return _NO_ARGUMENTS
-    kind = found.get("type", "object")
-    if kind != "object" and not (isinstance(kind, list | tuple) and "object" in kind):
-        raise RequestError(f"{where}#: type must be 'object', got {kind!r}", param="tools")
     return {**found, "type": "object"}
 
 

@@ -30,10 +30,12 @@ def allowed(matcher: Matcher) -> list[int]:
     return np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little")).tolist()
 
 
-def walk(grammar: Grammar, rng: np.random.Generator, *, most: int = 250) -> bytes | None:
-    """A text that the grammar allows, drawn token by token, quotes and brackets more often than the rest; None where
-    the end did not come."""
-    matcher, text = grammar.matcher(), b""
+def walk(grammar: Grammar, rng: np.random.Generator, *, most: int = 250, begin: bytes = b"") -> bytes | None:
+    """A text that the grammar allows and that begins so, drawn token by token, quotes and brackets more often than the
+    rest; None where the end did not come."""
+    matcher, text = grammar.matcher(), begin
+    for byte in begin:
+        matcher.advance(byte)
     for _ in range(most):
         choices = allowed(matcher)
         assert len(choices), (text, matcher.error)
