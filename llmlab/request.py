@@ -62,6 +62,19 @@ def _one_of(*allowed: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+#: What older versions of the API, and other engines, call a field: nearer in meaning than any name that looks alike.
+_ELSEWHERE = {
+    "functions": "tools",
+    "function_call": "tool_choice",
+    "reasoning_effort": "enable_thinking",
+    "guided_json": "response_format",
+    "system": "messages",
+    "input": "messages",
+    "max_new_tokens": "max_tokens",
+    "num_return_sequences": "n",
+    "best_of": "n",
+}
+
 R = TypeVar("R", bound="SamplingRequest")
 
 #: Fields of the API that a local engine accepts, and that change nothing there.
@@ -168,8 +181,9 @@ class SamplingRequest(BaseModel):
 
     @classmethod
     def _unknown(cls, name: Any) -> str:
-        near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(cls.names())}"
+        near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.6)
+        meant = _ELSEWHERE.get(str(name)) or (near[0] if near else None)
+        hint = f"did you mean {meant!r}?" if meant in cls.model_fields else f"the fields are {', '.join(cls.names())}"
         return f"unknown field {name!r}; {hint}"
 
     def _agree(self) -> None:

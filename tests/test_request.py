@@ -168,7 +168,13 @@ def test_defaults():
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("temprature", "temperature"), ("top_logprob", "top_logprobs"), ("max_token", "max_tokens"), ("topk", "top_k")],
+    [
+        ("temprature", "temperature"),
+        ("top_logprob", "top_logprobs"),
+        ("max_token", "max_tokens"),
+        ("topk", "top_k"),
+        ("functions", "tools"),
+    ],
 )
 def test_an_unknown_field_suggests_the_nearest(name, near):
     refused(f"unknown field {name!r}; did you mean {near!r}?", name, **{name: 1})
