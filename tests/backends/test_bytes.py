@@ -13,8 +13,8 @@ from llmlab.request import ChatRequest
 from tests.backends.random_model import random_model
 from tests.text import folders
 
-#: Characters of one to four bytes, among them two that share their first bytes.
-SIGNS = ("a", "é", "中", "🦊", "😀")
+#: Characters of one to four bytes; the bytes of the fox and of the Korean one also make halves of surrogate pairs.
+SIGNS = ("a", "é", "한", "🦊")
 
 
 @pytest.fixture(scope="module", params=["byte level", "sentencepiece"])

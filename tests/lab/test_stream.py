@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import time
 import weakref
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from openai.types.chat import ChatCompletionChunk
 
 import llmlab
 from llmlab.errors import RequestError
+from llmlab.lab import stream as stream_module
 from llmlab.lab.lab import Lab
 from llmlab.testing import tiny_checkpoint
 from tests.backends.client import accumulated
@@ -121,6 +123,36 @@ def test_an_interrupted_stream_leaves_its_part_in_last(lab: Lab, monkeypatch: py
     assert any("lab.last" in note for note in caught.value.__notes__)
     assert lab.last is stream.result() and lab.last.text.startswith(first)
     assert lab.last.finish_reasons == ["interrupted"]
+
+
+def test_an_interrupt_of_chat_leaves_its_part_in_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bar:
+        """A progress bar whose reader loses patience."""
+
+        def __enter__(self) -> Bar:
+            self.tokens = 0
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def set_description(self, *text: object, **options: object) -> None: ...
+
+        def update(self, tokens: int) -> None:
+            self.tokens += tokens
+            if self.tokens > 20:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(stream_module, "progress_bar", lambda **_: Bar())
+    with pytest.raises(KeyboardInterrupt) as caught:
+        lab.chat("hello", n=2, **ENDLESS)
+    monkeypatch.undo()
+    assert any("lab.last" in note for note in caught.value.__notes__)
+    part = lab.last
+    assert part is not None and part.finish_reasons == ["interrupted"] * 2
+    assert sum(len(choice.tokens) for choice in part.choices) > 20
+    until(lambda: not lab.backend.engine._lanes.live)
+    whole = lab.chat("hello", n=2, max_tokens=300, **ENDLESS)
+    assert all(all_of_it.startswith(text) for text, all_of_it in zip(part.texts, whole.texts, strict=True))
 
 
 def until(condition: Callable[[], bool]) -> None:
