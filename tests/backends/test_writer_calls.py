@@ -205,6 +205,12 @@ def test_a_control_token_is_a_delimiter_without_text():
     assert choice.text == "Hix"
 
 
+def test_a_control_token_without_text_belongs_to_what_it_follows():
+    for cuts in ((), (1,), range(9)):
+        choice, _ = write(encode("[X]<think>a[X]</think>b[X]"), cuts=cuts)
+        assert [segment[0] for segment in choice.tokens.segment] == list("crrrrcc")
+
+
 def test_without_tools_nothing_is_a_call():
     choice, _ = write(encode(CALL + "[END]"), tools=[])
     assert (choice.text, choice.finish_reason, choice.tool_calls) == (CALL, "stop", ())
