@@ -160,11 +160,17 @@ class Batch:
         """Once few are left of a wide batch, go on in a narrow one: a step's cost is its width's."""
         self._narrow(next(width for width in self.widths if width >= len(self.live)))
 
-    def run(self, *, order: str) -> list[tuple[Live, Outcome]]:
-        """A chunk of steps, or a step where a row has a grammar: what every row got. Who ended has left its slot."""
-        if any(live.matcher for live in self.live):
+    @property
+    def constrained(self) -> bool:
+        """Whether some row has a grammar, so that a mask is due before every token."""
+        return any(live.matcher for live in self.live)
+
+    def run(self, *, order: str, most: int = CHUNK) -> list[tuple[Live, Outcome]]:
+        """A chunk of up to `most` steps, or one step where a row has a grammar: what every row got. Who ended has left
+        its slot."""
+        if self.constrained:
             return self._step(order=order)
-        steps = self._steps()
+        steps = min(self._steps(), most)
         self._have_room(steps)
         slots, self._slots = self._held(), None
         began = time.perf_counter()
@@ -230,6 +236,16 @@ class Batch:
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             held: Figures = jax.device_get(found)
             yield jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], held)
+
+    def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
+        """The raw logits [C, V] that given tokens were drawn from, in as many passes as there are items."""
+        given = np.concatenate([row.given, tokens]).astype(np.int32)
+        length = self._bucket(max(len(given), self.prompts.row_length(row)))
+        cache = self.prompts.read(row, length=length, waits=waits)
+        for piece in pieces(given, prompt=len(row.given), length=length):
+            cache, raw = self.programs.feed(cache, piece)
+            count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
+            yield np.asarray(jax.device_get(raw), np.float32)[piece.first : count]
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -303,7 +319,6 @@ class Batch:
 
     def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:
         found: list[tuple[Live, Outcome]] = []
-        going = np.ones(len(self._live), bool)
         for slot, live in enumerate(self._live):
             count = int(out.made[:, slot].sum())
             if live is None or not count:
@@ -314,9 +329,8 @@ class Batch:
             live.position += count
             finish = None
             last = int(tokens[-1])
-            if last in self.ends and (live.matcher or not live.row.ignore_ends):
+            if last in self.ends and not live.row.ignore_ends:
                 finish = "stop"
-                going[slot] = not live.row.ignore_ends
             elif live.made >= live.row.budget:
                 finish = "length"
             elif live.matcher:
@@ -324,6 +338,4 @@ class Batch:
             found.append((live, Piece(live.index, tokens, figures, finish)))
             if finish:
                 self._live[slot] = None
-        if not going.all():  # the device does not know that an end of a grammar is one whatever the row ignores
-            self._slots = self.programs.release(self._held(), going)
         return found

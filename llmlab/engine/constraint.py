@@ -42,7 +42,7 @@ def masks_of(rows: Sequence[Held], *, width: int, words: int) -> Masks:
         if error := row.matcher.error:
             failed[row.slot] = error
         elif drawable.any():
-            mask[row.slot], masked[row.slot] = allowed, True
+            mask[row.slot], masked[row.slot] = drawable, True
         elif row.matcher.complete:
             ended.append(row.slot)
         else:

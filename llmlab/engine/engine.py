@@ -6,7 +6,7 @@ import atexit
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -132,13 +132,27 @@ class Engine:
         if not len(tokens):
             raise ValueError("there is no token to score")
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        found = self._call(lambda: self._lanes.score(row, tokens, order=order, waits=self._line.waits))
-        parts = []
-        # A pass at a time, so that a long text does not keep the rows that are being generated waiting.
-        while (part := self._call(lambda: next(found, None))) is not None:
-            parts.append(part)
+        parts = list(self._parts(lambda: self._lanes.score(row, tokens, order=order, waits=self._line.waits)))
         joined: Figures = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return joined
+
+    def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
+        """The raw logits, float32, that given tokens [T] were drawn from: pieces [C, V] that add up to T rows.
+
+        They come a piece at a time, because those of a long text over a large vocabulary would not fit the memory.
+
+        Args:
+            row: prompt and tokens made so far; nothing else of it counts.
+            tokens: token ids [T].
+        """
+        self._check(np.concatenate([row.given, tokens]), budget=0)
+        return self._parts(lambda: self._lanes.logits(row, tokens, waits=self._line.waits))
+
+    def _parts(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """What the driver's thread works out a pass at a time, so that rows being generated need not wait for all."""
+        found = self._call(start)
+        while (part := self._call(lambda: next(found, None))) is not None:
+            yield part
 
     def warmup(
         self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from llmlab.engine.batch import Batch, Live, Outcome
+from llmlab.engine.decode import CHUNK
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Row
@@ -109,13 +110,15 @@ class Lanes:
     def run(self, *, order: str) -> list[tuple[Live, Outcome]]:
         """A chunk of steps of every lane, all at once: what every row got."""
         busy = [batch for batch in self._batches if batch.live]
+        # A lane whose rows go step by step must not wait for another's whole chunk.
+        most = 1 if any(batch.constrained for batch in busy) else CHUNK
         if len(busy) == 1:
-            return busy[0].run(order=order)
+            return busy[0].run(order=order, most=most)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(len(self._batches) - 1, thread_name_prefix="llmlab-lane")
-        others = [self._pool.submit(batch.run, order=order) for batch in busy[1:]]
+        others = [self._pool.submit(batch.run, order=order, most=most) for batch in busy[1:]]
         try:
-            found = busy[0].run(order=order)
+            found = busy[0].run(order=order, most=most)
         finally:  # no lane may still be running when an error is dealt with
             rest = [other.exception() or other.result() for other in others]
         for outcome in rest:
@@ -131,6 +134,10 @@ class Lanes:
     def score(self, row: Row, tokens: np.ndarray, *, order: str, waits: Callable[[bytes], bool]) -> Iterator[Figures]:
         """The figures of given tokens; see `Batch.score`."""
         return self._batches[0].score(row, tokens, order=order, waits=waits)
+
+    def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
+        """The raw logits that given tokens were drawn from; see `Batch.logits`."""
+        return self._batches[0].logits(row, tokens, waits=waits)
 
     def _roomy(self, row: Row) -> list[Batch]:
         """The lanes that can take a row, with what the others may come to need left to them."""

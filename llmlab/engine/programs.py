@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
 from llmlab.engine import decode, state
 from llmlab.engine import score as scoring
@@ -62,6 +62,7 @@ class Programs:
         self._forward = jax.jit(_precise(partial(decode.forward, graph)), donate_argnames="slots")
         self._chunk = jax.jit(_precise(partial(decode.chunk, graph)), static_argnames="order", donate_argnames="slots")
         self._sample = jax.jit(decode.sample_masked, static_argnames="order", donate_argnames="slots")
+        self._feed = jax.jit(_precise(partial(scoring.feed, graph)))
         self._score = jax.jit(_precise(partial(scoring.score, graph)), static_argnames="order")
         self._admit = jax.jit(state.admit, donate_argnames="slots")
         self._resize = jax.jit(state.resize)
@@ -141,6 +142,12 @@ class Programs:
             )
         return fed
 
+    def feed(self, cache: KVCache, piece: scoring.Piece) -> tuple[KVCache, Float[Array, "C V"]]:
+        """The logits that the tokens of a piece were drawn from; the cache that came in stays valid."""
+        with self._shape("feed", cache.length):
+            fed: tuple[KVCache, Array] = self._feed(self._weights, cache=cache, piece=piece)
+        return fed
+
     def admit(self, slots: Slots, cache: KVCache, fields: RowFields, slot: int) -> Slots:
         """Put a row into a slot; the row's cache stays valid."""
         with self._shape("admit", slots.width, slots.length):
@@ -180,6 +187,7 @@ class Programs:
         jax.block_until_ready(self.forward(slots))
         nobody = self._nobody()
         piece = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length)[0]
+        self.feed(self.row_cache(length=length), piece)
         for order in orders:
             self.score(self.row_cache(length=length), piece, nobody.inputs, nobody.history, order=order)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Float, Int32
 
 from llmlab.models.cache import KVCache
 from llmlab.models.transformer import causal_bias
@@ -48,6 +48,14 @@ def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[
     return found
 
 
+def feed(graph: nnx.GraphDef, weights: nnx.State, cache: KVCache, piece: Piece) -> tuple[KVCache, Float[Array, "C V"]]:
+    """Feed a piece; the logits that its targets were drawn from."""
+    positions = piece.start + jnp.arange(piece.targets.shape[0], dtype=jnp.int32)[None, :]
+    model = nnx.merge(graph, weights)
+    hidden, cache = model(piece.tokens, positions, causal_bias(positions, length=cache.length), cache=cache)
+    return cache, model.logits(hidden)[0]
+
+
 def score(
     graph: nnx.GraphDef,
     weights: nnx.State,
@@ -63,10 +71,7 @@ def score(
     `inputs` and `history` lead with 1 and stand before the target `first`.
     """
     count = piece.targets.shape[0]
-    positions = piece.start + jnp.arange(count, dtype=jnp.int32)[None, :]
-    model = nnx.merge(graph, weights)
-    hidden, cache = model(piece.tokens, positions, causal_bias(positions, length=cache.length), cache=cache)
-    raw = model.logits(hidden)[0]
+    cache, raw = feed(graph, weights, cache, piece)
     asked = (jnp.arange(count, dtype=jnp.int32) >= piece.first).astype(jnp.int32)
     drawn = jax.nn.one_hot(piece.targets, raw.shape[-1], dtype=jnp.int32) * asked[:, None]
 

@@ -28,6 +28,17 @@ def test_a_generations_own_tokens_have_its_figures(free, prompt, order):
             np.testing.assert_allclose(ours[finite], theirs[finite], atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [1, 40])
+def test_the_logits_that_tokens_were_drawn_from(free, length):
+    one = row("Once upon", budget=length, ignore_ends=True)
+    tokens, figures, _ = run(free, one)
+    found = np.concatenate(list(free.logits(one, np.array(tokens[0], np.int32))))
+    assert found.shape == (length, free.config.vocab_size) and found.dtype == np.float32
+    logprobs = found - np.log(np.exp(found).sum(-1, keepdims=True))
+    np.testing.assert_allclose(logprobs[np.arange(length), tokens[0]], figures[0][0], atol=1e-4)
+    np.testing.assert_allclose(found[0], free.next_logits(one.prompt), atol=1e-4)
+
+
 def test_to_the_last_position_of_the_context(free):
     """The last piece is cut short by the cache's end, not by the text's."""
     one = row("x" * 300, budget=212, ignore_ends=True)
