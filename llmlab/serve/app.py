@@ -42,7 +42,12 @@ _DISCARDED = 64 * 2**20
 
 
 def create_app(
-    backend: Backend, *, api_key: str | None = None, max_queue: int = QUEUE, silence: float = SILENCE
+    backend: Backend,
+    *,
+    api_key: str | None = None,
+    max_queue: int = QUEUE,
+    silence: float = SILENCE,
+    stalled: float = STALLED,
 ) -> FastAPI:
     """The application, to be run by any ASGI server.
 
@@ -51,6 +56,7 @@ def create_app(
         api_key: what requests to /v1 have to bring; None lets everybody in.
         max_queue: how many requests may wait besides as many as there are slots; more are refused with 429.
         silence: seconds without a token after which a stream sends a comment.
+        stalled: seconds after which a client that takes nothing of what it asked for counts as gone.
     """
     line = Line(slots=backend.describe().get("slots") or SLOTS, queue=max_queue)
     # A thread for each request inside: it waits for the engine most of the time, and the engine makes one batch of all.
@@ -64,7 +70,7 @@ def create_app(
 
     @app.post("/v1/chat/completions", **openapi.chat_completions())
     async def create_chat_completion(request: Request) -> Response:
-        return _Answer(backend, line=line, threads=threads, silence=silence)
+        return _Answer(backend, line=line, threads=threads, silence=silence, stalled=stalled)
 
     @app.get("/v1/models", **openapi.models())
     async def list_models() -> Response:
@@ -120,12 +126,15 @@ class _Ready(Response):
 class _Answer(Response):
     """Reads the body, runs the request on a thread, and sends what comes; one that is left behind ends its work."""
 
-    def __init__(self, backend: Backend, *, line: Line, threads: ThreadPoolExecutor, silence: float) -> None:
+    def __init__(
+        self, backend: Backend, *, line: Line, threads: ThreadPoolExecutor, silence: float, stalled: float
+    ) -> None:
         super().__init__()
         self._talk = Conversation(backend)
         self._line = line
         self._threads = threads
         self._silence = silence
+        self._stalled = stalled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -186,7 +195,7 @@ class _Answer(Response):
 
     async def _send(self, part: bytes, send: Send) -> None:
         try:
-            async with asyncio.timeout(STALLED):
+            async with asyncio.timeout(self._stalled):
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except TimeoutError:
             raise ClientGoneError from None

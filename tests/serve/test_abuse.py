@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import socket
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -136,12 +137,15 @@ def text_of(answer):
     return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
 
 
+def head_of(data):
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    return "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
+
+
 async def vanish(port, data, *, reads):
     """Ask, read so much of the answer, and cut the line."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
-    head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""])
-    writer.write(head.encode() + data)
+    writer.write(head_of(data) + data)
     await writer.drain()
     if reads:
         await reader.readexactly(reads)
@@ -161,6 +165,17 @@ def test_clients_that_vanish_end_their_work(running, stream):
         wait(lambda: len(puppet.streams) == 100 or not server.line.inside)
         wait(lambda: server.line.inside == 0)
         assert all(stream.closed.is_set() for stream in puppet.streams)
+
+
+def test_a_client_that_takes_nothing_counts_as_gone(running):
+    """It asks, and never reads: once the buffers between are full, its answer has nowhere to go."""
+    puppet = Puppet()
+    with running(puppet, stalled=0.2) as server, socket.create_connection(("127.0.0.1", server.port)) as line:
+        line.sendall(head_of(encoded(stream=True)) + encoded(stream=True))
+        wait(lambda: puppet.streams)
+        for _ in range(200):
+            puppet.streams[0].say("x" * 2**16)
+        wait(lambda: puppet.streams[0].closed.is_set() and server.line.inside == 0)
 
 
 def test_vanished_clients_leave_no_slot_and_no_memory(server):

@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 from tests.serve.bodies import ASK, encoded, error_of, post
 from tests.serve.puppet import wait
 
+HTTP_ERRORS = (http.RemoteProtocolError, openai.APIConnectionError, http.ReadError)
 SERVE = "import sys; from llmlab.cli import app; app()"
 
 
@@ -45,6 +46,20 @@ def test_what_runs_is_finished_and_what_comes_is_refused(running, puppet):
         assert whole[0].json()["choices"][0]["message"]["content"] == "done"
         server.thread.join(timeout=30)
         assert not server.thread.is_alive()
+
+
+def test_a_second_signal_ends_it_at_once(running, puppet):
+    with running(puppet) as server:
+        stream = server.client().chat.completions.create(model="puppet", messages=ASK, stream=True)
+        next(stream)
+        server.server.handle_exit(signal.SIGTERM, None)
+        wait(lambda: server.line.closing)
+        assert not server.server.should_exit
+        server.server.handle_exit(signal.SIGTERM, None)
+        server.thread.join(timeout=30)
+        assert not server.thread.is_alive() and puppet.streams[0].closed.is_set()
+        with pytest.raises(HTTP_ERRORS):
+            list(stream)
 
 
 @pytest.fixture
