@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-from llmlab.backends.protocol import CallDelta, Choice, Delta, TokenBytes, ToolCall
+from llmlab.backends.channels import Calls, Channel
+from llmlab.backends.protocol import Choice, Delta, TokenBytes
 from llmlab.backends.record import Record
 from llmlab.engine.scheduler import Piece
 from llmlab.text.segments import Segmenter, Span
 from llmlab.text.stops import StopMatcher
-from llmlab.text.utf8 import TextAssembler
 
 __all__ = ["Writer", "call_id"]
 
@@ -79,11 +79,11 @@ class Writer:
         self._controls = controls or {}
         self._parallel = parallel_tool_calls
         self._listed = ("content",) if separate_reasoning else ("content", "reasoning")
-        self._text = _Channel()  # what `message.content` holds
-        self._reasoning = _Channel()  # what `reasoning_content` holds; unused where that is part of the text
+        self._text = Channel()  # what `message.content` holds
+        self._reasoning = Channel()  # what `reasoning_content` holds; unused where that is part of the text
         self._before = 0  # how many characters of the text are reasoning; they all come before the content
         self._reasoned = 0  # how many bytes of reasoning there are
-        self._calls = _Calls(name_call)
+        self._calls = Calls(name_call)
         self._thought: list[bytes] | None = [] if segmenter.reasoning else None
         self._last = "reasoning" if segmenter.reasoning else "content"  # what the last byte belonged to
         self._queue: deque[tuple[int, bool]] = deque()  # of each undecided token: how many bytes, whether it has text
@@ -278,86 +278,3 @@ def _outside(parts: list[tuple[str, int]], inside: tuple[str, ...]) -> int:
             break
         size += own
     return size
-
-
-class _Channel:
-    """Text that is put together from bytes: what is new, and the whole."""
-
-    def __init__(self) -> None:
-        self._assembler = TextAssembler()
-        self._new: list[str] = []
-        self._all: list[str] = []
-
-    @property
-    def pending(self) -> int:
-        """How many bytes wait for the rest of their character."""
-        return self._assembler.pending
-
-    def byte_length(self, characters: int) -> int:
-        """How many bytes the first characters were."""
-        return self._assembler.byte_length(characters)
-
-    def decode(self, data: bytes) -> str:
-        """The characters that these bytes complete."""
-        return self._assembler.feed(data)
-
-    def last(self) -> str:
-        """What an unfinished character at the end reads as."""
-        return self._assembler.flush()
-
-    def write(self, text: str) -> None:
-        """Let text out."""
-        self._new.append(text)
-
-    def flush(self) -> None:
-        self.write(self.last())
-
-    def fresh(self) -> str:
-        text = "".join(self._new)
-        self._new.clear()
-        self._all.append(text)
-        return text
-
-    def whole(self) -> str:
-        self.fresh()
-        self._all = ["".join(self._all)]
-        return self._all[0]
-
-
-class _Calls:
-    """The tool calls of a choice, put together from the segmenter's spans."""
-
-    def __init__(self, name_call: Callable[[int], str]) -> None:
-        self._name_call = name_call
-        self._made: list[tuple[str, str, _Channel]] = []  # id, name, arguments
-        self._told = 0  # how many of them a delta has brought
-        self.complete = 0  #: how many are
-
-    def take(self, span: Span) -> None:
-        if span.name is not None:
-            self.flush()
-            self._made.append((self._name_call(len(self._made)), span.name, _Channel()))
-        if self._made:
-            arguments = self._made[-1][2]
-            arguments.write(arguments.decode(span.text))
-        if span.complete:
-            self.flush()
-            self.complete += 1
-
-    def flush(self) -> None:
-        if self._made:
-            self._made[-1][2].flush()
-
-    def fresh(self) -> tuple[CallDelta, ...]:
-        deltas = []
-        for index, (made, name, arguments) in enumerate(self._made):
-            text = arguments.fresh()
-            if index >= self._told:
-                deltas.append(CallDelta(index=index, arguments=text, id=made, name=name))
-            elif text:
-                deltas.append(CallDelta(index=index, arguments=text))
-        self._told = len(self._made)
-        return tuple(deltas)
-
-    def whole(self) -> tuple[ToolCall, ...]:
-        return tuple(ToolCall(id=made, name=name, arguments=text.whole()) for made, name, text in self._made)
