@@ -24,7 +24,7 @@ from llmlab.errors import (
 )
 
 if TYPE_CHECKING:
-    from llmlab.lab.lab import Lab, load
+    from llmlab.lab.lab import Lab, connect, load
     from llmlab.lab.result import Result
     from llmlab.request import ChatRequest, PromptRequest
 
@@ -41,6 +41,7 @@ __all__ = [
     "PromptRequest",
     "RequestError",
     "Result",
+    "connect",
     "load",
 ]
 
@@ -50,6 +51,7 @@ _LATE = {
     "Lab": "llmlab.lab.lab",
     "PromptRequest": "llmlab.request",
     "Result": "llmlab.lab.result",
+    "connect": "llmlab.lab.lab",
     "load": "llmlab.lab.lab",
 }
 

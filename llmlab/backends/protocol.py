@@ -115,11 +115,14 @@ class Completion(Header):
 
     choices: tuple[Choice, ...]
     timing: Timing
+    reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count; None: the tokens are there to count
+    notes: tuple[str, ...] = ()  #: what an endpoint was seen to do otherwise than asked
 
     @property
     def completion_tokens(self) -> int:
         """Generated tokens over all choices, end tokens included."""
-        return sum(len(choice.tokens) for choice in self.choices)
+        counted = sum(len(choice.tokens) for choice in self.choices)
+        return counted if self.reported_usage is None else self.reported_usage.get("completion_tokens", counted)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def whole(completion: Completion) -> dict[str, Any]:
         **envelope(completion, kind="chat.completion"),
         "seed": completion.seed,
         "choices": [_choice(choice, completion) for choice in completion.choices],
-        "usage": usage(completion, made=completion.completion_tokens),
+        "usage": completion.reported_usage or usage(completion, made=completion.completion_tokens),
     }
 
 

@@ -144,8 +144,8 @@ def top_logprobs_frame(
 def build(columns: Mapping[str, object], kinds: Mapping[str, str]) -> pd.DataFrame:
     """The columns as a frame, each with the dtype of its kind, in the order of `kinds`.
 
-    Kinds: index (int64), count (Int64; negative or NaN is NA), number (Float64; NaN is NA), flag (bool), text (str; None
-    is NA), segment and token (categorical), bytes (objects: bytes or None).
+    Kinds: index (int64), count (Int64; negative or NaN is NA), number (Float64; NaN is NA), flag (bool), switch
+    (boolean; None is NA), text (str; None is NA), segment and token (categorical), bytes (objects: bytes or None).
     """
     return pd.DataFrame({name: _column(columns[name], kind) for name, kind in kinds.items()}, columns=list(kinds))
 
@@ -160,6 +160,8 @@ def _column(values: Any, kind: str) -> object:
         return pd.Categorical(values, categories=pd.Index(SEGMENTS, dtype="str"))
     if kind == "token":
         return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype="str"))
+    if kind == "switch":
+        return pd.array(list(values), dtype="boolean")
     if kind == "text":
         return pd.Series(list(values), dtype="str")
     if kind == "index":
@@ -189,7 +191,7 @@ def _alternatives(choice: Choice, most: int) -> _Alternatives:
     ids = tokens.top_ids[:, :most].astype(np.int64)
     nameless = [[piece is None for piece in row[:most]] for row in tokens.top_bytes]
     # An endpoint may leave a row short: such a place has neither an id nor bytes.
-    there = ~((ids < 0) & np.array(nameless, bool).reshape(ids.shape))
+    there = ~((ids == -1) & np.array(nameless, bool).reshape(ids.shape))
     position, alternative = np.nonzero(there)
     raw = [tokens.top_bytes[t][a] for t, a in zip(position, alternative, strict=True)]
     # An endpoint that gives no ids is compared by bytes.

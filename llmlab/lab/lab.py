@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     import openai
 
+    from llmlab.lab.metrics import Metric
     from llmlab.lab.next_token import NextToken
+    from llmlab.lab.sweep import Sweep
 
 
 def load(
@@ -73,6 +76,47 @@ def load(
     return lab
 
 
+def connect(
+    url: str,
+    *,
+    api_key: str | None = None,
+    model: str | None = None,
+    concurrency: int = 8,
+    retries: int = 4,
+    timeout: float = 600.0,
+    quiet: bool = False,
+) -> Lab:
+    """The same lab over somebody else's engine: any endpoint that speaks the chat-completion API.
+
+    What an endpoint does not say is NA in the frames, and what it was seen to do otherwise than asked is in a result's
+    `notes`. What needs a model's logits (`next_token`, `score`, `order=`) is an error that says so.
+
+    Args:
+        url: the API's base, such as "http://127.0.0.1:8000/v1".
+        api_key: sent as the bearer token.
+        model: the model's name there; not needed where there is only one.
+        concurrency: requests under way at once, of a sweep for example; more wait their turn.
+        retries: of a request that fails for a reason that may pass (a full queue, a lost connection), with pauses that
+            grow and follow Retry-After.
+        timeout: seconds for one request.
+        quiet: no banner.
+
+    Raises:
+        ModelNotFoundError: the endpoint does not have the model, or has several and none was named.
+        LLMLabError: it cannot be reached, or refuses the key.
+    """
+    from llmlab.backends.remote import RemoteBackend
+
+    lab = Lab(
+        RemoteBackend.connect(
+            url, api_key=api_key, model=model, concurrency=concurrency, retries=retries, timeout=timeout
+        )
+    )
+    if not quiet:
+        _show_banner(lab)
+    return lab
+
+
 class Lab:
     """A model that answers: `chat` for whole answers, `stream` for answers as they are made, `complete` to continue a
     raw text, `next_token` for the law of the one token that comes next.
@@ -82,11 +126,13 @@ class Lab:
 
     Attributes:
         last: the last result that was made here, also what there was of one when it was interrupted; None at first.
+        last_sweep: likewise, of sweeps.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.last: Result | None = None
+        self.last_sweep: Sweep | None = None
 
     def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
         """The validated request that `chat` would run, without running it.
@@ -195,6 +241,49 @@ class Lab:
         if not isinstance(self.backend, LogitsBackend):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
         return NextToken.of(self.backend, self.request(messages, **fields), order=order)
+
+    def sweep(
+        self,
+        messages: str | Sequence[Any] | Request | None = None,
+        *,
+        order: str | Sequence[str] = "llmlab",
+        n: int | None = None,
+        seed: int | None = None,
+        independent: bool = False,
+        metrics: Mapping[str, Metric] | None = None,
+        save: str | os.PathLike[str] | None = None,
+        resume: bool | Sweep = True,
+        **fields: Any,
+    ) -> Sweep:
+        """Ask every combination of some parameters' values, n times each, in one batch; each prompt is read once.
+
+            sweep = lab.sweep("Name an animal.", temperature=[0, 0.5, 1], top_p=[0.8, 1], n=16, seed=7)
+            sweep.frame()
+
+        Cells share their noise, so that what differs between two of them is the parameters' doing; prompts do not.
+        An interrupt leaves the cells that are done in `last_sweep`, whose `resume()` asks the rest.
+
+        Args:
+            messages: as in `request`, or a list of such prompts; None where there is a `prompt`, or a list of them.
+            order: as in `chat`; a list is swept.
+            n: completions a cell; by default the request's own, else 16.
+            seed: that each prompt's is derived from (the first one's is this one); drawn if absent.
+            independent: give every cell noise of its own.
+            metrics: name -> function of one completion's `logprobs_frame()` that gives a number: a column each.
+            save: a .parquet file that the sweep is written to, also while it runs.
+            resume: go on with what is in that file, or with this sweep. False writes over the file.
+            fields: as in `chat`; a list (or array) of values is swept. Of `stop` and `tools`, a list of lists.
+
+        Raises:
+            RequestError: as in `chat`, before anything runs; a metric without a name of its own; a file that holds
+                another sweep.
+        """
+        from llmlab.lab.sweep import sweep
+
+        return sweep(
+            self, messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics, save=save,
+            resume=resume, fields=fields,
+        )  # fmt: skip
 
     def client(self, **options: Any) -> openai.OpenAI:
         """A real `openai.OpenAI` wired to this lab, in-process: code written for the hosted API runs unchanged.

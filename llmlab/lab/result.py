@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmlab.backends.protocol import Choice, Completion, ToolCall
+from llmlab.errors import RequestError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
     from llmlab.lab.lab import Lab
+    from llmlab.lab.next_token import NextToken
     from llmlab.request import Request
 
 #: What a terminal and a notebook show of a large result; `texts` and `to_html()` have all of it.
@@ -86,6 +88,11 @@ class Result:
         return self._completion.seed
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What an endpoint was seen to do otherwise than asked, such as a field ignored or choices not sent."""
+        return self._completion.notes
+
+    @property
     def finish_reasons(self) -> list[str]:
         """Why each choice ended: stop, length, tool_calls; interrupted where it was stopped by hand."""
         return [choice.finish_reason for choice in self.choices]
@@ -113,6 +120,23 @@ class Result:
         from llmlab.lab.frames import top_logprobs_frame
 
         return top_logprobs_frame(self._completion, alternatives=alternatives, names=self._completion.names)
+
+    def ledger(self, position: int, *, choice: int = 0) -> NextToken:
+        """The exact law of the step that drew the token at a position (negative: from the end), stage by stage.
+
+        The object that `lab.next_token` gives, with what came before counted in: `.stages()`, `.flip_points(token)`,
+        `.under(...)`, `.draws(...)`; `.drawn` is the token that was drawn. The model goes the same way again, token by
+        token, so that the law is the one of then.
+
+        Raises:
+            IndexError: there is no such position or choice.
+            RequestError: the result has no lab any more, its endpoint gives no logits, or other weights made it.
+        """
+        from llmlab.lab.ledger import ledger
+
+        if self._lab is None:
+            raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
+        return ledger(self._completion, self._lab.backend, position=position, choice=choice)
 
     def plot_logprobs(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
         """How likely each token of a choice was; see `llmlab.lab.plots.plot_logprobs`."""
@@ -151,7 +175,7 @@ class Result:
         head = [f"Result: {done.model}", f"seed {done.seed}", _count(len(self), "choice"), _count(count, "token")]
         if count and done.timing.total > 0:
             head.append(f"{count / done.timing.total:,.0f} tokens/s")
-        lines = [" · ".join(head)]
+        lines = [" · ".join(head), *(f"note: {note}" for note in done.notes)]
         for choice in self.choices[:_SHOWN_CHOICES]:
             lines.append(f"[{choice.index}] {choice.finish_reason}, {_count(len(choice.tokens), 'token')}")
             if choice.reasoning and choice.reasoning not in choice.text:
