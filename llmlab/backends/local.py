@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from llmlab import __version__
+from llmlab.backends import replay
 from llmlab.backends.constrain import constraint
 from llmlab.backends.devices import device, free_memory
+from llmlab.backends.given import Given
 from llmlab.backends.local_stream import LocalStream
 from llmlab.backends.protocol import Completion, Header
 from llmlab.backends.writer import Writer, call_id
@@ -22,6 +24,7 @@ from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
+from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
@@ -158,19 +161,27 @@ class LocalBackend:
 
     def stream(self, request: Request, *, order: str = "llmlab") -> LocalStream:
         """Start a request; see `complete`."""
-        if order not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
+        self.check_order(order)
         prompt = self.render(request)
-        grammar = constraint(
-            request, format=self.template.format, vocabulary=self.vocabulary, prompt=self._tail(prompt)
-        )
-        budget = self._budget(request, len(prompt))
+        grammar = self.grammar(request, prompt)
+        budget = self.budget(request, len(prompt))
         seed = request.seed if request.seed is not None else draw_seed()
         params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
         rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar) for p in params]
         header = self.header(request, prompt, seed=seed, order=order)
         writers = [self.writer(request, prompt, index=i, seed=seed) for i in range(request.n)]
         return LocalStream(self.engine, rows, writers, header=header)
+
+    def grammar(self, request: Request, prompt: np.ndarray) -> Grammar | None:
+        """What the request's answers must follow; None where they are free."""
+        return constraint(
+            request, format=self.template.format, vocabulary=self.vocabulary, prompt=self.prompt_tail(prompt)
+        )
+
+    def check_order(self, order: str) -> None:
+        """Raises RequestError where there is no such order of stages."""
+        if order not in ORDERS:
+            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
 
     def header(self, request: Request, prompt: np.ndarray, *, seed: int, order: str) -> Header:
         """What is known of an answer before its first token."""
@@ -245,7 +256,7 @@ class LocalBackend:
         controls = {name: token for token, name in self.names.items()}
         return Vocabulary(self.token_bytes, size=self.engine.config.vocab_size, ends=self.ends, controls=controls)
 
-    def _tail(self, prompt: np.ndarray) -> bytes:
+    def prompt_tail(self, prompt: np.ndarray) -> bytes:
         """The end of a prompt, as far as it is one turn's text."""
         return prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.controls)
 
@@ -255,7 +266,21 @@ class LocalBackend:
             raise self._too_long(len(prompt), param=None)
         return self.engine.next_logits(prompt)
 
-    def _budget(self, request: Request, prompt: int) -> int:
+    def step_logits(self, prompt: np.ndarray, tokens: np.ndarray, *, given: int = 0, rows: int = 1) -> np.ndarray:
+        """The raw logits [V], float32, behind `tokens`, drawn after the prompt in a request of so many `rows`.
+
+        The first `given` of them were there already. See `Engine.step_logits`.
+        """
+        row = Row(prompt, SamplingParams(), budget=0, made=tokens[:given])
+        return self.engine.step_logits(row, tokens[given:], rows=rows)
+
+    def allowed(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+        """The tokens [V] that the request's grammar has room for after `made`; None where answers are free."""
+        grammar = self.grammar(request, prompt)
+        return None if grammar is None else grammar.allowed(made.tolist())
+
+    def budget(self, request: Request, prompt: int) -> int:
+        """How many tokens an answer after so many of the prompt's may have."""
         left = self.engine.max_context - prompt
         if left < 1:
             raise self._too_long(prompt, param=request.subject)
@@ -277,17 +302,39 @@ class LocalBackend:
             param=param,
         )
 
-    def writer(self, request: Request, prompt: np.ndarray, *, index: int, seed: int) -> Writer:
-        """What turns one choice's tokens into text."""
+    def score(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Completion:
+        """The figures of given tokens after a request's prompt; see `llmlab.backends.replay.score`."""
+        return replay.score(self, request, given, seed=seed, order=order)
+
+    def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> LocalStream:
+        """Start a request whose choices begin with given tokens; see `llmlab.backends.replay.go_on`."""
+        return replay.go_on(self, request, given, seed=seed, order=order)
+
+    def logits(self, prompt: np.ndarray, tokens: np.ndarray) -> Iterator[np.ndarray]:
+        """The raw logits that tokens [T] after a prompt [L] were drawn from: pieces [C, V] that add up to T rows."""
+        return self.engine.logits(Row(prompt, SamplingParams(), budget=0), tokens)
+
+    def masks(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+        """What the grammar allows at each place of the tokens `made`, packed; see `llmlab.backends.replay.masks`."""
+        return replay.masks(self, request, prompt=prompt, made=made)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text that continues something."""
+        return self.tokenizer.encode(text)
+
+    def writer(
+        self, request: Request, prompt: np.ndarray, *, index: int, seed: int, stops: StopMatcher | None = None
+    ) -> Writer:
+        """What turns one choice's tokens into text, up to the request's own stops unless others are given."""
         tools = (request.tools or ()) if request.tool_choice != "none" else ()
         format = self.template.format
         segmenter = Segmenter(
             format,
-            prompt=self._tail(prompt),
+            prompt=self.prompt_tail(prompt),
             tools=tools,
             parallel=request.parallel_tool_calls,
         )
-        stops = StopMatcher(request.stops, include=request.include_stop)
+        stops = stops or StopMatcher(request.stops, include=request.include_stop)
         length = format.calls.id_length if format.calls else 0
         return Writer(
             index,

@@ -1,0 +1,60 @@
+"""Tokens that a choice begins with although nobody drew them, and what a backend must be able to do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, UInt32
+
+from llmlab.backends.protocol import Completion, Stream, TokenBytes
+from llmlab.request import Request
+
+__all__ = ["Given", "ReplayBackend"]
+
+
+class Given(NamedTuple):
+    """The tokens [T] that a choice begins with.
+
+    `finish` is why they end where they do, where that is known (a finish reason of the protocol's). `drawn` says how
+    many of the last ones stand for tokens that were drawn: a stop that is completed there, or an end token as the very
+    last, ends the choice; what a stop would have cut off before is kept.
+    """
+
+    choice: int
+    ids: Int32[np.ndarray, " T"]
+    finish: str | None = None
+    drawn: int = 1
+
+
+@runtime_checkable
+class ReplayBackend(Protocol):
+    """A backend that takes tokens that are there: it scores them, and goes on behind them."""
+
+    token_bytes: tuple[TokenBytes, ...]
+    ends: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text that continues something."""
+
+    def score(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Completion:
+        """The figures of given tokens after a request's prompt, as if they had been drawn."""
+
+    def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Stream:
+        """Start a request whose choices begin with given tokens; `max_tokens` counts them."""
+
+    def logits(
+        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"]
+    ) -> Iterator[Float32[np.ndarray, "C V"]]:
+        """The raw logits that tokens after a prompt were drawn from: pieces that add up to T rows."""
+
+    def allowed(
+        self, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+    ) -> Bool[np.ndarray, " V"] | None:
+        """The tokens that the request's grammar has room for after `made`; None where answers are free."""
+
+    def masks(
+        self, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+    ) -> UInt32[np.ndarray, "T+1 W"] | None:
+        """What the grammar allows in the place of each token and after them, packed; None where answers are free."""

@@ -1,0 +1,193 @@
+"""Tokens that are there already: their figures, the laws that they were drawn from, and how it goes on behind them.
+
+Given tokens count as generated: penalties count them, the noise of the next token is that of its place behind them, and
+they are written by the same writer as drawn ones, into the same segments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int32, UInt32
+
+from llmlab.backends.given import Given
+from llmlab.backends.local_stream import LocalStream
+from llmlab.backends.protocol import Completion, Delta, Timing
+from llmlab.backends.writer import Writer
+from llmlab.engine.scheduler import Piece, Row
+from llmlab.errors import ContextLengthError, RequestError
+from llmlab.grammar.matcher import Grammar, fill_masks
+from llmlab.request import Request
+from llmlab.sampling.logprobs import Figures
+from llmlab.text.stops import StopMatcher
+
+if TYPE_CHECKING:
+    from llmlab.backends.local import LocalBackend
+
+__all__ = ["go_on", "masks", "score"]
+
+#: Allowed tokens that an error lists.
+_LISTED = 8
+
+
+def score(
+    backend: LocalBackend, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab"
+) -> Completion:
+    """The figures of given tokens after a request's prompt, as if they had been drawn: a completion of them alone.
+
+    Args:
+        backend: whose model is asked.
+        request: the prompt, and the sampling fields that the processed law is of.
+        given: the tokens of each choice.
+        seed: what the completion says its seed is; nothing is drawn.
+        order: of the sampler's stages.
+
+    Raises:
+        RequestError: a token that the request's grammar forbids; ContextLengthError: they do not fit.
+    """
+    began = time.perf_counter()
+    start = _Start.of(backend, request, seed=seed, order=order)
+    writers = [start.begin(one, finish=one.finish or ("stop" if start.ended(one) else "length"))[0] for one in given]
+    header = backend.header(request, start.prompt, seed=seed, order=order)
+    total = time.perf_counter() - began
+    return Completion(
+        **vars(header),
+        choices=tuple(writer.choice() for writer in writers),
+        timing=Timing(first_token=total, total=total),
+    )
+
+
+def go_on(
+    backend: LocalBackend, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab"
+) -> LocalStream:
+    """Start a request whose choices begin with given tokens; `max_tokens` counts them.
+
+    Args:
+        backend: whose model goes on.
+        request: as it would be asked without them.
+        given: a choice each.
+        seed: of the noise; a token's noise is that of its place, whatever stands before it.
+        order: of the sampler's stages.
+
+    Raises:
+        RequestError, ContextLengthError: as `score` does.
+    """
+    start = _Start.of(backend, request, seed=seed, order=order)
+    budget = backend.budget(request, len(start.prompt))
+    rows, writers, begun = [], [], []
+    for one in given:
+        left = budget - len(one.ids)
+        finish = "stop" if start.ended(one) else "length" if left < 1 else None
+        writer, deltas = start.begin(one, finish=finish)
+        writers.append(writer)
+        begun += deltas
+        if writer.finish is None:
+            rows.append(start.row(one, budget=left))
+    header = backend.header(request, start.prompt, seed=seed, order=order)
+    return LocalStream(backend.engine, rows, writers, header=header, begun=begun)
+
+
+def masks(
+    backend: LocalBackend, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+) -> UInt32[np.ndarray, "T+1 W"] | None:
+    """What the request's grammar allows in the place of each token and after them; None where answers are free.
+
+    Packed: bit i % 32 of word i // 32 is token i. Behind an end token nothing is allowed.
+
+    Raises:
+        RequestError: the grammar forbids one of the tokens; the message says what it allows in its place.
+    """
+    grammar = backend.grammar(request, prompt)
+    return None if grammar is None else _masks(backend, request, grammar, made)
+
+
+class _Start(NamedTuple):
+    """What all choices of a request share."""
+
+    backend: LocalBackend
+    request: Request
+    prompt: np.ndarray
+    grammar: Grammar | None
+    seed: int
+    order: str
+
+    @classmethod
+    def of(cls, backend: LocalBackend, request: Request, *, seed: int, order: str) -> _Start:
+        backend.check_order(order)
+        prompt = backend.render(request)
+        return cls(backend, request, prompt, backend.grammar(request, prompt), seed, order)
+
+    def row(self, one: Given, *, budget: int = 0) -> Row:
+        """The engine's row that goes on behind the given tokens."""
+        params = self.backend.sampling_params(self.request, seed=self.seed, choice=one.choice)
+        ignore = self.request.ignore_eos
+        return Row(self.prompt, params, budget=budget, ignore_ends=ignore, grammar=self.grammar, made=one.ids)
+
+    def ended(self, one: Given) -> bool:
+        """Whether the last of the tokens ends the choice."""
+        ends = () if self.request.ignore_eos else self.backend.ends
+        return bool(one.drawn and len(one.ids) and int(one.ids[-1]) in ends)
+
+    def begin(self, one: Given, *, finish: str | None) -> tuple[Writer, list[Delta]]:
+        """A writer that has the tokens behind it, with the figures that they have under this request."""
+        count, most = len(one.ids), self.backend.engine.max_context
+        if len(self.prompt) + count > most:
+            raise ContextLengthError(
+                f"the prompt's {len(self.prompt)} tokens and the {count} given ones exceed the context of {most}",
+                param=self.request.subject,
+            )
+        if self.grammar is not None:
+            _masks(self.backend, self.request, self.grammar, one.ids)
+        stops = StopMatcher(self.request.stops, include=self.request.include_stop)
+        writer = self.backend.writer(self.request, self.prompt, index=one.choice, seed=self.seed, stops=stops)
+        writer.given = count
+        if not count:
+            return writer, []
+        found = self.backend.engine.score(self.row(one._replace(ids=one.ids[:0])), one.ids, order=self.order)
+        kept = max(0, count - one.drawn)
+        stops.armed = False
+        deltas = [writer.feed(_piece(one, found, 0, kept, finish=None))] if kept else []
+        stops.armed = True
+        if writer.finish is None and (kept < count or finish):
+            # The writer finds out by itself that the last token completes a call.
+            deltas.append(
+                writer.feed(_piece(one, found, kept, count, finish="stop" if finish == "tool_calls" else finish))
+            )
+        return writer, deltas
+
+
+def _piece(one: Given, found: Figures, first: int, last: int, *, finish: str | None) -> Piece:
+    part: Figures = jax.tree.map(lambda x: x[first:last], found)
+    return Piece(0, one.ids[first:last], part, finish)
+
+
+def _masks(backend: LocalBackend, request: Request, grammar: Grammar, ids: np.ndarray) -> np.ndarray:
+    matcher = grammar.matcher()
+    found = np.zeros((len(ids) + 1, backend.vocabulary.words), np.uint32)
+    for at in range(len(ids) + 1):
+        if at and int(ids[at - 1]) in backend.ends:
+            break
+        fill_masks([matcher], found[at : at + 1])
+        if at < len(ids):
+            token = int(ids[at])
+            if not found[at, token // 32] >> np.uint32(token % 32) & 1:
+                raise _forbidden(backend, request, found[at], token=token, position=at)
+            matcher.advance(token)
+    return found
+
+
+def _forbidden(backend: LocalBackend, request: Request, mask: np.ndarray, *, token: int, position: int) -> RequestError:
+    kind = "tool_choice" if request.response_format is None else "response_format"
+    bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+    ids = np.nonzero(bits)[0].tolist()
+    names = ", ".join(repr(backend.tokenizer.name(i)) for i in ids[:_LISTED]) or "nothing"
+    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+    return RequestError(
+        f"token {backend.tokenizer.name(token)!r} is forbidden at position {position} by the request's {kind}, which "
+        f"allows {names}{more} there",
+        param="token",
+    )
