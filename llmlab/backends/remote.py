@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.backends.protocol import Completion
 from llmlab.backends.refusal import translated
 from llmlab.backends.remote_stream import RemoteStream
-from llmlab.errors import ModelNotFoundError, RequestError
+from llmlab.errors import LLMLabError, ModelNotFoundError, RequestError
 from llmlab.exports import EXTENSIONS
 from llmlab.request import PromptRequest, Request
 
@@ -42,6 +42,7 @@ class RemoteBackend:
         self.unwanted: set[str] = set()  #: what this endpoint refuses of the fields that nobody asked for
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="llmlab-remote")
         self._habits = threading.Lock()
+        self._looked = False
         self._processed: bool | None = None
 
     @classmethod
@@ -108,13 +109,12 @@ class RemoteBackend:
         """The request as arguments of `client.chat.completions.create`: what was given, and what the frames want."""
         given = request.to_dict()
         given |= {"model": self.name, "n": n}
-        for name, value in (("seed", seed), ("logprobs", True), ("top_logprobs", ALTERNATIVES)):
-            if name not in self.unwanted:
-                given.setdefault(name, value)
-        if not given.get("logprobs"):
-            given.pop("top_logprobs", None)
-            if "logprobs" not in self.unwanted:
-                given |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+        if "seed" in given or "seed" not in self.unwanted:
+            given["seed"] = seed
+        if not request.logprobs and "logprobs" not in self.unwanted:
+            given["logprobs"] = True
+        if given.get("logprobs") and "top_logprobs" not in self.unwanted:
+            given.setdefault("top_logprobs", ALTERNATIVES)
         if n == 1:
             given.pop("n")  # some endpoints refuse the field and know no other number
         extra = {name: given.pop(name) for name in EXTENSIONS & given.keys()}
@@ -125,9 +125,15 @@ class RemoteBackend:
 
         Asked once, with two requests of one token each: a raw law does not depend on the temperature.
         """
+        import openai
+
         with self._habits:
-            if self._processed is None:
-                self._processed = _depends_on_temperature(ask, self.body(request, seed=0, n=1))
+            if not self._looked:
+                self._looked = True
+                try:
+                    self._processed = _depends_on_temperature(ask, self.body(request, seed=0, n=1))
+                except (LLMLabError, openai.OpenAIError):  # it answered what was asked; this look was our own idea
+                    self._processed = None
             return self._processed
 
 

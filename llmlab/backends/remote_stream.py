@@ -179,7 +179,11 @@ class RemoteStream:
         while True:
             try:
                 found = self._backend.client.chat.completions.create(**sent)
-                return found if stream else found.to_dict(mode="json")
+                if stream:
+                    return found
+                if not hasattr(found, "to_dict"):
+                    raise EngineError(f"{self._where} answers no JSON: {str(found)[:80]!r}", status=502)
+                return found.to_dict(mode="json")
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 told = translated(error, where=self._where)
                 spare = [name for name in (*_UNASKED, "stream_options") if name in sent and name not in given]
@@ -211,7 +215,7 @@ class RemoteStream:
                 self._note(f"max_tokens: {len(answer.entries)} tokens were sent where {limit} were asked for")
         if request.seed is not None and self._meta.get("seed") != request.seed and "seed" in self._meta:
             self._note("seed: the answer names another one")
-        if self._plain() and self._backend.processed(self._create, request):
+        if self._plain() and _reshapes(request) and self._backend.processed(self._create, request):
             self._note("logprobs: those of the law after the temperature, and so under sampling_logprob")
 
     def _plain(self) -> bool:
@@ -241,6 +245,13 @@ class RemoteStream:
 def _shifted(seed: int, attempt: int) -> int:
     """Another seed for choices that are asked for again: the same one would say the same thing."""
     return (seed + attempt + 2**63) % 2**64 - 2**63
+
+
+def _reshapes(request: Request) -> bool:
+    """Whether the law that is drawn from is another than the model's."""
+    off = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logit_bias": {}, "repetition_penalty": 1.0}
+    off |= {"frequency_penalty": 0.0, "presence_penalty": 0.0}
+    return any(getattr(request, name) != value for name, value in off.items())
 
 
 def _is_json(request: Request, text: str) -> bool:

@@ -204,7 +204,7 @@ def _alternatives(choice: Choice, most: int) -> _Alternatives:
         bytes=raw,
         logprob=tokens.top_logprob[:, :most][there],
         sampling_logprob=tokens.top_sampling_logprob[:, :most][there],
-        sampled=np.where(sampled_id >= 0, ids[there] == sampled_id, same_bytes),
+        sampled=np.where(sampled_id != -1, ids[there] == sampled_id, same_bytes),
     )
 
 

@@ -94,7 +94,8 @@ def _choice(choice: Choice, part: int, names: Mapping[int, str], by: str, altern
         runs.append(f'<div class="note">… and {len(tokens) - part} more tokens</div>')
     runs += [f'<div class="call">→ {escape(call.name)}({escape(call.arguments)})</div>' for call in choice.tool_calls]
     if not len(tokens):
-        runs.append('<div class="note">no tokens</div>')
+        said = f'<div class="run">{escape(choice.text)}</div>' if choice.text else ""
+        runs.append(f'{said}<div class="note">{"no figures of its tokens" if said else "no tokens"}</div>')
     count = f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}"
     title = f"<b>choice {choice.index}</b> · " if several else ""
     head = f'<div class="head">{title}{count} · finished: {escape(choice.finish_reason)}</div>'
@@ -187,11 +188,11 @@ def _title(tokens: Tokens, at: int, names: Mapping[int, str], alternatives: int,
 
 
 def _there(tokens: Tokens, at: int, a: int) -> bool:
-    return bool(tokens.top_ids[at, a] >= 0 or tokens.top_bytes[at][a] is not None)
+    return bool(tokens.top_ids[at, a] != -1 or tokens.top_bytes[at][a] is not None)
 
 
 def _is_sampled(tokens: Tokens, at: int, a: int) -> bool:
-    if tokens.ids[at] >= 0:
+    if tokens.ids[at] != -1:
         return bool(tokens.top_ids[at, a] == tokens.ids[at])
     return tokens.top_bytes[at][a] == tokens.bytes[at]
 

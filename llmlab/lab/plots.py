@@ -70,13 +70,13 @@ def alternatives(
     if not -len(tokens) <= position < len(tokens):
         raise IndexError(f"position {position} is outside the {len(tokens)} tokens of choice {choice.index}")
     at = position % len(tokens)
-    there = [a for a, raw in enumerate(tokens.top_bytes[at]) if tokens.top_ids[at, a] >= 0 or raw is not None][:top]
+    there = [a for a, raw in enumerate(tokens.top_bytes[at]) if tokens.top_ids[at, a] != -1 or raw is not None][:top]
     raw = [tokens.top_bytes[at][a] for a in there]
     ids = [int(tokens.top_ids[at, a]) for a in there]
     logprob = [float(tokens.top_logprob[at, a]) for a in there]
     sampling = [float(tokens.top_sampling_logprob[at, a]) for a in there]
     drawn = (int(tokens.ids[at]), tokens.bytes[at])
-    found = [a for a, (i, b) in enumerate(zip(ids, raw, strict=True)) if (i == drawn[0] if i >= 0 else b == drawn[1])]
+    found = [a for a, (i, b) in enumerate(zip(ids, raw, strict=True)) if (i == drawn[0] if i != -1 else b == drawn[1])]
     if not found:
         found = [len(ids)]
         ids.append(drawn[0])
