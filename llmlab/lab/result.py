@@ -165,6 +165,30 @@ class Result:
         path.write_text(self.to_html(**options), encoding="utf-8")
         return path
 
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write everything of it to a .parquet file, a row a choice; `Result.load` reads it. Its path."""
+        from llmlab.lab.keeping import save
+
+        return save(path, [self._completion], kind="result")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, lab: Lab | None = None) -> Result:
+        """The result that `save` wrote, tied to a lab if one is given.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            RequestError: it holds something else.
+        """
+        from llmlab.lab.keeping import load
+
+        return cls(load(path, kind="result").completions[0], lab)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write `logprobs_frame()` as CSV, its bytes as hexadecimal digits, and return its path."""
+        from llmlab.lab.keeping import to_csv
+
+        return to_csv(self.logprobs_frame(), path)
+
     def _repr_html_(self) -> str:
         from llmlab.lab.html import strip
 
