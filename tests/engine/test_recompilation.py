@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from llmlab.backends.local import LocalBackend
+from llmlab.engine import engine as engine_module
 from llmlab.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 
@@ -29,21 +30,34 @@ def test_the_events_are_heard():
     assert len(compiled()) > before
 
 
+#: Most requests are free; those that are not have a grammar.
+FORMS = [
+    *[None] * 14,
+    {"type": "json_object"},
+    {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "items": {"type": "boolean"}}}},
+]
+
+
 @pytest.mark.parametrize("slots", [None, 4])
-def test_two_hundred_requests_compile_nothing(tmp_path, slots):
-    backend = LocalBackend.load(tiny_checkpoint(tmp_path / "tiny"), slots=slots)
+def test_two_hundred_requests_compile_nothing(tmp_path, monkeypatch, slots):
+    # One layer, two widths and two cache lengths: every kind of program and every way between them, in a third of the
+    # time that all of the widths take to compile.
+    monkeypatch.setattr(engine_module, "WIDTHS", (1, 4, 8))  # two lanes share the widest
+    folder = tiny_checkpoint(tmp_path / "tiny", num_hidden_layers=1, max_position_embeddings=256)
+    backend = LocalBackend.load(folder, slots=slots)
     told = []
     backend.warmup(progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] == len(told)
+    assert len(backend.engine.widths) == (2 if slots is None else 1)
     before = len(compiled())
     rng = np.random.default_rng(0)
     under_way = []
     for _ in range(200):
         request = ChatRequest.build(
-            "w" * int(rng.integers(1, 300)),
-            n=int(rng.choice([1, 1, 1, 1, 2, 12])),
+            "w" * int(rng.integers(1, 190)),
+            n=int(rng.choice([1, 1, 1, 1, 2, 9])),
             seed=int(rng.integers(-(2**63), 2**63)),
-            max_tokens=int(rng.integers(1, 25)),
+            max_tokens=int(rng.integers(1, 13)),
             temperature=rng.choice([0.0, 0.5, 1.0, 2.0]),
             top_k=rng.choice([0, 1, 50, 128]),
             top_p=rng.uniform(0.1, 1.0),
@@ -56,6 +70,7 @@ def test_two_hundred_requests_compile_nothing(tmp_path, slots):
             logprobs=True,
             top_logprobs=int(rng.integers(0, 21)),
             stop=["x", "yz"] if rng.random() < 0.3 else None,
+            response_format=FORMS[rng.integers(len(FORMS))],
         )
         under_way.append(backend.stream(request))
         if rng.random() < 0.5:  # some alone, some together
