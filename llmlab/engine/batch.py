@@ -247,6 +247,27 @@ class Batch:
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             yield np.asarray(jax.device_get(raw), np.float32)[piece.first : count]
 
+    def step_logits(
+        self, row: Row, tokens: np.ndarray, *, rows: int, waits: Callable[[bytes], bool]
+    ) -> Iterator[np.ndarray]:
+        """The raw logits [V] behind tokens that a row drew beside others, `rows` in all, by the steps it drew them in.
+
+        In the width of then, a step a token: so the logits are those of then, where `logits` may be off in the last
+        bits. An item after each few steps; the last one counts.
+        """
+        length = self._bucket(max(len(row.given) + len(tokens) + 1, self.prompts.row_length(row)))
+        widths = self.allowed_widths(length)
+        width = next((width for width in widths if width >= rows), widths[-1])
+        cache = self.prompts.read(row, length=length, waits=waits)
+        slots = self.programs.admit(self.programs.empty(width=width, length=length), cache, self._fields(row), 0)
+        slots, raw = self.programs.forward(slots)
+        for made, token in enumerate(tokens, start=1):
+            slots = slots._replace(token=slots.token.at[0].set(int(token)), position=slots.position.at[0].add(1))
+            slots, raw = self.programs.forward(slots)
+            if made % CHUNK == 0:
+                yield np.asarray(jax.device_get(raw[0]), np.float32)
+        yield np.asarray(jax.device_get(raw[0]), np.float32)
+
     # --- shapes ----------------------------------------------------------------------------------------------------
 
     def _held(self) -> Slots:

@@ -148,6 +148,22 @@ class Engine:
         self._check(np.concatenate([row.given, tokens]), budget=0)
         return self._parts(lambda: self._lanes.logits(row, tokens, waits=self._line.waits))
 
+    def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int = 1) -> np.ndarray:
+        """The raw logits [V], float32, behind tokens that the row drew, by the steps in which it drew them.
+
+        Equal to the bit to those that the next token was drawn from, where the batch had the same width then as it has
+        now with so many `rows`; `logits` does many positions in a pass, and may differ from those in the last bits.
+
+        Args:
+            row: prompt and tokens made before; nothing else of it counts.
+            tokens: token ids [T], also none.
+            rows: how many were generated side by side.
+        """
+        self._check(np.concatenate([row.given, tokens]), budget=0)
+        parts = self._parts(lambda: self._lanes.step_logits(row, tokens, rows=rows, waits=self._line.waits))
+        logits: np.ndarray = list(parts)[-1]
+        return logits
+
     def _parts(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """What the driver's thread works out a pass at a time, so that rows being generated need not wait for all."""
         found = self._call(start)

@@ -139,6 +139,12 @@ class Lanes:
         """The raw logits that given tokens were drawn from; see `Batch.logits`."""
         return self._batches[0].logits(row, tokens, waits=waits)
 
+    def step_logits(
+        self, row: Row, tokens: np.ndarray, *, rows: int, waits: Callable[[bytes], bool]
+    ) -> Iterator[np.ndarray]:
+        """The raw logits behind tokens that a row drew, by the same steps; see `Batch.step_logits`."""
+        return self._batches[0].step_logits(row, tokens, rows=min(rows, self._share(rows)), waits=waits)
+
     def _roomy(self, row: Row) -> list[Batch]:
         """The lanes that can take a row, with what the others may come to need left to them."""
         if self._memory is not None:

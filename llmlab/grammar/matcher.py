@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Bool, UInt32
 
 from llmlab.grammar.vocabulary import Vocabulary
 
@@ -36,6 +36,16 @@ class Grammar:
     def matcher(self) -> Matcher:
         """At the grammar's start."""
         return Matcher(self.vocabulary, self._start.deep_copy())
+
+    def allowed(self, tokens: Sequence[int]) -> Bool[np.ndarray, " V"]:
+        """Which tokens may follow these; all false where they do not follow the grammar."""
+        matcher = self.matcher()
+        for token in tokens:
+            matcher.advance(token)
+        mask = np.zeros((1, self.vocabulary.words), np.uint32)
+        fill_masks([matcher], mask)
+        bits = np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")[0, : self.vocabulary.size]
+        return bits.astype(bool) if matcher.error is None else np.zeros(self.vocabulary.size, bool)
 
 
 class Matcher:

@@ -2,87 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Int64
 
 from llmlab.errors import RequestError
+from llmlab.lab.lookup import Token
+from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, killers, kind, last, log_softmax, softmax
 from llmlab.request import Request
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from llmlab.lab.laws import Laws
     from llmlab.lab.temperatures import TemperatureLaws
-    from llmlab.sampling.params import SamplingParams
 
-#: The stages that take tokens away by their place in the law; the others reshape it.
-CUTS = ("top_k", "top_p", "min_p")
+__all__ = ["LogitsBackend", "NextToken"]
 
 
-@runtime_checkable
-class LogitsBackend(Protocol):
-    """A backend that can say what it thinks of every token of its vocabulary."""
-
-    token_bytes: tuple[bytes | None, ...]
-    ends: tuple[int, ...]
-
-    def render(self, request: Request) -> Int32[np.ndarray, " L"]:
-        """The prompt's token ids."""
-
-    def next_logits(self, prompt: Int32[np.ndarray, " L"]) -> Float32[np.ndarray, " V"]:
-        """The raw logits of the token that follows."""
-
-    def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
-        """The request's sampling fields."""
-
-
-class NextToken:
+class NextToken(Step):
     """The law of the next token after a prompt, over the whole vocabulary of V tokens.
 
     Sampling fields, spelled as the API spells them, can be given to each method; the request's own are the default.
+    `lab.next_token` makes one for a prompt, `result.ledger` one for any position of what was generated.
 
     Attributes:
         logits: the model's, float32 [V], before every stage.
         prompt_ids: the prompt's token ids [L].
+        made: the tokens generated since [T].
         request: the request that was asked.
         order: the order of the sampler's stages.
+        seed: of the noise; None where nothing is drawn.
+        choice: which of the request's choices the noise is that of.
+        drawn: the token that was drawn here, None where none was.
     """
 
-    def __init__(
-        self,
-        logits: Float32[np.ndarray, " V"],
-        *,
-        backend: LogitsBackend,
-        request: Request,
-        prompt_ids: Int32[np.ndarray, " L"],
-        order: str = "llmlab",
-    ) -> None:
-        self.logits = logits
-        self.request = request
-        self.prompt_ids = prompt_ids
-        self.order = order
-        self._backend = backend
+    drawn: int | None = None
 
     @classmethod
     def of(cls, backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
         """Ask the model once; everything after that is arithmetic."""
         prompt = backend.render(request)
         return cls(backend.next_logits(prompt), backend=backend, request=request, prompt_ids=prompt, order=order)
-
-    @cached_property
-    def logprobs(self) -> np.ndarray:
-        """The raw law's log-probabilities, float64 [V]."""
-        return _log_softmax(self.logits)
-
-    @cached_property
-    def ranking(self) -> np.ndarray:
-        """The token ids [V], most likely first by the raw law, ties to the lower id."""
-        return np.argsort(-self.logits, kind="stable")
 
     def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
         """The `top` tokens by raw probability (None: all V), one a row.
@@ -96,10 +61,10 @@ class NextToken:
         from llmlab.lab.frames import NEXT_TOKEN_COLUMNS, build
 
         ids = self._top(top)
-        final = _log_softmax(_last(self._trace([self._changed(fields)], order))[0])
+        final = log_softmax(last(self.trace([fields], order=order))[0])
         return build(
             {
-                **self._spelled(ids),
+                **self.spelled(ids),
                 "logprob": self.logprobs[ids],
                 "sampling_logprob": final[ids],
                 "rank": np.arange(1, len(ids) + 1),
@@ -108,19 +73,111 @@ class NextToken:
             NEXT_TOKEN_COLUMNS,
         )
 
-    def stages(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
-        """How the law changes on its way to the draw: log-probabilities after each stage, -inf once a token is out.
+    def stages(
+        self,
+        *,
+        top: int | None = 20,
+        tokens: Sequence[Token] | None = None,
+        order: str | None = None,
+        **fields: Any,
+    ) -> pd.DataFrame:
+        """The ledger: what each numbered stage did to each token, and which of them took it out.
 
-        Columns: token, token_id, bytes, raw, then one for each stage in its order, for the `top` tokens by raw
-        probability. A stage that these fields do not ask for repeats the column before it.
+        One row a token and stage.
+
+        Columns: token, token_id, bytes, number (the stage's place in the order; 0 is the raw law), stage, active
+        (whether these fields ask for it), logit and logprob and prob after it (-inf, -inf and 0 once the token is out),
+        removed_by (the stage that took the token out, NA where it can be drawn).
+
+        Args:
+            top: so many tokens by raw probability; None for all V.
+            tokens: these instead, by id, text or bytes.
+            order: the order of the stages, if it is to be another than the step's own.
+            fields: sampling fields.
         """
-        from llmlab.lab.frames import NEXT_TOKEN_COLUMNS, build
+        from llmlab.lab.ledger import ledger_frame
 
-        ids = self._top(top)
-        laws = {name: _log_softmax(rows[0]) for name, rows in self._trace([self._changed(fields)], order).items()}
-        kinds = {name: NEXT_TOKEN_COLUMNS[name] for name in ("token", "token_id", "bytes")}
-        return build(
-            self._spelled(ids) | {name: law[ids] for name, law in laws.items()}, kinds | dict.fromkeys(laws, "number")
+        ids = self._top(top) if tokens is None else [self.token_id(token) for token in tokens]
+        return ledger_frame(self, ids, request=self.changed(fields), order=order)
+
+    def flip_points(
+        self,
+        token: Token,
+        *,
+        order: str | None = None,
+        choice: int | None = None,
+        position: int | None = None,
+        **fields: Any,
+    ) -> pd.DataFrame:
+        """The exact values of each parameter between which a token is kept and, under a seed, is the one drawn.
+
+        One parameter is varied, the others, the penalties and the order are held. Worked out, not scanned: see
+        `llmlab.lab.flip_points`. In float64 from the engine's float32 logits; a value that is asked for is rounded to
+        float32, and right at an end may fall on either side.
+
+        Columns: parameter (temperature, top_k, top_p, min_p; the temperatures below 1e-5, where the law is one-hot,
+        have a row of their own), event (kept, drawn), low, high (both inside; NA for never; of top_k, inf is off),
+        value (what the parameter is held at while others are varied).
+
+        Args:
+            token: an id, or the exact text or bytes of a token.
+            order: as in `frame`.
+            choice: of the noise, as is `position`; by default this step's. The seed is the request's, or `seed=`;
+                without one there are no rows for `drawn`.
+            position: see `choice`.
+            fields: what is held, where it is not the request's.
+        """
+        from llmlab.lab.flip_points import flip_frame
+
+        at = Noise(
+            fields.get("seed", self.seed),
+            self.choice if choice is None else choice,
+            len(self.made) if position is None else position,
+        )
+        return flip_frame(self, self.token_id(token), request=self.changed(fields), order=order, noise=at)
+
+    def under(self, *, order: str | None = None, **fields: Any) -> Laws:
+        """The laws of a whole grid at once: fields that are given a list are varied, all against all.
+
+            law.under(temperature=[0.5, 1.0, 1.5], top_p=[0.8, 1.0]).frame(top=5)
+
+        The model is not asked again, and nothing is compiled for another grid.
+
+        Raises:
+            RequestError: a field is unknown or out of range, or no list.
+        """
+        from llmlab.lab.laws import Laws
+
+        grid = {name: list(values) for name, values in fields.items() if _varied(values)}
+        if not all(grid.values()):
+            empty = next(name for name, values in grid.items() if not values)
+            raise RequestError(f"{empty} is varied over no value at all", param=empty)
+        fixed = self.changed({name: value for name, value in fields.items() if name not in grid})
+        step = NextToken(
+            self.logits, backend=self._backend, request=fixed, prompt_ids=self.prompt_ids, made=self.made,
+            order=self.order, seed=self.seed, choice=self.choice,
+        )  # fmt: skip
+        return Laws(step, grid=grid, order=self.order_name(order))
+
+    def draws(
+        self,
+        seeds: Iterable[int],
+        *,
+        order: str | None = None,
+        choice: int | None = None,
+        position: int | None = None,
+        **fields: Any,
+    ) -> Int64[np.ndarray, " S"]:
+        """The token ids that the engine would draw here, one for each seed; `choice` and `position` are the noise's."""
+        from llmlab.lab.laws import drawn
+        from llmlab.sampling.params import seed_words
+
+        final = last(self.trace([fields], order=order))[0]
+        return drawn(
+            final,
+            [seed_words(seed) for seed in seeds],
+            choice=self.choice if choice is None else choice,
+            position=len(self.made) if position is None else position,
         )
 
     def temperatures(
@@ -132,27 +189,26 @@ class NextToken:
         **fields: Any,
     ) -> TemperatureLaws:
         """The law under several temperatures, and what top_k, top_p and min_p take from each: what the plot draws."""
-        from llmlab.lab.plots import token_labels
         from llmlab.lab.temperatures import TemperatureLaws
 
         if not len(temperatures):
             raise ValueError("temperatures is empty: give at least one")
-        requests = [self._changed(fields | {"temperature": float(t)}) for t in temperatures]
+        requests = [self.changed(fields | {"temperature": float(t)}) for t in temperatures]
         settings = _settings(requests[0])
         # What the cuts act on has every other stage behind it, whatever the order.
-        uncut = _softmax(_last(self._trace(requests, order, without=CUTS)))
-        shaped = _last(self._trace(requests[:1], order, without=(*CUTS, "temperature")))[0]
+        uncut = softmax(last(self.trace(requests, order=order, without=CUTS)))
+        shaped = self.shaped(requests[0], order=order)
         shown = [int(i) for i in np.argsort(-shaped, kind="stable")[:top]]
-        traced = self._trace(requests, order)
+        traced = self.trace(requests, order=order)
         gone = _removals(traced)
-        left = np.isfinite(_last(traced))
-        final = _softmax(_last(traced))
+        left = np.isfinite(last(traced))
+        final = softmax(last(traced))
         names = list(traced)
         level = np.full(len(requests), np.nan)
         if "min_p" in settings and names.index("temperature") < names.index("min_p"):
             level = settings["min_p"] * uncut.max(-1)
         return TemperatureLaws(
-            labels=token_labels([self._bytes(i) for i in shown], shown, self._names(shown)),
+            labels=self.labels(shown),
             token_ids=tuple(shown),
             temperatures=tuple(float(t) for t in temperatures),
             prob=uncut[:, shown],
@@ -191,53 +247,10 @@ class NextToken:
     def __repr__(self) -> str:
         return f"<the token after a prompt of {len(self.prompt_ids)}, over a vocabulary of {len(self.logits):,}>"
 
-    def _changed(self, fields: Mapping[str, Any]) -> Request:
-        return self.request.replace(**fields) if fields else self.request
-
     def _top(self, top: int | None) -> list[int]:
         if top is not None and top < 1:
             raise ValueError(f"top must be at least 1, or None for the whole vocabulary, not {top}")
         return [int(i) for i in self.ranking[:top]]
-
-    def _trace(
-        self, requests: Sequence[Request], order: str | None, *, without: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
-        """What each stage left, [B, V], a row a request, "raw" first; `without` some of the stages."""
-        import jax.numpy as jnp
-
-        from llmlab.sampling.params import History, stack
-        from llmlab.sampling.pipeline import ORDERS, trace
-
-        name = self.order if order is None else order
-        if name not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {name!r}", param="order")
-        stages = tuple(stage for stage in ORDERS[name] if _kind(stage.name) not in without)
-        V, B = len(self.logits), len(requests)
-        rows = [self._backend.sampling_params(request, seed=0) for request in requests]
-        inputs = stack(rows, vocab_size=V, ends=self._backend.ends)
-        prompt = np.zeros((B, V), bool)
-        prompt[:, self.prompt_ids] = True
-        history = History(jnp.asarray(prompt), counts=jnp.zeros((B, V), jnp.int32), position=jnp.zeros(B, jnp.int32))
-        laws = trace(jnp.asarray(np.tile(self.logits, (B, 1))), inputs, history, order=stages)
-        return {stage: np.asarray(left) for stage, left in laws.items()}
-
-    def _spelled(self, ids: Sequence[int]) -> dict[str, object]:
-        from llmlab.lab.spelling import token_text
-
-        names, raw = self._names(ids), [self._bytes(i) for i in ids]
-        texts = [token_text(b, token_id=i, names=names) for b, i in zip(raw, ids, strict=True)]
-        return {"token": texts, "token_id": ids, "bytes": raw}
-
-    def _bytes(self, token_id: int) -> bytes | None:
-        # A model's logits may be padded beyond its tokenizer.
-        known = self._backend.token_bytes
-        return known[token_id] if token_id < len(known) else None
-
-    def _names(self, ids: Sequence[int]) -> Mapping[int, str]:
-        tokenizer = getattr(self._backend, "tokenizer", None)
-        if tokenizer is None:
-            return {}
-        return {i: tokenizer.name(i) for i in ids if self._bytes(i) is None}
 
 
 def _settings(request: Request) -> dict[str, float]:
@@ -247,32 +260,15 @@ def _settings(request: Request) -> dict[str, float]:
     return {cut: value for cut, value in settings.items() if value != off[cut]}
 
 
-def _kind(stage: str) -> str:
-    """Which parameter a stage belongs to: SGLang's order has two stages for top_p."""
-    return stage.removesuffix("_joint")
-
-
 def _removals(traced: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Cut -> [B, V]: the tokens that it, and no stage before it, removed."""
-    gone = {cut: np.zeros_like(traced["raw"], dtype=bool) for cut in CUTS}
-    before = np.isfinite(traced["raw"])
-    for name, rows in traced.items():
-        if _kind(name) in CUTS:
-            gone[_kind(name)] |= before & ~np.isfinite(rows)
-        before = np.isfinite(rows)
+    by = killers(traced)
+    gone = {cut: np.zeros(by.shape, bool) for cut in CUTS}
+    for name in traced:
+        if kind(name) in CUTS:
+            gone[kind(name)] |= by == name
     return gone
 
 
-def _last(traced: Mapping[str, np.ndarray]) -> np.ndarray:
-    return list(traced.values())[-1]
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    wide = logits.astype(np.float64)
-    shifted = wide - wide.max(-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return np.exp(_log_softmax(logits))
+def _varied(value: Any) -> bool:
+    return isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) > 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.colors import to_rgba
 from llmlab.errors import RequestError
 from llmlab.lab import palette
 from llmlab.lab.next_token import NextToken
+from llmlab.lab.step import CUTS
 from llmlab.request import ChatRequest
 from llmlab.sampling.params import SamplingParams
 
@@ -47,6 +49,10 @@ class FakeBackend:
 
     def sampling_params(self, request: ChatRequest, *, seed: int, choice: int = 0) -> SamplingParams:
         return SamplingParams(seed=seed, choice=choice, **{name: getattr(request, name) for name in FIELDS})
+
+    def allowed(self, request: ChatRequest, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+        """A grammar of even numbers."""
+        return None if request.response_format is None else np.arange(V) % 2 == 0
 
 
 @pytest.fixture(scope="module")
@@ -124,35 +130,62 @@ def test_the_request_gives_the_defaults_and_the_model_is_asked_once(backend: Fak
 
 
 def test_stages_show_each_step_on_the_way(law: NextToken, backend: FakeBackend) -> None:
-    frame = law.stages(top=None, logit_bias={7: 5.0}, repetition_penalty=1.5, temperature=0.5, top_k=4)
-    names = [
-        "raw",
-        "logit_bias",
-        "repetition",
-        "frequency",
-        "presence",
-        "mask",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-    ]
-    assert list(frame.columns) == ["token", "token_id", "bytes", *names]
-    assert (frame.dtypes[names] == "Float64").all()
-    ids = frame["token_id"].to_numpy(dtype=int)
+    fields = {"logit_bias": {7: 5.0}, "repetition_penalty": 1.5, "temperature": 0.5, "top_k": 4}
+    frame = law.stages(top=None, **fields)
+    assert list(frame.columns) == [
+        "token", "token_id", "bytes", "number", "stage", "active", "logit", "logprob", "prob", "removed_by",
+    ]  # fmt: skip
+    dtypes = ["category", "Int64", "object", "int64", "str", "bool", "Float64", "Float64", "Float64", "str"]
+    assert [str(t) for t in frame.dtypes] == dtypes
+    names = ["raw", "logit_bias", "repetition", "frequency", "presence", "mask", "temperature", *CUTS]
+    assert frame["stage"].tolist() == names * V and frame["number"].tolist() == list(range(10)) * V
+    on = {"raw", "logit_bias", "repetition", "temperature", "top_k"}
+    assert frame["active"].tolist() == [name in on for name in names] * V
+    prob = frame.pivot(index="token_id", columns="stage", values="prob").to_numpy(dtype=float)
+    columns = sorted(names)
     biased = backend.logits + 5.0 * (np.arange(V) == 7)
-    np.testing.assert_allclose(np.exp(frame["logit_bias"].to_numpy()), softmax(biased)[ids], atol=1e-6)
+    np.testing.assert_allclose(prob[:, columns.index("logit_bias")], softmax(biased), atol=1e-6)
     seen = np.isin(np.arange(V), [3, 4, 5])
     penalised = np.where(seen, np.where(biased > 0, biased / 1.5, biased * 1.5), biased)
-    np.testing.assert_allclose(np.exp(frame["repetition"].to_numpy()), softmax(penalised)[ids], atol=1e-6)
-    np.testing.assert_allclose(np.exp(frame["temperature"].to_numpy()), softmax(penalised / 0.5)[ids], atol=1e-6)
-    np.testing.assert_array_equal(frame["frequency"], frame["repetition"])
-    assert np.isfinite(frame["top_k"].to_numpy()).sum() == 4
-    last = frame["min_p"].to_numpy()
-    np.testing.assert_array_equal(
-        last,
-        law.frame(top=None, logit_bias={7: 5.0}, repetition_penalty=1.5, temperature=0.5, top_k=4)["sampling_logprob"],
-    )
+    np.testing.assert_allclose(prob[:, columns.index("repetition")], softmax(penalised), atol=1e-6)
+    np.testing.assert_allclose(prob[:, columns.index("temperature")], softmax(penalised / 0.5), atol=1e-6)
+    logit = frame.pivot(index="token_id", columns="stage", values="logit").to_numpy(dtype=float)
+    np.testing.assert_allclose(logit[:, columns.index("presence")], penalised, atol=1e-6)
+    last = frame[frame["number"] == 9]
+    assert last["removed_by"].isna().sum() == 4
+    assert set(last["removed_by"].dropna()) == {"top_k"}
+    np.testing.assert_array_equal(last["logprob"], law.frame(top=None, **fields)["sampling_logprob"])
+
+
+def test_every_token_that_died_knows_its_stage(law: NextToken) -> None:
+    fields = {
+        "top_k": 20, "top_p": 0.9, "min_p": 0.1, "min_tokens": 1, "response_format": {"type": "json_object"},
+    }  # fmt: skip
+    frame = law.stages(top=None, **fields)
+    after = frame[frame["number"] == 9].set_index("token_id")
+    assert set(after["removed_by"].dropna()) == {"mask", "top_k", "top_p", "min_p"}
+    assert (after["removed_by"].isna() == (after["prob"] > 0)).all()
+    assert (after["removed_by"] == "mask").sum() == V // 2 + 1, "odd ones, and an end that comes too early"
+    for token, rows in frame.groupby("token_id"):
+        gone = rows.loc[rows["prob"] == 0, "stage"]
+        assert (gone.iloc[0] if len(gone) else None) == (rows["removed_by"].iloc[0] if len(gone) else None), token
+    one = law.stages(tokens=[" w7", b" w8", 9, "<|im_end|>"], **fields)
+    assert one["token_id"].unique().tolist() == [7, 8, 9, END - 1]
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [(V, "0..47"), (-1, "0..47"), ("w7", "there is b' w7', id 7"), (" w7 w8", "not a single token"), (True, "an id")],
+)
+def test_a_token_that_is_not_there(law: NextToken, token: Any, words: str) -> None:
+    with pytest.raises(RequestError, match=words) as caught:
+        law.stages(tokens=[token])
+    assert caught.value.param == "token"
+
+
+def test_what_makes_another_prompt_is_another_question(law: NextToken) -> None:
+    with pytest.raises(RequestError, match="messages makes another prompt"):
+        law.frame(messages="bye")
 
 
 def test_temperatures_say_what_each_cut_removes(law: NextToken, backend: FakeBackend) -> None:

@@ -1,0 +1,193 @@
+"""The law of one step under a whole grid of parameters at once: arithmetic on logits that the model gave once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32, Int64
+
+from llmlab.lab.step import Step
+from llmlab.sampling.draw import draw, noise
+from llmlab.sampling.logprobs import law
+from llmlab.sampling.params import History, SamplerInputs
+from llmlab.sampling.pipeline import ORDERS, process
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Rows of the vocabulary's size that are worked on at once: as many as make so many numbers (each row is held about ten
+#: times on the way), and no more than the last bucket. A block is padded to its bucket, so that few shapes compile.
+NUMBERS, BUCKETS = 2**22, (1, 8, 64)
+#: A frame of more rows than this is a mistake.
+_MOST_ROWS = 5_000_000
+
+
+class Rows(NamedTuple):
+    """The sampler's arguments for B rows that share one step."""
+
+    logits: Float32[np.ndarray, " V"]
+    inputs: SamplerInputs
+    history: History
+
+
+class Laws:
+    """The law of the next token at each cell of a grid; nothing is computed before it is asked for.
+
+    Attributes:
+        grid: field -> its values; the cells run through them with the last one fastest.
+        order: the order of the sampler's stages.
+    """
+
+    def __init__(self, step: Step, *, grid: Mapping[str, Sequence[Any]], order: str) -> None:
+        self._step = step
+        self.grid = {name: tuple(values) for name, values in grid.items()}
+        self.order = order
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many values each field has."""
+        return tuple(len(values) for values in self.grid.values())
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The settings of each of the C cells."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    def __len__(self) -> int:
+        return int(np.prod(self.shape))
+
+    def logprobs(self, ids: Sequence[int] | Int64[np.ndarray, " K"]) -> Float32[np.ndarray, "..."]:
+        """The log-probabilities of these tokens, [the grid's shape..., K]; -inf where one cannot be drawn."""
+        return self._figures(np.asarray(ids, np.int64))[0].reshape(*self.shape, len(ids))
+
+    @property
+    def kept(self) -> Int32[np.ndarray, "..."]:
+        """How many tokens each law has, of the grid's shape."""
+        return self._summary[1].reshape(self.shape)
+
+    @property
+    def entropy(self) -> Float32[np.ndarray, "..."]:
+        """Each law's entropy in nats, of the grid's shape."""
+        return self._summary[2].reshape(self.shape)
+
+    def frame(self, *, top: int | None = 20) -> pd.DataFrame:
+        """The `top` tokens by raw probability (None: all) in each cell, one a row.
+
+        Columns: the grid's fields, token, token_id, bytes, logprob (raw), sampling_logprob (-inf where it cannot be
+        drawn), rank (1-based, raw), kept.
+
+        Raises:
+            ValueError: there would be more rows than anybody can hold.
+        """
+        from llmlab.lab.frames import NEXT_TOKEN_COLUMNS, build
+
+        ids = self._step.ranking[:top]
+        if len(self) * len(ids) > _MOST_ROWS:
+            raise ValueError(
+                f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(ids)"
+            )
+        final = self._figures(ids)[0].astype(np.float64)
+        columns = self._step.spelled(ids.tolist() * len(self))
+        columns |= {
+            "logprob": np.tile(self._step.logprobs[ids], len(self)),
+            "sampling_logprob": final.ravel(),
+            "rank": np.tile(np.arange(1, len(ids) + 1), len(self)),
+            "kept": np.isfinite(final).ravel(),
+        }
+        return build(self._columns(each=len(ids)) | columns, self._kinds() | NEXT_TOKEN_COLUMNS)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a cell: the grid's fields, kept (how many tokens can be drawn), sampling_entropy (nats)."""
+        from llmlab.lab.frames import build
+
+        columns = self._columns(each=1) | {"kept": self._summary[1], "sampling_entropy": self._summary[2]}
+        return build(columns, self._kinds() | {"kept": "count", "sampling_entropy": "number"})
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{len(values)} {name}" for name, values in self.grid.items())
+        return f"<laws of the next token: {axes}>"
+
+    @cached_property
+    def _summary(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._figures(np.zeros(1, np.int64))
+
+    def _figures(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logprobs [C, K] of K tokens, kept [C] and entropies [C]."""
+        K = len(ids)
+        padded = np.zeros(max(1, 1 << (K - 1).bit_length()), np.int32)
+        padded[:K] = ids
+        parts = []
+        for cells in blocks(self.cells, V=len(self._step.logits)):
+            rows = self._step.rows(cells)
+            found = _figures(rows.logits, rows.inputs, rows.history, padded, order=self.order)
+            parts.append([np.asarray(x)[: len(cells)] for x in found])
+        logprobs, kept, entropy = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return logprobs[:, :K], kept, entropy
+
+    def _columns(self, *, each: int) -> dict[str, object]:
+        cells = self.cells
+        return {name: [cell[name] for cell in cells for _ in range(each)] for name in self.grid}
+
+    def _kinds(self) -> dict[str, str]:
+        counts = ("top_k", "min_tokens")
+        return {
+            name: "count" if name in counts else "number" if _numeric(values) else "text"
+            for name, values in self.grid.items()
+        }
+
+
+def blocks(cells: Sequence[Any], *, V: int) -> Iterator[Sequence[Any]]:
+    """The cells in blocks of a size that the memory bears."""
+    size = block_size(V)
+    for at in range(0, len(cells), size):
+        yield cells[at : at + size]
+
+
+def block_size(V: int) -> int:
+    """How many rows of the vocabulary's size are worked on at once: one of the buckets."""
+    return max(size for size in BUCKETS if size == 1 or size * V <= NUMBERS)
+
+
+def bucket(count: int) -> int:
+    """The number of rows that a block of `count` is padded to."""
+    return next((size for size in BUCKETS if size >= count), count)
+
+
+def drawn(
+    final: Float32[np.ndarray, " V"], seeds: Sequence[Sequence[int]], *, choice: int, position: int
+) -> Int64[np.ndarray, " S"]:
+    """The token that is drawn under each of S seeds (their high and low words), from the logits of a law."""
+    parts = []
+    for block in blocks(seeds, V=len(final)):
+        words = np.zeros((bucket(len(block)), 2), np.uint32)
+        words[: len(block)] = block
+        parts.append(np.asarray(_drawn(final, words, np.int32(choice), np.int32(position)))[: len(block)])
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+@partial(jax.jit, static_argnames="order")
+def _figures(
+    logits: Array, inputs: SamplerInputs, history: History, ids: Array, *, order: str
+) -> tuple[Array, Array, Array]:
+    B = inputs.temperature.shape[0]
+    shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), history)
+    final = process(jnp.broadcast_to(logits, (B, *logits.shape)), inputs, shared, order=ORDERS[order])
+    logprobs, entropy = law(final)
+    return logprobs[:, ids], jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32), entropy
+
+
+@jax.jit
+def _drawn(final: Array, seeds: Array, choice: Array, position: Array) -> Array:
+    S = seeds.shape[0]
+    rows = noise(seeds, jnp.broadcast_to(choice, (S,)), jnp.broadcast_to(position, (S,)), final.shape[0])
+    return draw(jnp.broadcast_to(final, rows.shape), rows)
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)

@@ -1,0 +1,105 @@
+"""The ledger of one step: what each stage of the sampler did to a token's logit and probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from llmlab.backends.protocol import Completion
+from llmlab.errors import RequestError
+from llmlab.lab.frames import build
+from llmlab.lab.next_token import NextToken
+from llmlab.lab.step import LogitsBackend, Step, killers, log_softmax
+from llmlab.request import Request
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEDGER_COLUMNS: dict[str, str] = {
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "number": "index",
+    "stage": "text",
+    "active": "flag",
+    "logit": "number",
+    "logprob": "number",
+    "prob": "number",
+    "removed_by": "text",
+}
+
+#: How far the logprob of the token that was drawn may lie from the one that was reported, before something is wrong:
+#: far more than batches of another width differ by, and far less than other weights do.
+_SAME = 0.05
+
+
+@runtime_checkable
+class StepsBackend(LogitsBackend, Protocol):
+    """A backend that can go the way of a completion again."""
+
+    def step_logits(
+        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, given: int, rows: int
+    ) -> Float32[np.ndarray, " V"]:
+        """The raw logits behind `tokens`, of which the first `given` were there already, drawn beside other `rows`."""
+
+
+def ledger_frame(step: Step, ids: Sequence[int], *, request: Request, order: str | None) -> pd.DataFrame:
+    """See `NextToken.stages`."""
+    stages = step.sampler(order)
+    inputs = step.rows([request]).inputs
+    active = [True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in stages)]
+    traced = step.trace([request], order=order)
+    logits = np.stack([left[0, ids] for left in traced.values()], axis=1)
+    logprobs = np.stack([log_softmax(left[0])[ids] for left in traced.values()], axis=1)
+    by = [name or None for name in killers(traced)[0, ids]]
+    K, S = logits.shape
+    return build(
+        {
+            **step.spelled([i for i in ids for _ in range(S)]),
+            "number": np.tile(np.arange(S), K),
+            "stage": list(traced) * K,
+            "active": active * K,
+            "logit": logits.ravel(),
+            "logprob": logprobs.ravel(),
+            "prob": np.exp(logprobs).ravel(),
+            "removed_by": [name for name in by for _ in range(S)],
+        },
+        LEDGER_COLUMNS,
+    )
+
+
+def ledger(completion: Completion, backend: object, *, position: int, choice: int) -> NextToken:
+    """The step in which a completion drew the token at `position`; see `Result.ledger`."""
+    if not isinstance(backend, StepsBackend):
+        raise RequestError(f"{completion.model} was asked of an endpoint that gives no logits; llmlab.load a model")
+    found = next((one for one in completion.choices if one.index == choice), None)
+    if found is None:
+        raise IndexError(f"choice {choice} is not among the {len(completion.choices)} of this result")
+    tokens = found.tokens
+    if not -len(tokens) <= position < len(tokens):
+        raise IndexError(f"position {position} is outside the {len(tokens)} tokens of choice {choice}")
+    at = position % len(tokens)
+    made = tokens.ids[:at]
+    logits = backend.step_logits(
+        completion.prompt_ids, made, given=min(found.given, at), rows=len(completion.choices)
+    )  # fmt: skip
+    step = NextToken(
+        logits,
+        backend=backend,
+        request=completion.request,
+        prompt_ids=completion.prompt_ids,
+        made=made,
+        order=completion.order,
+        seed=completion.seed,
+        choice=choice,
+    )
+    step.drawn = int(tokens.ids[at])
+    if step.drawn >= len(logits) or abs(step.logprobs[step.drawn] - tokens.logprob[at]) > _SAME:
+        raise RequestError(
+            f"{completion.model} did not make this result with the weights that are loaded now: the token at position "
+            f"{at} had the logprob {tokens.logprob[at]:.4f}"
+        )
+    return step
