@@ -117,9 +117,9 @@ class Puppet:
         return {"model": self.name, "slots": self._slots, "context": 64, "dtype": "float32"}
 
 
-def wait(what: Callable[[], object], *, seconds: float = 30) -> None:
+def wait(what: Callable[[], object], *, seconds: float = 60, every: float = 0.005) -> None:
     """Until it is so; a test that waits in vain fails."""
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+        time.sleep(every)

@@ -185,7 +185,7 @@ def test_vanished_clients_leave_no_slot_and_no_memory(server):
     def once():
         asyncio.run(vanish_all(server.port, datas, reads=reads))
         wait(lambda: server.line.inside == 0)
-        wait(lambda: not left())  # a job in line or a row in a slot is held by the engine
+        wait(lambda: not left(), every=0.5)  # a job in line or a row in a slot is held by the engine
 
     def left():
         gc.collect()

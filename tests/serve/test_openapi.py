@@ -180,6 +180,6 @@ CHECKS = [
 
 
 @API.parametrize()
-@settings(max_examples=25, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_schemathesis_finds_nothing(case):
     case.call_and_validate(checks=CHECKS)
