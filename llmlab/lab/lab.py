@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from html import escape
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from llmlab.backends.protocol import Backend, Completion
+from llmlab.backends.protocol import Stream as Source
 from llmlab.errors import RequestError
-from llmlab.lab.progress import in_notebook, progress_bar
+from llmlab.lab import banner
+from llmlab.lab.progress import progress_bar
 from llmlab.lab.result import Result
 from llmlab.lab.stream import Stream
 from llmlab.request import ChatRequest, PromptRequest, Request
@@ -72,7 +73,7 @@ def load(
         )
     lab = Lab(backend)
     if not quiet:
-        _show_banner(lab)
+        banner.show(lab)
     return lab
 
 
@@ -113,7 +114,7 @@ def connect(
         )
     )
     if not quiet:
-        _show_banner(lab)
+        banner.show(lab)
     return lab
 
 
@@ -211,16 +212,25 @@ class Lab:
         # How an answer travels is no part of the question: the result's request is the one that chat would have.
         source = self.backend.stream(request.replace(stream=None, stream_options=None), order=order)
         usage = None if options is None else options.get("include_usage", False)
-        return Stream(source, include_usage=usage, finish=self._finish)
+        return Stream(source, include_usage=usage, finish=self.keep)
 
     def _whole(self, request: Request, *, order: str) -> Result:
         if request.stream:
             raise RequestError("stream = True: lab.stream gives an answer as it is made", param="stream")
-        source = self.backend.stream(request, order=order)
-        return Stream(source, include_usage=None, finish=self._finish).result()
+        return self.read(self.backend.stream(request, order=order))
 
-    def _finish(self, completion: Completion) -> Result:
-        self.last = Result(completion, self)
+    def read(self, source: Source, *, parent: Result | None = None) -> Result:
+        """Wait for a backend's stream; an interrupt leaves what there is in `last`.
+
+        Args:
+            source: not read from yet.
+            parent: the result that this one is made from.
+        """
+        return Stream(source, include_usage=None, finish=partial(self.keep, parent=parent)).result()
+
+    def keep(self, completion: Completion, *, parent: Result | None = None) -> Result:
+        """What a backend answered as a result of this lab, which is now its `last`."""
+        self.last = Result(completion, self, parent)
         return self.last
 
     def next_token(
@@ -319,61 +329,7 @@ class Lab:
             close()
 
     def __repr__(self) -> str:
-        head, rest, warnings = _banner(self.describe())
-        return "\n".join([f"llmlab · {head}", *rest, *(f"*** {text} ***" for text in warnings)])
+        return banner.as_text(self.describe())
 
     def _repr_html_(self) -> str:
-        head, rest, warnings = _banner(self.describe())
-        loud = "".join(
-            '<div style="margin-top:.5em;padding:.4em .7em;border-left:5px solid #d55e00;background:#fdebd8;'
-            f'color:#1f2328;font-weight:600">⚠ {escape(text)}</div>'
-            for text in warnings
-        )
-        lines = "".join(f"<div>{escape(line)}</div>" for line in rest)
-        return (
-            '<div style="max-width:60em;padding:.5em .8em;border:1px solid #8c959f;border-radius:6px;'
-            f'font:13px/1.5 system-ui,sans-serif"><div><b>{escape(head)}</b></div>{lines}{loud}</div>'
-        )
-
-
-def _banner(facts: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
-    """The model's name, lines about it, and what has to be said loudly. A fact that is not known is left out."""
-    model = [str(facts["family"])] if facts.get("family") else []
-    if facts.get("parameters"):
-        model.append(f"{_short(facts['parameters'], 1000, ('', ' K', ' M', ' B', ' T'))} parameters")
-    if facts.get("dtype"):
-        model.append(str(facts["dtype"]))
-    if facts.get("weight_bytes"):
-        model.append(f"{_bytes(facts['weight_bytes'])} of weights")
-    place = [f"on {facts['device']}"] if facts.get("device") else []
-    if facts.get("memory_bytes"):
-        place.append(f"{_bytes(facts['memory_bytes'])} of memory free")
-    if facts.get("context"):
-        place.append(f"context {facts['context']:,} tokens")
-    if facts.get("slots"):
-        place.append(f"{facts['slots']} slots")
-    loud = [str(facts["warning"])] if facts.get("warning") else []
-    notes = [str(note) for note in facts.get("notes") or () if note not in loud]
-    lines = [line for line in (" · ".join(model), " · ".join(place), *notes) if line]
-    return str(facts["model"]), lines, loud
-
-
-def _bytes(count: int) -> str:
-    return _short(count, 1000, (" B", " kB", " MB", " GB", " TB"))
-
-
-def _short(number: float, base: int, units: Sequence[str]) -> str:
-    at = 0
-    while number >= base and at < len(units) - 1:
-        number /= base
-        at += 1
-    return f"{number:.0f}{units[at]}" if number >= 100 or at == 0 else f"{number:.1f}{units[at]}"
-
-
-def _show_banner(lab: Lab) -> None:
-    if in_notebook():
-        from IPython.display import display
-
-        display(lab)
-    else:
-        sys.stderr.write(f"{lab!r}\n")
+        return banner.as_html(self.describe())

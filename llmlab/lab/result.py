@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from llmlab.backends.protocol import Choice, Completion, ToolCall
 from llmlab.errors import RequestError
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion
 
+    from llmlab.lab.diff import Diff
     from llmlab.lab.lab import Lab
     from llmlab.lab.next_token import NextToken
     from llmlab.request import Request
@@ -32,16 +36,19 @@ class Result:
     Args:
         completion: what the backend answered; every figure below is read from it.
         lab: where it was asked.
+        parent: the result that this one was made from, by `rerun` or `branch`.
     """
 
-    __slots__ = ("__dict__", "_completion", "_lab")
+    __slots__ = ("__dict__", "_completion", "_lab", "_parent")
 
     _completion: Completion
     _lab: Lab | None
+    _parent: Result | None
 
-    def __init__(self, completion: Completion, lab: Lab | None = None) -> None:
+    def __init__(self, completion: Completion, lab: Lab | None = None, parent: Result | None = None) -> None:
         object.__setattr__(self, "_completion", completion)
         object.__setattr__(self, "_lab", lab)
+        object.__setattr__(self, "_parent", parent)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Result is immutable: {name!r} cannot be set")
@@ -50,7 +57,7 @@ class Result:
         raise AttributeError(f"a Result is immutable: {name!r} cannot be deleted")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Result, (self._completion,)
+        return Result, (self._completion, None, self._parent)
 
     @property
     def text(self) -> str:
@@ -86,6 +93,36 @@ class Result:
     def seed(self) -> int:
         """The request's seed, or the one that was drawn for it."""
         return self._completion.seed
+
+    @property
+    def order(self) -> str:
+        """The order of the sampler's stages that the tokens were drawn in."""
+        return self._completion.order
+
+    @property
+    def model(self) -> str:
+        """The model that answered."""
+        return self._completion.model
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """What tokens without bytes are called, such as `<|im_end|>`, by id."""
+        return self._completion.names
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        """The prompt's token ids [L]."""
+        return self._completion.prompt_ids
+
+    @property
+    def lab(self) -> Lab | None:
+        """Where it was asked; None where it was loaded without one."""
+        return self._lab
+
+    @property
+    def parent(self) -> Result | None:
+        """The result that this one was made from, by `rerun` or `branch`; None for a first answer."""
+        return self._parent
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -150,6 +187,42 @@ class Result:
 
         data = plots.alternatives(self._choice(choice), position, top=top, names=self._completion.names)
         return plots.plot_alternatives(data, ax=ax)
+
+    def rerun(self, *, order: str | None = None, **changes: Any) -> Result:
+        """The same request and the same noise under other parameters: a coupled counterfactual, whose `parent` this is.
+
+            r.rerun(temperature=0.3).diff()
+
+        The noise of a token depends on the seed, the choice and the position alone (Gumbel-max), so that what comes out
+        otherwise is the changed parameters' doing. Without a change it is this result again; to the bit where the
+        batch's width is pinned (`load(slots=...)`). Tokens that were given stay given.
+
+        Args:
+            order: of the sampler's stages; by default this result's.
+            changes: fields of the request; None sets one back to its default.
+
+        Raises:
+            RequestError: a field is unknown or out of range; the result was loaded without a lab.
+        """
+        from llmlab.lab.compare import rerun
+
+        return rerun(self, order=order, changes=changes)
+
+    def diff(self, other: Result | None = None) -> Diff:
+        """Where this result parts from the one it was made from (or from any other), and which parameter parted them.
+
+        Args:
+            other: the run before; by default `parent`.
+
+        Raises:
+            RequestError: there is no other to compare with.
+        """
+        from llmlab.lab.diff import Diff
+
+        before = self.parent if other is None else other
+        if before is None:
+            raise RequestError("this result was made from no other: give the one to compare it with, r.diff(other)")
+        return Diff(before, self)
 
     def to_html(
         self, *, by: Literal["logprob", "sampling_logprob"] = "logprob", alternatives: int | None = None

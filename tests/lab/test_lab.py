@@ -146,11 +146,11 @@ def test_loading_shows_the_banner_on_stderr_unless_quiet(tmp_path, capsys: pytes
 def test_a_notebook_gets_the_banner_as_html(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     import IPython.display
 
-    from llmlab.lab import lab as module
+    from llmlab.lab import banner
 
     shown: list[object] = []
     monkeypatch.setattr(IPython.display, "display", shown.append)
     shell = type("ZMQInteractiveShell", (), {})()
     monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell)
-    module._show_banner(lab)
+    banner.show(lab)
     assert shown == [lab]
