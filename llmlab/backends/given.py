@@ -35,11 +35,14 @@ class ReplayBackend(Protocol):
     token_bytes: tuple[TokenBytes, ...]
     ends: tuple[int, ...]
 
+    def render(self, request: Request) -> Int32[np.ndarray, " L"]:
+        """The prompt's token ids."""
+
     def encode(self, text: str) -> list[int]:
         """The tokens of a text that continues something."""
 
-    def score(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Completion:
-        """The figures of given tokens after a request's prompt, as if they had been drawn."""
+    def score(self, request: Request, given: Sequence[Given], *, seed: int | None, order: str = "llmlab") -> Completion:
+        """The figures of given tokens after a request's prompt, as if they had been drawn; with a seed all the same."""
 
     def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Stream:
         """Start a request whose choices begin with given tokens; `max_tokens` counts them."""

@@ -302,9 +302,11 @@ class LocalBackend:
             param=param,
         )
 
-    def score(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Completion:
+    def score(
+        self, request: Request, given: Sequence[Given], *, seed: int | None = None, order: str = "llmlab"
+    ) -> Completion:
         """The figures of given tokens after a request's prompt; see `llmlab.backends.replay.score`."""
-        return replay.score(self, request, given, seed=seed, order=order)
+        return replay.score(self, request, given, seed=draw_seed() if seed is None else seed, order=order)
 
     def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> LocalStream:
         """Start a request whose choices begin with given tokens; see `llmlab.backends.replay.go_on`."""

@@ -219,6 +219,8 @@ class Diff:
 
     def _head(self) -> str:
         said = [f"{name} {short(old)} → {short(new)}" for name, (old, new) in self.changes.items()]
+        more = max((after.given - before.given for before, after in self._pairs), default=0)
+        said += [f"{more} more of the tokens given"] if more > 0 else []
         return f"Diff: {', '.join(said) or 'the same parameters'}"
 
     def _where(self, before: Choice, after: Choice, found: Divergence) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from llmlab.lab.metrics import Metric
     from llmlab.lab.next_token import NextToken
+    from llmlab.lab.score import Scored
     from llmlab.lab.sweep import Sweep
 
 
@@ -251,6 +252,39 @@ class Lab:
         if not isinstance(self.backend, LogitsBackend):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
         return NextToken.of(self.backend, self.request(messages, **fields), order=order)
+
+    def score(
+        self,
+        messages: str | Sequence[Any] | Request | Result | None = None,
+        given: Scored | None = None,
+        *,
+        order: str | None = None,
+        **fields: Any,
+    ) -> Result:
+        """What the model thinks of tokens that are given to it (teacher forcing): a result of them alone, like `chat`'s.
+
+            lab.score("Name a colour.", ["Blue.", "Green."]).perplexities
+            lab.score(r)                        # a result's own tokens: the figures reported when they were generated
+            lab.score(prompt="Once upon a time")                 # a raw text, from its second token on
+
+        A text is tokenized by itself, which need not give the tokens that the model would have drawn; special tokens
+        may be spelled in it, such as the end token (`"Blue.<|im_end|>"`).
+
+        Args:
+            messages: what comes before, as in `request`; or a result, with nothing given; None where there is a
+                `prompt`, and for a result's own.
+            given: a text, token ids, or a result; a list of texts or of lists of ids makes a choice of each.
+            order: of the sampler's stages that the processed law goes through; by default llmlab's, or the result's.
+            fields: as in `chat`, but for those that end an answer; the processed figures are those under them. Of a
+                result its own fields count where no others are given.
+
+        Raises:
+            RequestError: as in `chat`; there is nothing to score; a token that the request's grammar forbids; also
+                where the backend takes no tokens as they are.
+        """
+        from llmlab.lab.score import score
+
+        return score(self, messages, given, order=order, fields=fields)
 
     def sweep(
         self,

@@ -124,7 +124,8 @@ def changes(before: Setting, after: Setting) -> dict[str, tuple[Any, Any]]:
         return {"prompt": (before.request.subject, after.request.subject)}
     for name in before.request.names():
         pair = getattr(before.request, name), getattr(after.request, name)
-        if name not in ("seed", "stream", "stream_options") and pair[0] != pair[1]:
+        # How many choices there are says nothing about any one of them.
+        if name not in ("n", "seed", "stream", "stream_options") and pair[0] != pair[1]:
             found[name] = pair
     if before.seed != after.seed:
         found["seed"] = before.seed, after.seed
