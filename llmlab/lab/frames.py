@@ -57,7 +57,7 @@ SWEEP_COLUMNS: dict[str, str] = {
     "seed": "index",
     "text": "text",
     "finish_reason": "text",
-    "tokens": "index",
+    "tokens": "count",
     "mean_logprob": "number",
     "perplexity": "number",
     "mean_entropy": "number",

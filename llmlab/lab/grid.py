@@ -68,12 +68,14 @@ class Grid:
         cells: one for each combination.
         seed: that every cell's seed is derived from.
         independent: whether each cell has noise of its own.
+        model: who is asked.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
     cells: tuple[Cell, ...]
     seed: int
     independent: bool
+    model: str
 
     @property
     def columns(self) -> dict[str, str]:
@@ -85,6 +87,7 @@ def build(
     request: Callable[..., Request],
     messages: Any,
     *,
+    model: str,
     order: str | Sequence[str],
     n: int | None,
     seed: int | None,
@@ -96,6 +99,7 @@ def build(
     Args:
         request: makes one validated request of messages and fields, as `Lab.request` does.
         messages: one prompt, or a list of prompts.
+        model: who is asked.
         order: one, or several to sweep.
         n: completions a cell.
         seed: None draws one.
@@ -110,6 +114,7 @@ def build(
             raise RequestError(f"{name}: {why}; lab.stream gives one answer as it is made", param=name)
     swept = {name: _values(name, value) for name, value in fields.items() if name != "prompt" and _is_axis(name, value)}
     swept |= {"order": _values("order", order)} if not isinstance(order, str) else {}
+    _check_orders(swept.get("order", (order,)))
     fixed = {name: value for name, value in fields.items() if name not in swept and name != "prompt"}
     subject, prompts, several = _prompts(messages, fields.get("prompt"))
     whole = [_ask(request, subject, prompt, fixed) for prompt in prompts]
@@ -133,7 +138,7 @@ def build(
     axes = {"prompt": tuple(range(len(whole)))} if several else {}
     axes |= {name: tuple(dict.fromkeys(cell.point[name] for cell in cells)) for name in swept}
     _check_apart(axes, swept)
-    return Grid(axes, tuple(cells), base, independent)
+    return Grid(axes, tuple(cells), base, independent, model)
 
 
 def _is_axis(name: str, value: Any) -> bool:
@@ -151,6 +156,16 @@ def _values(name: str, value: Any) -> tuple[Any, ...]:
     if not values:
         raise RequestError(f"{name} is an empty list: give at least one value to sweep", param=name)
     return values
+
+
+def _check_orders(orders: Sequence[Any]) -> None:
+    if list(orders) == ["llmlab"]:
+        return  # no need to load what knows the others
+    from llmlab.sampling.pipeline import ORDERS
+
+    for order in orders:
+        if order not in ORDERS:
+            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
 
 
 def _check_apart(axes: Mapping[str, tuple[Any, ...]], swept: Mapping[str, tuple[Any, ...]]) -> None:

@@ -189,6 +189,7 @@ def save_sweep(sweep: Sweep, path: str | os.PathLike[str]) -> Path:
         "axes": {name: list(values) for name, values in grid.axes.items()},
         "seed": grid.seed,
         "independent": grid.independent,
+        "model": grid.model,
         "cells": [
             {"point": dict(cell.point), "order": cell.order, "request": pool.put_request(cell.request)}
             for cell in grid.cells
@@ -211,6 +212,7 @@ def load_sweep(path: str | os.PathLike[str]) -> tuple[Grid, dict[int, Completion
         ),
         seed=about["seed"],
         independent=about["independent"],
+        model=about["model"],
     )
     return grid, dict(zip(about["done"], kept.completions, strict=True))
 
@@ -238,7 +240,7 @@ def _header(completion: Completion, pool: Pool) -> dict[str, Any]:
 def _completion(told: Mapping[str, Any], pool: Pool, choices: Sequence[Choice]) -> Completion:
     known = {field.name for field in fields(Completion)} - _APART
     return Completion(
-        **{name: value for name, value in told.items() if name in known},
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in told.items() if name in known},
         request=pool.request(told["request"]),
         prompt_ids=np.array(pool.values[told["prompt_ids"]], np.int32),
         names={int(token): name for token, name in pool.values[told["names"]]},

@@ -247,7 +247,16 @@ def sweep(
         earlier = Sweep.load(path)
     if seed is None and earlier is not None:
         seed = earlier.seed
-    grid = build(lab.request, messages, order=order, n=n, seed=seed, independent=independent, fields=fields)
+    grid = build(
+        lab.request,
+        messages,
+        model=lab.backend.name,
+        order=order,
+        n=n,
+        seed=seed,
+        independent=independent,
+        fields=fields,
+    )
     chosen = check_metrics(metrics, grid.axes)
     done: dict[int, Completion] = {}
     if earlier is not None:
@@ -311,13 +320,14 @@ def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]
 
 def check_same_model(lab: Lab, earlier: Sweep) -> None:
     """A sweep must not mix models, devices or versions: its cells would not be comparable."""
-    here = (lab.backend.name, getattr(lab.backend, "system_fingerprint", None))
+    here = lab.backend.name, getattr(lab.backend, "system_fingerprint", "")
     for completion in earlier.completions.values():
-        there = (completion.model, completion.system_fingerprint)
-        if there[0] != here[0] or (here[1] and there[1] and here[1] != there[1]):
+        # An endpoint elsewhere says its own fingerprint, and only with its answers.
+        there = earlier.grid.model, completion.system_fingerprint if here[1] else ""
+        if there != here:
             raise RequestError(
-                f"the sweep to go on with was made by {' on '.join(there)}, and this is {' on '.join(map(str, here))}; "
-                "resume=False starts anew",
+                f"the sweep to go on with is {' on '.join(filter(None, there))}'s, and this is "
+                f"{' on '.join(filter(None, here))}; resume=False starts anew",
                 param="resume",
             )
 
@@ -365,6 +375,8 @@ def _frame(sweep: Sweep, metrics: Mapping[str, Metric]) -> pd.DataFrame:
         tokens = logprobs_frame(completion, names=completion.names) if metrics else None
         for choice in completion.choices:
             found: dict[str, Any] = {**cell.point, **_figures(choice), "seed": completion.seed}
+            if found["tokens"] < 0 and len(completion.choices) == 1:
+                found["tokens"] = completion.completion_tokens
             if tokens is not None:
                 own = tokens[tokens["choice"] == choice.index].reset_index(drop=True)
                 found |= {name: measure(metric, own, name=name) for name, metric in metrics.items()}
@@ -387,7 +399,8 @@ def _figures(choice: Choice) -> dict[str, Any]:
         "choice": choice.index,
         "text": choice.text,
         "finish_reason": choice.finish_reason,
-        "tokens": len(tokens),
+        # An endpoint that lists no tokens made some all the same.
+        "tokens": len(tokens) if len(tokens) or not choice.text else -1,
         "mean_logprob": mean,
         "perplexity": perplexity,
         "mean_entropy": entropy.mean() if len(tokens) else np.nan,
