@@ -24,18 +24,6 @@ from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import History, SamplerInputs
 
-
-def _precise(function: Callable[..., Any]) -> Callable[..., Any]:
-    """float32 means float32 everywhere: a GPU's or TPU's quicker matrix products are off by more than we promise."""
-
-    @wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        with jax.default_matmul_precision("highest"):
-            return function(*args, **kwargs)
-
-    return traced
-
-
 #: In the place of arrays that a program has no use for.
 _LEFT_OUT: Any = ()
 
@@ -49,7 +37,9 @@ class Programs:
     def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...]):
         self.config = config
         # Split once: walking the module at every call would cost more than a small model's step.
-        self._graph, self._weights = nnx.split(model)
+        graph, weights = nnx.split(model)
+        # As a list: an nnx.State is taken apart in Python at every call, which is felt where a call is one step.
+        self._weights, tree = jax.tree.flatten(weights)
         self.dtype = model.embedding[...].dtype
         flags = np.zeros(config.vocab_size, bool)
         flags[list(ends)] = True
@@ -57,13 +47,25 @@ class Programs:
         self.compiling: str | None = None
         self._met: set[tuple[Any, ...]] = set()
         self._compiles = threading.RLock()
-        graph = self._graph
-        self._prefill = jax.jit(_precise(partial(prefill, graph)), donate_argnames="cache")
-        self._forward = jax.jit(_precise(partial(decode.forward, graph)), donate_argnames="slots")
-        self._chunk = jax.jit(_precise(partial(decode.chunk, graph)), static_argnames="order", donate_argnames="slots")
+
+        def over_weights(function: Callable[..., Any], **options: Any) -> Any:
+            """Compiled; the first argument is the list of weights."""
+            bound = partial(function, graph)
+
+            @wraps(bound)
+            def traced(weights: list[Array], **others: Any) -> Any:
+                # float32 means float32 everywhere: a GPU's or TPU's quicker products are off by more than we promise.
+                with jax.default_matmul_precision("highest"):
+                    return bound(jax.tree.unflatten(tree, weights), **others)
+
+            return jax.jit(traced, **options)
+
+        self._prefill = over_weights(prefill, donate_argnames="cache")
+        self._forward = over_weights(decode.forward, donate_argnames="slots")
+        self._chunk = over_weights(decode.chunk, static_argnames="order", donate_argnames="slots")
         self._sample = jax.jit(decode.sample_masked, static_argnames="order", donate_argnames="slots")
-        self._feed = jax.jit(_precise(partial(scoring.feed, graph)))
-        self._score = jax.jit(_precise(partial(scoring.score, graph)), static_argnames="order")
+        self._feed = over_weights(scoring.feed)
+        self._score = over_weights(scoring.score, static_argnames="order")
         self._admit = jax.jit(state.admit, donate_argnames="slots")
         self._resize = jax.jit(state.resize)
         self._lengthen = jax.jit(state.lengthen, static_argnames="length")
