@@ -172,27 +172,34 @@ def compiled() -> list[str]:
     return _COMPILED
 
 
-@pytest.mark.parametrize("slots", [None, 4])
-def test_five_hundred_completions_cost_one_prefill_a_prompt_and_compile_nothing_new(tmp_path, compiled, slots) -> None:
-    lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), slots=slots, quiet=True)
-    if slots is None:
-        lab.warmup()  # its shapes follow the load; a pinned one has no others than those of its first chunk
-    programs, after_first = lab.backend.engine.programs, []
+FIVE_HUNDRED: dict[str, Any] = {
+    "messages": ["w" * 20, "x" * 24], "temperature": [0, 0.4, 0.8, 1.2, 1.6], "top_p": [0.5, 0.7, 0.8, 0.9, 1.0],
+    "n": 10, "seed": 1, "max_tokens": 5, "frequency_penalty": 0.5,
+}  # fmt: skip
+
+
+def test_five_hundred_completions_cost_one_prefill_a_prompt_and_compile_nothing_new(tmp_path, compiled) -> None:
+    lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), slots=4, quiet=True)
+    programs, after_each = lab.backend.engine.programs, []
     run = programs.chunk
 
     def chunk(*args: Any, **kwargs: Any) -> Any:
         out = run(*args, **kwargs)
-        after_first.append(len(compiled))
+        after_each.append(len(compiled))
         return out
 
     programs.chunk = chunk
-    sweep = lab.sweep(
-        ["w" * 20, "x" * 24], temperature=[0, 0.4, 0.8, 1.2, 1.6], top_p=[0.5, 0.7, 0.8, 0.9, 1.0], n=10, seed=1,
-        max_tokens=5, frequency_penalty=0.5,
-    )  # fmt: skip
+    sweep = lab.sweep(**FIVE_HUNDRED)
     assert len(sweep) == 500 and sweep.is_complete
     assert lab.backend.engine.prefills == 2
-    assert len(after_first) > 10 and compiled[after_first[0] :] == []
+    assert len(after_each) > 100 and compiled[after_each[0] :] == []
+    lab.close()
+
+
+def test_a_batch_that_follows_the_load_reads_each_prompt_once_as_well(tmp_path) -> None:
+    lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), quiet=True)
+    assert len(lab.sweep(**FIVE_HUNDRED)) == 500
+    assert lab.backend.engine.prefills == 2
     lab.close()
 
 
@@ -245,7 +252,8 @@ def test_the_end_token_counts(demo) -> None:
 
 
 def test_a_frame_is_the_callers_to_change(swept) -> None:
-    swept.frame()["tokens"] = 0
+    frame = swept.frame()
+    frame["tokens"] = 0
     assert swept.frame()["tokens"].gt(0).all()
     other = swept.frame(metrics={"longest": lambda tokens: tokens["token"].astype(str).str.len().max()})
     assert list(other.columns[-2:]) == ["distinct_2", "longest"] and other["longest"].ge(3).any()
