@@ -73,6 +73,10 @@ class Conversation:
             answered = self._answered(stream)
         except LLMLabError as error:
             return refusal(self._noted(error))
+        except Exception:
+            if self.left:  # a stream that is closed while it is read may well complain
+                raise ClientGoneError from None
+            raise
         return Reply(200, iter([answered]))
 
     def leave(self) -> None:
@@ -85,11 +89,11 @@ class Conversation:
         try:
             for _ in stream:
                 self._first_token()
+            if self.left:
+                raise ClientGoneError
             completion = stream.result()
         finally:
             stream.close()
-        if self.left:
-            raise ClientGoneError
         self._ended(completion)
         return sse.encode(whole(completion))
 
@@ -102,9 +106,15 @@ class Conversation:
                 if chunk["choices"] and "role" not in chunk["choices"][0]["delta"]:
                     self._first_token()
                 yield sse.event(chunk)
+            if self.left:
+                return
             self._ended(stream.result())
         except LLMLabError as error:
             yield sse.event(self._noted(error).to_dict())
+        except Exception:
+            if self.left:
+                return
+            raise
         finally:
             stream.close()
         yield sse.DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -30,3 +31,19 @@ def error_of(response: http.Response) -> dict[str, str | None]:
     assert list(answer) == ["error"] and set(answer["error"]) == {"message", "type", "param", "code"}
     assert answer["error"]["message"] and "Traceback" not in response.text
     return answer["error"]
+
+
+def head_of(data: bytes) -> bytes:
+    """What comes before a body on the line."""
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    return "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
+
+
+async def vanish(port: int, data: bytes, *, reads: int) -> None:
+    """Ask, read so much of the answer, and cut the line."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head_of(data) + data)
+    await writer.drain()
+    if reads:
+        await reader.readexactly(reads)
+    writer.transport.abort()

@@ -68,6 +68,19 @@ def _running():
 
 
 @pytest.fixture
+def unforeseen():
+    """For tests of failures that nobody foresaw: they may be logged."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_unforeseen(request, caplog):
+    yield
+    if "unforeseen" not in request.fixturenames:
+        found = [record.facts for record in caplog.get_records("call") if record.getMessage() == "unforeseen"]
+        assert not found
+
+
+@pytest.fixture
 def puppet():
     return Puppet()
 

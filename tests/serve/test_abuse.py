@@ -20,7 +20,7 @@ from llmlab.engine.batch import Live
 from llmlab.engine.scheduler import Job
 from llmlab.grammar.matcher import Matcher
 from llmlab.serve.conversation import Conversation
-from tests.serve.bodies import encoded, error_of, post
+from tests.serve.bodies import encoded, error_of, head_of, post, vanish
 from tests.serve.mutations import VALID, requests
 from tests.serve.puppet import Puppet, wait
 
@@ -137,21 +137,6 @@ def text_of(answer):
     return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
 
 
-def head_of(data):
-    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
-    return "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
-
-
-async def vanish(port, data, *, reads):
-    """Ask, read so much of the answer, and cut the line."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head_of(data) + data)
-    await writer.drain()
-    if reads:
-        await reader.readexactly(reads)
-    writer.transport.abort()
-
-
 async def vanish_all(port, datas, *, reads):
     await asyncio.gather(*(vanish(port, data, reads=read) for data, read in zip(datas, reads, strict=True)))
 
@@ -185,20 +170,21 @@ def test_vanished_clients_leave_no_slot_and_no_memory(server):
     def once():
         asyncio.run(vanish_all(server.port, datas, reads=reads))
         wait(lambda: server.line.inside == 0)
-        wait(lambda: not left(), every=0.5)  # a job in line or a row in a slot is held by the engine
 
-    def left():
+    def all_gone():
+        """How many objects there are, once none is left of a request; a row in line or in a slot would be one."""
         gc.collect()
+        objects = gc.get_objects()
         kinds = (Conversation, LocalStream, Job, Live)
-        return Counter(type(thing).__name__ for thing in gc.get_objects() if type(thing) in kinds)
+        return 0 if any(type(thing) in kinds for thing in objects) else len(objects)
 
     once()
-    gc.collect()
-    before = len(gc.get_objects()), resident()
-    for _ in range(2):
-        once()
-    gc.collect()
-    objects, memory = len(gc.get_objects()) - before[0], resident() - before[1]
+    wait(all_gone, every=0.2)
+    before, memory = all_gone(), resident()
+    once()
+    once()
+    wait(all_gone, every=0.2)
+    objects, memory = all_gone() - before, resident() - memory
     print(f"\nafter 200 more clients: {objects:+} objects, {memory / 2**20:+.1f} MiB")
     assert objects < 1000 and memory < 2**26 and len(asyncio.all_tasks(server.loop)) < 10
 

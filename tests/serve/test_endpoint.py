@@ -193,7 +193,7 @@ def test_a_full_queue_is_429_and_the_clients_own_retries_get_through(running):
         (RuntimeError, "the server failed"),
     ],
 )
-def test_a_failure_under_way_is_told(running, puppet, caplog, error, says):
+def test_a_failure_under_way_is_told(running, puppet, caplog, error, says, unforeseen):
     from llmlab.errors import EngineError
 
     failure = EngineError("the device is on fire") if error is openai.APIError else RuntimeError("a secret")

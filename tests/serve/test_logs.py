@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
 import pytest
 
 from llmlab.serve.logs import LOG, JsonLines
-from tests.serve.bodies import encoded, post
-from tests.serve.puppet import Puppet
+from tests.serve.bodies import encoded, post, vanish
+from tests.serve.puppet import Puppet, wait
 
 SECRET = "the owl flies at midnight"
 
@@ -74,7 +75,7 @@ def test_a_refused_request(running, lines, puppet, fields, param):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_nobody_foresaw_says_where_and_not_what(running, lines, stream):
+def test_what_nobody_foresaw_says_where_and_not_what(running, lines, stream, unforeseen):
     with running(Puppet(script=fails)) as server:
         answer = post(server.url, encoded(stream=stream))
     assert answer.status_code == (200 if stream else 500) and "its log says where" in answer.text
@@ -82,6 +83,18 @@ def test_what_nobody_foresaw_says_where_and_not_what(running, lines, stream):
     assert (bad["level"], bad["event"], bad["exception"]) == ("error", "unforeseen", "RuntimeError")
     assert "puppet.py" in bad["at"][-1] and line["status"] == answer.status_code
     assert SECRET not in answer.text + "".join(lines)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_left_is_no_failure(running, lines, stream):
+    """Also where the answer that is closed under its reader complains."""
+    puppet = Puppet(script=lambda made: (made.say("Once"), setattr(made, "close", lambda: fails(made))))
+    with running(puppet) as server:
+        data = encoded(stream=stream)
+        asyncio.run(vanish(server.port, data, reads=300 * stream))
+        wait(lambda: len(lines) == 1 and not server.line.inside)
+    (line,) = map(json.loads, lines)
+    assert line["left"] is True and line["level"] == "info" and line["status"] == (200 if stream else 0)
 
 
 def test_a_path_is_cut(running, lines, puppet):
