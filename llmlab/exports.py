@@ -56,6 +56,21 @@ def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
     )
 
 
+def as_lab_call(fields: Mapping[str, Any], *, order: str = "llmlab", lab: str = "lab") -> str:
+    """A call of `lab.chat`, or of `lab.complete` for a raw prompt, that makes the request; `lab` names the lab."""
+    fields = dict(fields)
+    raw = "prompt" in fields
+    subject = fields.pop("prompt" if raw else "messages")
+    if not raw and len(subject) == 1 and subject[0].keys() == {"role", "content"} and subject[0]["role"] == "user":
+        subject = subject[0]["content"] if isinstance(subject[0]["content"], str) else subject
+    named = {**fields, **({"order": order} if order != "llmlab" else {})}
+    arguments = [_literal(subject, indent=4), *(f"{name}={_literal(value, indent=4)}" for name, value in named.items())]
+    line = f"result = {lab}.{'complete' if raw else 'chat'}({', '.join(arguments)})"
+    if "\n" in line or len(line) > _WIDTH:
+        line = line[: line.index("(")] + "(" + "".join(f"\n    {argument}," for argument in arguments) + "\n)"
+    return f"{line}\nresult"
+
+
 def as_curl(fields: Mapping[str, Any], *, base_url: str) -> str:
     """One line for a shell: nothing in the request is read by the shell, but for the key in `LLMLAB_API_KEY`."""
     return " ".join(

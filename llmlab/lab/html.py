@@ -8,6 +8,7 @@ the titles remain, and nothing else appears.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from html import escape
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from llmlab.backends.protocol import Choice, Completion, Tokens
 from llmlab.lab import palette
 from llmlab.lab.frames import ALTERNATIVES
+from llmlab.lab.growing import UNFINISHED
 from llmlab.lab.spelling import Piece, completed_characters, label, name_of, pieces
 
 #: Fields of a request that a reader wants to see beside its answer.
@@ -98,7 +100,8 @@ def _choice(choice: Choice, part: int, names: Mapping[int, str], by: str, altern
         runs.append(f'{said}<div class="note">{"no figures of its tokens" if said else "no tokens"}</div>')
     count = f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}"
     title = f"<b>choice {choice.index}</b> · " if several else ""
-    head = f'<div class="head">{title}{count} · finished: {escape(choice.finish_reason)}</div>'
+    how = "so far" if choice.finish_reason == UNFINISHED else f"· finished: {escape(choice.finish_reason)}"
+    head = f'<div class="head">{title}{count} {how}</div>'
     return f'<div class="choice">{head}{"".join(runs)}</div>'
 
 
@@ -260,18 +263,22 @@ def _tall(alternatives: int) -> int:
 
 @cache
 def _css() -> str:
-    """The style sheet with its colours, on one line; a dark notebook theme brings its own."""
-    # How JupyterLab, Colab, Sphinx and VS Code say that they are dark.
-    dark_hosts = ('[data-jp-theme-light="false"]', 'html[theme="dark"]', '[data-theme="dark"]', ".vscode-dark")
-    rules = (files("llmlab.lab") / "strip.css").read_text("utf-8")
     steps = " ".join(
         f".llmlab-strip .p{at} {{ background: var(--b{at}) !important; color: var(--t{at}) !important; }}"
         for at in range(len(palette.LIGHT_RAMP))
     )
-    dark = ", ".join(f"{host} .llmlab-strip" for host in dark_hosts)
-    sheet = f".llmlab-strip {{ {_variables(dark=False)} }} {dark} {{ {_variables(dark=True)} }} {rules} {steps}"
-    lines = (line for line in sheet.splitlines() if not line.lstrip().startswith(("/*", "them, and outside")))
-    return " ".join(" ".join(lines).split())
+    return f"{style_sheet('strip')} {steps}"
+
+
+@cache
+def style_sheet(name: str) -> str:
+    """The rules of `<name>.css` with their colours, on one line; a dark notebook theme brings its own."""
+    # How JupyterLab, Colab, Sphinx and VS Code say that they are dark.
+    dark_hosts = ('[data-jp-theme-light="false"]', 'html[theme="dark"]', '[data-theme="dark"]', ".vscode-dark")
+    rules = re.sub(r"/\*.*?\*/", "", (files("llmlab.lab") / f"{name}.css").read_text("utf-8"), flags=re.DOTALL)
+    dark = ", ".join(f"{host} .llmlab-{name}" for host in dark_hosts)
+    sheet = f".llmlab-{name} {{ {_variables(dark=False)} }} {dark} {{ {_variables(dark=True)} }} {rules}"
+    return " ".join(sheet.split())
 
 
 def _variables(*, dark: bool) -> str:
@@ -285,4 +292,6 @@ def _variables(*, dark: bool) -> str:
     pairs += [f"--b{at}:{ink.back};--t{at}:{ink.text}" for at, ink in enumerate(ramp)]
     pairs.append(f"--faint:{(palette.DARK_FAINT if dark else palette.LIGHT_FAINT).text}")
     pairs.append("--line:#3a424d;--mark:#e69f00" if dark else "--line:#d0d7de;--mark:#d55e00")
+    pairs.append(f"--bar:{palette.SKY if dark else palette.BLUE}")
+    pairs.append(f"--top_k:{palette.ORANGE};--top_p:{palette.PURPLE};--min_p:{palette.GREEN}")
     return ";".join(pairs) + ";"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from llmlab.lab.metrics import Metric
     from llmlab.lab.next_token import NextToken
+    from llmlab.lab.playground import Playground
     from llmlab.lab.score import Scored
     from llmlab.lab.sweep import Sweep
 
@@ -328,6 +329,27 @@ class Lab:
             self, messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics, save=save,
             resume=resume, fields=fields,
         )  # fmt: skip
+
+    def playground(
+        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
+    ) -> Playground:
+        """A prompt, every sampling parameter and two settings side by side, as widgets; a picture where there are none.
+
+            lab.playground("Tell me a story.", temperature=0.8, top_p=0.95)
+
+        Args:
+            messages: what it opens with, as in `request`; None for an example (or where there is a `prompt`).
+            order: as in `chat`.
+            fields: as in `chat`: where the controls stand at first.
+
+        Raises:
+            RequestError: as in `request`; also a field that cannot be set by hand.
+        """
+        from llmlab.lab.playground import Playground
+
+        if messages is None and fields.get("prompt") is None and fields.get("messages") is None:
+            messages = "Tell me a short story."
+        return Playground(self, self.request(messages, **fields), order=order)
 
     def client(self, **options: Any) -> openai.OpenAI:
         """A real `openai.OpenAI` wired to this lab, in-process: code written for the hosted API runs unchanged.

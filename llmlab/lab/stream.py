@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,33 @@ class Stream:
                 raise
             self._result = self._finish(self._source.result())
         return self._result
+
+    def growing(self, *, every: float = 0.1, tell: Callable[[str], None] | None = None) -> Iterator[Result]:
+        """Iterate for what there is by now, as Results that grow; the last one is `result()`.
+
+            for result in lab.stream("Tell me a story.").growing():
+                show(result)
+
+        Args:
+            every: seconds between two of them, at least; what takes long to show is shown less often.
+            tell: called now and then, while nothing comes, with what is being waited for.
+        """
+        from llmlab.lab.growing import Growing
+        from llmlab.lab.result import Result
+
+        if self._result is None:
+            made = Growing(self._source.header)
+            if tell is not None:
+                self._source.on_wait(tell)
+            due = 0.0
+            for delta in self._source:
+                made.add(delta)
+                if time.monotonic() >= due:
+                    began = time.monotonic()
+                    yield Result(made.completion())
+                    # The reader's own work takes no more than half of the time.
+                    due = time.monotonic() + max(every, time.monotonic() - began)
+        yield self.result()
 
     def close(self) -> None:
         """Stop, and free the slots that the work holds; what was made stays for `result`."""
