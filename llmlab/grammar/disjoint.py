@@ -16,6 +16,7 @@ _DEEPEST = 3
 
 def excludes(document: Document, written: Alternative, other: Alternative, *, depth: int = 0) -> bool:
     """Whether nothing that is written for one alternative is valid under another. False where that is not seen."""
+    document.compared(written[0].path if written else "#")
     mine, theirs = types(written), types(other)
     common = {kind for kind in mine if kind in theirs or (kind == "integer" and "number" in theirs)}
     common |= {kind for kind in theirs if kind == "integer" and "number" in mine}

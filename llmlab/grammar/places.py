@@ -16,6 +16,8 @@ from llmlab.grammar.vocabulary import GrammarError
 
 #: More ways than these through the `anyOf`s and `oneOf`s that meet in one place are refused.
 MOST_ALTERNATIVES = 256
+#: More comparisons of branches than these, over all of a schema's `oneOf`s, are refused.
+MOST_COMPARISONS = 200_000
 #: Deeper schemas than this are refused: both this and llguidance's reader go down by recursion.
 DEEPEST = 60
 
@@ -53,6 +55,7 @@ class Document:
         if not isinstance(root, bool | dict):
             raise GrammarError("a schema is an object or a boolean", path="#")
         self.root = Site(root, "#")
+        self._comparisons = 0
         self._anchors = {f"#{name}": site for name, site in _anchors(self.root)}
 
     def follow(self, reference: str, path: str) -> Site:
@@ -125,6 +128,12 @@ class Document:
                     self._exactly_one(branches, found, path)
                 found = _both(found, [way for branch in branches for way in branch], path)
         return found
+
+    def compared(self, path: str) -> None:
+        """Count one comparison of two alternatives."""
+        self._comparisons += 1
+        if self._comparisons > MOST_COMPARISONS:
+            raise GrammarError("oneOf: telling the branches apart takes too long; write anyOf", path=path)
 
     def _exactly_one(self, branches: list[list[Alternative]], beside: list[Alternative], path: str) -> None:
         from llmlab.grammar.disjoint import excludes

@@ -28,6 +28,9 @@ OPTIONS: Any = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": 'nrbtf
 
 _ANY = "any"
 
+#: Schemas of more places than this are refused; joined ones may have many more than are written down.
+MOST_PLACES = 8000
+
 
 def enforceable(schema: Any) -> dict[str, Any]:
     """The schema for llguidance's `%json`.
@@ -159,6 +162,8 @@ class _Writer:
     def _typed(self, kind: str, way: Alternative) -> Any:
         path = way[0].path
         plain = [site.schema for site in way]
+        if len(self.written) >= MOST_PLACES:
+            raise GrammarError(f"the schema comes to more than {MOST_PLACES} places", path="#")
         made: Any
         if kind in ("null", "boolean"):
             return {"type": kind}

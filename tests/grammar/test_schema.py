@@ -96,6 +96,11 @@ def test_nothing_hangs_on_a_schema_made_to_be_heavy():
         enforceable(deep)
     with pytest.raises(GrammarError, match="combinations"):
         enforceable(product)
+    base = {"$defs": {"base": obj("", **{f"p{i}": INT for i in range(300)})}}
+    with pytest.raises(GrammarError, match="places"):
+        enforceable(
+            base | obj("", **{f"q{i}": {"allOf": [{"$ref": "#/$defs/base"}, {"required": ["p1"]}]} for i in range(300)})
+        )
     assert enforceable(wide)
 
 
