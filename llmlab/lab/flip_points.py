@@ -20,8 +20,7 @@ All of it is in float64, from the float32 logits that the engine's own penalties
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,8 +44,11 @@ FLIP_COLUMNS: dict[str, str] = {
 
 #: What is varied, and how far a request may take it. Under 1e-5 the law is one-hot, which is a row of its own.
 LIMITS = {"temperature": (GREEDY, 2.0), "top_k": (1.0, 128.0), "top_p": (5e-324, 1.0), "min_p": (0.0, 1.0)}
+_COLDEST = np.float32(GREEDY)
 COLD = "temperature < 1e-5"
 _NEVER = (np.nan, np.nan)
+#: What a token can be, in the order in which the values of a parameter, from the strictest, bring it about.
+_OUT, _THERE, _BEHIND = range(3)
 
 
 class Interval(NamedTuple):
@@ -75,11 +77,6 @@ class Settings(NamedTuple):
         t, p, m = (float(np.float32(x)) for x in (params.temperature, params.top_p, params.min_p))
         return cls(t, float(params.top_k) if params.top_k > 0 else np.inf, p, m)
 
-    @property
-    def greedy(self) -> bool:
-        """Whether the law is one-hot."""
-        return bool(np.float32(self.temperature) < np.float32(GREEDY))
-
 
 class Ranking:
     """A step's tokens in the order in which the cuts walk them, and how many of them are kept.
@@ -106,7 +103,7 @@ class Ranking:
     def kept(self, at: Settings) -> int:
         """K, how many tokens the law has."""
         count, t = len(self.ids), 1.0
-        if at.greedy:
+        if np.float32(at.temperature) < _COLDEST:
             return min(count, 1)
         # SGLang measures top_p before top_k but for requests with min_p.
         joint = "top_p_joint" in self.stages and at.min_p == 0.0
@@ -169,74 +166,71 @@ def flip_points(
     """
     ranking = Ranking(logits, stages=stages)
     rank = ranking.rank(token)
-    race = None if noise is None or rank is None else Race.of(ranking, rank, noise)
     found = []
     for event in ("kept", "drawn") if noise is not None else ("kept",):
+        race = Race.of(ranking, rank, noise) if event == "drawn" and rank is not None and noise is not None else None
         found.append(Interval(COLD, event, *((0.0, GREEDY) if rank == 0 else _NEVER)))
         for parameter in LIMITS:
-            held = None if rank is None else _interval(ranking, rank, race, event, parameter, settings)
-            found.append(Interval(parameter, event, *(held or _NEVER)))
+            ends = None if rank is None else Question(ranking, rank, race, settings, parameter).ends()
+            found.append(Interval(parameter, event, *(ends or _NEVER)))
     return found
 
 
-def _interval(
-    ranking: Ranking, rank: int, race: Race | None, event: str, parameter: str, settings: Settings
-) -> tuple[float, float] | None:
-    def entered(value: float) -> bool:
-        at = settings._replace(**{parameter: value})
-        beaten = event == "kept" or at.greedy or (race is not None and at.temperature >= race.since)
-        return beaten and ranking.kept(at) > rank
+class Question(NamedTuple):
+    """Where a token is kept or, with a race, where it is drawn, while one parameter is varied.
 
-    def lost(value: float) -> bool:
-        at = settings._replace(**{parameter: value})
-        return event == "drawn" and race is not None and not at.greedy and at.temperature > race.until[ranking.kept(at)]
+    The values of the parameter have numbers, from 0 for the strictest to the most generous, and the token's `state`
+    only rises with them: out, there, and behind a token that has joined it.
+    """
 
-    # From the strictest value of the parameter to the most generous: `entered` and then `lost` come true and stay so.
-    value, end = _walk(parameter)
-    first = _first(lambda at: entered(value(at)), end)
-    if first is None:
-        return None
-    beyond = _first(lambda at: lost(value(at)), end)
-    last = end if beyond is None else beyond - 1
-    if last < first:
-        return None
-    low, high = sorted((value(first), value(last)))
-    # A top_p of 0 cannot be asked for; its limit is a better answer than the least float64 above it.
-    return (0.0 if parameter == "top_p" and first == 0 else low), high
+    ranking: Ranking
+    rank: int
+    race: Race | None
+    settings: Settings
+    parameter: str
 
+    def ends(self) -> tuple[float, float] | None:
+        """The least and the largest value at which it is so; None for never."""
+        low, high = LIMITS[self.parameter]
+        most = int(high) if self.parameter == "top_k" else _bits(high) - _bits(low)
+        first, beyond = self._first(_THERE, most), self._first(_BEHIND, most)
+        if first == beyond:
+            return None
+        ends = sorted((self.value(first), self.value(beyond - 1)))
+        # A top_p of 0 cannot be asked for; its limit is a better answer than the least float64 above it.
+        return (0.0 if self.parameter == "top_p" and first == 0 else ends[0]), ends[1]
 
-def _walk(parameter: str) -> tuple[Callable[[int], float], int]:
-    """The values of a parameter by numbers from 0, the strictest, to the one returned, the most generous."""
-    low, high = LIMITS[parameter]
-    if parameter == "top_k":
-        return lambda at: at + low if at + low <= high else np.inf, int(high)
-    # Neighbouring positive float64 are neighbouring integers.
-    first, last = _bits(low), _bits(high)
-    if parameter == "min_p":
-        return lambda at: _float(last - at), last - first
-    return lambda at: _float(first + at), last - first
+    def value(self, number: int) -> float:
+        """The value that has a number. Neighbouring positive float64 are neighbouring integers."""
+        low, high = LIMITS[self.parameter]
+        if self.parameter == "top_k":
+            return low + number if low + number <= high else np.inf
+        bits = _bits(high) - number if self.parameter == "min_p" else _bits(low) + number
+        return float(np.int64(bits).view(np.float64))
 
+    def state(self, number: int) -> int:
+        """Whether the token is out or beaten by a better-ranked one, there, or beaten by a worse-ranked one."""
+        at = self.settings._replace(**{self.parameter: self.value(number)})
+        kept = self.ranking.kept(at)
+        if self.rank >= kept:
+            return _OUT
+        if self.race is None or kept == 1:
+            return _THERE
+        if at.temperature < self.race.since:
+            return _OUT
+        return _BEHIND if self.race.until[kept] < at.temperature else _THERE
 
-def _first(holds: Callable[[int], bool], end: int) -> int | None:
-    """The least number at which what never ceases to hold, once it does, holds; None where it does not at `end`."""
-    low, high = -1, end
-    if not holds(end):
-        return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle
-    return high
+    def _first(self, state: int, most: int) -> int:
+        """The least number at which this state is reached; one more than there are where it never is."""
+        low, high = -1, most + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.state(middle) >= state else (middle, high)
+        return high
 
 
 def _bits(value: float) -> int:
-    return int(struct.unpack("<q", struct.pack("<d", value))[0])
-
-
-def _float(bits: int) -> float:
-    return float(struct.unpack("<d", struct.pack("<q", bits))[0])
+    return int(np.float64(value).view(np.int64))
 
 
 def flip_frame(step: Step, token: int, *, request: Request, order: str | None, noise: Noise) -> pd.DataFrame:
