@@ -52,6 +52,12 @@ def constraint(
     wants_json = form is not None and form["type"] != "text" and not required
     if not required and not wants_json:
         return None
+    if isinstance(request, ChatRequest) and request.continue_final_message:
+        raise RequestError(
+            "continue_final_message cannot be joined with response_format or a required tool_choice: what they ask for "
+            "begins with the answer, and this one is begun already",
+            param="continue_final_message",
+        )
     parts: list[tuple[str, str, Part]] = []  # with the request's field, and the path in it
     if form is not None and wants_json:
         schema = {"type": "object"} if form["type"] == "json_object" else form["json_schema"]["schema"]

@@ -181,6 +181,11 @@ def test_what_cannot_be_is_refused_by_name():
         unique = obj(a=obj(b={"type": "array", "uniqueItems": True}))
         where = "tools[1].function.parameters#/properties/a/properties/b: the keyword 'uniqueItems'"
         refused("tools", where, syntax=syntax, tools=tool(unique))
+    begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": '{"a": '}]
+    with pytest.raises(RequestError, match="begun already") as caught:
+        form_only = ChatRequest(messages=begun, response_format={"type": "json_object"}, continue_final_message=True)
+        constraint(form_only, format=Format(), vocabulary=vocabulary(), prompt=b"")
+    assert caught.value.param == "continue_final_message"
     refused("tools", "'uri'", syntax=formats.GLM, tools=tool(obj(u=form("uri"))))
 
 
