@@ -258,6 +258,7 @@ def _columns(completions: Sequence[Completion], arrow: Any) -> dict[str, Any]:
     columns = {
         "completion": arrow.array([at for at, _ in rows], arrow.int32()),
         "choice": arrow.array([choice.index for choice in choices], arrow.int32()),
+        "given": arrow.array([choice.given for choice in choices], arrow.int32()),
         **{name: arrow.array(column, arrow.string()) for name, column in texts.items()},
         "tool_calls": arrow.array([[vars(c) for c in choice.tool_calls] for choice in choices], arrow.list_(call)),
         "alternatives": arrow.array([choice.tokens.top_ids.shape[1] for choice in choices], arrow.int32()),
@@ -311,6 +312,7 @@ def _choice(row: Any) -> Choice:
         tokens=Tokens(**found),
         finish_reason=row["finish_reason"][0].as_py(),
         reasoning=row["reasoning"][0].as_py(),
+        given=row["given"][0].as_py(),
         tool_calls=tuple(ToolCall(**call) for call in row["tool_calls"][0].as_py()),
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from llmlab.lab import banner
 from llmlab.lab.progress import progress_bar
 from llmlab.lab.result import Result
 from llmlab.lab.stream import Stream
+from llmlab.lab.studies import Studies
 from llmlab.request import ChatRequest, PromptRequest, Request
 
 if TYPE_CHECKING:
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 
     import openai
 
-    from llmlab.lab.metrics import Metric
     from llmlab.lab.next_token import NextToken
     from llmlab.lab.playground import Playground
     from llmlab.lab.score import Scored
-    from llmlab.lab.sweep import Sweep
 
 
 def load(
@@ -120,7 +118,7 @@ def connect(
     return lab
 
 
-class Lab:
+class Lab(Studies):
     """A model that answers: `chat` for whole answers, `stream` for answers as they are made, `complete` to continue a
     raw text, `next_token` for the law of the one token that comes next.
 
@@ -135,7 +133,7 @@ class Lab:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.last: Result | None = None
-        self.last_sweep: Sweep | None = None
+        super().__init__()
 
     def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
         """The validated request that `chat` would run, without running it.
@@ -286,49 +284,6 @@ class Lab:
         from llmlab.lab.score import score
 
         return score(self, messages, given, order=order, fields=fields)
-
-    def sweep(
-        self,
-        messages: str | Sequence[Any] | Request | None = None,
-        *,
-        order: str | Sequence[str] = "llmlab",
-        n: int | None = None,
-        seed: int | None = None,
-        independent: bool = False,
-        metrics: Mapping[str, Metric] | None = None,
-        save: str | os.PathLike[str] | None = None,
-        resume: bool | Sweep = True,
-        **fields: Any,
-    ) -> Sweep:
-        """Ask every combination of some parameters' values, n times each, in one batch; each prompt is read once.
-
-            sweep = lab.sweep("Name an animal.", temperature=[0, 0.5, 1], top_p=[0.8, 1], n=16, seed=7)
-            sweep.frame()
-
-        Cells share their noise, so that what differs between two of them is the parameters' doing; prompts do not.
-        An interrupt leaves the cells that are done in `last_sweep`, whose `resume()` asks the rest.
-
-        Args:
-            messages: as in `request`, or a list of such prompts; None where there is a `prompt`, or a list of them.
-            order: as in `chat`; a list is swept.
-            n: completions a cell; by default the request's own, else 16.
-            seed: that each prompt's is derived from (the first one's is this one); drawn if absent.
-            independent: give every cell noise of its own.
-            metrics: name -> function of one completion's `logprobs_frame()` that gives a number: a column each.
-            save: a .parquet file that the sweep is written to, also while it runs.
-            resume: go on with what is in that file, or with this sweep. False writes over the file.
-            fields: as in `chat`; a list (or array) of values is swept. Of `stop` and `tools`, a list of lists.
-
-        Raises:
-            RequestError: as in `chat`, before anything runs; a metric without a name of its own; a file that holds
-                another sweep.
-        """
-        from llmlab.lab.sweep import sweep
-
-        return sweep(
-            self, messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics, save=save,
-            resume=resume, fields=fields,
-        )  # fmt: skip
 
     def playground(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
