@@ -168,6 +168,9 @@ def serve(
     max_context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.")] = None,
     max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 128,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A file with a Jinja template, for a model without one.")
+    ] = None,
     warmup: Annotated[bool, typer.Option(help="Compile everything before the first request.")] = True,
 ) -> None:
     """Answer the chat-completion API over HTTP, for any client of it, until Ctrl-C or SIGTERM."""
@@ -179,7 +182,7 @@ def serve(
 
     # Before the model is loaded: a port that is taken costs no time.
     sock = server.bind(host, port, api_key=api_key)
-    lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, quiet=True)
+    lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, quiet=True)
     if warmup:
         lab.warmup()
     url = server.url_of(sock)

@@ -47,6 +47,7 @@ def serve(backend: Backend, sock: socket.socket, *, api_key: str | None = None, 
     """Answer requests until SIGTERM or SIGINT, then finish what runs; a second signal ends it at once."""
     app = create_app(backend, api_key=api_key, max_queue=max_queue)
     Server(config(app), line=app.state.line).run(sockets=[sock])
+    app.state.threads.shutdown(wait=False)
 
 
 class Server(uvicorn.Server):

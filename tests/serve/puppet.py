@@ -44,6 +44,8 @@ def tokens(text: str) -> Tokens:
 class PuppetStream:
     """One answer: `say` a text, `finish` it or `fail` it from any thread."""
 
+    reported_usage = None
+
     def __init__(self, request: ChatRequest, name: str):
         self.header = Header(
             id="chatcmpl-puppet",
