@@ -24,7 +24,8 @@ from llmlab.errors import (
 )
 
 if TYPE_CHECKING:
-    from llmlab.lab.lab import Lab, connect, load
+    from llmlab.lab.lab import Lab
+    from llmlab.lab.loading import connect, load
     from llmlab.lab.result import Result
     from llmlab.request import ChatRequest, PromptRequest
 
@@ -51,8 +52,8 @@ _LATE = {
     "Lab": "llmlab.lab.lab",
     "PromptRequest": "llmlab.request",
     "Result": "llmlab.lab.result",
-    "connect": "llmlab.lab.lab",
-    "load": "llmlab.lab.lab",
+    "connect": "llmlab.lab.loading",
+    "load": "llmlab.lab.loading",
 }
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int32, UInt32
 from llmlab.backends.protocol import Completion, Stream, TokenBytes
 from llmlab.request import Request
 
-__all__ = ["Given", "ReplayBackend"]
+__all__ = ["Given", "Next", "ReplayBackend"]
 
 
 class Given(NamedTuple):
@@ -26,6 +26,14 @@ class Given(NamedTuple):
     ids: Int32[np.ndarray, " T"]
     finish: str | None = None
     drawn: int = 1
+
+
+class Next(NamedTuple):
+    """What may come behind some tokens: the A best by raw logprob, then id. Natural logs."""
+
+    ids: Int32[np.ndarray, " A"]
+    logprob: Float32[np.ndarray, " A"]
+    sampling_logprob: Float32[np.ndarray, " A"]
 
 
 @runtime_checkable
@@ -46,6 +54,11 @@ class ReplayBackend(Protocol):
 
     def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Stream:
         """Start a request whose choices begin with given tokens; `max_tokens` counts them."""
+
+    def ways_on(
+        self, request: Request, made: Sequence[Int32[np.ndarray, " T"]], *, order: str = "llmlab"
+    ) -> Sequence[Next | None]:
+        """What may come behind each of some beginnings, all in one batch; None where nothing can."""
 
     def logits(
         self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"]

@@ -16,7 +16,7 @@ from llmlab import __version__
 from llmlab.backends import replay
 from llmlab.backends.constrain import constraint
 from llmlab.backends.devices import device, free_memory
-from llmlab.backends.given import Given
+from llmlab.backends.given import Given, Next
 from llmlab.backends.local_stream import LocalStream
 from llmlab.backends.protocol import Completion, Header
 from llmlab.backends.writer import Writer, call_id
@@ -311,6 +311,10 @@ class LocalBackend:
     def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> LocalStream:
         """Start a request whose choices begin with given tokens; see `llmlab.backends.replay.go_on`."""
         return replay.go_on(self, request, given, seed=seed, order=order)
+
+    def ways_on(self, request: Request, made: Sequence[np.ndarray], *, order: str = "llmlab") -> Sequence[Next | None]:
+        """What may come behind each of some beginnings; see `llmlab.backends.replay.ways_on`."""
+        return replay.ways_on(self, request, made, order=order)
 
     def logits(self, prompt: np.ndarray, tokens: np.ndarray) -> Iterator[np.ndarray]:
         """The raw logits that tokens [T] after a prompt [L] were drawn from: pieces [C, V] that add up to T rows."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Int32, UInt32
 
-from llmlab.backends.given import Given
+from llmlab.backends.given import Given, Next
 from llmlab.backends.local_stream import LocalStream
 from llmlab.backends.protocol import Completion, Delta, Timing
 from llmlab.backends.writer import Writer
@@ -28,7 +29,7 @@ from llmlab.text.stops import StopMatcher
 if TYPE_CHECKING:
     from llmlab.backends.local import LocalBackend
 
-__all__ = ["go_on", "masks", "score"]
+__all__ = ["go_on", "masks", "score", "ways_on"]
 
 #: Allowed tokens that an error lists.
 _LISTED = 8
@@ -89,6 +90,43 @@ def go_on(
             rows.append(start.row(one, budget=left))
     header = backend.header(request, start.prompt, seed=seed, order=order)
     return LocalStream(backend.engine, rows, writers, header=header, begun=begun)
+
+
+def ways_on(
+    backend: LocalBackend, request: Request, made: Sequence[Int32[np.ndarray, " T"]], *, order: str = "llmlab"
+) -> list[Next | None]:
+    """What may come behind each of some beginnings: the engine's alternatives, from one batch of one step.
+
+    None where nothing can come: the context is full, or the request's grammar forbids the beginning or is at its end.
+
+    Args:
+        backend: whose model is asked.
+        request: the prompt, and the sampling fields that the processed law is of.
+        made: tokens that were generated after the prompt, a beginning each.
+        order: of the sampler's stages.
+    """
+    start = _Start.of(backend, request, seed=0, order=order)
+    rows, places = [], []
+    for place, ids in enumerate(made):
+        if len(start.prompt) + len(ids) < backend.engine.max_context and _follows(start, ids):
+            rows.append(replace(start.row(Given(0, ids), budget=1), ignore_ends=True))
+            places.append(place)
+    found: list[Next | None] = [None] * len(made)
+    for block in backend.engine.submit(rows, order=order):
+        for piece in block:
+            if len(piece.tokens):
+                f = piece.figures
+                found[places[piece.row]] = Next(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
+    return found
+
+
+def _follows(start: _Start, ids: np.ndarray) -> bool:
+    if start.grammar is None:
+        return True
+    try:
+        return bool(_masks(start.backend, start.request, start.grammar, ids)[-1].any())
+    except RequestError:
+        return False
 
 
 def masks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmlab.backends.given import Given, ReplayBackend
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llmlab.lab.lab import Lab
     from llmlab.lab.result import Result
 
-__all__ = ["changed_request", "lab_of", "replay_backend", "rerun", "start"]
+__all__ = ["changed_request", "lab_of", "read_all", "replay_backend", "rerun", "start"]
 
 
 def rerun(result: Result, *, order: str | None, changes: Mapping[str, Any]) -> Result:
@@ -45,6 +45,16 @@ def start(lab: Lab, result: Result, *, request: Request, order: str | None) -> S
         for choice in result.choices
     ]
     return replay_backend(lab).go_on(request, given, seed=_seed(request, result), order=order)
+
+
+def read_all(lab: Lab, sources: Sequence[Stream], *, parent: Result) -> list[Result]:
+    """Streams that are open side by side, each to its end; an interrupt or an error closes them all."""
+    try:
+        return [lab.read(source, parent=parent) for source in sources]
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
 
 
 def changed_request(result: Result, changes: Mapping[str, Any]) -> Request:

@@ -20,102 +20,12 @@ from llmlab.lab.studies import Studies
 from llmlab.request import ChatRequest, PromptRequest, Request
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import openai
 
     from llmlab.lab.next_token import NextToken
+    from llmlab.lab.orders import Orders
     from llmlab.lab.playground import Playground
     from llmlab.lab.score import Scored
-
-
-def load(
-    name: str | Path,
-    *,
-    dtype: str | None = None,
-    max_context: int | None = None,
-    slots: int | None = None,
-    chat_template: str | Path | None = None,
-    revision: str | None = None,
-    quiet: bool = False,
-) -> Lab:
-    """Load a model into this process, and show what it runs on.
-
-    Args:
-        name: "demo" (the embedded model), a checkpoint folder, or a hub repository.
-        dtype: float32, bfloat16 or float16; by default what the checkpoint is stored as, and float32 on a CPU.
-        max_context: positions (prompt and answer) that a request may take; by default the model's own.
-        slots: pin the batch width: the same request then gives the same tokens alone or beside anything.
-        chat_template: Jinja source or a file, in place of the checkpoint's.
-        revision: of a hub repository.
-        quiet: no banner.
-
-    Raises:
-        ModelNotFoundError: there is no such model.
-        CheckpointError: it is not a checkpoint that can be run; the message says why.
-    """
-    from llmlab.backends.local import LocalBackend
-
-    with progress_bar(total=None, unit="B", description="loading", scaled=True) as bar:
-
-        def tell(done: int, everything: int) -> None:
-            bar.total = everything
-            bar.update(done - bar.n)
-
-        backend = LocalBackend.load(
-            name,
-            dtype=dtype,
-            max_context=max_context,
-            slots=slots,
-            chat_template=chat_template,
-            revision=revision,
-            progress=tell,
-        )
-    lab = Lab(backend)
-    if not quiet:
-        banner.show(lab)
-    return lab
-
-
-def connect(
-    url: str,
-    *,
-    api_key: str | None = None,
-    model: str | None = None,
-    concurrency: int = 8,
-    retries: int = 4,
-    timeout: float = 600.0,
-    quiet: bool = False,
-) -> Lab:
-    """The same lab over somebody else's engine: any endpoint that speaks the chat-completion API.
-
-    What an endpoint does not say is NA in the frames, and what it was seen to do otherwise than asked is in a result's
-    `notes`. What needs a model's logits (`next_token`, `score`, `order=`) is an error that says so.
-
-    Args:
-        url: the API's base, such as "http://127.0.0.1:8000/v1".
-        api_key: sent as the bearer token.
-        model: the model's name there; not needed where there is only one.
-        concurrency: requests under way at once, of a sweep for example; more wait their turn.
-        retries: of a request that fails for a reason that may pass (a full queue, a lost connection), with pauses that
-            grow and follow Retry-After.
-        timeout: seconds for one request.
-        quiet: no banner.
-
-    Raises:
-        ModelNotFoundError: the endpoint does not have the model, or has several and none was named.
-        LLMLabError: it cannot be reached, or refuses the key.
-    """
-    from llmlab.backends.remote import RemoteBackend
-
-    lab = Lab(
-        RemoteBackend.connect(
-            url, api_key=api_key, model=model, concurrency=concurrency, retries=retries, timeout=timeout
-        )
-    )
-    if not quiet:
-        banner.show(lab)
-    return lab
 
 
 class Lab(Studies):
@@ -260,7 +170,7 @@ class Lab(Studies):
         order: str | None = None,
         **fields: Any,
     ) -> Result:
-        """What the model thinks of tokens that are given to it (teacher forcing): a result of them alone, like `chat`'s.
+        """What the model thinks of tokens that are given to it, by teacher forcing: a result of them alone.
 
             lab.score("Name a colour.", ["Blue.", "Green."]).perplexities
             lab.score(r)                        # a result's own tokens: the figures reported when they were generated
@@ -284,6 +194,29 @@ class Lab(Studies):
         from llmlab.lab.score import score
 
         return score(self, messages, given, order=order, fields=fields)
+
+    def compare_orders(
+        self,
+        messages: str | Sequence[Any] | Request | Result | None = None,
+        *,
+        orders: Sequence[str] = ("vllm", "sglang", "llama.cpp"),
+        order: str | None = None,
+        **fields: Any,
+    ) -> Orders:
+        """The same request and noise under other engines' orders of the sampler's stages, and how far the laws differ.
+
+        Args:
+            messages: as in `request`, or a result, which is compared as it is.
+            orders: those to compare with.
+            order: of the completion along which the laws are compared; by default llmlab's, or the result's.
+            fields: as in `chat`.
+
+        Raises:
+            RequestError: as in `chat`; there is no such order; the backend gives no logits.
+        """
+        from llmlab.lab.orders import compare_orders
+
+        return compare_orders(self, messages, orders=orders, order=order, fields=fields)
 
     def playground(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from llmlab.lab.diff import Diff
+    from llmlab.lab.divergences import Divergences
     from llmlab.lab.lab import Lab
     from llmlab.lab.next_token import NextToken
+    from llmlab.lab.tree import Tree
 
 
 class Result(Answer):
@@ -171,6 +173,66 @@ class Result(Answer):
         from llmlab.lab.branch import branch
 
         return branch(self, self._choice(choice), position, token, order=order, changes=changes)
+
+    def tree(
+        self,
+        depth: int = 3,
+        width: int = 3,
+        *,
+        choice: int = 0,
+        position: int = 0,
+        order: str | None = None,
+        **changes: Any,
+    ) -> Tree:
+        """What is likely to come from a position on: the `width` best tokens, the best behind each, to a depth.
+
+        Each level is one batch. Tokens are the best by raw probability, as `top_logprobs` has them; their probability
+        in the law drawn from is beside it.
+
+        Args:
+            depth: how many tokens deep.
+            width: how many behind each, at most 20.
+            choice: which of this result's choices the tokens before the position are of.
+            position: of the first level; 0 is the beginning of the answer, negative: from the end.
+            order: as in `rerun`.
+            changes: as in `rerun`; they change the law drawn from.
+
+        Raises:
+            IndexError: there is no such position or choice.
+            RequestError: the tree would be too large; also as in `branch`.
+        """
+        from llmlab.lab.tree import tree
+
+        return tree(
+            self, self._choice(choice), depth=depth, width=width, position=position, order=order, changes=changes
+        )
+
+    def divergences(self, **moved: Any) -> Divergences:
+        """Where each choice first differs as one parameter moves, under the same noise.
+
+            r.divergences(temperature=np.linspace(0, 2, 21)).plot()
+
+        Args:
+            moved: one parameter, or `order`, with the list of its values.
+
+        Raises:
+            RequestError: as in `rerun`.
+        """
+        from llmlab.lab.divergences import divergences
+
+        return divergences(self, moved)
+
+    def plot_certainty(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """Entropy and kept-count along a choice; see `llmlab.lab.plot_compare.plot_certainty`."""
+        from llmlab.lab import plot_compare
+
+        return plot_compare.plot_certainty(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
+
+    def plot_surprisal(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """How surprising each token of a choice was; see `llmlab.lab.plot_compare.plot_surprisal`."""
+        from llmlab.lab import plot_compare
+
+        return plot_compare.plot_surprisal(self.surprisal_frame(), choice=self._choice(choice).index, ax=ax)
 
     def plot_logprobs(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
         """How likely each token of a choice was; see `llmlab.lab.plots.plot_logprobs`."""

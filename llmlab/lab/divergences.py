@@ -1,0 +1,124 @@
+"""How far a result holds as one of its parameters moves: where each choice first differs, for each value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmlab.errors import RequestError
+from llmlab.lab.compare import changed_request, lab_of, read_all, start
+from llmlab.lab.diff import first_difference
+from llmlab.lab.frames import build
+from llmlab.lab.spelling import token_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from llmlab.backends.protocol import Tokens
+    from llmlab.lab.result import Result
+
+__all__ = ["Divergences", "divergences"]
+
+_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "same": "flag",
+    "position": "count",
+    "token": "text",
+    "token_after": "text",
+    "tokens": "index",
+    "tokens_after": "index",
+}
+
+
+class Divergences:
+    """A result rerun with several values of one parameter; `result.divergences(temperature=[...])` makes one.
+
+    Attributes:
+        before: the result.
+        parameter: which one moves.
+        values: what to.
+        results: one for each value, each with `before` as its parent.
+    """
+
+    def __init__(self, before: Result, *, parameter: str, values: Sequence[Any], results: Sequence[Result]) -> None:
+        self.before = before
+        self.parameter = parameter
+        self.values = tuple(values)
+        self.results = tuple(results)
+
+    @property
+    def own(self) -> Any:
+        """The value that the result itself was made with."""
+        return self.before.order if self.parameter == "order" else getattr(self.before.request, self.parameter)
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        numeric = all(isinstance(value, int | float | np.number) for value in self.values)
+        rows: dict[str, list[Any]] = {name: [] for name in (self.parameter, *_COLUMNS)}
+        for value, result in zip(self.values, self.results, strict=True):
+            theirs = {choice.index: choice for choice in result.choices}
+            for choice in self.before.choices:
+                other = theirs[choice.index]
+                at = first_difference(choice.tokens, other.tokens)
+                rows[self.parameter].append(value if numeric else str(value))
+                rows["choice"].append(choice.index)
+                rows["same"].append(at is None)
+                rows["position"].append(-1 if at is None else at)
+                rows["token"].append(self._text(choice.tokens, at))
+                rows["token_after"].append(self._text(other.tokens, at))
+                rows["tokens"].append(len(choice.tokens))
+                rows["tokens_after"].append(len(other.tokens))
+        return build(rows, {self.parameter: "number" if numeric else "text", **_COLUMNS})
+
+    def frame(self) -> pd.DataFrame:
+        """One row a value and choice.
+
+        Columns: the parameter, choice, same (every token), position of the first token that differs (NA where none
+        does), token there, token_after (NA where that run had ended), tokens, tokens_after (how many there are).
+        """
+        return self._frame.copy()
+
+    def plot(self, *, ax: Axes | None = None) -> Axes:
+        """Divergence position against the parameter; see `llmlab.lab.plot_compare.plot_divergences`."""
+        from llmlab.lab.plot_compare import plot_divergences
+
+        own = self.own if isinstance(self.own, int | float) else None
+        return plot_divergences(self.frame(), parameter=self.parameter, own=own, ax=ax)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.parameter} from {self.own!r} to {len(self.values)} values>\n{self._frame.to_string(index=False)}"
+        )
+
+    def _repr_html_(self) -> str:
+        return self._frame.to_html(index=False)
+
+    def _text(self, tokens: Tokens, at: int | None) -> str | None:
+        if at is None or at >= len(tokens):
+            return None
+        return token_text(tokens.bytes[at], token_id=int(tokens.ids[at]), names=self.before.names)
+
+
+def divergences(result: Result, moved: Mapping[str, Any]) -> Divergences:
+    """See `Result.divergences`."""
+    if len(moved) != 1:
+        given = ", ".join(moved) or "none"
+        raise RequestError(f"give one parameter with a list of values, such as temperature=[0.2, 0.6]; got {given}")
+    (parameter, values) = next(iter(moved.items()))
+    if isinstance(values, str | Mapping) or not hasattr(values, "__len__") or not len(values):
+        raise RequestError(f"{parameter} must be a list of values, at least one", param=parameter)
+    lab = lab_of(result)
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    asked = [
+        (
+            changed_request(result, {} if parameter == "order" else {parameter: value}),
+            value if parameter == "order" else None,
+        )
+        for value in plain
+    ]
+    sources = [start(lab, result, request=request, order=order) for request, order in asked]
+    return Divergences(result, parameter=parameter, values=plain, results=read_all(lab, sources, parent=result))

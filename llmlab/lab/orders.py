@@ -1,0 +1,258 @@
+"""One request under the orders of several engines: what each would say, and how far their laws lie apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from llmlab.backends.protocol import Choice
+from llmlab.errors import RequestError
+from llmlab.lab.compare import changed_request, read_all, start
+from llmlab.lab.frames import build
+from llmlab.lab.reasons import Backend
+from llmlab.lab.result import Result
+from llmlab.lab.spelling import name_of, token_text
+from llmlab.sampling.draw import draw, noise
+from llmlab.sampling.logprobs import law
+from llmlab.sampling.params import History, SamplerInputs, stack
+from llmlab.sampling.pipeline import ORDERS, process
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from llmlab.lab.lab import Lab
+
+__all__ = ["Orders", "compare_orders"]
+
+ORDERS_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "order": "text",
+    "sampling_logprob": "number",
+    "kept": "count",
+    "sampling_entropy": "number",
+    "total_variation": "number",
+    "drawn": "token",
+    "drawn_id": "count",
+}
+PAIRS_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "order": "text",
+    "other": "text",
+    "total_variation": "number",
+}
+SUMMARY_COLUMNS: dict[str, str] = {
+    "order": "text",
+    "mean_total_variation": "number",
+    "max_total_variation": "number",
+    "steps": "index",
+    "other_draws": "index",
+    "choices_that_differ": "index",
+}
+#: Positions of one pass; shorter ones are padded to it, so that one program serves all.
+_PIECE = 32
+
+
+class _Laws(NamedTuple):
+    """Of O orders at T positions."""
+
+    logprob: np.ndarray  #: [O, T] of the token that is there, in the law drawn from
+    entropy: np.ndarray  #: [O, T]
+    kept: np.ndarray  #: [O, T]
+    drawn: np.ndarray  #: [O, T] the token that the noise of this place draws
+    distance: np.ndarray  #: [O, O, T] total variation
+
+
+class Orders:
+    """The same request under several orders; `lab.compare_orders` makes one.
+
+    The laws are compared along the tokens of `base`, so that each position is the same step for every order; what each
+    order goes on to say by itself, under the same noise, is in `results`.
+
+    Attributes:
+        base: our own completion.
+        results: order -> its completion, the base's own among them.
+    """
+
+    def __init__(self, base: Result, results: Mapping[str, Result], *, backend: Backend) -> None:
+        self.base = base
+        self.results = dict(results)
+        self._backend = backend
+
+    def frame(self) -> pd.DataFrame:
+        """One row a position and order, along the base's tokens.
+
+        Columns: choice, position, token, token_id, bytes, order, sampling_logprob (of that token in the order's law),
+        kept (tokens that the law has), sampling_entropy (nats), total_variation (from the base's law, 0..1), drawn and
+        drawn_id (the token that this order draws here from the same noise).
+        """
+        columns: dict[str, list[Any]] = {name: [] for name in ORDERS_COLUMNS}
+        orders = list(self.results)
+        for choice, laws in zip(self.base.choices, self._laws, strict=True):
+            T = len(choice.tokens)
+            for at, order in itertools.product(range(T), range(len(orders))):
+                columns["order"].append(orders[order])
+                columns["position"].append(at)
+                for name in ("kept", "drawn"):
+                    columns["drawn_id" if name == "drawn" else name].append(int(getattr(laws, name)[order, at]))
+                columns["sampling_logprob"].append(float(laws.logprob[order, at]))
+                columns["sampling_entropy"].append(float(laws.entropy[order, at]))
+                columns["total_variation"].append(float(laws.distance[order, self._base_at, at]))
+            columns["choice"] += [choice.index] * T * len(orders)
+            columns["token_id"] += np.repeat(choice.tokens.ids, len(orders)).tolist()
+        columns["bytes"] = [self._bytes(i) for i in columns["token_id"]]
+        for name in ("token", "drawn"):
+            ids = columns["drawn_id" if name == "drawn" else "token_id"]
+            columns[name] = [self._text(i) for i in ids]
+        return build(columns, ORDERS_COLUMNS)
+
+    def pairs_frame(self) -> pd.DataFrame:
+        """One row a position and pair of orders: choice, position, order, other, total_variation between their laws."""
+        columns: dict[str, list[Any]] = {name: [] for name in PAIRS_COLUMNS}
+        orders = list(self.results)
+        for choice, laws in zip(self.base.choices, self._laws, strict=True):
+            for at in range(len(choice.tokens)):
+                for one, other in itertools.combinations(range(len(orders)), 2):
+                    row = (choice.index, at, orders[one], orders[other], float(laws.distance[one, other, at]))
+                    for name, value in zip(PAIRS_COLUMNS, row, strict=True):
+                        columns[name].append(value)
+        return build(columns, PAIRS_COLUMNS)
+
+    def summary(self) -> pd.DataFrame:
+        """One row an order but the base's.
+
+        Columns: order, mean_total_variation and max_total_variation (from the base's law, over all steps), steps,
+        other_draws (steps at which the same noise draws another token), choices_that_differ (of its own completion).
+        """
+        rows: dict[str, list[Any]] = {name: [] for name in SUMMARY_COLUMNS}
+        for at, (order, result) in enumerate(self.results.items()):
+            if at == self._base_at:
+                continue
+            distance = np.concatenate([laws.distance[at, self._base_at] for laws in self._laws])
+            other = sum(int((laws.drawn[at] != laws.drawn[self._base_at]).sum()) for laws in self._laws)
+            same = [found is None for found in result.diff(self.base).divergences.values()]
+            rows["order"].append(order)
+            rows["mean_total_variation"].append(distance.mean() if len(distance) else np.nan)
+            rows["max_total_variation"].append(distance.max(initial=0.0) if len(distance) else np.nan)
+            rows["steps"].append(len(distance))
+            rows["other_draws"].append(other)
+            rows["choices_that_differ"].append(len(same) - sum(same))
+        return build(rows, SUMMARY_COLUMNS)
+
+    def plot(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """How far each order's law lies from the base's, step by step; `llmlab.lab.plot_compare.plot_orders`."""
+        from llmlab.lab.plot_compare import plot_orders
+
+        return plot_orders(self.frame(), choice=self.base.choices[choice].index, base=self.base.order, ax=ax)
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(self.results)} along {self.base.order}'s tokens>\n{self.summary().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return self.summary().to_html(index=False)
+
+    @property
+    def _base_at(self) -> int:
+        return list(self.results).index(self.base.order)
+
+    @cached_property
+    def _laws(self) -> list[_Laws]:
+        return [self._along(choice) for choice in self.base.choices]
+
+    def _along(self, choice: Choice) -> _Laws:
+        backend, request, prompt = self._backend, self.base.request, self.base.prompt_ids
+        ids = choice.tokens.ids
+        params = backend.sampling_params(request, seed=self.base.seed, choice=choice.index)
+        masks = backend.masks(request, prompt=prompt, made=ids)
+        parts, at = [], 0
+        for raw in backend.logits(prompt, ids):
+            C, V = raw.shape
+            room = _PIECE - C
+            inputs = stack([params], vocab_size=V, ends=backend.ends)
+            if masks is not None:
+                piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
+                inputs = inputs._replace(mask=piece, masked=np.arange(_PIECE) < C)
+            seen = np.zeros((1, V), bool)
+            seen[0, prompt] = True
+            counts = np.bincount(ids[:at], minlength=V).astype(np.int32)[None, :]
+            history = History(seen, counts, np.array([at], np.int32))
+            padded = np.pad(raw, ((0, room), (0, 0))), np.pad(ids[at : at + C], (0, room))
+            found = _laws(*padded, inputs, history, orders=tuple(self.results))
+            parts.append(_Laws(*(np.asarray(x)[..., :C] for x in found)))
+            at += C
+        count = len(self.results)
+        if not parts:
+            none, nobody = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int32)
+            return _Laws(none, none, nobody, nobody, np.zeros((count, count, 0), np.float32))
+        return _Laws(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
+
+    def _bytes(self, token: int) -> bytes | None:
+        known = self._backend.token_bytes
+        return known[token] if token < len(known) else None
+
+    def _text(self, token: int) -> str:
+        return token_text(self._bytes(token), token_id=token, names={token: name_of(token, self.base.names)})
+
+
+def compare_orders(
+    lab: Lab, messages: Any, *, orders: Sequence[str], order: str | None, fields: Mapping[str, Any]
+) -> Orders:
+    """See `Lab.compare_orders`."""
+    backend = lab.backend
+    if not isinstance(backend, Backend):
+        raise RequestError(f"{backend.name} is an endpoint with an order of its own; llmlab.load a model for that")
+    for name in (*orders, order or "llmlab"):
+        if name not in ORDERS:
+            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {name!r}", param="order")
+    if isinstance(messages, Result):
+        if fields or order not in (None, messages.order):
+            raise RequestError("a result is compared as it is: rerun it first with what is to be changed")
+        base = messages
+    else:
+        base = lab.chat(lab.request(messages, **fields), order=order or "llmlab")
+    request = changed_request(base, {})
+    others = [name for name in dict.fromkeys(orders) if name != base.order]
+    found = read_all(lab, [start(lab, base, request=request, order=name) for name in others], parent=base)
+    return Orders(base, {base.order: base, **dict(zip(others, found, strict=True))}, backend=backend)
+
+
+@partial(jax.jit, static_argnames="orders")
+def _laws(
+    raw: Array, targets: Array, inputs: SamplerInputs, history: History, *, orders: tuple[str, ...]
+) -> tuple[Array, ...]:
+    """See `_Laws`. `raw` [C, V] and `targets` [C] follow each other; inputs (but masks) and history lead with 1."""
+    C, V = raw.shape
+
+    def rows(x: Array) -> Array:
+        return jnp.broadcast_to(x, (C, *x.shape[1:]))
+
+    drawn = jax.nn.one_hot(targets, V, dtype=jnp.int32)
+    grown = History(
+        prompt=rows(history.prompt),
+        counts=history.counts + jnp.cumsum(drawn, axis=0) - drawn,
+        position=history.position + jnp.arange(C, dtype=jnp.int32),
+    )
+    every = jax.tree.map(rows, inputs)
+    finals = [process(raw, every, grown, order=ORDERS[name]) for name in orders]
+    logprobs, entropies = zip(*(law(final) for final in finals), strict=True)
+    values = noise(every.seed, every.choice, grown.position, V)
+    probs = [jnp.exp(x) for x in logprobs]
+    return (
+        jnp.stack([jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0] for x in logprobs]),
+        jnp.stack(entropies),
+        jnp.stack([jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32) for final in finals]),
+        jnp.stack([draw(final, values) for final in finals]),
+        jnp.stack([jnp.stack([0.5 * jnp.sum(jnp.abs(p - q), axis=-1) for q in probs]) for p in probs]),
+    )

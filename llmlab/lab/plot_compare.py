@@ -1,0 +1,282 @@
+"""Pictures of counterfactuals: divergences, orders, trees, and how sure the model was along a completion.
+
+Each takes a frame (or a `Tree`) that can be looked at by itself, draws on the axes given, and sets no global style.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmlab.lab import palette
+from llmlab.lab.plots import new_axes, token_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from llmlab.lab.tree import Tree
+
+#: Lines that are told apart by colour, marker and dashes at once.
+_LINES = (
+    (palette.BLUE, "o", "-"),
+    (palette.VERMILION, "s", "--"),
+    (palette.GREEN, "^", "-."),
+    (palette.PURPLE, "D", ":"),
+)
+#: More tokens than this get a numbered axis.
+_LABELLED = 60
+
+
+def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None = None, ax: Axes | None = None) -> Axes:
+    """The first position that differs against a parameter: a point a choice, and a line through the medians.
+
+    A choice that stays the same throughout is a triangle at its whole length: it did not differ that far. The median
+    counts it so.
+
+    Args:
+        frame: of `Divergences.frame()`.
+        parameter: the column that moved.
+        own: the value of the result that the others are compared with; marked.
+        ax: where; by default a new figure.
+    """
+    ax = new_axes(ax, width=6.4, height=3.8)
+    numeric = frame[parameter].dtype == "Float64"
+    values = list(dict.fromkeys(frame[parameter].tolist()))
+    place = {value: float(value) if numeric else at for at, value in enumerate(values)}
+    x = np.array([place[value] for value in frame[parameter].tolist()])
+    position, same = frame["position"].to_numpy(float, na_value=np.nan), frame["same"].to_numpy(bool)
+    y = np.where(same, frame["tokens"].to_numpy(float), position)
+    if own is not None and numeric:
+        ax.axvline(own, color=palette.GREY, linestyle=":", linewidth=1.4, label=f"as it was: {own:g}")
+    ax.plot(x[~same], y[~same], "o", color=palette.BLUE, alpha=0.55, markersize=5, label="first difference")
+    if same.any():
+        ax.plot(x[same], y[same], "^", color=palette.GREEN, markersize=7, label="no difference (its length)")
+    order = sorted(place.values())
+    medians = [float(np.median(y[x == at])) for at in order] if len(x) else []
+    if frame["choice"].nunique() > 1:
+        ax.plot(order, medians, "-", color=palette.VERMILION, linewidth=1.8, label="median over choices")
+    ax.set_xlabel(parameter)
+    ax.set_ylabel("position (tokens)")
+    ax.set_ylim(bottom=-0.02 * max(y.max(initial=1), 1), top=1.06 * max(y.max(initial=1), 1))
+    if not numeric:
+        ax.set_xticks(range(len(values)), [str(value) for value in values])
+    _finish(ax, columns=2)
+    return ax
+
+
+def plot_orders(frame: pd.DataFrame, *, choice: int = 0, base: str = "llmlab", ax: Axes | None = None) -> Axes:
+    """How far each order's law lies from the base's at each step; a ring where the same noise draws another token.
+
+    Args:
+        frame: of `Orders.frame()`.
+        choice: whose.
+        base: the order that the others are compared with.
+        ax: where; by default a new figure.
+    """
+    own = frame[frame["choice"] == choice]
+    tokens = own[own["order"] == base]
+    T = len(tokens)
+    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.5), 10.0), height=3.9)
+    drawn = tokens["drawn_id"].to_numpy(float, na_value=-1)
+    ringed = False
+    for (order, rows), (colour, marker, dashes) in zip(
+        ((name, rows) for name, rows in own.groupby("order", sort=False) if name != base), _LINES, strict=False
+    ):
+        y = rows["total_variation"].to_numpy(float, na_value=np.nan)
+        ax.plot(
+            np.arange(T),
+            y,
+            marker=marker,
+            linestyle=dashes,
+            color=colour,
+            markersize=4,
+            linewidth=1.2,
+            label=str(order),
+        )
+        other = np.nonzero(rows["drawn_id"].to_numpy(float, na_value=-1) != drawn)[0]
+        if len(other):
+            ax.plot(
+                other, y[other], "o", markersize=10, markerfacecolor="none", markeredgecolor=palette.BLACK,
+                markeredgewidth=1.2, label=None if ringed else "draws another token",
+            )  # fmt: skip
+            ringed = True
+    ax.set_ylabel(f"total variation from {base} (0..1)")
+    top = own["total_variation"].to_numpy(float, na_value=0).max(initial=0.0)
+    ax.set_ylim(-0.03 * max(top, 0.05), 1.1 * max(top, 0.05))
+    _token_axis(ax, tokens)
+    _finish(ax, columns=4)
+    return ax
+
+
+def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+    """How sure the model was along a completion: both laws' entropies, and how many tokens the sampler kept.
+
+    The count has an axis of its own on the right, logarithmic.
+
+    Args:
+        frame: of `logprobs_frame()`.
+        choice: whose.
+        ax: where; by default a new figure.
+    """
+    own = frame[frame["choice"] == choice]
+    T = len(own)
+    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.8), 10.0), height=4.0)
+    at = np.arange(T)
+    kept = own["kept"].to_numpy(float, na_value=np.nan)
+    for column, (colour, marker, dashes), name in (
+        ("entropy", _LINES[0], "entropy, raw"),
+        ("sampling_entropy", (palette.ORANGE, "s", "--"), "entropy, sampling"),
+    ):
+        values = own[column].to_numpy(float, na_value=np.nan)
+        if not np.isnan(values).all():
+            ax.plot(at, values, marker=marker, linestyle=dashes, color=colour, markersize=4, linewidth=1.2, label=name)
+    ax.set_ylabel("entropy (nats)")
+    ax.set_ylim(bottom=0)
+    handles, names = ax.get_legend_handles_labels()
+    if not np.isnan(kept).all():
+        right = ax.twinx()
+        right.set_yscale("log")
+        right.bar(at, np.maximum(kept, 1) - 0.8, 0.9, bottom=0.8, color=palette.GREY, alpha=0.3, label="tokens kept")
+        right.set_ylim(0.8, max(np.nanmax(kept) * 1.6, 12))
+        right.set_ylabel("tokens kept (log scale)")
+        right.yaxis.set_major_formatter("{x:g}")
+        # The curves stay in front of the bars.
+        ax.set_zorder(right.get_zorder() + 1)
+        ax.patch.set_visible(False)
+        more, also = right.get_legend_handles_labels()
+        handles, names = [*handles, *more], [*names, *also]
+    _token_axis(ax, own)
+    ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
+    if handles:
+        ax.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+    return ax
+
+
+def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+    """How many bits each token took, beside the bits to be expected there (the law's entropy).
+
+    Args:
+        frame: of `surprisal_frame()`.
+        choice: whose.
+        ax: where; by default a new figure.
+    """
+    own = frame[frame["choice"] == choice]
+    T = len(own)
+    ax = new_axes(ax, width=min(max(5.2, 0.17 * T + 1.5), 10.0), height=3.8)
+    bits = own["bits"].to_numpy(float, na_value=np.nan)
+    expected = own["expected_bits"].to_numpy(float, na_value=np.nan)
+    finite = np.where(np.isfinite(bits), bits, np.nan)
+    mean = float(np.nanmean(finite)) if np.isfinite(bits).any() else math.nan
+    ax.bar(np.arange(T), finite, 0.8, color=palette.BLUE, label="surprisal")
+    if not np.isnan(expected).all():
+        ax.plot(np.arange(T), expected, "s", color=palette.ORANGE, markersize=4.5, label="expected (entropy)")
+    if not math.isnan(mean):
+        ax.axhline(mean, color=palette.VERMILION, linestyle="--", linewidth=1.2, label=f"mean {mean:.2f} bits")
+    ax.set_ylabel("surprisal (bits)")
+    ax.set_ylim(bottom=0)
+    _token_axis(ax, own)
+    _finish(ax, columns=3)
+    return ax
+
+
+def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
+    """A tree of continuations, left to right. A token's two numbers are its probability, raw and in the law drawn from.
+
+    A way's line is the wider the more likely all of it is by the raw law; it is dashed where the law drawn from has no
+    such token, and vermilion where the result itself went. Ways beyond the `leaves` most likely ones are counted, not
+    drawn.
+    """
+    shown, hidden = _most_likely(tree, leaves)
+    height = dict(zip(_ends(tree, shown), range(len(shown)), strict=False))
+    depth = max((tree.nodes[at].depth for at in shown), default=1)
+    ax = new_axes(ax, width=min(2.1 * depth + 1.6, 14.0), height=max(2.2, 0.32 * len(height) + 1.0))
+    y: dict[int, float] = dict(height)
+    for at in sorted(shown, key=lambda at: -tree.nodes[at].depth):
+        behind = [y[child] for child in tree.children(at) if child in shown]
+        y[at] = y[at] if not behind else (min(behind) + max(behind)) / 2
+    root = [y[at] for at in tree.children(-1) if at in shown]
+    y[-1] = (min(root) + max(root)) / 2 if root else 0.0
+    names = token_labels(
+        [tree.bytes_of(node.token_id) for node in tree.nodes],
+        [node.token_id for node in tree.nodes],
+        {node.token_id: tree.name(node.token_id) for node in tree.nodes},
+    )
+    for at in shown:
+        node = tree.nodes[at]
+        # Under the token's name and on to where the ways behind it part.
+        behind = any(child in shown for child in tree.children(at))
+        x0, x1, x2 = (
+            node.depth - (1 if node.parent < 0 else 0.3),
+            float(node.depth),
+            node.depth + (0.7 if behind else 0),
+        )
+        ax.plot(
+            [x0, x1 - 0.1, max(x2, x1 - 0.02)], [y[node.parent], y[at], y[at]],
+            color=palette.VERMILION if node.taken else palette.BLUE,
+            linestyle="--" if math.isinf(node.path_sampling_logprob) else "-",
+            linewidth=0.8 + 4.0 * math.exp(node.path_logprob), solid_capstyle="butt", zorder=1,
+        )  # fmt: skip
+        ax.annotate(
+            names[at], (x1, y[at]), (0, 1.5), textcoords="offset points", va="bottom", fontsize=9, parse_math=False,
+            fontweight="bold" if node.taken else "normal", annotation_clip=False,
+        )  # fmt: skip
+        ax.annotate(
+            f"{_p(node.logprob)} | {_p(node.sampling_logprob)}", (x1, y[at]), (0, -2), textcoords="offset points",
+            va="top", fontsize=7, color="0.3", annotation_clip=False,
+        )  # fmt: skip
+    ax.set_xlim(-0.05, depth + 0.75)
+    ax.set_ylim(max(len(height) - 0.4, 0.6), -0.8)
+    ax.set_yticks([])
+    ax.set_xticks(range(1, depth + 1), [str(tree.position + deep) for deep in range(depth)])
+    more = f"; {hidden} less likely tokens are left out" if hidden else ""
+    ax.set_xlabel(f"position (tokens){more}")
+    ax.set_title("probability: raw | drawn with", fontsize=9, loc="left", color="0.3")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    return ax
+
+
+def _most_likely(tree: Tree, leaves: int) -> tuple[set[int], int]:
+    """The nodes on the ways to the most likely ends, and how many nodes are left out."""
+    inner = {node.parent for node in tree.nodes}
+    ends = [at for at in range(len(tree)) if at not in inner]
+    ends.sort(key=lambda at: -tree.nodes[at].path_logprob)
+    shown = {at for end in ends[: max(leaves, 1)] for at in tree.way(end)}
+    return shown, len(tree) - len(shown)
+
+
+def _ends(tree: Tree, shown: set[int], node: int = -1) -> list[int]:
+    """The ends of the ways that are shown, from top to bottom."""
+    found: list[int] = []
+    for child in tree.children(node):
+        if child in shown:
+            found += _ends(tree, shown, child) or [child]
+    return found
+
+
+def _p(logprob: float) -> str:
+    value = math.exp(logprob)
+    return "0" if value == 0 else f"{value:.2f}" if value >= 0.005 else f"{value:.0e}"
+
+
+def _token_axis(ax: Axes, frame: pd.DataFrame) -> None:
+    """The tokens of a choice along the x axis; their numbers where there are too many to read."""
+    T = len(frame)
+    if T <= _LABELLED and "bytes" in frame:
+        ids = frame["token_id"].to_numpy(int, na_value=-1).tolist()
+        named = {i: str(name) for i, name in zip(ids, frame["token"].tolist(), strict=True)}
+        ax.set_xticks(
+            range(T), token_labels(frame["bytes"].tolist(), ids, named), rotation=90, fontsize=8, parse_math=False
+        )
+        ax.set_xlabel("token")
+    else:
+        ax.set_xlabel("position (tokens)")
+    ax.set_xlim(-0.7, max(T, 1) - 0.3)
+
+
+def _finish(ax: Axes, *, columns: int) -> None:
+    ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, fontsize=9)
