@@ -62,7 +62,7 @@ class Studies:
             RequestError: as in `chat`, before anything runs; a metric without a name of its own; a file that holds
                 another sweep.
         """
-        from llmlab.lab.sweep import sweep
+        from llmlab.lab.sweep_run import sweep
 
         return sweep(
             cast("Lab", self), messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics,

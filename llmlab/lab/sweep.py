@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from llmlab.backends.protocol import Choice, Completion
+from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
-from llmlab.lab.gather import gather
-from llmlab.lab.grid import Cell, Grid, build
-from llmlab.lab.metrics import Metric, distinct
+from llmlab.lab.grid import Cell, Grid
+from llmlab.lab.metrics import Metric
 from llmlab.lab.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from llmlab.lab.lab import Lab
-
-#: A sweep that is being saved is written about once in so many seconds, and never takes more than a tenth of the time.
-SAVE_SECONDS = 30.0
 
 
 class Sweep:
@@ -118,10 +112,17 @@ class Sweep:
             RequestError: a metric failed or gave no number; the message names it.
         """
         if metrics is not None:
-            return _frame(self, check_metrics(metrics, self.axes))
+            from llmlab.lab.sweep_frame import check_metrics
+
+            return self._with(check_metrics(metrics, self.axes))
         if self._frame is None:
-            self._frame = _frame(self, self._metrics)
+            self._frame = self._with(self._metrics)
         return self._frame.copy()
+
+    def _with(self, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+        from llmlab.lab.sweep_frame import sweep_frame
+
+        return sweep_frame(self.grid, list(zip(self.cells, self.completions.values(), strict=True)), metrics=metrics)
 
     def summary(
         self,
@@ -153,6 +154,7 @@ class Sweep:
         """
         from llmlab.lab.frames import SWEEP_COLUMNS
         from llmlab.lab.intervals import summary
+        from llmlab.lab.sweep_frame import check_metrics
 
         frame = self.frame()
         figures = [name for name, kind in SWEEP_COLUMNS.items() if kind == "number" or name == "tokens"]
@@ -176,6 +178,115 @@ class Sweep:
             seed=seed,
         )
 
+    def plot(
+        self,
+        metric: str | None = None,
+        *,
+        metrics: Mapping[str, Metric] | None = None,
+        kind: Literal["lines", "heatmap"] | None = None,
+        x: str | None = None,
+        by: str | None = None,
+        over: Literal["completions", "prompts"] = "completions",
+        confidence: float = 0.95,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """A metric along one or two of the swept parameters; the others are averaged over.
+
+        Args:
+            metric: a column of `frame()` with figures (by default mean_entropy), or a name of `metrics`.
+            metrics: name -> function of one cell's rows; by default its only one is drawn.
+            kind: lines with their intervals, or a heat map; by default a map where a second parameter has more values
+                than lines can be told apart.
+            x: the parameter from left to right; by default the first one that is swept.
+            by: the second parameter, each value a line or a row of the map; by default the next one.
+            over: as in `summary`.
+            confidence: of the intervals.
+            ax: where to draw; by default a figure of its own.
+        """
+        from llmlab.lab import plot_sweep
+
+        x, by = self._two(x, by)
+        name = metric if metric is not None else next(iter(metrics or ()), "mean_entropy")
+        found = self._single(name, metrics, by=[x] if by is None else [x, by], over=over, confidence=confidence)
+        if kind is None:
+            kind = "heatmap" if by is not None and len(self.axes[by]) > len(plot_sweep.STYLES) else "lines"
+        if kind == "heatmap":
+            if by is None:
+                raise RequestError("a heat map needs two swept parameters; take kind='lines'", param="kind")
+            ax = plot_sweep.plot_heatmap(found, x=x, by=by, axes=self.axes, ax=ax)
+        else:
+            ax = plot_sweep.plot_lines(found, x=x, by=by, axes=self.axes, ax=ax)
+        self._say_rest(ax, x, by)
+        return ax
+
+    def plot_diversity(
+        self,
+        *,
+        diversity: str | Mapping[str, Metric] | None = None,
+        likelihood: str = "mean_logprob",
+        along: str | None = None,
+        by: str | None = None,
+        over: Literal["completions", "prompts"] = "completions",
+        confidence: float = 0.95,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """How diverse the completions of a setting are against how likely they are.
+
+        Args:
+            diversity: a column of `frame()`, or {name: function of one cell's rows}; by default 1 - self-BLEU.
+            likelihood: a column of `frame()`.
+            along: the parameter whose values are joined by a line and written at its points.
+            by: the parameter that has a line for each value.
+            over: as in `summary`.
+            confidence: of the intervals.
+            ax: where to draw; by default a figure of its own.
+        """
+        from llmlab.lab import plot_sweep
+        from llmlab.lab.metrics import self_bleu
+
+        along, by = self._two(along, by)
+        groups = [along] if by is None else [along, by]
+        chosen = {"diversity (1 − self-BLEU)": lambda rows: 1 - self_bleu(rows)} if diversity is None else diversity
+        options: dict[str, Any] = {"by": groups, "over": over, "confidence": confidence}
+        if isinstance(chosen, str):
+            tall = self._single(chosen, None, **options)
+        else:
+            tall = self._single(next(iter(chosen)), chosen, **options)
+        flat = self._single(likelihood, None, **options)
+        ax = plot_sweep.plot_diversity(flat, tall, along=along, by=by, axes=self.axes, ax=ax)
+        self._say_rest(ax, along, by)
+        return ax
+
+    def _two(self, x: str | None, by: str | None) -> tuple[str, str | None]:
+        """The parameters that a picture is along: those that are named, else the first that are swept."""
+        _check_names("x", [name for name in (x,) if name is not None], list(self.axes))
+        _check_names("by", [name for name in (by,) if name is not None], list(self.axes))
+        # Prompts come first in the grid, and last as something to draw along.
+        free = sorted((name for name in self.axes if name not in (x, by)), key=lambda name: name == "prompt")
+        if x is None:
+            if not free:
+                raise RequestError("nothing is swept here: there is nothing to draw along", param="x")
+            x = free.pop(0)
+        if by is None and free and free[0] != "prompt":
+            by = free[0]
+        return x, by
+
+    def _single(self, name: str, metrics: Mapping[str, Metric] | None, **options: Any) -> pd.DataFrame:
+        """The summary of one metric."""
+        if metrics is not None and name in metrics:
+            return self.summary([], metrics={name: metrics[name]}, **options)
+        return self.summary(name, **options)
+
+    def _say_rest(self, ax: Axes, x: str, by: str | None) -> None:
+        rest = [
+            f"{len(values)} {name}" for name, values in self.axes.items() if name not in (x, by) and len(values) > 1
+        ]
+        if rest:
+            said = ax.get_title(loc="left")
+            ax.set_title(
+                ", ".join([*([said] if said else []), f"mean over {' × '.join(rest)}"]), fontsize=9, loc="left"
+            )
+
     def resume(self, *, save: str | os.PathLike[str] | None = None) -> Sweep:
         """A sweep with the cells that are missing here asked as well; this one stays as it is.
 
@@ -184,8 +295,10 @@ class Sweep:
         """
         if self._lab is None:
             raise RequestError("this sweep has no lab to go on with; load it with Sweep.load(path, lab=lab)")
+        from llmlab.lab.sweep_run import check_same_model, run, target
+
         check_same_model(self._lab, self)
-        return run(self._lab, self.grid, self.completions, metrics=self._metrics, path=_parquet(save))
+        return run(self._lab, self.grid, self.completions, metrics=self._metrics, path=target(save))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what is done to a .parquet file, a row a completion; `Sweep.load` reads it. Its path.
@@ -227,183 +340,7 @@ class Sweep:
         return f"<div>{escape(repr(self))}</div>{self.frame().head(10).to_html()}"
 
 
-def sweep(
-    lab: Lab,
-    messages: Any,
-    *,
-    order: str | Sequence[str],
-    n: int | None,
-    seed: int | None,
-    independent: bool,
-    metrics: Mapping[str, Metric] | None,
-    save: str | os.PathLike[str] | None,
-    resume: bool | Sweep,
-    fields: Mapping[str, Any],
-) -> Sweep:
-    """What `Lab.sweep` does."""
-    path = _parquet(save)
-    earlier = resume if isinstance(resume, Sweep) else None
-    if resume is True and path is not None and path.exists():
-        earlier = Sweep.load(path)
-    if seed is None and earlier is not None:
-        seed = earlier.seed
-    grid = build(
-        lab.request,
-        messages,
-        model=lab.backend.name,
-        order=order,
-        n=n,
-        seed=seed,
-        independent=independent,
-        fields=fields,
-    )
-    chosen = check_metrics(metrics, grid.axes)
-    done: dict[int, Completion] = {}
-    if earlier is not None:
-        check_same_model(lab, earlier)
-        done = _known(grid, earlier, path)
-    return run(lab, grid, done, metrics=chosen, path=path)
-
-
-def run(
-    lab: Lab,
-    grid: Grid,
-    done: Mapping[int, Completion],
-    *,
-    metrics: Mapping[str, Metric],
-    path: Path | None,
-) -> Sweep:
-    """Ask the cells that are not done, writing to `path` now and then; an interrupt leaves its part in `last_sweep`."""
-    kept = dict(done)
-    missing = [index for index in range(len(grid.cells)) if index not in kept]
-    saved, took = time.monotonic(), 0.0
-
-    def write() -> None:
-        nonlocal saved, took
-        if path is not None:
-            began = time.monotonic()
-            Sweep(grid, kept).save(path)
-            saved = time.monotonic()
-            took = saved - began
-
-    def keep(index: int, completion: Completion) -> None:
-        kept[missing[index]] = completion
-        if time.monotonic() - saved > max(SAVE_SECONDS, 10 * took):
-            write()
-
-    try:
-        gather(lab.backend, [grid.cells[index] for index in missing], keep=keep)
-    except BaseException as error:
-        lab.last_sweep = Sweep(grid, kept, lab=lab, metrics=metrics)
-        error.add_note(
-            f"{len(kept)} of {len(grid.cells)} cells are in `lab.last_sweep`{f' and in {path}' if path else ''}; "
-            "its resume() asks the rest."
-        )
-        write()
-        raise
-    lab.last_sweep = Sweep(grid, kept, lab=lab, metrics=metrics)
-    write()
-    return lab.last_sweep
-
-
-def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]) -> dict[str, Metric]:
-    """The caller's metrics, if they can be told from the columns that are there anyhow."""
-    from llmlab.lab.frames import SWEEP_COLUMNS
-
-    for name, metric in (metrics or {}).items():
-        if not callable(metric):
-            raise RequestError(f"metric {name!r} must be a function frame -> number, got {metric!r}", param="metrics")
-        if name in taken or name in SWEEP_COLUMNS:
-            raise RequestError(f"metric {name!r} has the name of a column that is there; rename it", param="metrics")
-    return dict(metrics or {})
-
-
-def check_same_model(lab: Lab, earlier: Sweep) -> None:
-    """A sweep must not mix models, devices or versions: its cells would not be comparable."""
-    here = lab.backend.name, getattr(lab.backend, "system_fingerprint", "")
-    for completion in earlier.completions.values():
-        # An endpoint elsewhere says its own fingerprint, and only with its answers.
-        there = earlier.grid.model, completion.system_fingerprint if here[1] else ""
-        if there != here:
-            raise RequestError(
-                f"the sweep to go on with is {' on '.join(filter(None, there))}'s, and this is "
-                f"{' on '.join(filter(None, here))}; resume=False starts anew",
-                param="resume",
-            )
-
-
-def _known(grid: Grid, earlier: Sweep, path: Path | None) -> dict[int, Completion]:
-    """What an earlier sweep has of this one's cells; it may have no others, which would be lost."""
-    index = {cell.key: at for at, cell in enumerate(grid.cells)}
-    strangers = [cell for cell in earlier.cells if cell.key not in index]
-    if strangers:
-        where = f"{path} holds" if path is not None else "the sweep to go on with has"
-        raise RequestError(
-            f"{where} {len(strangers)} cells that this sweep does not ask for, such as {strangers[0].request!r}; "
-            "name another file, or start anew with resume=False",
-            param="resume",
-        )
-    return {
-        index[cell.key]: completion
-        for cell, completion in zip(earlier.cells, earlier.completions.values(), strict=True)
-    }
-
-
-def _parquet(save: str | os.PathLike[str] | None) -> Path | None:
-    """Where to save, if it can be written at all: better said before hours of work than after."""
-    if save is None:
-        return None
-    from llmlab.lab.keeping import check_target
-
-    return check_target(save)
-
-
 def _check_names(param: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise RequestError(f"{param}: there is no {name!r}; there are {', '.join(known) or 'none'}", param=param)
-
-
-def _frame(sweep: Sweep, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    from llmlab.lab.frames import SWEEP_COLUMNS, logprobs_frame
-    from llmlab.lab.frames import build as build_frame
-    from llmlab.lab.intervals import measure
-
-    kinds = {**sweep.grid.columns, **SWEEP_COLUMNS, **dict.fromkeys(metrics, "number")}
-    rows: dict[str, list[Any]] = {name: [] for name in kinds}
-    for cell, completion in zip(sweep.cells, sweep.completions.values(), strict=True):
-        tokens = logprobs_frame(completion, names=completion.names) if metrics else None
-        for choice in completion.choices:
-            found: dict[str, Any] = {**cell.point, **_figures(choice), "seed": completion.seed}
-            if found["tokens"] < 0 and len(completion.choices) == 1:
-                found["tokens"] = completion.completion_tokens
-            if tokens is not None:
-                own = tokens[tokens["choice"] == choice.index].reset_index(drop=True)
-                found |= {name: measure(metric, own, name=name) for name, metric in metrics.items()}
-            for name in kinds:
-                rows[name].append(found[name])
-    return build_frame(rows, kinds)
-
-
-def _figures(choice: Choice) -> dict[str, Any]:
-    """A choice's own columns; the figures are those of `metrics` over its tokens."""
-    tokens = choice.tokens
-    ids: list[Any] = tokens.ids.tolist()
-    if len(tokens) and tokens.ids.min() < 0:  # an endpoint without ids
-        ids = [] if None in tokens.bytes else list(tokens.bytes)
-    logprob, entropy = (x.astype(np.float64) for x in (tokens.logprob, tokens.entropy))
-    mean = logprob.mean() if len(tokens) else np.nan
-    with np.errstate(over="ignore"):
-        perplexity = np.exp(-mean)
-    return {
-        "choice": choice.index,
-        "text": choice.text,
-        "finish_reason": choice.finish_reason,
-        # An endpoint that lists no tokens made some all the same.
-        "tokens": len(tokens) if len(tokens) or not choice.text else -1,
-        "mean_logprob": mean,
-        "perplexity": perplexity,
-        "mean_entropy": entropy.mean() if len(tokens) else np.nan,
-        "distinct_1": distinct([ids], n=1),
-        "distinct_2": distinct([ids], n=2),
-    }

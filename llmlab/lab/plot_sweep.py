@@ -1,0 +1,259 @@
+"""Pictures of a sweep: lines with intervals, a heat map, diversity against likelihood.
+
+Each is drawn from a frame of `Sweep.summary`, on the axes it is given, and sets no global style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llmlab.errors import RequestError
+from llmlab.lab import palette
+from llmlab.lab.plots import new_axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+#: How each of several lines is drawn, so that the colour is not the only sign: colour, marker, line.
+STYLES = (
+    (palette.BLUE, "o", "-"),
+    (palette.VERMILION, "s", "--"),
+    (palette.GREEN, "^", "-."),
+    (palette.PURPLE, "D", ":"),
+    (palette.ORANGE, "v", "-"),
+    (palette.SKY, "P", "--"),
+    (palette.BLACK, "X", "-."),
+)
+#: What the columns of a sweep are called on an axis.
+LABELS = {
+    "tokens": "length (tokens)",
+    "mean_logprob": "mean logprob (nats per token)",
+    "perplexity": "perplexity",
+    "mean_entropy": "mean entropy (nats)",
+    "distinct_1": "distinct-1 (share of tokens)",
+    "distinct_2": "distinct-2 (share of pairs of tokens)",
+    "max_tokens": "max_tokens (tokens)",
+    "min_tokens": "min_tokens (tokens)",
+}
+#: A heat map of more cells than this has no figures in them.
+_WRITTEN = 150
+
+
+class Places(NamedTuple):
+    """Where the values of a swept parameter lie on an axis."""
+
+    at: Mapping[Any, float]
+    names: tuple[str, ...]
+    numeric: bool  #: at their own numbers; else side by side
+
+
+def places(name: str, values: Sequence[Any]) -> Places:
+    """Numbers lie where they are; text, and a parameter that is off for one value (top_k = 0), side by side."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    numeric = numbers and not (name == "top_k" and 0 in values) and name != "prompt"
+    at = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
+    return Places(at, tuple(value_name(name, value) for value in values), numeric)
+
+
+def value_name(name: str, value: Any) -> str:
+    """A swept value as a legend or an axis spells it."""
+    if value is None or (name == "top_k" and value == 0):
+        return "off" if name == "top_k" else "none"
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def plot_lines(
+    summary: pd.DataFrame, *, x: str, by: str | None, axes: Mapping[str, Sequence[Any]], ax: Axes | None = None
+) -> Axes:
+    """A metric along one swept parameter, a line for each value of another, with its intervals.
+
+    Args:
+        summary: of one metric, grouped by `x` and `by`.
+        x: the parameter along the axis.
+        by: the parameter that the lines are of; None for a single line.
+        axes: the sweep's.
+        ax: where to draw.
+
+    Raises:
+        RequestError: there are more lines than can be told apart.
+    """
+    groups: Sequence[Any] = (None,) if by is None else axes[by]
+    if len(groups) > len(STYLES):
+        raise RequestError(
+            f"{by} has {len(groups)} values, and {len(STYLES)} lines can be told apart; take kind='heatmap'", param="by"
+        )
+    ax = new_axes(ax, width=6.4, height=4.0)
+    place = places(x, axes[x])
+    metric = _metric(summary)
+    for index, group in enumerate(groups):
+        part = summary if by is None else summary[_is(summary[by], group)]
+        colour, marker, line = STYLES[index]
+        at = np.array([place.at[_plain(value)] for value in part[x]])
+        order = np.argsort(at, kind="stable")
+        at, (value, low, high) = at[order], (_numbers(part[name])[order] for name in ("value", "low", "high"))
+        name = None if by is None else value_name(by, group)
+        if place.numeric:
+            ax.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+        else:  # what lies side by side has no in-between, and lines must not hide each other's bars
+            at = at + 0.12 * (index - (len(groups) - 1) / 2)
+            line = "none"
+        reach = np.nan_to_num(np.stack([value - low, high - value]).clip(min=0))
+        ax.errorbar(
+            at, value, yerr=None if place.numeric else reach, color=colour, marker=marker, linestyle=line,
+            markersize=5, linewidth=1.6, elinewidth=1.2, capsize=3, label=name,
+        )  # fmt: skip
+    _name_axis(ax.xaxis, x, place)
+    ax.set_ylabel(LABELS.get(metric, metric))
+    ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    if by is not None:
+        ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_heatmap(
+    summary: pd.DataFrame, *, x: str, by: str, axes: Mapping[str, Sequence[Any]], ax: Axes | None = None
+) -> Axes:
+    """A metric over two swept parameters, as colour and as a figure in each cell; what is not known stays white.
+
+    Args:
+        summary: of one metric, grouped by `x` and `by`.
+        x: the parameter from left to right.
+        by: the parameter from the bottom up.
+        axes: the sweep's.
+        ax: where to draw.
+    """
+    columns, rows = list(axes[x]), list(axes[by])
+    table = np.full((len(rows), len(columns)), np.nan)
+    for across, up, value in zip(summary[x], summary[by], _numbers(summary["value"]), strict=True):
+        table[rows.index(_plain(up)), columns.index(_plain(across))] = value
+    ax = new_axes(ax, width=min(0.62 * len(columns) + 2.6, 12.0), height=min(0.42 * len(rows) + 1.5, 10.0))
+    shown = np.ma.masked_invalid(table)
+    mesh = ax.pcolormesh(
+        np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5, shown, cmap="cividis", edgecolors="white",
+        linewidth=0.5,
+    )  # fmt: skip
+    metric = _metric(summary)
+    ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(metric, metric), pad=0.02)
+    if table.size <= _WRITTEN:
+        for (row, column), value in np.ndenumerate(table):
+            red, green, blue = mesh.cmap(mesh.norm(value))[:3] if np.isfinite(value) else (1, 1, 1)
+            dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
+            ax.text(
+                column, row, f"{value:.3g}" if np.isfinite(value) else "NA", ha="center", va="center", fontsize=8,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    ax.set_xticks(range(len(columns)), [value_name(x, value) for value in columns], parse_math=False)
+    ax.set_yticks(range(len(rows)), [value_name(by, value) for value in rows], parse_math=False)
+    _turn(ax.xaxis, [value_name(x, value) for value in columns])
+    ax.set_xlabel(LABELS.get(x, x))
+    ax.set_ylabel(LABELS.get(by, by))
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return ax
+
+
+def plot_diversity(
+    likelihood: pd.DataFrame,
+    diversity: pd.DataFrame,
+    *,
+    along: str,
+    by: str | None,
+    axes: Mapping[str, Sequence[Any]],
+    ax: Axes | None = None,
+) -> Axes:
+    """How diverse completions are against how likely they are: a point a setting, joined along one parameter.
+
+    Args:
+        likelihood: a summary of one metric, for the axis from left to right.
+        diversity: a summary of another, of the same groups, for the axis from the bottom up.
+        along: the parameter whose values are written at the points, in whose order they are joined.
+        by: the parameter that each line has one value of; None for a single line.
+        axes: the sweep's.
+        ax: where to draw.
+    """
+    groups: Sequence[Any] = (None,) if by is None else axes[by]
+    if len(groups) > len(STYLES):
+        raise RequestError(
+            f"{by} has {len(groups)} values, and {len(STYLES)} lines can be told apart; sweep fewer", param="by"
+        )
+    ax = new_axes(ax, width=6.4, height=4.6)
+    for index, group in enumerate(groups):
+        colour, marker, line = STYLES[index]
+        flat, tall = (
+            frame if by is None else frame[_is(frame[by], group)] for frame in (likelihood, diversity)
+        )  # fmt: skip
+        x, y = _numbers(flat["value"]), _numbers(tall["value"])
+        ax.errorbar(
+            x, y, xerr=_reach(flat), yerr=_reach(tall), color=colour, marker=marker, linestyle=line, markersize=5,
+            linewidth=1.2, elinewidth=0.7, label=None if by is None else value_name(by, group),
+        )  # fmt: skip
+        for name, here, there in _point_names(along, [_plain(value) for value in flat[along]], x, y):
+            ax.annotate(
+                name, (here, there), (5, 5), textcoords="offset points", fontsize=8, color=colour, parse_math=False,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.7},
+            )  # fmt: skip
+    for axis, frame in ((ax.xaxis, likelihood), (ax.yaxis, diversity)):
+        axis.set_label_text(LABELS.get(_metric(frame), _metric(frame)))
+    ax.set_title(f"labelled by {along}", fontsize=9, loc="left")
+    ax.margins(0.1)
+    ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    if by is not None:
+        ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def _point_names(along: str, values: Sequence[Any], x: np.ndarray, y: np.ndarray) -> list[tuple[str, float, float]]:
+    """A label for each point; settings that come to the same point have one together."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for value, here, there in zip(values, x.tolist(), y.tolist(), strict=True):
+        if np.isfinite([here, there]).all():
+            found.setdefault((here, there), []).append(value_name(along, value))
+    return [
+        (", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]}", here, there)
+        for (here, there), names in found.items()
+    ]
+
+
+def _name_axis(axis: Any, name: str, place: Places) -> None:
+    axis.set_label_text(LABELS.get(name, name))
+    if not place.numeric:
+        axis.set_ticks(list(place.at.values()), place.names, parse_math=False)
+        axis.axes.set_xlim(-0.6, len(place.names) - 0.4)
+        _turn(axis, place.names)
+
+
+def _turn(axis: Any, names: Sequence[str]) -> None:
+    """Long names stand slanted, so that they do not overlap."""
+    if len(names) * max(map(len, names), default=0) > 60:
+        for text in axis.get_ticklabels():
+            text.set(rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _metric(summary: pd.DataFrame) -> str:
+    return str(summary["metric"].iloc[0]) if len(summary) else ""
+
+
+def _reach(summary: pd.DataFrame) -> np.ndarray:
+    value, low, high = (_numbers(summary[name]) for name in ("value", "low", "high"))
+    return np.nan_to_num(np.stack([value - low, high - value])).clip(min=0)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _is(column: pd.Series, value: Any) -> np.ndarray:
+    return np.array([_plain(other) == value for other in column], bool)
+
+
+def _plain(value: Any) -> Any:
+    """A frame's value as the axes have it: NA is None."""
+    import pandas as pd
+
+    return None if value is pd.NA or value != value else value
