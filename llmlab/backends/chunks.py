@@ -7,7 +7,7 @@ clients look at one alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmlab.backends.protocol import CallDelta, Delta, Header, Stream
@@ -30,8 +30,11 @@ def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chu
     for index in range(header.request.n):
         yield _chunk(header, index, {"role": "assistant", "content": None}, include_usage=include_usage)
     unfinished, answered, made = set(range(header.request.n)), set[int](), 0
+    final: Chunk | None = None  # it waits for the end, behind which an endpoint has the usage
+    reported: Mapping[str, int] | None = None
     for delta in stream:
         made += len(delta.tokens)
+        reported = delta.reported_usage or reported
         for piece, logprobs in _pieces(delta, header):
             if "content" in piece or "tool_calls" in piece:
                 answered.add(delta.index)
@@ -42,16 +45,22 @@ def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chu
         # Nothing was said: an empty content, as in the whole answer, and not none.
         last = {} if delta.index in answered else {"content": ""}
         chunk = _chunk(header, delta.index, last, finish=delta.finish_reason, include_usage=include_usage)
-        if not unfinished:
-            chunk["seed"] = header.seed
-            if include_usage is None:
-                chunk["usage"] = usage(header, made=made)
-        yield chunk
-    if include_usage and not unfinished:
+        if unfinished:
+            yield chunk
+        else:
+            final = chunk
+    if final is None:
+        return
+    counted = usage(header, made=made, reported=reported)
+    final["seed"] = header.seed
+    if include_usage is None:
+        final["usage"] = counted
+    yield final
+    if include_usage:
         yield {
             **envelope(header, kind="chat.completion.chunk"),
             "choices": [],
-            "usage": usage(header, made=made),
+            "usage": counted,
             "seed": header.seed,
         }
 

@@ -135,6 +135,7 @@ class Delta:
     finish_reason: str | None
     reasoning: str = ""  #: new reasoning, where the request separates it from the content
     calls: tuple[CallDelta, ...] = ()
+    reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count, for the whole request
 
 
 @runtime_checkable

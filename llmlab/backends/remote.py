@@ -6,24 +6,39 @@ is an error that names it, and what the endpoint is seen to do otherwise is note
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from llmlab.backends.event_loop import EventLoop
 from llmlab.backends.protocol import Completion
 from llmlab.backends.refusal import translated
 from llmlab.backends.remote_stream import RemoteStream
-from llmlab.errors import LLMLabError, ModelNotFoundError, RequestError
-from llmlab.exports import EXTENSIONS
+from llmlab.errors import EngineError, LLMLabError, ModelNotFoundError, RequestError
 from llmlab.request import PromptRequest, Request
 
 if TYPE_CHECKING:
     import openai
 
-#: Alternatives asked for where the request does not say: the frames and the strip show five.
-ALTERNATIVES = 5
+#: What is said although nobody asked, because the frames want it, or because the endpoint's own default may be another
+#: one than the request's: generation_config.json's at vLLM's, top_k 40 at llama.cpp's. -1 is off for all of them.
+UNASKED: Mapping[str, Any] = {
+    "seed": None,  # drawn
+    "logprobs": True,
+    "top_logprobs": 5,  # the frames and the strip show five
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+#: Seeds are drawn below this: there are endpoints that take 32 bits, and endpoints that take no sign.
+_SEEDS = 2**31
 
 
 class RemoteBackend:
@@ -33,17 +48,23 @@ class RemoteBackend:
         client: the `openai` client that asks; its `max_retries` are the retries.
         name: the model's name there.
         concurrency: how many requests may be under way at once; more wait their turn.
+        where: the endpoint's address, as messages name it.
     """
 
-    def __init__(self, client: openai.OpenAI, *, name: str, concurrency: int = 8) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, *, name: str, concurrency: int = 8, where: str = "") -> None:
         self.name = name
         self.client = client
         self.concurrency = concurrency
-        self.unwanted: set[str] = set()  #: what this endpoint refuses of the fields that nobody asked for
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="llmlab-remote")
-        self._habits = threading.Lock()
+        self.where = where or _address(str(client.base_url))
+        self.owner: str | None = None  #: who serves the model, as the endpoint's list says
+        self.turn = asyncio.Semaphore(concurrency)
+        self.unwanted: dict[str, str] = {}  #: field that nobody asked for -> why this endpoint is not sent it
+        self._loop = EventLoop("llmlab-remote", on_close=client.close)
+        self._looking = asyncio.Lock()
         self._looked = False
         self._processed: bool | None = None
+        # A lab that is dropped leaves no thread and no connection behind.
+        weakref.finalize(self, self._loop.close, wait=False).atexit = False
 
     @classmethod
     def connect(
@@ -60,24 +81,61 @@ class RemoteBackend:
         """Find the endpoint and its model.
 
         Raises:
-            ModelNotFoundError: it does not have the model, or has several and none was named.
+            ModelNotFoundError: it has several models, or none, and none was named.
             LLMLabError: it cannot be reached, or refuses the key.
         """
         import openai
 
-        if not isinstance(concurrency, int) or concurrency < 1:
-            raise ValueError(f"concurrency must be a positive integer, got {concurrency!r}")
-        client = openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=retries, timeout=timeout, **options)
-        return cls(client, name=model or _only_model(client, url), concurrency=concurrency)
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise RequestError(f"concurrency must be a positive integer, got {concurrency!r}", param="concurrency")
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise RequestError(f"an endpoint's address begins with http:// or https://, got {url!r}", param="url")
+        client = openai.AsyncOpenAI(
+            base_url=url, api_key=api_key or "none", max_retries=retries, timeout=timeout, **options
+        )
+        backend = cls(client, name=model or "", concurrency=concurrency, where=_address(url))
+        try:
+            models = backend._loop.submit(backend._models()).result()
+            if model is None:
+                if len(models) != 1:
+                    raise ModelNotFoundError(
+                        f"{backend.where} lists {len(models) or 'no'} models; name one: model= "
+                        f"{', '.join(list(models)[:20])}",
+                        param="model",
+                    )
+                [backend.name] = models
+            backend.owner = models.get(backend.name)
+        except BaseException:
+            backend.close()
+            raise
+        return backend
+
+    async def _models(self) -> dict[str, str | None]:
+        """Name -> owner. An endpoint need not have a list where the caller has a name."""
+        import openai
+
+        try:
+            found: Any = await self.client.get("/models", cast_to=object)
+        except openai.OpenAIError as error:
+            silent = isinstance(error, openai.APIStatusError) and error.status_code not in (401, 403)
+            if self.name and silent:
+                return {}
+            raise translated(error, where=self.where) from error
+        listed = found.get("data") if isinstance(found, Mapping) else None
+        rows = [row for row in listed or () if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
+        return {row["id"]: row["owned_by"] if isinstance(row.get("owned_by"), str) else None for row in rows}
 
     def describe(self) -> dict[str, Any]:
         """What the banner shows."""
-        return {"model": self.name, "device": str(self.client.base_url), "notes": ["somebody else's engine"]}
+        server = f"served by {self.owner} at" if self.owner else "at"
+        return {
+            "model": self.name,
+            "notes": [f"{server} {self.where}, up to {self.concurrency} requests at once"],
+        }
 
     def close(self) -> None:
-        """Drop what is waiting and the connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self.client.close()
+        """Drop what is under way or waiting, and the connections."""
+        self._loop.close()
 
     def complete(self, request: Request, *, order: str = "llmlab") -> Completion:
         """Run a request to its end; see `stream`."""
@@ -102,68 +160,68 @@ class RemoteBackend:
             raise ModelNotFoundError(
                 f"the model {request.model!r} is not the one connected to, {self.name!r}", param="model"
             )
-        seed = secrets.randbelow(2**53) if request.seed is None else request.seed
-        return RemoteStream(self, request, seed=seed, submit=self._pool.submit)
+        seed = secrets.randbelow(_SEEDS) if request.seed is None else request.seed
+        return RemoteStream(self, request, seed=seed, submit=self._loop.submit)
 
-    def body(self, request: Request, *, seed: int, n: int) -> dict[str, Any]:
-        """The request as arguments of `client.chat.completions.create`: what was given, and what the frames want."""
-        given = request.to_dict()
-        given |= {"model": self.name, "n": n}
-        if "seed" in given or "seed" not in self.unwanted:
-            given["seed"] = seed
-        if not request.logprobs and "logprobs" not in self.unwanted:
-            given["logprobs"] = True
-        if given.get("logprobs") and "top_logprobs" not in self.unwanted:
-            given.setdefault("top_logprobs", ALTERNATIVES)
-        if n == 1:
-            given.pop("n")  # some endpoints refuse the field and know no other number
-        extra = {name: given.pop(name) for name in EXTENSIONS & given.keys()}
-        return {**given, **({"extra_body": extra} if extra else {})}
+    def body(self, request: Request, *, seed: int, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The request as API JSON: what was asked, and apart from that what this endpoint is sent unasked."""
+        asked = {**request.to_dict(), "model": self.name}
+        for name in ("n", "stream", "stream_options"):  # how an answer travels is no part of the question
+            asked.pop(name, None)
+        if n > 1:
+            asked["n"] = n  # some endpoints refuse the field and know no other number
+        if "seed" in asked:
+            asked["seed"] = seed
+        if not request.logprobs:
+            asked.pop("logprobs", None)
+        spare = {**UNASKED, "seed": seed}
+        for first, second in (("logprobs", "top_logprobs"), ("stream", "stream_options")):
+            if first in self.unwanted:
+                spare.pop(second)
+        return asked, {k: v for k, v in spare.items() if k not in asked and k not in self.unwanted}
 
-    def processed(self, ask: Callable[[dict[str, Any]], Any], request: Request) -> bool | None:
+    async def processed(self, ask: Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]) -> bool | None:
         """Whether the logprobs of this endpoint are those of the law after the temperature; None: it cannot be seen.
 
-        Asked once, with two requests of one token each: a raw law does not depend on the temperature.
+        Looked at once, with two requests of one token each: a raw law does not depend on the temperature.
         """
-        import openai
-
-        with self._habits:
+        async with self._looking:
             if not self._looked:
-                self._looked = True
+                laws = []
                 try:
-                    self._processed = _depends_on_temperature(ask, self.body(request, seed=0, n=1))
-                except (LLMLabError, openai.OpenAIError):  # it answered what was asked; this look was our own idea
-                    self._processed = None
+                    for temperature in (1.0, 0.5):
+                        laws.append(_law(await ask(self._probe(temperature))))
+                    self._processed, self._looked = _is_processed(*laws), True
+                except EngineError:
+                    return None  # it was busy, or out of reach: there will be another time
+                except LLMLabError:
+                    self._looked = True  # it answered what was asked; this look was our own idea
             return self._processed
 
-
-def _only_model(client: openai.OpenAI, url: str) -> str:
-    import openai
-
-    try:
-        names = [model.id for model in client.models.list()]
-    except openai.OpenAIError as error:
-        raise translated(error, where=url) from error
-    if len(names) != 1:
-        raise ModelNotFoundError(
-            f"{url} has {len(names) or 'no'} models; name one: model= {', '.join(names[:20])}", param="model"
-        )
-    return names[0]
+    def _probe(self, temperature: float) -> dict[str, Any]:
+        said = {name: UNASKED[name] for name in ("logprobs", "top_logprobs") if name not in self.unwanted}
+        messages = [{"role": "user", "content": "Name an animal."}]
+        return {"model": self.name, "messages": messages, **said, "temperature": temperature, "max_tokens": 1}
 
 
-def _depends_on_temperature(ask: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> bool | None:
-    kept: dict[str, Any] = {
-        name: body[name] for name in ("model", "messages", "logprobs", "top_logprobs") if name in body
-    }
-    laws = []
-    for temperature in (1.0, 0.5):
-        answer = ask({**kept, "temperature": temperature, "max_tokens": 1, "seed": 0})
-        choices = answer.get("choices") or [{}]
-        entries = ((choices[0].get("logprobs") or {}).get("content")) or ()
-        if not entries:
-            return None
-        best = entries[0].get("top_logprobs") or ()
-        laws.append({each.get("token"): each.get("logprob") for each in best})
-    shared = laws[0].keys() & laws[1].keys()
-    gaps = [abs(laws[0][token] - laws[1][token]) for token in shared if None not in (laws[0][token], laws[1][token])]
-    return None if not gaps else max(gaps) > 0.05
+def _address(url: str) -> str:
+    """An address without the password that may stand in it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
+
+
+def _law(answer: Mapping[str, Any]) -> dict[Any, float]:
+    """Token -> logprob, as the first step of an answer lists them."""
+    choices = answer.get("choices") or [{}]
+    entries = ((choices[0].get("logprobs") or {}).get("content")) or [{}]
+    best = [(each.get("token"), each.get("logprob")) for each in entries[0].get("top_logprobs") or ()]
+    return {token: float(value) for token, value in best if value is not None and value > -99}
+
+
+def _is_processed(whole: dict[Any, float], half: dict[Any, float]) -> bool | None:
+    """From the laws at temperatures 1 and 0.5: the second one's differences are twice as large if it is processed."""
+    shared = sorted(whole.keys() & half.keys(), key=whole.__getitem__)
+    if len(shared) < 2:
+        return None
+    before, after = (sum(abs(law[token] - law[shared[-1]]) for token in shared) for law in (whole, half))
+    return None if before < 0.1 else after / before > 1.5

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+import weakref
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmlab.backends.answers import Answer
+from llmlab.backends.asking import PROCESSED, Asking, Said, placed
+from llmlab.backends.entries import Names, tokens_of
+from llmlab.backends.habits import habits
 from llmlab.backends.protocol import Choice, Completion, Delta, Header, Timing
-from llmlab.backends.refusal import translated
-from llmlab.errors import EngineError, LLMLabError
+from llmlab.errors import EngineError
 from llmlab.request import Request
 
 if TYPE_CHECKING:
@@ -22,30 +26,30 @@ if TYPE_CHECKING:
 
 #: How often a reader that waits is told so.
 WAIT_SECONDS = 0.5
-#: The fields that are sent although nobody asked for them; an endpoint may refuse them without an error.
-_UNASKED = ("logprobs", "top_logprobs", "seed")
-#: Rounds of asking for choices that did not come.
-_ROUNDS = 128
 
 
 class RemoteStream:
-    """Iterate for deltas, or ask for the whole; `close` drops the connection, and what has come stays."""
+    """Iterate for deltas, or ask for the whole; `close` drops the connection, and what has been read stays.
+
+    The connection is dropped too when nobody holds the stream any more.
+
+    Args:
+        backend: whom to ask.
+        request: what to ask.
+        seed: the request's, or the one drawn for it.
+        submit: starts the work on the backend's event loop.
+    """
 
     def __init__(
-        self, backend: RemoteBackend, request: Request, *, seed: int, submit: Callable[[Callable[[], None]], Any]
+        self,
+        backend: RemoteBackend,
+        request: Request,
+        *,
+        seed: int,
+        submit: Callable[[Coroutine[Any, Any, None]], Future[None]],
     ) -> None:
-        self._backend = backend
-        self._where = str(backend.client.base_url)
-        self._began = time.perf_counter()
-        self._first: float | None = None
-        self._total: float | None = None
-        self._answers = [Answer(index) for index in range(request.n)]
-        self._meta: dict[str, Any] = {}
-        self._usage: dict[str, int] | None = None
-        self._notes: dict[str, None] = {}  # an ordered set
-        self._tell: Callable[[str], None] | None = None
-        self._closed = False
-        self._queue: queue.SimpleQueue[Delta | BaseException | None] = queue.SimpleQueue()
+        events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._told = _Told(request)
         self.header = Header(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -54,212 +58,150 @@ class RemoteStream:
             seed=seed,
             prompt_ids=np.zeros(0, np.int32),
             system_fingerprint="",
+            names=self._told.names.texts,
         )
-        self._deltas = self._read()
-        self._work = submit(self._run)
+        # Neither the work nor the generator knows this object: a stream that is dropped must go at once.
+        self._work = submit(Asking(backend, request, seed=seed, put=events.put).run())
+        self._work.add_done_callback(lambda work: events.put(_closed() if work.cancelled() else None))
+        self._events = events
+        self._deltas = _deltas(events, self._told)
+        weakref.finalize(self, self._work.cancel).atexit = False
 
     def __iter__(self) -> Iterator[Delta]:
         return self._deltas
 
     def on_wait(self, tell: Callable[[str], None]) -> None:
         """While nothing comes: be told, about twice a second."""
-        self._tell = tell
+        self._told.tell = tell
 
     def close(self) -> None:
-        """Stop; what was made stays."""
-        self._closed = True
+        """Stop; what was read stays. Any thread may: one that reads meanwhile comes to the end by itself."""
+        self._told.closed = True
         self._work.cancel()
-        self._queue.put(None)
-        self._deltas.close()
+        self._events.put(None)
+        try:
+            self._deltas.close()
+        except ValueError:  # another thread is reading
+            return
 
     def result(self) -> Completion:
         """Run to the end; the whole."""
         for _ in self._deltas:
             pass
-        names: dict[int, str] = {}
-        choices = tuple(answer.choice(names) for answer in self._answers)
-        meta = {name: self._meta[name] for name in ("id", "created", "model") if self._meta.get(name)}
-        fingerprint = self._meta.get("system_fingerprint") or ""
-        header = vars(self.header) | meta | {"system_fingerprint": fingerprint, "names": names}
-        seed = self._meta.get("seed")
-        return Completion(
-            **header | ({"seed": int(seed)} if isinstance(seed, int) else {}),
-            choices=tuple(self._as_sampled(choice) for choice in choices),
-            timing=Timing(first_token=self._first or 0.0, total=self._total or time.perf_counter() - self._began),
-            reported_usage=self._usage,
-            notes=tuple(self._notes),
-        )
+        if self._told.error is not None:
+            raise self._told.error
+        return self._told.completion(self.header)
 
-    def _read(self) -> Generator[Delta, None, None]:
-        while True:
-            try:
-                found = self._queue.get(timeout=WAIT_SECONDS)
-            except queue.Empty:
-                if self._tell:
-                    self._tell("waiting")
-                continue
-            if found is None:
-                return
-            if isinstance(found, BaseException):
-                raise found
-            self._first = self._first or time.perf_counter() - self._began
-            yield found
 
-    # --- a thread of the backend's ---------------------------------------------------------------------------------
+class _Told:
+    """What has been read of an answer. Only the reader's thread touches it, but for `closed`."""
 
-    def _run(self) -> None:
-        import openai
+    def __init__(self, request: Request) -> None:
+        self.names = Names()
+        self.tell: Callable[[str], None] | None = None
+        self.closed = False
+        self.error: BaseException | None = None
+        self._request = request
+        self._answers = [Answer(index) for index in range(request.n)]
+        self._notes: dict[str, None] = {}  # an ordered set
+        self._meta: dict[str, Any] = {}
+        self._usage: dict[int, Mapping[str, Any]] = {}  # of each ask, as it was said last
+        self._began = time.perf_counter()
+        self._first: float | None = None
+        self._last = self._began
 
-        try:
-            missing = list(range(self.header.request.n))
-            for attempt in range(_ROUNDS):
-                self._ask(missing, seed=_shifted(self.header.seed, attempt))
-                left = [index for index in missing if self._answers[index].finish is None]
-                if self._closed or not left:
-                    break
-                if len(left) == len(missing):
-                    raise EngineError(f"{self._where} ended its answer without a finish_reason", status=502)
-                self._note(f"n: {len(missing)} choices were asked for and {len(missing) - len(left)} sent")
-                missing = left
-            if not self._closed:
-                self._look()
-        except openai.OpenAIError as error:
-            self._queue.put(translated(error, where=self._where))
-        except LLMLabError as error:
-            self._queue.put(error)
-        except Exception as error:
-            if not self._closed:  # a connection that was dropped on purpose complains in many ways
-                self._queue.put(EngineError(f"{self._where} answers what cannot be read: {error}", status=502))
-        finally:
-            self._total = time.perf_counter() - self._began
-            self._queue.put(None)
-
-    def _ask(self, missing: list[int], *, seed: int) -> None:
-        """Ask for so many choices; they take the places that are missing, in the order of their indices."""
-        usage: dict[str, int] = {}
-        streamed = False
-        for chunk in self._chunks(seed=seed, n=len(missing)):
-            if self._closed:
-                return
-            streamed = True
-            usage = self._take(chunk, missing) or usage
-        if not streamed:
-            self._note("stream: nothing came, so the answer was asked for whole")
-            whole = self._create({**self._backend.body(self.header.request, seed=seed, n=len(missing))})
-            usage = self._take(whole, missing, whole=True) or usage
-        if usage:
-            total = self._usage or dict.fromkeys(usage, 0)
-            self._usage = {name: total.get(name, 0) + value for name, value in usage.items()}
-            self._usage["prompt_tokens"] = usage.get("prompt_tokens", 0)
-
-    def _take(self, said: dict[str, Any], missing: list[int], *, whole: bool = False) -> dict[str, int] | None:
-        for name in ("id", "created", "model", "system_fingerprint", "seed"):
-            if said.get(name) is not None:
-                self._meta.setdefault(name, said[name])
-        for choice in said.get("choices") or ():
-            at = int(choice.get("index") or 0)
-            if at < len(missing):
-                self._queue.put(self._answers[missing[at]].take(choice, whole=whole))
-        usage = said.get("usage")
-        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
-        return None if not usage else {name: int(usage[name]) for name in counts if usage.get(name) is not None}
-
-    def _chunks(self, *, seed: int, n: int) -> Iterator[dict[str, Any]]:
-        stream = self._create({**self._backend.body(self.header.request, seed=seed, n=n)}, stream=True)
-        with stream:
-            for chunk in stream:
-                yield chunk.to_dict(mode="json")
-
-    def _create(self, body: dict[str, Any], *, stream: bool = False) -> Any:
-        """Ask; a refused field that nobody asked for is left out, and noted, and one that somebody did is an error."""
-        import openai
-
-        given = self.header.request.model_fields_set
-        sent = {**body, **({"stream": True, "stream_options": {"include_usage": True}} if stream else {})}
-        while True:
-            try:
-                found = self._backend.client.chat.completions.create(**sent)
-                if stream:
-                    return found
-                if not hasattr(found, "to_dict"):
-                    raise EngineError(f"{self._where} answers no JSON: {str(found)[:80]!r}", status=502)
-                return found.to_dict(mode="json")
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                told = translated(error, where=self._where)
-                spare = [name for name in (*_UNASKED, "stream_options") if name in sent and name not in given]
-                if told.param not in spare:
-                    raise told from error
-                drop = [told.param] if told.param != "logprobs" else ["logprobs", "top_logprobs"]
-                for name in drop:
-                    sent.pop(name, None)
-                    self._backend.unwanted.add(name)
-                self._note(f"{told.param}: refused, and so left out")
-
-    def _look(self) -> None:
-        """What the endpoint did with what it was asked, as far as the answer shows."""
-        request = self.header.request
-        for answer in self._answers:
-            ends = any(answer.text.endswith(stop) for stop in request.stops)
-            if any(stop in answer.text[:-1] and not ends for stop in request.stops):
-                self._note("stop: ignored, the text goes on behind it")
-            elif request.stops and answer.finish == "stop" and not ends and request.include_stop:
-                self._note("stop: the stop's text may have been left out, the content does not end with it")
-            if request.response_format and answer.finish == "stop" and not _is_json(request, answer.text):
-                self._note("response_format: ignored, the content is not JSON")
-            if not answer.entries:
-                self._note("logprobs: none were sent")
-            elif all(entry.get("bytes") is None and "token_id" not in entry for _, entry in answer.entries):
-                self._note("logprobs: sent without bytes")
-            limit = request.token_limit
-            if limit is not None and len(answer.entries) > limit:
-                self._note(f"max_tokens: {len(answer.entries)} tokens were sent where {limit} were asked for")
-        if request.seed is not None and self._meta.get("seed") != request.seed and "seed" in self._meta:
-            self._note("seed: the answer names another one")
-        if self._plain() and _reshapes(request) and self._backend.processed(self._create, request):
-            self._note("logprobs: those of the law after the temperature, and so under sampling_logprob")
-
-    def _plain(self) -> bool:
-        """Whether there are logprobs that do not say which law they are of."""
-        entries = [entry for answer in self._answers for _, entry in answer.entries]
-        return bool(entries) and all("sampling_logprob" not in entry for entry in entries)
-
-    def _as_sampled(self, choice: Choice) -> Choice:
-        """Logprobs that are known to be of the processed law stand under that name, and the raw ones are unknown."""
-        if not any(note.startswith("logprobs: those of the law") for note in self._notes):
-            return choice
-        tokens = choice.tokens
-        unknown = np.full(len(tokens), np.nan, np.float32)
-        moved = vars(tokens) | {
-            "sampling_logprob": tokens.logprob,
-            "logprob": unknown,
-            "margin": unknown,
-            "top_sampling_logprob": tokens.top_logprob,
-            "top_logprob": np.full_like(tokens.top_logprob, np.nan),
-        }
-        return Choice(**vars(choice) | {"tokens": type(tokens)(**moved)})
-
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Something that was seen on the way."""
         self._notes.setdefault(text)
 
+    def take(self, said: Said) -> Iterator[Delta]:
+        """What is new in a chunk."""
+        self._last = said.at
+        for name in ("id", "created", "model", "system_fingerprint", "seed"):
+            if said.body.get(name) is not None:
+                self._meta.setdefault(name, said.body[name])
+        self._usage.setdefault(said.ask, {})
+        if isinstance(said.body.get("usage"), Mapping):
+            self._usage[said.ask] = said.body["usage"]  # the last one counts: some send it with every chunk, so far
+        for place, choice in placed(said.body, said.places):
+            self._first = self._first or said.at
+            yield self._answers[place].take(choice, names=self.names, whole=said.whole)
+        if len(said.body.get("choices") or ()) > len(said.places):
+            self.note("n: more choices were sent than asked for")
 
-def _shifted(seed: int, attempt: int) -> int:
-    """Another seed for choices that are asked for again: the same one would say the same thing."""
-    return (seed + attempt + 2**63) % 2**64 - 2**63
+    def usage(self) -> dict[str, int] | None:
+        """Tokens over all asks, the prompt's counted once; None where an ask did not say."""
+        prompt = made = 0
+        for usage in self._usage.values():
+            read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            if not isinstance(read, int) or not isinstance(written, int):
+                return None
+            prompt, made = max(prompt, read), made + written
+        return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made} if prompt else None
+
+    def completion(self, header: Header) -> Completion:
+        """The whole, or of a stream that was closed what there is."""
+        names, meta, usage = Names(), self._meta, self.usage()
+        choices = tuple(answer.choice(names) for answer in self._answers)
+        notes = list(self._notes)
+        if not self.closed:
+            said = {**meta, "model": None if meta.get("model") == header.model else meta.get("model")}
+            made = None if usage is None else usage["completion_tokens"]
+            notes = list(dict.fromkeys([*habits(self._request, self._answers, said=said, made=made), *notes]))
+        known = {
+            **({"id": meta["id"]} if isinstance(meta.get("id"), str) else {}),
+            **({"created": meta["created"]} if isinstance(meta.get("created"), int) else {}),
+            **({"seed": meta["seed"]} if isinstance(meta.get("seed"), int) else {}),
+            "system_fingerprint": str(meta.get("system_fingerprint") or ""),
+            "names": names.texts,
+        }
+        return Completion(
+            **{**vars(header), **known},
+            choices=tuple(map(_as_sampled, choices)) if PROCESSED in notes else choices,
+            timing=Timing(first_token=(self._first or self._began) - self._began, total=self._last - self._began),
+            reported_usage=usage,
+            notes=tuple(notes),
+        )
 
 
-def _reshapes(request: Request) -> bool:
-    """Whether the law that is drawn from is another than the model's."""
-    off = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logit_bias": {}, "repetition_penalty": 1.0}
-    off |= {"frequency_penalty": 0.0, "presence_penalty": 0.0}
-    return any(getattr(request, name) != value for name, value in off.items())
+def _closed() -> EngineError:
+    return EngineError("the lab was closed before this answer was whole", status=503)
 
 
-def _is_json(request: Request, text: str) -> bool:
-    form = request.response_format or {}
-    if form.get("type") not in ("json_object", "json_schema"):
-        return True
-    try:
-        json.loads(text.rpartition("</think>")[2])
-    except ValueError:
-        return False
-    return True
+def _deltas(events: queue.SimpleQueue[Any], told: _Told) -> Generator[Delta, None, None]:
+    while True:
+        try:
+            event = events.get(timeout=WAIT_SECONDS)
+        except queue.Empty:
+            if told.tell:
+                told.tell("waiting")
+            continue
+        if told.closed:
+            return
+        if event is None:
+            if usage := told.usage():
+                nothing = tokens_of((), names=told.names, exact=True)
+                yield Delta(index=0, text="", tokens=nothing, finish_reason=None, reported_usage=usage)
+            return
+        if isinstance(event, Said):
+            yield from told.take(event)
+        elif isinstance(event, str):
+            told.note(event)
+        else:
+            told.error = event
+            raise event
+
+
+def _as_sampled(choice: Choice) -> Choice:
+    """Logprobs that are known to be of the processed law stand under that name, and the raw ones are unknown."""
+    tokens = choice.tokens
+    unknown = np.full(len(tokens), np.nan, np.float32)
+    moved = replace(
+        tokens,
+        sampling_logprob=tokens.logprob,
+        logprob=unknown,
+        margin=unknown,
+        top_sampling_logprob=tokens.top_logprob,
+        top_logprob=np.full_like(tokens.top_logprob, np.nan),
+    )
+    return replace(choice, tokens=moved)

@@ -30,7 +30,8 @@ def chat_completion(completion: Completion) -> ChatCompletion:
     """The whole answer as an `openai.types.chat.ChatCompletion`; an interrupted choice says `length`."""
     from openai.types.chat import ChatCompletion
 
-    return ChatCompletion.model_validate(whole(completion))
+    # As the package itself reads an answer: a figure that an endpoint did not send is null where the type has a number.
+    return ChatCompletion.construct(**whole(completion))
 
 
 def whole(completion: Completion) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def whole(completion: Completion) -> dict[str, Any]:
         **envelope(completion, kind="chat.completion"),
         "seed": completion.seed,
         "choices": [_choice(choice, completion) for choice in completion.choices],
-        "usage": completion.reported_usage or usage(completion, made=completion.completion_tokens),
+        "usage": usage(completion, made=completion.completion_tokens, reported=completion.reported_usage),
     }
 
 
@@ -54,9 +55,16 @@ def envelope(header: Header, *, kind: str) -> dict[str, Any]:
     }
 
 
-def usage(header: Header, *, made: int) -> dict[str, int]:
-    """Tokens of the prompt (once, for all choices) and of all choices together, end tokens included."""
+def usage(header: Header, *, made: int, reported: Mapping[str, int] | None = None) -> dict[str, int] | None:
+    """Tokens of the prompt (once, for all choices) and of all choices together, end tokens included.
+
+    As an endpoint `reported` them, or counted here; None where neither can be.
+    """
+    if reported is not None:
+        return dict(reported)
     prompt = len(header.prompt_ids)
+    if not prompt:
+        return None
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
@@ -92,7 +100,7 @@ def _choice(choice: Choice, completion: Completion) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.tool_calls:
         message |= {"content": choice.text or None, "tool_calls": [call(each) for each in choice.tool_calls]}
-    if request.separate_reasoning:
+    if request.separate_reasoning or (choice.reasoning and choice.reasoning not in choice.text):
         message["reasoning_content"] = choice.reasoning or None
     return {
         "index": choice.index,
@@ -125,9 +133,10 @@ def _token(tokens: Tokens, t: int, alternatives: int, names: Mapping[int, str]) 
 
 def _spelled(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:
     """A token without text goes by its name; that its bytes are null tells it from a text that reads the same."""
+    known = _count(token_id)
     if data is None:
-        return {"token": names.get(token_id, f"<id {token_id}>"), "bytes": None, "token_id": token_id}
-    return {"token": data.decode("utf-8", "replace"), "bytes": list(data), "token_id": token_id}
+        return {"token": names.get(token_id, f"<id {token_id}>"), "bytes": None, "token_id": known}
+    return {"token": data.decode("utf-8", "replace"), "bytes": list(data), "token_id": known}
 
 
 def _number(value: Any) -> float | None:

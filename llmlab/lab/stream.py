@@ -48,7 +48,8 @@ class Stream:
         from openai.types.chat import ChatCompletionChunk
 
         try:
-            return ChatCompletionChunk.model_validate(next(self._chunks))
+            # As the package itself reads a stream; see `wire.chat_completion`.
+            return ChatCompletionChunk.construct(**next(self._chunks))
         except KeyboardInterrupt as interrupt:
             self._keep(interrupt)
             raise

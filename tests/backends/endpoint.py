@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
@@ -11,8 +12,10 @@ from typing import Any
 import openai
 
 from llmlab.backends.remote import RemoteBackend
+from llmlab.lab.lab import Lab
 
-#: What an endpoint does with a request's body: a whole answer, a list of chunks, or (status, error body, headers).
+#: What an endpoint does with a request's body: a whole answer, a list of chunks, or (status, error body, headers);
+#: a text is sent as it is.
 Script = Callable[[dict[str, Any]], Any]
 
 
@@ -31,7 +34,7 @@ def whole(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
         "id": "chatcmpl-123",
         "object": "chat.completion",
         "created": 1728933352,
-        "model": "gpt-4o-2024-08-06",
+        "model": "somebody",
         "choices": list(choices),
         "usage": {"prompt_tokens": 19, "completion_tokens": 10, "total_tokens": 29},
         **more,
@@ -44,7 +47,7 @@ def chunk(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
         "id": "chatcmpl-123",
         "object": "chat.completion.chunk",
         "created": 1728933352,
-        "model": "gpt-4o-2024-08-06",
+        "model": "somebody",
     }
     return {**head, "choices": list(choices), **more}
 
@@ -76,8 +79,16 @@ class Endpoint:
     def backend(self, *, retries: int = 0, **options: Any) -> RemoteBackend:
         """A backend that asks here."""
         http = sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
-        client = http.Client(transport=http.MockTransport(lambda request: self._answer(request, http)))
+
+        async def answer(request: Any) -> Any:
+            return await asyncio.to_thread(self._answer, request, http)
+
+        client = http.AsyncClient(transport=http.MockTransport(answer))
         return RemoteBackend.connect("http://somewhere.invalid/v1", retries=retries, http_client=client, **options)
+
+    def lab(self, **options: Any) -> Lab:
+        """The same as a lab."""
+        return Lab(self.backend(**options))
 
     def _answer(self, request: Any, http: Any) -> Any:
         if request.url.path.endswith("/models"):
@@ -95,6 +106,8 @@ class Endpoint:
         if isinstance(found, tuple):
             status, error, headers = found
             return http.Response(status, json=error, headers=headers)
+        if isinstance(found, str):
+            return http.Response(200, text=found, headers={"content-type": "text/event-stream"})
         if isinstance(found, dict):
             return http.Response(200, json=found)
         lines = [f"data: {json.dumps(each)}\n\n" for each in found]

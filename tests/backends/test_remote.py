@@ -39,14 +39,11 @@ def test_an_answer_in_openais_shape():
     assert "n" not in body
 
 
-def test_the_frames_have_their_columns_and_what_is_not_known_is_na():
+def test_the_frames_have_their_columns_and_what_is_not_known_is_na(demo):
     _, lab = lab_of(lambda body: spoken(*HELLO))
     frame = lab.chat("hello").logprobs_frame()
-    local = llmlab.load("demo", quiet=True)
-    pd.testing.assert_series_equal(
-        frame.dtypes.drop(["token"]), local.chat("hello", max_tokens=2).logprobs_frame().dtypes.drop(["token"])
-    )
-    local.close()
+    local = demo.chat("hello", max_tokens=2).logprobs_frame()
+    pd.testing.assert_series_equal(frame.dtypes.drop(["token"]), local.dtypes.drop(["token"]))
     assert frame.token.tolist() == ["Hello", " you"]
     assert frame.bytes.tolist() == [b"Hello", b" you"]
     assert frame.segment.tolist() == ["content", "content"]
@@ -90,13 +87,16 @@ def test_extension_fields_travel_in_the_body():
 
 def test_choices_that_were_not_sent_are_asked_for_again():
     """An endpoint that knows no n, as `transformers serve`: one choice each time, whatever was asked."""
-    said = iter("abcdef")
-    endpoint, lab = lab_of(lambda body: spoken(entry(next(said), -1.0)))
+    endpoint, lab = lab_of(lambda body: spoken(entry(str(body["seed"]), -1.0)))
     result = lab.chat("hello", n=4, seed=7)
-    assert result.texts == ["a", "b", "c", "d"]
-    assert [body.get("n") for body in endpoint.bodies] == [4, 3, 2, None]
-    assert len({body["seed"] for body in endpoint.bodies}) == 4
-    assert "n: 4 choices were asked for and 1 sent" in result.notes
+    assert [body.get("n") for body in endpoint.bodies] == [4, None, None, None]
+    assert result.texts[0] == "7" and len(set(result.texts)) == 4
+    assert [note.partition(":")[0] for note in result.notes] == ["n"]
+    # It is remembered; and the first choices do not depend on how many there are.
+    again = lab.chat("hello", n=2, seed=7)
+    assert again.texts == result.texts[:2] and again.notes == result.notes
+    assert [body.get("n") for body in endpoint.bodies[4:]] == [None, None]
+    assert all(0 <= body["seed"] < 2**31 for body in endpoint.bodies)
 
 
 def test_interleaved_choices_find_their_places():

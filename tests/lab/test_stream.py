@@ -114,10 +114,10 @@ def test_an_interrupted_stream_leaves_its_part_in_last(lab: Lab, monkeypatch: py
     stream = lab.stream("hello", **ENDLESS)
     first = [next(stream), next(stream)][1].choices[0].delta.content
 
-    def interrupt(chunk):
+    def interrupt(**chunk):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ChatCompletionChunk, "model_validate", interrupt)
+    monkeypatch.setattr(ChatCompletionChunk, "construct", interrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
         next(stream)
     assert any("lab.last" in note for note in caught.value.__notes__)
