@@ -12,7 +12,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx2 as http
 import pytest
 
 from llmlab.backends.local import LocalStream
@@ -20,7 +19,7 @@ from llmlab.engine.batch import Live
 from llmlab.engine.scheduler import Job
 from llmlab.grammar.matcher import Matcher
 from llmlab.serve.conversation import Conversation
-from tests.serve.bodies import encoded, error_of, head_of, post, vanish
+from tests.serve.bodies import encoded, error_of, head_of, http, post, vanish
 from tests.serve.mutations import VALID, requests
 from tests.serve.puppet import Puppet, wait
 

@@ -6,13 +6,12 @@ import json
 import re
 import threading
 
-import httpx2 as http
 import openai
 import pytest
 
 from llmlab.backends.wire import whole
 from llmlab.request import ChatRequest
-from tests.serve.bodies import ASK, encoded, error_of, post
+from tests.serve.bodies import ASK, encoded, error_of, http, post
 from tests.serve.puppet import Puppet, wait
 
 LONG = [{"role": "user", "content": "owl " * 600}]

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from llmlab.serve.logs import LOG, JsonLines
-from tests.serve.bodies import encoded, post, vanish
+from tests.serve.bodies import encoded, http, post, vanish
 from tests.serve.puppet import Puppet, wait
 
 SECRET = "the owl flies at midnight"
@@ -98,8 +98,6 @@ def test_a_client_that_left_is_no_failure(running, lines, stream):
 
 
 def test_a_path_is_cut(running, lines, puppet):
-    import httpx2 as http
-
     with running(puppet) as server:
         http.get(f"{server.url}/{'x' * 5000}?key={SECRET}")
     (line,) = map(json.loads, lines)

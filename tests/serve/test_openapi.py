@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-import httpx2 as http
 import jsonschema
 import pytest
 import schemathesis
@@ -15,7 +14,7 @@ from llmlab.errors import LLMLabError
 from llmlab.request import ChatRequest
 from llmlab.serve import openapi, schema
 from llmlab.serve.app import create_app
-from tests.serve.bodies import ASK, encoded, error_of, post
+from tests.serve.bodies import ASK, encoded, error_of, http, post
 from tests.serve.puppet import Puppet
 
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}

@@ -10,13 +10,12 @@ import sys
 import threading
 import time
 
-import httpx2 as http
 import openai
 import pytest
 
 from llmlab.testing import tiny_checkpoint
 from tests.conftest import ROOT
-from tests.serve.bodies import ASK, encoded, error_of, post
+from tests.serve.bodies import ASK, encoded, error_of, http, post
 from tests.serve.puppet import wait
 
 HTTP_ERRORS = (http.RemoteProtocolError, openai.APIConnectionError, http.ReadError)
