@@ -24,7 +24,9 @@ def habits(request: Request, answers: Sequence[Answer], *, said: Mapping[str, An
     """
     if said.get("model") and said["model"] != request.model:
         yield f"model: the answer says it is {said['model']}'s"
-    if request.seed is not None and said.get("seed", request.seed) != request.seed:
+    if request.seed is not None and "seed" not in said:
+        yield "seed: sent, and the answer does not say whether it counts"
+    elif request.seed is not None and said["seed"] != request.seed:
         yield f"seed: the answer says it is of seed {said['seed']}"
     for answer in answers:
         yield from _ends(request, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmlab.lab import banner
 from llmlab.lab.lab import Lab
@@ -68,11 +69,17 @@ def connect(
     retries: int = 4,
     timeout: float = 600.0,
     quiet: bool = False,
+    **options: Any,
 ) -> Lab:
     """The same lab over somebody else's engine: any endpoint that speaks the chat-completion API.
 
     What an endpoint does not say is NA in the frames, and what it was seen to do otherwise than asked is in a result's
-    `notes`. What needs a model's logits (`next_token`, `score`, `order=`) is an error that says so.
+    `notes`. What needs a model's logits (`next_token`, `score`, `branch`, `order=`) is an error that says so.
+
+    A request says what the endpoint might decide by itself: a seed, temperature 1 and the truncations off where nobody
+    asked for others, the logprobs that the frames are made of. What the endpoint refuses of that is left out from then
+    on. Choices that it does not send are asked for one by one. Where logprobs come without saying which law they are
+    of, two more requests of one token find out, once.
 
     Args:
         url: the API's base, such as "http://127.0.0.1:8000/v1".
@@ -81,18 +88,19 @@ def connect(
         concurrency: requests under way at once, of a sweep for example; more wait their turn.
         retries: of a request that fails for a reason that may pass (a full queue, a lost connection), with pauses that
             grow and follow Retry-After.
-        timeout: seconds for one request.
+        timeout: seconds without a byte from the endpoint.
         quiet: no banner.
+        options: of `openai.AsyncOpenAI`, such as `default_headers` and `default_query`.
 
     Raises:
-        ModelNotFoundError: the endpoint does not have the model, or has several and none was named.
+        ModelNotFoundError: the endpoint has several models, or none, and none was named.
         LLMLabError: it cannot be reached, or refuses the key.
     """
     from llmlab.backends.remote import RemoteBackend
 
     lab = Lab(
         RemoteBackend.connect(
-            url, api_key=api_key, model=model, concurrency=concurrency, retries=retries, timeout=timeout
+            url, api_key=api_key, model=model, concurrency=concurrency, retries=retries, timeout=timeout, **options
         )
     )
     if not quiet:
