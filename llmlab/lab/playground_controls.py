@@ -36,6 +36,7 @@ class Control(NamedTuple):
     `kind` says what the control holds: "number" and "count" a number on a slider; "whole" an integer as text, empty for
     none; "text" a text, empty for none, that may also be JSON; "json" JSON, empty for none; "flag" a bool; "choice" one
     of `choices`. `acts` says what a change moves: the "law" of the next token, the "answer" alone, or the "prompt".
+    `empty` is what an empty box shows: what that means, or an example.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Control(NamedTuple):
     high: float = 1.0
     step: float = 0.01
     choices: tuple[str, ...] = ()
+    empty: str = ""
 
 
 _ON, _OFF, _TEMPLATES = "on", "off", "the template’s default"
@@ -67,12 +69,15 @@ CONTROLS: tuple[Control, ...] = (
             0.0, -2, 2, 0.1),
     Control("presence_penalty", "number", "sampling", "law", "takes this much once from every token that was generated",
             0.0, -2, 2, 0.1),
-    Control("logit_bias", "json", "sampling", "law", 'added to tokens’ logits, by id, such as {"42": -100}'),
+    Control("logit_bias", "json", "sampling", "law", "added to the logits of tokens, by their ids",
+            empty='{"42": -100}'),
     Control("order", "choice", "sampling", "law", "the order of the sampler’s stages: ours, or another engine’s",
             "llmlab", choices=("llmlab", "vllm", "sglang", "llama.cpp")),
-    Control("max_tokens", "whole", "answer", "answer", "the longest answer; empty: what the context has left"),
-    Control("stop", "text", "answer", "answer", 'ends the answer; several as JSON, such as ["\\n", "END"]'),
-    Control("seed", "whole", "answer", "answer", "of the noise; empty: drawn anew for each run"),
+    Control("max_tokens", "whole", "answer", "answer", "the longest answer",
+            empty="what the context has left"),
+    Control("stop", "text", "answer", "answer", "ends the answer; several as JSON",
+            empty='END, or ["\\n", "END"]'),
+    Control("seed", "whole", "answer", "answer", "of the noise", empty="drawn for each run"),
     Control("n", "count", "answer", "answer", "how many answers at once", 1, 1, 128, 1),
     Control("enable_thinking", "choice", "answer", "prompt", "whether the model reasons before it answers",
             _TEMPLATES, choices=(_TEMPLATES, _ON, _OFF)),
@@ -80,11 +85,14 @@ CONTROLS: tuple[Control, ...] = (
     Control("ignore_eos", "flag", "more", "answer", "go on behind the end, up to max_tokens", False),
     Control("include_stop", "flag", "more", "answer", "keep the stop’s text in the answer", True),
     Control("separate_reasoning", "flag", "more", "answer", "reasoning apart from the content", False),
-    Control("response_format", "json", "more", "prompt", 'such as {"type": "json_object"}, or a json_schema'),
-    Control("tools", "json", "more", "prompt", "a list of functions that the model may call"),
-    Control("tool_choice", "text", "more", "prompt", "none, auto, required, or a named one as JSON"),
+    Control("response_format", "json", "more", "prompt", "text, json_object or json_schema",
+            empty='{"type": "json_object"}'),
+    Control("tools", "json", "more", "prompt", "functions that the model may call",
+            empty='[{"type": "function", …}]'),
+    Control("tool_choice", "text", "more", "prompt", "none, auto, required, or a named one as JSON",
+            empty="auto"),
     Control("parallel_tool_calls", "flag", "more", "prompt", "more than one call an answer", True),
-    Control("chat_template_kwargs", "json", "more", "prompt", "variables for the chat template"),
+    Control("chat_template_kwargs", "json", "more", "prompt", "variables for the chat template", empty="{}"),
     Control("context_length_exceeded_behavior", "choice", "more", "answer", "what too large a max_tokens leads to",
             "truncate", choices=("truncate", "error")),
 )  # fmt: skip
@@ -146,7 +154,7 @@ def _read(control: Control, value: Any) -> Any:
         try:
             return json.loads(value)
         except ValueError as error:
-            raise RequestError(f"{name} must be JSON, such as in the hint: {error}", param=name) from None
+            raise RequestError(f"{name} must be JSON, such as {control.empty}: {error}", param=name) from None
     if name == "enable_thinking":
         return _SWITCH[value]
     return value

@@ -20,6 +20,8 @@ _TOKENS = 1_000
 #: Wide enough for the longest label of a group, so that none is cut.
 _LABEL, _LONG_LABEL = "130px", "232px"
 _FULL = "100%"
+#: What a request can be copied as.
+SPELLINGS = ("Python", "JSON", "openai", "curl")
 
 
 class SideView:
@@ -42,11 +44,11 @@ class SideView:
             value=0, min=0, max=1, description="position", tooltip="of the token whose law is shown",
             style={"description_width": _LABEL}, layout=widgets.Layout(width=_FULL, display="none"),
         )  # fmt: skip
-        self.status = widgets.HTML("", layout=widgets.Layout(margin="0 0 0 4px"))
+        self.status = widgets.HTML("", layout=widgets.Layout(margin="0 0 0 8px"))
         self.answer = widgets.HTML("", layout=widgets.Layout(width=_FULL, margin="0"))
         self._more = toggle("More parameters", "sliders", "What is set less often")
         self._copy = toggle("Copy as code", "code", "This request as Python, as JSON, for the openai package, for curl")
-        self._spelling = widgets.ToggleButtons(options=[], style={"button_width": "auto"})
+        self._spelling = widgets.ToggleButtons(options=SPELLINGS, style={"button_width": "auto"})
         self._snippet = widgets.HTML(layout=widgets.Layout(width=_FULL, margin="0"))
         self.box = self._laid_out()
         self._set_values()
@@ -115,9 +117,9 @@ class SideView:
         except RequestError as error:
             self._snippet.value = error_line(error)
             return
-        if tuple(spelled) != tuple(self._spelling.options):
-            self._spelling.options = tuple(spelled)
-        text = spelled.get(str(self._spelling.value), "")
+        text = spelled.get(
+            str(self._spelling.value), "A raw prompt has no such call: the endpoint's chat takes messages."
+        )
         shown = (
             f'<style>{style_sheet("playground")}</style><div class="llmlab-playground snippet">'
             f'<button class="copy" onclick="{escape(_COPY)}">Copy</button><pre tabindex="0">{escape(text)}</pre></div>'
@@ -134,27 +136,26 @@ class SideView:
         shows(self._more, more_box)
         shows(self._copy, copy_box)
         self._copy.observe(lambda _: self.show_snippets(), names="value")
-        buttons = widgets.HBox([self._more, self._copy], layout=widgets.Layout(flex_flow="row wrap"))
-        column = {"flex": "1 1 330px", "min_width": "0"}
-        controls = widgets.VBox([*sampling, *answer], layout=widgets.Layout(**column, max_width="560px"))
-        law = widgets.VBox([self.law, self.position], layout=widgets.Layout(**column, max_width="720px"))
+        buttons = [self._more, self._copy, self.status]
+        column = {"flex": "1 1 330px", "min_width": "0", "max_width": "720px"}
+        controls = widgets.VBox([*sampling, *answer], layout=widgets.Layout(**column))
+        law = widgets.VBox([self.law, self.position], layout=widgets.Layout(**column))
         return widgets.VBox(
             [
                 self.heading,
-                widgets.HBox(
-                    [controls, law], layout=widgets.Layout(flex_flow="row wrap", width=_FULL, grid_gap="4px 14px")
-                ),
-                buttons, more_box, copy_box, self._error, self.status, self.answer,
+                _wrapping([controls, law]),
+                widgets.HBox(buttons, layout=widgets.Layout(flex_flow="row wrap", align_items="center")),
+                more_box, copy_box, self._error, self.answer,
             ],
             layout=widgets.Layout(flex="1 1 340px", min_width="0", overflow="hidden"),
         )  # fmt: skip
 
     def _group(self, group: str) -> list[widgets.Widget]:
-        rows: list[widgets.Widget] = []
-        for control in self._state.controls:
-            if control.group == group:
-                rows += [self.controls[control.name], self._errors[control.name]]
-        return rows
+        return [
+            widgets.VBox([self.controls[control.name], self._errors[control.name]], layout=widgets.Layout(width=_FULL))
+            for control in self._state.controls
+            if control.group == group
+        ]
 
     def _set_values(self) -> None:
         for name, value in self._state.sides[self.name].values.items():
@@ -184,7 +185,7 @@ def make_control(control: Control) -> widgets.Widget:
         return widgets.Checkbox(value=control.default, indent=False, **common)
     if control.kind == "choice":
         return widgets.Dropdown(options=control.choices, value=control.default, **common)
-    return widgets.Text(value=control.default, placeholder=control.hint, continuous_update=False, **common)
+    return widgets.Text(value=control.default, placeholder=control.empty, continuous_update=False, **common)
 
 
 def toggle(text: str, icon: str, hint: str) -> widgets.ToggleButton:
@@ -215,9 +216,10 @@ def error_line(error: LLMLabError) -> str:
     )
 
 
-def below(parts: Sequence[widgets.Widget]) -> widgets.VBox:
-    """Widgets below each other, over the full width."""
-    return widgets.VBox(list(parts), layout=widgets.Layout(width=_FULL))
+def _wrapping(parts: Sequence[widgets.Widget]) -> widgets.HBox:
+    """Widgets beside each other as far as there is room."""
+    layout = widgets.Layout(flex_flow="row wrap", width=_FULL, grid_gap="0 14px", align_items="flex-start")
+    return widgets.HBox(list(parts), layout=layout)
 
 
 #: Selects the snippet and copies it: the way that also works where a page has no clipboard of its own.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 TYPING = 0.35
 #: Seconds between two pictures of an answer that grows.
 EVERY = 0.12
+#: Seeds are drawn below this: short enough to be read.
+_SEEDS = 2**32
 NO_LAW = "This endpoint gives no logits, so there is no law to show: llmlab.load a model for that."
 
 
@@ -206,16 +208,16 @@ class State:
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def generate(self) -> None:
-        """Ask on each side that is in use; what was under way is stopped. Sides without a seed get one in common."""
+        """Ask on each side that is in use; what was under way is stopped. Sides without a seed get the same one."""
         self.stop()
-        seed = secrets.randbelow(2**32)
+        seed = secrets.randbelow(_SEEDS)
         for name in self.names:
             try:
                 request = self.request(name)
             except LLMLabError as error:
                 self.view.wrong(name, error)
                 continue
-            if self.both and request.seed is None:
+            if request.seed is None:
                 request = request.replace(seed=seed)
             answer = self.sides[name].answer = Answer(self, name, request, order=self.order(name))
             answer.start()
