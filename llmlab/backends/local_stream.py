@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -50,13 +51,11 @@ class LocalStream:
         self._ticket.on_wait = lambda: tell(programs.compiling or "waiting")
 
     def close(self) -> None:
-        """Stop; what was made stays. Any thread may: one that reads meanwhile comes to the end by itself."""
+        """Stop; what was made stays. Any thread may: where another one reads, that comes to the end by itself."""
         self._ticket.cancel()
-        try:
+        if self._clock.reader in (None, threading.get_ident()):
             self._deltas.close()
-        except ValueError:  # another thread is reading
-            return
-        self._end()
+            self._end()
 
     def result(self) -> Completion:
         """Run to the end; the whole."""
@@ -81,6 +80,7 @@ class _Clock:
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self.first: float | None = None
+        self.reader: int | None = None  #: the thread that read last
         self.total: float | None = None
 
     def tick(self) -> None:
@@ -94,7 +94,10 @@ def _deltas(
     ticket: Ticket, writers: Sequence[Writer], begun: Sequence[Delta], clock: _Clock
 ) -> Generator[Delta, None, None]:
     # Not a method: a stream that is dropped must go at once, with its rows, and a cycle would keep it.
-    yield from begun
+    clock.reader = threading.get_ident()
+    for delta in begun:
+        yield delta
+        clock.reader = threading.get_ident()
     for block in ticket:
         clock.tick()
         for piece in block:
@@ -103,6 +106,7 @@ def _deltas(
             if writer.finish and not piece.finish:  # a stop in the text, which the engine cannot see
                 ticket.cancel([piece.row])
             yield delta
+            clock.reader = threading.get_ident()
         if all(writer.finish for writer in writers):
             break
     clock.stop()

@@ -3,6 +3,8 @@
 import gc
 import json
 import weakref
+from queue import Queue
+from threading import Thread
 
 import jax
 import numpy as np
@@ -225,3 +227,25 @@ def test_the_banners_facts(backend):
     facts = backend.describe()
     assert facts["model"] == "tiny" and facts["slots"] == 4 and facts["context"] == 256
     assert facts["parameters"] == sum(x.size for x in jax.tree.leaves(backend.engine.programs._weights))
+
+
+def test_another_thread_may_close_a_stream_that_is_being_read(backend):
+    """As the HTTP server does when a client leaves: the reader comes to its end, and nothing is raised."""
+    request = ChatRequest.build("hello", max_tokens=200, ignore_eos=True)
+    for _ in range(25):
+        stream = backend.stream(request)
+        ended: Queue[object] = Queue()
+
+        def read(stream=stream, ended=ended):
+            try:
+                ended.put(sum(1 for _ in stream))
+                ended.put(stream.result().choices[0].finish_reason)
+            except BaseException as error:
+                ended.put(error)
+
+        reader = Thread(target=read)
+        reader.start()
+        stream.close()
+        reader.join(timeout=60)
+        assert isinstance(ended.get(timeout=60), int)
+        assert ended.get(timeout=60) in ("interrupted", "length")
