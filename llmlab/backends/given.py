@@ -56,7 +56,7 @@ class ReplayBackend(Protocol):
         """Start a request whose choices begin with given tokens; `max_tokens` counts them."""
 
     def ways_on(
-        self, request: Request, made: Sequence[Int32[np.ndarray, " T"]], *, order: str = "llmlab"
+        self, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
     ) -> Sequence[Next | None]:
         """What may come behind each of some beginnings, all in one batch; None where nothing can."""
 

@@ -93,7 +93,7 @@ def go_on(
 
 
 def ways_on(
-    backend: LocalBackend, request: Request, made: Sequence[Int32[np.ndarray, " T"]], *, order: str = "llmlab"
+    backend: LocalBackend, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
 ) -> list[Next | None]:
     """What may come behind each of some beginnings: the engine's alternatives, from one batch of one step.
 
@@ -178,14 +178,14 @@ class _Start(NamedTuple):
                 f"the prompt's {len(self.prompt)} tokens and the {count} given ones exceed the context of {most}",
                 param=self.request.subject,
             )
-        if self.grammar is not None:
-            _masks(self.backend, self.request, self.grammar, one.ids)
+        allowed = None if self.grammar is None else _masks(self.backend, self.request, self.grammar, one.ids)[:count]
         stops = StopMatcher(self.request.stops, include=self.request.include_stop)
         writer = self.backend.writer(self.request, self.prompt, index=one.choice, seed=self.seed, stops=stops)
         writer.given = count
         if not count:
             return writer, []
-        found = self.backend.engine.score(self.row(one._replace(ids=one.ids[:0])), one.ids, order=self.order)
+        row = self.row(one._replace(ids=one.ids[:0]))
+        found = self.backend.engine.score(row, one.ids, masks=allowed, order=self.order)
         kept = max(0, count - one.drawn)
         stops.armed = False
         deltas = [writer.feed(_piece(one, found, 0, kept, finish=None))] if kept else []

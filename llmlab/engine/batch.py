@@ -18,7 +18,7 @@ from llmlab.engine.decode import CHUNK, Emitted
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Piece, Row
-from llmlab.engine.score import pieces
+from llmlab.engine.score import pieces, with_masks
 from llmlab.engine.state import RowFields, Slots, history_of, row_fields
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
@@ -223,7 +223,15 @@ class Batch:
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
         return np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0]
 
-    def score(self, row: Row, tokens: np.ndarray, *, order: str, waits: Callable[[bytes], bool]) -> Iterator[Figures]:
+    def score(
+        self,
+        row: Row,
+        tokens: np.ndarray,
+        *,
+        masks: np.ndarray | None,
+        order: str,
+        waits: Callable[[bytes], bool],
+    ) -> Iterator[Figures]:
         """The figures of tokens that follow what the row has, in as many passes as there are items."""
         given = np.concatenate([row.given, tokens]).astype(np.int32)
         length = self._bucket(max(len(given), self.prompts.row_length(row)))
@@ -232,7 +240,9 @@ class Batch:
         for piece in pieces(given, prompt=len(row.given), length=length):
             made = given[len(row.prompt) : piece.start + piece.first + 1]
             history = history_of(row.prompt, made, vocab_size=self.programs.config.vocab_size)
-            cache, found = self.programs.score(cache, piece, fields.inputs, history, order=order)
+            first = int(piece.start + piece.first) + 1 - len(row.given)
+            inputs = with_masks(fields.inputs, piece, masks, first=first)
+            cache, found = self.programs.score(cache, piece, inputs, history, order=order)
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             held: Figures = jax.device_get(found)
             yield jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], held)

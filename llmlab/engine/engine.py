@@ -117,7 +117,7 @@ class Engine:
         logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._line.waits))
         return logits
 
-    def score(self, row: Row, tokens: np.ndarray, *, order: str = "llmlab") -> Figures:
+    def score(self, row: Row, tokens: np.ndarray, *, masks: np.ndarray | None = None, order: str = "llmlab") -> Figures:
         """The figures [T, ...] of given tokens, as if the row had drawn them: teacher forcing.
 
         The row's budget, seed and grammar do not count: a law is asked about, nothing is drawn.
@@ -125,6 +125,7 @@ class Engine:
         Args:
             row: prompt, tokens made so far, and the sampling fields that the processed law is of.
             tokens: token ids [T], at least one.
+            masks: [T, ceil(V / 32)] what a grammar allowed in the place of each, packed; None where all were free.
             order: the order of the stages.
         """
         if order not in ORDERS:
@@ -132,7 +133,8 @@ class Engine:
         if not len(tokens):
             raise ValueError("there is no token to score")
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        parts = list(self._parts(lambda: self._lanes.score(row, tokens, order=order, waits=self._line.waits)))
+        waits = self._line.waits
+        parts = list(self._parts(lambda: self._lanes.score(row, tokens, masks=masks, order=order, waits=waits)))
         joined: Figures = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return joined
 

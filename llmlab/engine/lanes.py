@@ -131,9 +131,17 @@ class Lanes:
         """The raw logits [V] of what follows a prompt."""
         return self._batches[0].next_logits(row, waits=waits)
 
-    def score(self, row: Row, tokens: np.ndarray, *, order: str, waits: Callable[[bytes], bool]) -> Iterator[Figures]:
+    def score(
+        self,
+        row: Row,
+        tokens: np.ndarray,
+        *,
+        masks: np.ndarray | None,
+        order: str,
+        waits: Callable[[bytes], bool],
+    ) -> Iterator[Figures]:
         """The figures of given tokens; see `Batch.score`."""
-        return self._batches[0].score(row, tokens, order=order, waits=waits)
+        return self._batches[0].score(row, tokens, masks=masks, order=order, waits=waits)
 
     def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
         """The raw logits that given tokens were drawn from; see `Batch.logits`."""

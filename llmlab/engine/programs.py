@@ -190,8 +190,9 @@ class Programs:
         nobody = self._nobody()
         piece = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length)[0]
         self.feed(self.row_cache(length=length), piece)
+        inputs = scoring.with_masks(nobody.inputs, piece, None, first=0)
         for order in orders:
-            self.score(self.row_cache(length=length), piece, nobody.inputs, nobody.history, order=order)
+            self.score(self.row_cache(length=length), piece, inputs, nobody.history, order=order)
 
     def _visit_batch(
         self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]

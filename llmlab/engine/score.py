@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, UInt32
 
 from llmlab.models.cache import KVCache
 from llmlab.models.transformer import causal_bias
@@ -48,6 +48,23 @@ def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[
     return found
 
 
+def with_masks(
+    inputs: SamplerInputs, piece: Piece, masks: UInt32[np.ndarray, "T W"] | None, *, first: int
+) -> SamplerInputs:
+    """One row's inputs with a mask for each target of a piece, so that one program runs with a grammar or without.
+
+    `masks` are those of the tokens that are asked about, of which the piece's first one is number `first`.
+    """
+    count, words = len(piece.targets), -(-inputs.bias.shape[-1] // 32)
+    mask, masked = np.zeros((count, words), np.uint32), np.zeros(count, bool)
+    if masks is not None:
+        begin = int(piece.first)
+        part = masks[first : first + count - begin]
+        mask[begin : begin + len(part)] = part
+        masked[begin : begin + len(part)] = True
+    return inputs._replace(mask=mask, masked=masked)
+
+
 def feed(graph: nnx.GraphDef, weights: nnx.State, cache: KVCache, piece: Piece) -> tuple[KVCache, Float[Array, "C V"]]:
     """Feed a piece; the logits that its targets were drawn from."""
     positions = piece.start + jnp.arange(piece.targets.shape[0], dtype=jnp.int32)[None, :]
@@ -68,7 +85,7 @@ def score(
 ) -> tuple[KVCache, Figures]:
     """Feed a piece; the figures [C, ...] of its targets under one row's inputs, the history growing as it goes.
 
-    `inputs` and `history` lead with 1 and stand before the target `first`.
+    `inputs`, but for their masks, and `history` lead with 1; the history stands before the target `first`.
     """
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)

@@ -97,3 +97,25 @@ def test_after_the_stop_nothing_comes_out():
 def test_an_empty_stop_is_refused():
     with pytest.raises(ValueError, match="must not be empty"):
         StopMatcher(["a", ""])
+
+
+@given(
+    st.text("ab", max_size=12), st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=3), max_size=3)
+)
+def test_what_was_let_pass_unarmed_does_not_count(before, after, stops):
+    """Only a stop whose end comes later does, wherever it begins."""
+    matcher = StopMatcher(stops)
+    matcher.armed = False
+    text = "".join(matcher.feed(char).text for char in before)
+    assert text == before and matcher.matched is None
+    matcher.armed = True
+    text += matcher.feed(after).text
+    whole = before + after
+    ends = [
+        at + len(stop)
+        for stop in stops
+        for at in range(len(whole))
+        if whole.startswith(stop, at) and at + len(stop) > len(before)
+    ]
+    assert text == whole[: min(ends, default=None)]
+    assert (matcher.matched is None) is (not ends)
