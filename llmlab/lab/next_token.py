@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from llmlab.errors import RequestError
 from llmlab.lab.lookup import Token
-from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, killers, kind, last, log_softmax, softmax
+from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, cut_settings, killers, kind, last, log_softmax, softmax
 from llmlab.request import Request
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from llmlab.lab.laws import Laws
+    from llmlab.lab.plot_law import PenaltyShifts, TruncationCurve, Waterfall
     from llmlab.lab.temperatures import TemperatureLaws
 
 __all__ = ["LogitsBackend", "NextToken"]
@@ -194,7 +195,7 @@ class NextToken(Step):
         if not len(temperatures):
             raise ValueError("temperatures is empty: give at least one")
         requests = [self.changed(fields | {"temperature": float(t)}) for t in temperatures]
-        settings = _settings(requests[0])
+        settings = cut_settings(requests[0])
         # What the cuts act on has every other stage behind it, whatever the order.
         uncut = softmax(last(self.trace(requests, order=order, without=CUTS)))
         shaped = self.shaped(requests[0], order=order)
@@ -241,23 +242,59 @@ class NextToken(Step):
 
         return plot_temperatures(self.temperatures(temperatures, top=top, order=order, **fields), ax=ax)
 
+    def truncation(self, *, order: str | None = None, **fields: Any) -> TruncationCurve:
+        """The probabilities before the cuts, falling, and what each cut takes: what `plot_truncation` draws."""
+        from llmlab.lab.plot_law import truncation_curve
+
+        return truncation_curve(self, request=self.changed(fields), order=order)
+
+    def plot_truncation(self, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+        """Where top_k, top_p and min_p cut the law, and the mass that each removes."""
+        from llmlab.lab.plot_law import plot_truncation
+
+        return plot_truncation(self.truncation(order=order, **fields), ax=ax)
+
+    def waterfall(self, token: Token, *, order: str | None = None, **fields: Any) -> Waterfall:
+        """What each stage that these fields ask for did to one token: what `plot_ledger` draws."""
+        from llmlab.lab.plot_law import waterfall
+
+        return waterfall(self, self.token_id(token), request=self.changed(fields), order=order)
+
+    def plot_ledger(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+        """The ledger of one token as a waterfall: what moved its probability, and what removed it."""
+        from llmlab.lab.plot_law import plot_ledger
+
+        return plot_ledger(self.waterfall(token, order=order, **fields), ax=ax)
+
+    def penalties(self, *, top: int = 15, order: str | None = None, **fields: Any) -> PenaltyShifts:
+        """The most likely tokens before and after bias and penalties: what `plot_penalties` draws.
+
+        Raises:
+            RequestError: no token is moved.
+        """
+        from llmlab.lab.plot_law import penalty_shifts
+
+        return penalty_shifts(self, request=self.changed(fields), order=order, top=top)
+
+    def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+        """How bias and the repetition, frequency and presence penalties moved the most likely tokens."""
+        from llmlab.lab.plot_law import plot_penalties
+
+        return plot_penalties(self.penalties(top=top, order=order, **fields), ax=ax)
+
     def _repr_html_(self) -> str:
         return f"<div>{escape(repr(self))}</div>{self.frame(top=10).to_html()}"
 
     def __repr__(self) -> str:
-        return f"<the token after a prompt of {len(self.prompt_ids)}, over a vocabulary of {len(self.logits):,}>"
+        made = f" and {len(self.made)} more" if len(self.made) else ""
+        drawn = "" if self.drawn is None else f", where {self.labels([self.drawn])[0]} was drawn"
+        over = f"over a vocabulary of {len(self.logits):,}"
+        return f"<the token after a prompt of {len(self.prompt_ids)}{made}{drawn}, {over}>"
 
     def _top(self, top: int | None) -> list[int]:
         if top is not None and top < 1:
             raise ValueError(f"top must be at least 1, or None for the whole vocabulary, not {top}")
         return [int(i) for i in self.ranking[:top]]
-
-
-def _settings(request: Request) -> dict[str, float]:
-    """The cuts that a request asks for."""
-    settings = {"top_k": float(request.top_k), "top_p": request.top_p, "min_p": request.min_p}
-    off = {"top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
-    return {cut: value for cut, value in settings.items() if value != off[cut]}
 
 
 def _removals(traced: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -241,6 +241,13 @@ def kind(stage: str) -> str:
     return stage.removesuffix("_joint")
 
 
+def cut_settings(request: Request) -> dict[str, float]:
+    """The cuts that a request asks for."""
+    settings = {"top_k": float(request.top_k), "top_p": request.top_p, "min_p": request.min_p}
+    off = {"top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
+    return {cut: value for cut, value in settings.items() if value != off[cut]}
+
+
 def last(traced: Mapping[str, np.ndarray]) -> np.ndarray:
     """What the last stage left."""
     return list(traced.values())[-1]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: How each cut is drawn: colour, hatch, line.
-_CUTS = {
+CUT_STYLES = {
     "top_k": (palette.ORANGE, "///", "-"),
     "top_p": (palette.PURPLE, "\\\\\\", "--"),
     "min_p": (palette.GREEN, "...", ":"),
@@ -57,7 +57,7 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     for row in range(T):
         _draw_row(ax, data, row, at=at, scale=scale)
     if "top_k" in data.settings and data.settings["top_k"] < K:
-        colour, _, line = _CUTS["top_k"]
+        colour, _, line = CUT_STYLES["top_k"]
         ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
     ax.set_xticks(at, data.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
     ax.set_yticks([-row for row in range(T)], [f"{t:g}" for t in data.temperatures])
@@ -76,7 +76,7 @@ def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scal
     bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
     for bar, cut in zip(bars, data.removed_by[row], strict=True):
         if cut:
-            colour, hatch, _ = _CUTS[cut]
+            colour, hatch, _ = CUT_STYLES[cut]
             bar.set(facecolor="white", edgecolor=colour, hatch=hatch, linewidth=0.8)
     kept = data.final[row] > 0
     ax.bar(
@@ -104,10 +104,10 @@ def _draw_cuts(ax: Axes, data: TemperatureLaws, row: int, *, base: float, scale:
         # Whatever top_k left, top_p keeps a head of it: the line stands after the last token it did not remove.
         gone = [k for k, cut in enumerate(data.removed_by[row]) if cut == "top_p"]
         if gone and gone[0] < K:
-            colour, _, line = _CUTS["top_p"]
+            colour, _, line = CUT_STYLES["top_p"]
             ax.plot([gone[0] - 0.5] * 2, [base, base + _ROW], color=colour, linestyle=line, linewidth=1.8, zorder=4)
     if np.isfinite(data.min_p_level[row]):
-        colour, _, line = _CUTS["min_p"]
+        colour, _, line = CUT_STYLES["min_p"]
         level = base + scale * data.min_p_level[row]
         ax.plot([-0.5, K - 0.5], [level] * 2, color=colour, linestyle=line, linewidth=1.6, zorder=4)
 
@@ -123,7 +123,7 @@ def _legend(ax: Axes, data: TemperatureLaws) -> None:
     ]
     labels = ["kept: probability before the cuts", "after them, renormalised"]
     for cut in data.settings:
-        colour, hatch, line = _CUTS[cut]
+        colour, hatch, line = CUT_STYLES[cut]
         bar = Patch(facecolor="white", edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
         labels.append(f"cut by {cut} = {data.settings[cut]:g}")

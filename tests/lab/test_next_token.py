@@ -24,6 +24,7 @@ FIELDS = (
     "top_p",
     "min_p",
     "repetition_penalty",
+    "frequency_penalty",
     "presence_penalty",
     "logit_bias",
     "min_tokens",

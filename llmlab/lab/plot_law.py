@@ -1,0 +1,288 @@
+"""Pictures of the law of one step: where the cuts fall, what became of one token, what the penalties moved.
+
+The law under several temperatures is in `llmlab.lab.temperatures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from llmlab.errors import RequestError
+from llmlab.lab import palette
+from llmlab.lab.plots import new_axes
+from llmlab.lab.step import CUTS, FIXED, Step, cut_settings, killers, kind, last, softmax
+from llmlab.lab.temperatures import CUT_STYLES
+from llmlab.request import Request
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: A curve goes on until no more than this is left of the law's mass.
+_TAIL = 1e-4
+#: The stages that move single tokens.
+PENALTIES = FIXED[:4]
+_NAMES = {"logit_bias": "bias", "repetition": "repetition", "frequency": "frequency", "presence": "presence"}
+
+
+class Cut(NamedTuple):
+    """What one cut took away."""
+
+    name: str
+    value: float
+    kept: int  #: how many tokens it left
+    removed: int
+    mass: float  #: their probability in the law before all cuts
+
+
+class TruncationCurve(NamedTuple):
+    """A law's probabilities, falling, before its cuts, and where the cuts fall."""
+
+    prob: Float64[np.ndarray, " n"]
+    cuts: tuple[Cut, ...]  #: those asked for, in the order in which they act
+    kept: int
+    min_p_level: (
+        float  #: the probability under which min_p removes; NaN without it, or where the temperature comes later
+    )
+
+
+class Waterfall(NamedTuple):
+    """What each of S stages did to one token; the first is the raw law."""
+
+    label: str
+    token_id: int
+    stages: tuple[str, ...]  #: with the numbers of their places in the order
+    settings: tuple[str, ...]  #: what each stage was asked for
+    logit: Float32[np.ndarray, " S"]
+    prob: Float64[np.ndarray, " S"]
+    removed_by: str  #: "" where the token can be drawn
+
+
+class PenaltyShifts(NamedTuple):
+    """What bias and penalties did to K tokens, most likely first by the larger of both probabilities."""
+
+    labels: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    before: Float64[np.ndarray, " K"]
+    after: Float64[np.ndarray, " K"]
+    shifts: Mapping[str, Float64[np.ndarray, " K"]]  #: stage -> how far it moved the logits
+
+
+def truncation_curve(step: Step, *, request: Request, order: str | None) -> TruncationCurve:
+    """The data of `plot_truncation`; see `NextToken.truncation`."""
+    uncut = softmax(last(step.trace([request], order=order, without=CUTS))[0])
+    ranking = np.argsort(-step.shaped(request, order=order), kind="stable")
+    traced = step.trace([request], order=order)
+    left = {name: int(np.isfinite(rows[0]).sum()) for name, rows in traced.items()}
+    inputs = step.rows([request]).inputs
+    by, settings = killers(traced)[0], cut_settings(request)
+    cuts = []
+    for stage in step.sampler(order):
+        if kind(stage.name) in settings and np.asarray(stage.active(inputs))[0]:
+            name, gone = kind(stage.name), by == stage.name
+            cuts.append(Cut(name, settings[name], left[stage.name], int(gone.sum()), float(uncut[gone].sum())))
+    level = np.nan
+    names = list(traced)
+    if "min_p" in settings and names.index("temperature") < names.index("min_p"):
+        level = settings["min_p"] * float(uncut.max())
+    prob = uncut[ranking]
+    return TruncationCurve(prob[prob > 0], tuple(cuts), left[names[-1]], level)
+
+
+def waterfall(step: Step, token: int, *, request: Request, order: str | None) -> Waterfall:
+    """The data of `plot_ledger`; see `NextToken.waterfall`."""
+    sampler = step.sampler(order)
+    inputs = step.rows([request]).inputs
+    traced = step.trace([request], order=order)
+    asked = [True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in sampler)]
+    shown = [(number, name) for number, (name, on) in enumerate(zip(traced, asked, strict=True)) if on]
+    return Waterfall(
+        label=step.labels([token])[0],
+        token_id=token,
+        stages=tuple(f"{number} {kind(name)}" if number else "raw" for number, name in shown),
+        settings=tuple(_setting(step, name, token, request) for _, name in shown),
+        logit=np.array([traced[name][0, token] for _, name in shown]),
+        prob=np.array([softmax(traced[name][0])[token] for _, name in shown]),
+        removed_by=str(killers(traced)[0, token]),
+    )
+
+
+def penalty_shifts(step: Step, *, request: Request, order: str | None, top: int) -> PenaltyShifts:
+    """The data of `plot_penalties`; see `NextToken.penalties`."""
+    traced = step.trace([request], order=order, without=("mask", "temperature", *CUTS))
+    rows = [rows[0].astype(np.float64) for rows in traced.values()]
+    moved = {name: after - before for name, before, after in zip(list(traced)[1:], rows[:-1], rows[1:], strict=True)}
+    moved = {name: shift for name, shift in moved.items() if shift.any()}
+    if not moved:
+        raise RequestError(
+            "no bias or penalty moves a token here: give logit_bias, or a repetition_penalty; frequency_penalty and "
+            "presence_penalty look at what was generated, result.ledger(position)"
+        )
+    before, after = softmax(rows[0]), softmax(rows[-1])
+    ids = np.argsort(-np.maximum(before, after), kind="stable")[:top].tolist()
+    return PenaltyShifts(
+        labels=step.labels(ids),
+        token_ids=tuple(ids),
+        before=before[ids],
+        after=after[ids],
+        shifts={name: shift[ids] for name, shift in moved.items()},
+    )
+
+
+def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
+    """The probabilities before the cuts, falling, both axes logarithmic; what each cut removes is hatched in its style.
+
+    The legend says how many tokens each removes, and their mass; a level line stands where min_p does.
+    """
+    ax = new_axes(ax, width=6.4, height=4.0)
+    n = len(data.prob)
+    mass = np.cumsum(data.prob)
+    far = int(np.searchsorted(mass, 1 - _TAIL)) + 1
+    edges = [cut.kept for cut in data.cuts if cut.kept < n]
+    shown = min(n, max(far, *(2 * edge for edge in edges), 10))
+    rank = np.arange(1, shown + 1)
+    floor = min(max(float(data.prob[shown - 1]) / 2, 1e-12), float(data.prob[0]) / 1000)
+    # A step a token, its border half-way between two ranks.
+    borders = np.append(rank - 0.5, shown + 0.5)
+    kept = min(data.kept, shown)
+    ax.stairs(
+        data.prob[:kept], borders[: kept + 1], baseline=floor, fill=True, color=palette.BLUE, alpha=0.8,
+        label=f"kept: {_tokens(data.kept)}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
+    )  # fmt: skip
+    for cut in data.cuts:
+        colour, hatch, line = CUT_STYLES[cut.name]
+        low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
+        label = f"cut by {cut.name} = {cut.value:g}: {_tokens(cut.removed)}, {cut.mass:.2%}"
+        ax.stairs(
+            data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor="white",
+            edgecolor=colour, hatch=hatch, linewidth=0, label=label,
+        )  # fmt: skip
+        if cut.removed:
+            ax.axvline(cut.kept + 0.5, color=colour, linestyle=line, linewidth=1.6)
+    ax.stairs(data.prob[:shown], borders, baseline=None, color=palette.BLACK, linewidth=1.0)
+    if np.isfinite(data.min_p_level):
+        colour, _, line = CUT_STYLES["min_p"]
+        ax.axhline(data.min_p_level, color=colour, linestyle=line, linewidth=1.6)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlim(0.5, max(shown, 10) + 0.5)
+    ax.set_ylim(floor, min(1.0, 2 * float(data.prob[0])) * 1.05)
+    ax.set_xlabel("rank of the token, before the cuts")
+    ax.set_ylabel("probability before the cuts")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=8.5, borderaxespad=0.2)
+    return ax
+
+
+def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
+    """The ledger of one token as a waterfall: how each stage moved its probability, with its logit written below.
+
+    A stage that nobody asked for is left out. Rises are blue, falls orange and hatched; the stage that took the token
+    out says so.
+    """
+    S = len(data.stages)
+    ax = new_axes(ax, width=min(max(1.05 * S + 1.6, 4.5), 11.0), height=3.8)
+    at = np.arange(S)
+    before = np.concatenate([[0.0], data.prob[:-1]])
+    change = data.prob - before
+    rise = change >= 0
+    colours = [palette.GREY, *(palette.BLUE if up else palette.ORANGE for up in rise[1:])]
+    bars = ax.bar(at, np.abs(change), 0.62, bottom=np.minimum(before, data.prob), color=colours, zorder=2)
+    for bar, up in zip(bars, rise, strict=True):
+        if not up:
+            bar.set(hatch="////", edgecolor="white", linewidth=0)
+    for s in range(S - 1):
+        ax.plot([s - 0.31, s + 1.31], [data.prob[s]] * 2, color="0.4", linewidth=0.8, zorder=3)
+    top = max(float(data.prob.max()), 1e-9)
+    for s in range(S):
+        gone = not np.isfinite(data.logit[s])
+        here = gone and (s == 0 or np.isfinite(data.logit[s - 1]))
+        text = "removed" if here else "" if gone else _prob(data.prob[s])
+        high = max(before[s], data.prob[s])
+        ax.annotate(
+            text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8.5,
+            color=palette.VERMILION if here else "black", fontweight="bold" if here else "normal",
+        )  # fmt: skip
+    logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
+    ax.set_xticks(
+        at, map("\n".join, zip(data.stages, data.settings, logits, strict=True)), fontsize=8, parse_math=False
+    )
+    ax.set_ylim(0, 1.15 * top)
+    ax.set_xlim(-0.6, S - 0.4)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_ylabel("probability after the stage")
+    end = f"removed by {kind(data.removed_by)}" if data.removed_by else f"can be drawn, p = {_prob(data.prob[-1])}"
+    ax.set_title(f"{data.label}: {end}", fontsize=10, loc="left", parse_math=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
+    """Each token's probability before (ring) and after (dot) bias and penalties, and what each added to its logit."""
+    from matplotlib.lines import Line2D
+
+    K = len(data.labels)
+    ax = new_axes(ax, width=7.0, height=0.3 * K + 1.5)
+    at = np.arange(K)
+    touched = np.any([shift != 0 for shift in data.shifts.values()], axis=0)
+    colours = np.where(touched, np.where(data.after < data.before, palette.ORANGE, palette.BLUE), palette.GREY)
+    for row in at:
+        ax.plot([data.before[row], data.after[row]], [row, row], color=colours[row], linewidth=2, zorder=1)
+    ax.scatter(data.before, at, s=38, facecolor="white", edgecolor=colours, linewidth=1.5, zorder=2, label="before")
+    ax.scatter(data.after, at, s=38, color=colours, zorder=3, label="after")
+    for row in at[touched]:
+        moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
+        ax.annotate(
+            ", ".join(moves), (1.0, row), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
+    ax.set_yticks(at, data.labels, parse_math=False)
+    ax.set_ylim(K - 0.4, -0.6)
+    ax.set_xscale("log")
+    ax.set_xlabel("probability at temperature 1, before the cuts")
+    ax.grid(axis="x", color="0.5", alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    ring = Line2D([], [], marker="o", linestyle="none", markerfacecolor="white", markeredgecolor=palette.GREY)
+    handles = [(ring, "before")]
+    for colour, label in (
+        (palette.ORANGE, "after: moved down"),
+        (palette.BLUE, "after: moved up"),
+        (palette.GREY, "after: only the others moved"),
+    ):
+        if colour in colours:
+            handles.append((Line2D([], [], marker="o", color=colour, linewidth=2), label))
+    ax.legend(
+        *zip(*handles, strict=True), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8.5,
+        borderaxespad=0.2,
+    )  # fmt: skip
+    return ax
+
+
+def _setting(step: Step, stage: str, token: int, request: Request) -> str:
+    """What a stage was asked for, as far as it concerns one token."""
+    made = int((step.made == token).sum())
+    if stage == "raw":
+        return ""
+    if stage == "logit_bias":
+        return f"{request.logit_bias[token]:+g}" if token in request.logit_bias else "no bias"
+    if stage == "mask":
+        return "grammar" if step.allowed(request) is not None else f"min_tokens {request.min_tokens}"
+    if stage == "repetition":
+        seen = made or token in step.prompt_ids
+        return f"= {request.repetition_penalty:g}" if seen else "not seen"
+    if stage in ("frequency", "presence"):
+        times = f" x {made}" if stage == "frequency" else ""
+        return f"= {getattr(request, stage + '_penalty'):g}{times}" if made else "not made"
+    return f"= {getattr(request, kind(stage)):g}"
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'' if count == 1 else 's'}"
+
+
+def _prob(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
