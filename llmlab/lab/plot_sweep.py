@@ -63,7 +63,7 @@ def value_name(name: str, value: Any) -> str:
     """A swept value as a legend or an axis spells it."""
     if value is None or (name == "top_k" and value == 0):
         return "off" if name == "top_k" else "none"
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def plot_lines(
@@ -131,7 +131,7 @@ def plot_heatmap(
     table = np.full((len(rows), len(columns)), np.nan)
     for across, up, value in zip(summary[x], summary[by], _numbers(summary["value"]), strict=True):
         table[rows.index(_plain(up)), columns.index(_plain(across))] = value
-    ax = new_axes(ax, width=min(0.62 * len(columns) + 2.6, 12.0), height=min(0.42 * len(rows) + 1.5, 10.0))
+    ax = new_axes(ax, width=min(0.62 * len(columns) + 2.6, 12.0), height=min(max(0.42 * len(rows) + 1.5, 3.4), 10.0))
     shown = np.ma.masked_invalid(table)
     mesh = ax.pcolormesh(
         np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5, shown, cmap="cividis", edgecolors="white",
@@ -176,12 +176,15 @@ def plot_diversity(
         axes: the sweep's.
         ax: where to draw.
     """
+    from matplotlib.colors import to_rgba
+
     groups: Sequence[Any] = (None,) if by is None else axes[by]
     if len(groups) > len(STYLES):
         raise RequestError(
             f"{by} has {len(groups)} values, and {len(STYLES)} lines can be told apart; sweep fewer", param="by"
         )
     ax = new_axes(ax, width=6.4, height=4.6)
+    named: list[tuple[str, str, float, float]] = []
     for index, group in enumerate(groups):
         colour, marker, line = STYLES[index]
         flat, tall = (
@@ -190,19 +193,19 @@ def plot_diversity(
         x, y = _numbers(flat["value"]), _numbers(tall["value"])
         ax.errorbar(
             x, y, xerr=_reach(flat), yerr=_reach(tall), color=colour, marker=marker, linestyle=line, markersize=5,
-            linewidth=1.2, elinewidth=0.7, label=None if by is None else value_name(by, group),
+            linewidth=1.2, elinewidth=0.8, ecolor=to_rgba(colour, 0.4),
+            label=None if by is None else value_name(by, group),
         )  # fmt: skip
-        for name, here, there in _point_names(along, [_plain(value) for value in flat[along]], x, y):
-            ax.annotate(
-                name, (here, there), (5, 5), textcoords="offset points", fontsize=8, color=colour, parse_math=False,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.7},
-            )  # fmt: skip
+        points = _point_names(along, [_plain(value) for value in flat[along]], x, y)
+        # The ends of a line first: where there is no room for all, they tell the most.
+        named += [(colour, *point) for point in [*points[:1], *points[:0:-1]]]
     for axis, frame in ((ax.xaxis, likelihood), (ax.yaxis, diversity)):
         axis.set_label_text(LABELS.get(_metric(frame), _metric(frame)))
     ax.set_title(f"labelled by {along}", fontsize=9, loc="left")
     ax.margins(0.1)
     ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
+    _write_apart(ax, named)
     if by is not None:
         ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
@@ -218,6 +221,20 @@ def _point_names(along: str, values: Sequence[Any], x: np.ndarray, y: np.ndarray
         (", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]}", here, there)
         for (here, there), names in found.items()
     ]
+
+
+def _write_apart(ax: Axes, named: Sequence[tuple[str, str, float, float]]) -> None:
+    """Write (colour, label, x, y) beside the points; of labels that would lie on each other, the earlier one."""
+    taken: list[tuple[float, float, float]] = []
+    for colour, name, here, there in named:
+        across, up = ax.transData.transform((here, there)) * 72 / ax.figure.dpi
+        wide = 5.5 * len(name) + 4
+        if all(not (across < x + w and x < across + wide) or abs(up - y) > 10 for x, y, w in taken):
+            taken.append((across, up, wide))
+            ax.annotate(
+                name, (here, there), (5, 4), textcoords="offset points", fontsize=8, color=colour, parse_math=False,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7},
+            )  # fmt: skip
 
 
 def _name_axis(axis: Any, name: str, place: Places) -> None:

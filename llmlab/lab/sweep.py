@@ -279,7 +279,7 @@ class Sweep:
 
     def _say_rest(self, ax: Axes, x: str, by: str | None) -> None:
         rest = [
-            f"{len(values)} {name}" for name, values in self.axes.items() if name not in (x, by) and len(values) > 1
+            f"{name} ({len(values)})" for name, values in self.axes.items() if name not in (x, by) and len(values) > 1
         ]
         if rest:
             said = ax.get_title(loc="left")
