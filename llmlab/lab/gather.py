@@ -101,8 +101,8 @@ class _Count:
             self._waits_for = ""
 
     def wait(self, what: str) -> None:
-        """A reader waits; the backend says what for."""
-        self._waits_for = what
+        """A reader waits; the backend says what for, and that is worth a word where it is not for the answer."""
+        self._waits_for = "" if what == "waiting" else what
 
     def show(self, bar: Any) -> None:
         """Bring a progress bar up to date."""

@@ -24,6 +24,7 @@ from llmlab.lab.lab import Lab
 from llmlab.lab.sweep import Sweep
 from llmlab.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
+from tests.backends.endpoint import Endpoint, entry, whole
 
 DTYPES = {
     "choice": "int64", "seed": "int64", "text": "str", "finish_reason": "str", "tokens": "Int64",
@@ -260,14 +261,16 @@ def test_a_frame_is_the_callers_to_change(swept) -> None:
 
 
 def test_columns_of_every_kind_of_axis(demo) -> None:
-    sweep = demo.sweep(QUESTION, n=1, max_tokens=[2, None], top_k=[None, 5], ignore_eos=[True, False], min_p=(0, 0.1))
+    sweep = demo.sweep(
+        QUESTION, n=1, temperature=0, max_tokens=[2, None], top_k=[None, 5], include_stop=[True, False], min_p=(0, 0.1)
+    )
     frame = sweep.frame()
-    kinds = {"max_tokens": "Int64", "top_k": "Int64", "ignore_eos": "boolean", "min_p": "Float64"}
+    kinds = {"max_tokens": "Int64", "top_k": "Int64", "include_stop": "boolean", "min_p": "Float64"}
     assert {name: dtypes(frame)[name] for name in kinds} == kinds and len(frame) == 16
     assert frame["max_tokens"].isna().sum() == 8 and set(frame["top_k"]) == {0, 5}
-    groups = sweep.summary("tokens", by=["max_tokens", "ignore_eos"])
+    groups = sweep.summary("tokens", by=["max_tokens", "include_stop"])
     assert groups["max_tokens"].isna().tolist() == [False, False, True, True]
-    assert groups["completions"].tolist() == [4] * 4 and groups["ignore_eos"].tolist() == [True, False] * 2
+    assert groups["completions"].tolist() == [4] * 4 and groups["include_stop"].tolist() == [True, False] * 2
 
 
 def test_what_an_endpoint_does_not_say_is_na(make_tokens, make_completion) -> None:
@@ -290,6 +293,27 @@ def test_what_an_endpoint_does_not_say_is_na(make_tokens, make_completion) -> No
     assert summary["completions"].tolist() == [1, 1] and summary["low"].isna().all()
     lone = dataclasses.replace(completion, choices=(choices[3],), reported_usage={"completion_tokens": 9})
     assert sweep_of(lone).frame()["tokens"].tolist() == [9], "the endpoint's own count, where it is this choice's"
+
+
+def test_somebody_elses_endpoint_gives_the_same_columns(swept) -> None:
+    said = whole(
+        *[
+            {
+                "index": at,
+                "message": {"role": "assistant", "content": "Cat."},
+                "finish_reason": "stop",
+                "logprobs": {"content": [entry("Cat", -1.0), entry(".", -0.5)]},
+            }
+            for at in range(4)
+        ]
+    )
+    lab = Lab(Endpoint(lambda body: said).backend(concurrency=3))
+    sweep = lab.sweep(["a", "b"], temperature=[0.5, 1.5], order=["llmlab"], n=4, seed=7, metrics={"rare": len})
+    frame = sweep.frame()
+    assert dtypes(frame) == dtypes(swept.frame()) and len(frame) == 16
+    assert frame["mean_entropy"].isna().all() and frame.drop(columns="mean_entropy").notna().all(axis=None)
+    assert frame["mean_logprob"].tolist() == [-0.75] * 16 and frame["distinct_2"].tolist() == [1.0] * 16
+    assert dtypes(sweep.summary()) == dtypes(swept.summary())
 
 
 def test_an_empty_sweep_has_the_columns_all_the_same(swept) -> None:
