@@ -222,7 +222,9 @@ class Question(NamedTuple):
 
     def _first(self, state: int, most: int) -> int:
         """The least number at which this state is reached; one more than there are where it never is."""
-        low, high = -1, most + 1
+        if self.state(most) < state:
+            return most + 1
+        low, high = -1, most
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if self.state(middle) >= state else (middle, high)

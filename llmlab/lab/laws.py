@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Rows of the vocabulary's size that are worked on at once: as many as make so many numbers (each row is held about ten
 #: times on the way), and no more than the last bucket. A block is padded to its bucket, so that few shapes compile.
 NUMBERS, BUCKETS = 2**22, (1, 8, 64)
+#: Tokens that are looked at, at the least: most frames and all summaries are then one program.
+_FEWEST = 32
 #: A frame of more rows than this is a mistake.
 _MOST_ROWS = 5_000_000
 
@@ -120,7 +122,7 @@ class Laws:
     def _figures(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Logprobs [C, K] of K tokens, kept [C] and entropies [C]."""
         K = len(ids)
-        padded = np.zeros(max(1, 1 << (K - 1).bit_length()), np.int32)
+        padded = np.zeros(max(_FEWEST, 1 << (K - 1).bit_length()), np.int32)
         padded[:K] = ids
         parts = []
         for cells in blocks(self.cells, V=len(self._step.logits)):

@@ -48,7 +48,10 @@ class NextToken(Step):
     def of(cls, backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
         """Ask the model once; everything after that is arithmetic."""
         prompt = backend.render(request)
-        return cls(backend.next_logits(prompt), backend=backend, request=request, prompt_ids=prompt, order=order)
+        law = cls(backend.next_logits(prompt), backend=backend, request=request, prompt_ids=prompt, order=order)
+        law.sampler(order)
+        law.allowed(request)  # a grammar that cannot be had is an error now
+        return law
 
     def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
         """The `top` tokens by raw probability (None: all V), one a row.
@@ -197,7 +200,7 @@ class NextToken(Step):
         requests = [self.changed(fields | {"temperature": float(t)}) for t in temperatures]
         settings = cut_settings(requests[0])
         # What the cuts act on has every other stage behind it, whatever the order.
-        uncut = softmax(last(self.trace(requests, order=order, without=CUTS)))
+        uncut = softmax(self.uncut(requests, order=order))
         shaped = self.shaped(requests[0], order=order)
         shown = [int(i) for i in np.argsort(-shaped, kind="stable")[:top]]
         traced = self.trace(requests, order=order)

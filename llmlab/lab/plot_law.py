@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64
 from llmlab.errors import RequestError
 from llmlab.lab import palette
 from llmlab.lab.plots import new_axes
-from llmlab.lab.step import CUTS, FIXED, Step, cut_settings, killers, kind, last, softmax
+from llmlab.lab.step import FIXED, NO_CUTS, Step, cut_settings, killers, kind, softmax
 from llmlab.lab.temperatures import CUT_STYLES
 from llmlab.request import Request
 
@@ -44,9 +44,7 @@ class TruncationCurve(NamedTuple):
     prob: Float64[np.ndarray, " n"]
     cuts: tuple[Cut, ...]  #: those asked for, in the order in which they act
     kept: int
-    min_p_level: (
-        float  #: the probability under which min_p removes; NaN without it, or where the temperature comes later
-    )
+    min_p_level: float  #: below it min_p removes; NaN without min_p, or where the temperature comes later
 
 
 class Waterfall(NamedTuple):
@@ -73,7 +71,7 @@ class PenaltyShifts(NamedTuple):
 
 def truncation_curve(step: Step, *, request: Request, order: str | None) -> TruncationCurve:
     """The data of `plot_truncation`; see `NextToken.truncation`."""
-    uncut = softmax(last(step.trace([request], order=order, without=CUTS))[0])
+    uncut = softmax(step.uncut([request], order=order)[0])
     ranking = np.argsort(-step.shaped(request, order=order), kind="stable")
     traced = step.trace([request], order=order)
     left = {name: int(np.isfinite(rows[0]).sum()) for name, rows in traced.items()}
@@ -112,8 +110,10 @@ def waterfall(step: Step, token: int, *, request: Request, order: str | None) ->
 
 def penalty_shifts(step: Step, *, request: Request, order: str | None, top: int) -> PenaltyShifts:
     """The data of `plot_penalties`; see `NextToken.penalties`."""
-    traced = step.trace([request], order=order, without=("mask", "temperature", *CUTS))
-    rows = [rows[0].astype(np.float64) for rows in traced.values()]
+    # Without the mask, which moves nothing and only removes.
+    free = request.replace(temperature=1.0, min_tokens=0, response_format=None, **NO_CUTS)
+    traced = {name: rows[0].astype(np.float64) for name, rows in step.trace([free], order=order).items()}
+    rows = list(traced.values())
     moved = {name: after - before for name, before, after in zip(list(traced)[1:], rows[:-1], rows[1:], strict=True)}
     moved = {name: shift for name, shift in moved.items() if shift.any()}
     if not moved:

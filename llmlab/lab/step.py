@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The stages that take tokens away by their place in the law; the others reshape it.
 CUTS = ("top_k", "top_p", "min_p")
+#: What leaves every token to the law.
+NO_CUTS: dict[str, float] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 #: The stages before the temperature and the cuts, in every order.
 FIXED = ("logit_bias", "repetition", "frequency", "presence", "mask")
 
@@ -172,28 +174,28 @@ class Step:
         return [self._backend.sampling_params(request, seed=seed, choice=self.choice) for request in requests]
 
     def trace(
-        self,
-        settings: Sequence[Mapping[str, Any] | Request],
-        *,
-        order: str | None = None,
-        without: Sequence[str] = (),
+        self, settings: Sequence[Mapping[str, Any] | Request], *, order: str | None = None
     ) -> dict[str, Float32[np.ndarray, "B V"]]:
-        """What each stage left, a row for each settings, "raw" first; `without` some of the stages."""
+        """What each stage left, a row for each settings, "raw" first."""
         import jax
         import jax.numpy as jnp
 
         from llmlab.sampling.pipeline import trace
 
-        stages = tuple(stage for stage in self.sampler(order) if kind(stage.name) not in without)
         logits, inputs, history = self.rows(settings)
         B = len(inputs.temperature)
         spread = jax.tree.map(lambda x: np.repeat(x, B, axis=0), history)
-        lefts = trace(jnp.asarray(np.tile(logits, (B, 1))), inputs, spread, order=stages)
+        lefts = trace(jnp.asarray(np.tile(logits, (B, 1))), inputs, spread, order=self.sampler(order))
         return {stage: np.asarray(left)[: len(settings)] for stage, left in lefts.items()}
+
+    def uncut(self, requests: Sequence[Request], *, order: str | None = None) -> Float32[np.ndarray, "B V"]:
+        """The logits of the laws with every stage but the cuts behind them: what the cuts act on, or would."""
+        # Asked of the same program with the cuts off, so that nothing else need be compiled.
+        return last(self.trace([request.replace(**NO_CUTS) for request in requests], order=order))
 
     def shaped(self, request: Request, *, order: str | None = None) -> Float32[np.ndarray, " V"]:
         """The logits that the temperature and the cuts find: biased, penalised, masked."""
-        return last(self.trace([request], order=order, without=(*CUTS, "temperature")))[0]
+        return self.uncut([request.replace(temperature=1.0)], order=order)[0]
 
     def allowed(self, request: Request) -> Bool[np.ndarray, " V"] | None:
         """The tokens that the request's grammar allows here; None where it has none."""
@@ -243,9 +245,8 @@ def kind(stage: str) -> str:
 
 def cut_settings(request: Request) -> dict[str, float]:
     """The cuts that a request asks for."""
-    settings = {"top_k": float(request.top_k), "top_p": request.top_p, "min_p": request.min_p}
-    off = {"top_k": 0.0, "top_p": 1.0, "min_p": 0.0}
-    return {cut: value for cut, value in settings.items() if value != off[cut]}
+    settings = {cut: float(getattr(request, cut)) for cut in CUTS}
+    return {cut: value for cut, value in settings.items() if value != NO_CUTS[cut]}
 
 
 def last(traced: Mapping[str, np.ndarray]) -> np.ndarray:

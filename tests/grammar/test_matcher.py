@@ -33,6 +33,9 @@ def test_tokens_of_one_spelling_are_all_allowed():
     words = Vocabulary(tokens, size=288, ends=(257,))
     found = grammar(words, Text("a yes"))
     assert allowed(found.matcher()) == [97, 256, 261]
+    assert np.flatnonzero(found.allowed([])).tolist() == [97, 256, 261]
+    assert np.flatnonzero(found.allowed([256, 32])).tolist() == [121, 259, 260]
+    assert not found.allowed([98]).any(), "what does not follow the grammar has no next token"
     for one in (97, 256, 261):
         matcher = found.matcher()
         for token in (one, 32):
