@@ -71,7 +71,7 @@ class Asking:
         except LLMLabError as error:
             self._put(error)
         except openai.OpenAIError as error:
-            self._put(translated(error, where=where))
+            self._put(translated(error, where=where, sent=self._request.to_dict()))
         except Exception as error:
             self._put(EngineError(f"the answer of {where} breaks off, or cannot be read: {error!r}", status=502))
 

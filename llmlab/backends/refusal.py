@@ -33,7 +33,7 @@ def translated(error: Exception, *, where: str, sent: Iterable[str] = ()) -> LLM
     if isinstance(error, openai.APIConnectionError):
         # The package says "Connection error."; its cause says which.
         reason = error.__cause__ or error
-        return EngineError(f"{where} cannot be reached: {reason}", code="endpoint_unreachable", status=502)
+        return EngineError(f"{where} cannot be reached, or has gone: {reason}", code="endpoint_unreachable", status=502)
     body = getattr(error, "body", None)
     return of_event(body if body is not None else str(error), where=where, sent=sent)
 

@@ -100,6 +100,7 @@ class _Told:
         self.names = Names()
         self.tell: Callable[[str], None] | None = None
         self.closed = False
+        self.ended = False  #: everything that there is has been read
         self.error: BaseException | None = None
         self._request = request
         self._answers = [Answer(index) for index in range(request.n)]
@@ -124,8 +125,10 @@ class _Told:
         if isinstance(said.body.get("usage"), Mapping):
             self._usage[said.ask] = said.body["usage"]  # the last one counts: some send it with every chunk, so far
         for place, choice in placed(said.body, said.places):
-            self._first = self._first or said.at
-            yield self._answers[place].take(choice, names=self.names, whole=said.whole)
+            delta = self._answers[place].take(choice, names=self.names, whole=said.whole)
+            if delta.text or delta.reasoning or delta.calls or delta.finish_reason or len(delta.tokens):
+                self._first = self._first or said.at
+                yield delta  # and none for a chunk that only says who speaks
         if len(said.body.get("choices") or ()) > len(said.places):
             self.note("n: more choices were sent than asked for")
 
@@ -144,7 +147,7 @@ class _Told:
         names, meta, usage = Names(), self._meta, self.usage()
         choices = tuple(answer.choice(names) for answer in self._answers)
         notes = list(self._notes)
-        if not self.closed:
+        if self.ended:  # nothing is concluded from a part
             said = {**meta, "model": None if meta.get("model") == header.model else meta.get("model")}
             made = None if usage is None else usage["completion_tokens"]
             notes = list(dict.fromkeys([*habits(self._request, self._answers, said=said, made=made), *notes]))
@@ -179,6 +182,7 @@ def _deltas(events: queue.SimpleQueue[Any], told: _Told) -> Generator[Delta, Non
         if told.closed:
             return
         if event is None:
+            told.ended = True
             if usage := told.usage():
                 nothing = tokens_of((), names=told.names, exact=True)
                 yield Delta(index=0, text="", tokens=nothing, finish_reason=None, reported_usage=usage)

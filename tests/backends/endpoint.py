@@ -14,8 +14,8 @@ import openai
 from llmlab.backends.remote import RemoteBackend
 from llmlab.lab.lab import Lab
 
-#: What an endpoint does with a request's body: a whole answer, a list of chunks, or (status, error body, headers);
-#: a text is sent as it is.
+#: What an endpoint does with a request's body: a whole answer, a list of chunks, a text that is sent as it
+#: is, or (status, body, headers), where the body is bytes or becomes JSON.
 Script = Callable[[dict[str, Any]], Any]
 
 
@@ -104,8 +104,9 @@ class Endpoint:
             with self._lock:
                 self.busy -= 1
         if isinstance(found, tuple):
-            status, error, headers = found
-            return http.Response(status, json=error, headers=headers)
+            status, said, headers = found
+            raw = isinstance(said, bytes)
+            return http.Response(status, content=said if raw else json.dumps(said), headers=headers)
         if isinstance(found, str):
             return http.Response(200, text=found, headers={"content-type": "text/event-stream"})
         if isinstance(found, dict):
@@ -119,4 +120,4 @@ class Endpoint:
 def refusal(message: str, *, status: int = 400, param: str | None = None, **headers: str) -> tuple[int, Any, Any]:
     """An error as the API has it."""
     error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
-    return status, {"error": error}, headers
+    return status, {"error": error}, {"content-type": "application/json", **headers}
