@@ -9,21 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int32, UInt32
+from jaxtyping import Array, Int32, UInt32
 
 from llmlab.backends.given import Given, Next
 from llmlab.backends.local_stream import LocalStream
 from llmlab.backends.protocol import Completion, Delta, Timing
 from llmlab.backends.writer import Writer
 from llmlab.engine.scheduler import Piece, Row
+from llmlab.engine.state import history_of
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.grammar.matcher import Grammar, fill_masks
 from llmlab.request import Request
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import ALTERNATIVES, Figures, law
+from llmlab.sampling.params import History, SamplerInputs, stack
+from llmlab.sampling.pipeline import ORDERS, process
 from llmlab.text.stops import StopMatcher
 
 if TYPE_CHECKING:
@@ -97,7 +101,9 @@ def ways_on(
 ) -> list[Next | None]:
     """What may come behind each of some beginnings: the engine's alternatives, from one batch of one step.
 
-    None where nothing can come: the context is full, or the request's grammar forbids the beginning or is at its end.
+    Under a grammar they are the best of what it allows, each from a pass of its own, for the engine's alternatives are
+    the best of all tokens. None where nothing can come: the context is full, or the request's grammar forbids the
+    beginning or is at its end.
 
     Args:
         backend: whose model is asked.
@@ -106,27 +112,41 @@ def ways_on(
         order: of the sampler's stages.
     """
     start = _Start.of(backend, request, seed=0, order=order)
-    rows, places = [], []
-    for place, ids in enumerate(made):
-        if len(start.prompt) + len(ids) < backend.engine.max_context and _follows(start, ids):
-            rows.append(replace(start.row(Given(0, ids), budget=1), ignore_ends=True))
-            places.append(place)
+    places = [at for at, ids in enumerate(made) if len(start.prompt) + len(ids) < backend.engine.max_context]
     found: list[Next | None] = [None] * len(made)
+    if start.grammar is not None:
+        for place in places:
+            found[place] = _allowed_ways(start, start.grammar, made[place])
+        return found
+    rows = [replace(start.row(Given(0, made[place]), budget=1), ignore_ends=True) for place in places]
     for block in backend.engine.submit(rows, order=order):
         for piece in block:
-            if len(piece.tokens):
-                f = piece.figures
-                found[places[piece.row]] = Next(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
+            f = piece.figures
+            found[places[piece.row]] = Next(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
     return found
 
 
-def _follows(start: _Start, ids: np.ndarray) -> bool:
-    if start.grammar is None:
-        return True
+def _allowed_ways(start: _Start, grammar: Grammar, ids: np.ndarray) -> Next | None:
+    backend = start.backend
     try:
-        return bool(_masks(start.backend, start.request, start.grammar, ids)[-1].any())
+        mask = _masks(backend, start.request, grammar, ids)[-1:]
     except RequestError:
-        return False
+        return None
+    row, V = start.row(Given(0, ids)), backend.engine.config.vocab_size
+    inputs = stack([row.params], vocab_size=V, ends=backend.ends)
+    inputs = inputs._replace(mask=mask, masked=np.array([True]))
+    history = history_of(start.prompt, ids, vocab_size=V)
+    raw, drawn = _laws(backend.engine.next_logits(row.given)[None, :], inputs, history, order=start.order)
+    allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:V].astype(bool)
+    allowed[list(backend.ends)] &= len(ids) >= start.request.min_tokens
+    raw, drawn = np.asarray(raw), np.asarray(drawn)
+    best = np.argsort(np.where(allowed, -raw, np.inf), kind="stable")[: min(ALTERNATIVES, int(allowed.sum()))]
+    return Next(best.astype(np.int32), raw[best], drawn[best]) if len(best) else None
+
+
+@partial(jax.jit, static_argnames="order")
+def _laws(logits: Array, inputs: SamplerInputs, history: History, *, order: str) -> tuple[Array, Array]:
+    return law(logits)[0][0], law(process(logits, inputs, history, order=ORDERS[order]))[0][0]
 
 
 def masks(

@@ -12,6 +12,7 @@ from llmlab.backends.protocol import Choice
 from llmlab.errors import RequestError
 from llmlab.fields import short
 from llmlab.lab.compare import changed_request, lab_of, replay_backend
+from llmlab.lab.lookup import Token
 
 if TYPE_CHECKING:
     from llmlab.lab.result import Result
@@ -23,7 +24,7 @@ def branch(
     result: Result,
     choice: Choice,
     position: int,
-    token: int | str | bytes | None,
+    token: Token | None,
     *,
     order: str | None,
     changes: Mapping[str, Any],
@@ -70,7 +71,7 @@ def kept(choice: Choice, position: int) -> np.ndarray:
 
 
 def token_ids(
-    token: int | str | bytes,
+    token: Token,
     *,
     token_bytes: Sequence[bytes | None],
     names: Mapping[int, str],

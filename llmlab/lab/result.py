@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmlab.lab.diff import Diff
     from llmlab.lab.divergences import Divergences
     from llmlab.lab.lab import Lab
+    from llmlab.lab.lookup import Token
     from llmlab.lab.next_token import NextToken
     from llmlab.lab.tree import Tree
 
@@ -141,7 +142,7 @@ class Result(Answer):
     def branch(
         self,
         position: int,
-        token: int | str | bytes | None = None,
+        token: Token | None = None,
         *,
         choice: int = 0,
         order: str | None = None,
@@ -186,8 +187,8 @@ class Result(Answer):
     ) -> Tree:
         """What is likely to come from a position on: the `width` best tokens, the best behind each, to a depth.
 
-        Each level is one batch. Tokens are the best by raw probability, as `top_logprobs` has them; their probability
-        in the law drawn from is beside it.
+        Each level is one batch. Tokens are the best by raw probability, as `top_logprobs` has them (under a grammar the
+        best that it allows); their probability in the law drawn from is beside it.
 
         Args:
             depth: how many tokens deep.

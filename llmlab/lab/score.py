@@ -120,11 +120,13 @@ def _ids(backend: ReplayBackend, given: Any) -> np.ndarray:
     if isinstance(given, str):
         ids = backend.encode(given)
     else:
+        known = range(len(backend.token_bytes))
+        bad = [i for i in given if not isinstance(i, int | np.integer) or isinstance(i, bool) or i not in known]
+        if bad:
+            raise RequestError(
+                f"given: {short(bad[0])} is not a token id of the vocabulary (0..{len(known) - 1})", param="given"
+            )
         ids = [int(i) for i in given]
-        bad = next((i for i in ids if not 0 <= i < len(backend.token_bytes)), None)
-        if bad is not None:
-            top = len(backend.token_bytes) - 1
-            raise RequestError(f"given: token id {bad} is not in the vocabulary (0..{top})", param="given")
     if not ids:
         raise RequestError(f"given: there is not a single token in {short(given)}", param="given")
     return np.array(ids, np.int32)
