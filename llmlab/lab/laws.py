@@ -95,7 +95,8 @@ class Laws:
                 f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(ids)"
             )
         final = self._figures(ids)[0].astype(np.float64)
-        columns = self._step.spelled(ids.tolist() * len(self))
+        spelled = self._step.spelled(ids.tolist())
+        columns: dict[str, object] = {name: list(values) * len(self) for name, values in spelled.items()}
         columns |= {
             "logprob": np.tile(self._step.logprobs[ids], len(self)),
             "sampling_logprob": final.ravel(),

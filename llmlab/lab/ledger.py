@@ -58,7 +58,7 @@ def ledger_frame(step: Step, ids: Sequence[int], *, request: Request, order: str
     K, S = logits.shape
     return build(
         {
-            **step.spelled([i for i in ids for _ in range(S)]),
+            **{name: [value for value in values for _ in range(S)] for name, values in step.spelled(ids).items()},
             "number": np.tile(np.arange(S), K),
             "stage": list(traced) * K,
             "active": active * K,
@@ -83,9 +83,9 @@ def ledger(completion: Completion, backend: object, *, position: int, choice: in
         raise IndexError(f"position {position} is outside the {len(tokens)} tokens of choice {choice}")
     at = position % len(tokens)
     made = tokens.ids[:at]
-    logits = backend.step_logits(
-        completion.prompt_ids, made, given=min(found.given, at), rows=len(completion.choices)
-    )  # fmt: skip
+    # What was given was read at once, before the first token was drawn; within it, a branch has its parent's figures.
+    given = found.given if at >= found.given else 0
+    logits = backend.step_logits(completion.prompt_ids, made, given=given, rows=len(completion.choices))
     step = NextToken(
         logits,
         backend=backend,

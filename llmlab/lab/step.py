@@ -205,7 +205,7 @@ class Step:
             self._allowed = (key, mask)
         return self._allowed[1]
 
-    def spelled(self, ids: Sequence[int]) -> dict[str, object]:
+    def spelled(self, ids: Sequence[int]) -> dict[str, Sequence[Any]]:
         """The columns token, token_id and bytes of these tokens."""
         from llmlab.lab.spelling import token_text
 

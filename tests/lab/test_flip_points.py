@@ -9,6 +9,7 @@ import pytest
 from llmlab.errors import RequestError
 from llmlab.lab.flip_points import COLD, FLIP_COLUMNS, Interval, Ranking, Settings, flip_points
 from llmlab.lab.next_token import NextToken
+from llmlab.lab.step import FIXED
 from llmlab.request import ChatRequest
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
@@ -78,6 +79,13 @@ def test_they_agree_with_a_brute_force_scan() -> None:
                 assert np.allclose(ends, scanned[0], rtol=1e-6, atol=1e-11), (case, token, event, parameter, scanned)
     assert min(seen.values()) >= 20, f"every kind of answer occurs: {seen}"
     assert inside > CASES, "flips inside the range, not at its ends"
+
+
+def test_the_scan_has_the_orders_that_there_are() -> None:
+    assert {
+        order: tuple(stage.name for stage in stages if stage.name not in FIXED) for order, stages in ORDERS.items()
+    } == TAILS
+    assert all({stage.name for stage in stages[: len(FIXED)]} == set(FIXED) for stages in ORDERS.values())
 
 
 def test_the_cold_is_a_row_of_its_own() -> None:

@@ -64,6 +64,18 @@ def test_the_first_position_is_what_next_token_says(demo) -> None:
         assert before.draws([5])[0] == after.drawn
 
 
+def test_a_branch_has_the_steps_of_its_own_and_those_of_before(demo) -> None:
+    result = demo.chat(PROMPT, seed=3, max_tokens=8, temperature=0.9)
+    branch = result.branch(position=3, token=int(result.choices[0].tokens.top_ids[3, 1]), max_tokens=8)
+    tokens = branch.choices[0].tokens
+    for at in (1, 5):
+        law = branch.ledger(at)
+        assert law.stages(tokens=[law.drawn])["logprob"].iloc[-1] == pytest.approx(
+            tokens.sampling_logprob[at], abs=1e-6
+        )
+    assert branch.ledger(5).draws([3])[0] == tokens.ids[5]
+
+
 def test_positions_count_from_the_end_too(demo) -> None:
     result = demo.chat(PROMPT, seed=3, max_tokens=4)
     assert result.ledger(-1).made.tolist() == result.choices[0].tokens.ids[:-1].tolist()
