@@ -81,9 +81,7 @@ def _joined(name: str, parts: Sequence[Tokens], width: int) -> Any:
         columns = [
             np.pad(column, ((0, 0), (0, width - column.shape[1])), constant_values=unknown) for column in columns
         ]
-        empty = np.zeros((0, width))
-    else:
-        empty = np.zeros(0)
+    empty = np.zeros((0, width) if name.startswith("top_") else 0)
     whole = name in ("ids", "lead", "overhang", "rank", "kept", "top_ids")
     return np.concatenate([empty, *columns]).astype(np.int32 if whole else np.float32)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from llmlab.errors import LLMLabError, RequestError
+from llmlab.errors import ContextLengthError, LLMLabError, RequestError
 from llmlab.lab import law_bars
 from llmlab.lab.html import strip, style_sheet
 from llmlab.lab.playground_side import SideView, error_line, hidden_html, shows, toggle
@@ -126,7 +126,9 @@ class Playground:
 
     def wrong(self, side: str, error: LLMLabError | None) -> None:
         """See `View`."""
-        of_prompt = error is not None and error.param in ("messages", "prompt")
+        of_prompt = error is not None and (
+            error.param in ("messages", "prompt") or (error.param is None and isinstance(error, ContextLengthError))
+        )
         text = error_line(error) if error is not None and of_prompt else ""
         if self._prompt_error.value != text:
             self._prompt_error.value = text

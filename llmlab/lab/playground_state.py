@@ -10,7 +10,7 @@ import json
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from llmlab.errors import LLMLabError, RequestError
 from llmlab.exports import as_lab_call
@@ -35,6 +35,7 @@ _SEEDS = 2**32
 NO_LAW = "This endpoint gives no logits, so there is no law to show: llmlab.load a model for that."
 
 
+@runtime_checkable
 class View(Protocol):
     """Who shows what happens on a side."""
 
@@ -217,7 +218,7 @@ class State:
             except LLMLabError as error:
                 self.view.wrong(name, error)
                 continue
-            if request.seed is None:
+            if request.seed is None and self.has_law:  # not every endpoint takes one
                 request = request.replace(seed=seed)
             answer = self.sides[name].answer = Answer(self, name, request, order=self.order(name))
             answer.start()
