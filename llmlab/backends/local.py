@@ -17,7 +17,7 @@ from llmlab.backends import replay
 from llmlab.backends.constrain import constraint
 from llmlab.backends.devices import device, free_memory
 from llmlab.backends.given import Given, Next
-from llmlab.backends.local_stream import LocalStream
+from llmlab.backends.local_stream import LocalStream, together
 from llmlab.backends.protocol import Completion, Header
 from llmlab.backends.writer import Writer, call_id
 from llmlab.checkpoints.hub import resolve
@@ -171,6 +171,9 @@ class LocalBackend:
         header = self.header(request, prompt, seed=seed, order=order)
         writers = [self.writer(request, prompt, index=i, seed=seed) for i in range(request.n)]
         return LocalStream(self.engine, rows, writers, header=header)
+
+    #: `with backend.together()`: what is started within, such as a sweep's requests, ends one after the other.
+    together = staticmethod(together)
 
     def grammar(self, request: Request, prompt: np.ndarray) -> Grammar | None:
         """What the request's answers must follow; None where they are free."""

@@ -5,11 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from llmlab.backends.protocol import Completion, Delta, Header, Timing
 from llmlab.backends.writer import Writer
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row, Ticket
+
+#: Who asks what this thread asks; None: each request is somebody's by itself.
+_CLIENT: ContextVar[object] = ContextVar("client", default=None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """The requests that are started within are one client's: they get their slots one after the other."""
+    before = _CLIENT.set(object())
+    try:
+        yield
+    finally:
+        _CLIENT.reset(before)
 
 
 class LocalStream:
@@ -39,7 +54,7 @@ class LocalStream:
         self._clock = _Clock()
         self._writers = writers
         running = [writer for writer in writers if writer.finish is None]
-        self._ticket = engine.submit(rows, order=header.order)
+        self._ticket = engine.submit(rows, order=header.order, client=_CLIENT.get())
         self._deltas = _deltas(self._ticket, running, begun, self._clock)
 
     def __iter__(self) -> Iterator[Delta]:

@@ -91,8 +91,14 @@ class Engine:
         """How many prompts have been prefilled so far."""
         return self._lanes.prefills
 
-    def submit(self, rows: Sequence[Row], *, order: str = "llmlab") -> Ticket:
+    def submit(self, rows: Sequence[Row], *, order: str = "llmlab", client: object = None) -> Ticket:
         """Put rows in line; read their tokens from the ticket.
+
+        Args:
+            rows: what to generate.
+            order: of the sampler's stages.
+            client: who asks; slots are shared out fairly between clients, and to one client's rows in their order.
+                None: somebody who asks this alone.
 
         Raises:
             ValueError: an unknown order; a row that is empty, too long for the context, or outside the vocabulary.
@@ -102,7 +108,7 @@ class Engine:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         for row in rows:
             self._check(row.given, budget=row.budget)
-        job = Job(rows=tuple(rows), order=order)
+        job = Job(rows=tuple(rows), order=order, client=client)
         ticket = Ticket(job, self._cancel)
         if rows:
             self._post(job)

@@ -77,10 +77,11 @@ class Piece(NamedTuple):
 
 @dataclass(eq=False)
 class Job:
-    """The engine's side of a ticket."""
+    """The engine's side of a ticket. Jobs of one `client` count as one when slots are given out."""
 
     rows: Sequence[Row]
     order: str
+    client: object = None  #: None: the job by itself
     results: queue.SimpleQueue[list[Piece] | BaseException | None] = field(default_factory=queue.SimpleQueue)
     waiting: deque[int] = field(default_factory=deque)
     open: set[int] = field(default_factory=set)
@@ -130,8 +131,8 @@ class Ticket:
 
 
 class Scheduler:
-    """Rows in line for a slot. The next one comes from the job with the fewest rows running, then the oldest: a long
-    sweep does not shut out a short question."""
+    """Rows in line for a slot. The next one comes from the client with the fewest rows running, and there from the
+    oldest job: a long sweep does not shut out a short question, and its own requests end one after the other."""
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
@@ -152,7 +153,10 @@ class Scheduler:
         ready = [job for job in self._jobs if job.waiting and order in (None, job.order)]
         if not ready:
             return None
-        job = min(ready, key=lambda job: self._running.get(job, 0))
+        running: dict[object, int] = {}
+        for job, count in self._running.items():
+            running[_client(job)] = running.get(_client(job), 0) + count
+        job = min(ready, key=lambda job: running.get(_client(job), 0))
         return job, job.waiting[0]
 
     def started(self, job: Job) -> None:
@@ -182,3 +186,7 @@ class Scheduler:
         if job in self._jobs and not job.waiting and not self._running.get(job):
             self._jobs.remove(job)
             self._running.pop(job, None)
+
+
+def _client(job: Job) -> object:
+    return job if job.client is None else job.client

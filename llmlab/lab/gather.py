@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
@@ -19,6 +20,8 @@ OPEN = 256
 READERS = 32
 #: Seconds between two looks at how far the readers are.
 _LOOK = 0.2
+#: Seconds that an interrupt waits for the readers: the engine may be compiling, and nothing comes of waiting for that.
+_LAST = 2.0
 _NAME = "sweep"
 
 
@@ -26,7 +29,8 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
     """Ask everything, and hand each cell's index and whole answer to `keep`, on this thread, as they get whole.
 
     All cells of a prompt are opened together, so that the prompt is read once, and then those of the next, as long as
-    there is room. An interrupt or an error stops what runs; what was whole by then has been kept before it is raised.
+    there is room; the cells get whole one after the other. An interrupt or an error stops what runs; what was whole by
+    then has been kept before it is raised.
 
     Args:
         backend: who answers. One with a `concurrency` is asked so many requests at a time.
@@ -38,15 +42,14 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
     reading: dict[Future[Completion], tuple[int, Stream]] = {}
     count = _Count()
     latest: Cell | None = None
+    pool = ThreadPoolExecutor(limit or READERS, thread_name_prefix="llmlab-sweep")
     with (
         progress_bar(total=sum(cell.request.n for cell in cells), unit="completion", description=_NAME) as bar,
-        ThreadPoolExecutor(limit or READERS, thread_name_prefix="llmlab-sweep") as pool,
+        getattr(backend, "together", nullcontext)(),
     ):
         try:
             while waiting or reading:
-                opened = bool(waiting) and _is_room(
-                    waiting[0][1], latest, [stream for _, stream in reading.values()], limit
-                )
+                opened = bool(waiting) and _is_room(waiting[0][1], latest, [s for _, s in reading.values()], limit)
                 if opened:
                     index, latest = waiting.popleft()
                     stream = backend.stream(latest.request, order=latest.order)
@@ -58,10 +61,12 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
         except BaseException:
             for _, stream in reading.values():
                 stream.close()  # its reader then comes to the end by itself
-            for future, (index, _) in reading.items():
+            for future in wait(reading, timeout=_LAST).done:
                 if future.exception() is None and _is_whole(future.result()):
-                    keep(index, future.result())
+                    keep(reading[future][0], future.result())
             raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_room(cell: Cell, latest: Cell | None, open_streams: Sequence[Stream], limit: int | None) -> bool:

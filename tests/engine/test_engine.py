@@ -8,6 +8,7 @@ import pytest
 
 from llmlab.engine import engine as engine_module
 from llmlab.engine.engine import Engine
+from llmlab.engine.scheduler import Job, Scheduler
 from llmlab.errors import EngineError
 from tests.engine.rows import END, read, row, run
 
@@ -144,6 +145,20 @@ def test_a_short_question_is_not_shut_out_by_a_long_sweep(pinned):
     ended.append("question")
     reader.join()
     assert ended == ["question", "sweep"]
+
+
+def test_one_clients_jobs_come_one_after_the_other_and_others_between():
+    line, sweep = Scheduler(), object()
+    jobs = [Job([row()] * 2, "llmlab", client=sweep) for _ in range(3)]
+    question = Job([row()] * 2, "llmlab")
+    for job in (*jobs, question):
+        line.add(job)
+    started = []
+    while (first := line.first(order=None)) is not None:
+        started.append(first[0])
+        line.started(first[0])
+    # By turns while both have rows in line, and the sweep's jobs in their order.
+    assert started == [jobs[0], question, jobs[0], question, jobs[1], jobs[1], jobs[2], jobs[2]]
 
 
 def test_many_threads_at_once_get_their_own_answers(pinned):
