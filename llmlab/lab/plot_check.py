@@ -25,6 +25,8 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
     The axis of probabilities is logarithmic, so that rare tokens show as well. Cells that are off by more than three
     standard deviations are ringed; the title has the verdict.
     """
+    from matplotlib.ticker import LogLocator, NullLocator
+
     cells = check.cells
     shown = cells.iloc[:top]
     labels = list(check.labels[:top])
@@ -50,6 +52,10 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
             markeredgecolor=palette.VERMILION, markeredgewidth=1.6, label=f"off by > {_FAR:g} sd",
         )  # fmt: skip
     ax.set_yscale("log")
+    # 0.05 reads better than five times ten to the minus two.
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_ylim(bottom, min(3 * prob.max(), 1.6))
     ax.set_xlim(-0.8, len(shown) - 0.2)
     ax.set_xticks(at, labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)

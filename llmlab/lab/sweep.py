@@ -337,7 +337,8 @@ class Sweep:
         return f"Sweep: {axes} · {state} · {len(self):,} completions · seed {self.seed}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(repr(self))}</div>{self.frame().head(10).to_html()}"
+        # As a notebook shows a frame, with long texts cut: to_html() would write them out.
+        return f"<div>{escape(repr(self))}</div>{self.frame().head(10)._repr_html_() or ''}"
 
 
 def _check_names(param: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -1,0 +1,227 @@
+"""What is saved is what is loaded, to the bit; and what is not a file of ours is said to be none."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pandas.testing import assert_frame_equal
+from pyarrow import parquet
+
+import llmlab
+from llmlab.backends.protocol import Choice, Completion, Tokens, ToolCall
+from llmlab.errors import RequestError
+from llmlab.lab import keeping
+from llmlab.lab.result import Result
+from llmlab.lab.sweep import Sweep
+from llmlab.request import ChatRequest, PromptRequest
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal in every field, arrays to the bit and with their dtype."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype and one.shape == other.shape
+        assert one.tobytes() == other.tobytes()
+    elif dataclasses.is_dataclass(one):
+        for field in dataclasses.fields(one):
+            assert_same(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, tuple):
+        assert len(one) == len(other)
+        for mine, yours in zip(one, other, strict=True):
+            assert_same(mine, yours)
+    else:
+        assert one == other
+
+
+def kept(completion: Completion, path: Any) -> Completion:
+    result = Result(completion)
+    assert result.save(path) == path
+    return Result.load(path)._completion
+
+
+def test_a_result_is_what_it_was(hard, tmp_path) -> None:
+    assert_same(kept(hard, tmp_path / "a.parquet"), hard)
+
+
+def test_a_result_of_the_engine_is_what_it_was(demo, tmp_path) -> None:
+    result = demo.chat(
+        "Name an animal.", n=3, seed=5, max_tokens=6, temperature=0.7, top_p=0.9, logit_bias={5: -2.5, 7: 1.0},
+        stop=["x", "yz"], logprobs=True, top_logprobs=2, metadata={"a": [1, {"b": None}]},
+    )  # fmt: skip
+    again = Result.load(result.save(tmp_path / "a.parquet"), lab=demo)
+    assert_same(again._completion, result._completion)
+    assert again.request == result.request and again.texts == result.texts and again.lab is demo
+    assert_frame_equal(again.logprobs_frame(), result.logprobs_frame(), check_exact=True)
+    assert_frame_equal(again.top_logprobs_frame(), result.top_logprobs_frame(), check_exact=True)
+    assert demo.chat(again.request).texts == result.texts, "the request can be asked again"
+
+
+def test_everything_that_an_answer_may_have(make_tokens, make_completion, tmp_path) -> None:
+    tokens = make_tokens((0, 1, 2), segment=("reasoning", "content", "tool_call"))
+    nan = np.full(3, np.nan, np.float32)
+    blind = dataclasses.replace(
+        tokens, sampling_logprob=nan, rank=np.full(3, -1, np.int32), logprob=np.array([-np.inf, -0.0, -9], np.float32),
+        lead=np.array([0, 1, 2], np.int32), overhang=np.array([3, 0, 0], np.int32),
+    )  # fmt: skip
+    few, none = make_tokens((4,), alternatives=0), make_tokens(())
+    completion = make_completion(tokens, blind, few, none, stop=("a", "b"), max_tokens=9)
+    call = ToolCall(id="call_1", name="look", arguments='{"at": "🦊')
+    choices = list(completion.choices)
+    choices[0] = dataclasses.replace(choices[0], reasoning="hm\n", tool_calls=(call, call), given=2)
+    choices[1] = dataclasses.replace(choices[1], text="\0 \ud7ff é\r\n", reasoning="", finish_reason="interrupted")
+    changed: dict[str, Any] = {
+        "choices": tuple(choices), "reported_usage": {"completion_tokens": 3}, "notes": ("one", "two"),
+        "seed": -(2**63), "prompt_ids": np.zeros(0, np.int32), "names": {}, "order": "vllm",
+    }  # fmt: skip
+    completion = dataclasses.replace(completion, **changed)
+    assert_same(kept(completion, tmp_path / "a.parquet"), completion)
+    empty = dataclasses.replace(completion, choices=())
+    assert_same(kept(empty, tmp_path / "b.parquet"), empty)
+
+
+def test_no_field_is_forgotten() -> None:
+    known = {*keeping.TOKEN_COLUMNS, *keeping.TOP_COLUMNS}
+    assert known == {field.name for field in dataclasses.fields(Tokens)}
+    # A new field of a choice needs a column, and a case above.
+    assert {field.name for field in dataclasses.fields(Choice)} == {
+        "index", "text", "tokens", "finish_reason", "reasoning", "tool_calls", "given",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a time", (5, 6, 7)])
+def test_a_raw_prompt(story, prompt, tmp_path) -> None:
+    completion = dataclasses.replace(story, request=PromptRequest(prompt=prompt, top_k=3))
+    assert_same(kept(completion, tmp_path / "a.parquet"), completion)
+
+
+def test_the_metadata_say_where_it_is_from_and_others_can_read_it(demo, tmp_path) -> None:
+    result = demo.chat("Name an animal.", n=2, seed=5, max_tokens=3)
+    path = result.save(tmp_path / "a.parquet")
+    told = json.loads(parquet.ParquetFile(path).metadata.metadata[b"llmlab"])
+    assert told["kind"] == "result" and told["format"] == 1
+    assert told["versions"]["llmlab"] == llmlab.__version__ and "jax" in told["versions"]
+    header = told["completions"][0]
+    assert (header["model"], header["seed"]) == ("demo", 5)
+    assert header["system_fingerprint"] == result._completion.system_fingerprint
+    request = told["pool"][header["request"]]
+    assert request["type"] == "ChatRequest" and request["fields"] == {"max_tokens": 3, "n": 2, "seed": 5}
+    frame = pd.read_parquet(path)
+    assert frame["text"].tolist() == result.texts and frame["choice"].tolist() == [0, 1]
+    np.testing.assert_array_equal(frame["logprob"][1], result.choices[1].tokens.logprob)
+    assert list(frame["bytes"][0]) == list(result.choices[0].tokens.bytes)
+
+
+def test_a_sweep_is_what_it_was(demo, tmp_path) -> None:
+    sweep = demo.sweep(
+        ["Name an animal.", "Roll a die."], temperature=[0.5, 1.5], stop=[None, ["a", "b"]], n=2, seed=3, max_tokens=4,
+        order=["llmlab", "sglang"], metrics={"mine": len},
+    )  # fmt: skip
+    path = sweep.save(tmp_path / "temperature=9.parquet")
+    again = Sweep.load(path)
+    assert again.grid == sweep.grid and again.seed == 3 and again.is_complete
+    for one, other in zip(again.results, sweep.results, strict=True):
+        assert_same(one._completion, other._completion)
+    assert_frame_equal(again.frame(), sweep.frame(metrics={}), check_exact=True)
+    assert_frame_equal(again.frame(metrics={"mine": len}), sweep.frame(), check_exact=True)
+    outside = pd.read_parquet(path)
+    assert list(outside.columns[:5]) == ["prompt", "temperature", "stop", "order", "seed"]
+    assert outside["temperature"].tolist() == sweep.frame()["temperature"].tolist()
+    assert outside["text"].tolist() == sweep.frame()["text"].tolist()
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_sweep_that_is_not_done(demo, tmp_path, done) -> None:
+    whole = demo.sweep("Name an animal.", top_k=[None, 1, 5, 9], n=1, seed=3, max_tokens=2)
+    part = Sweep(whole.grid, {at: whole.completions[at] for at in range(done)})
+    again = Sweep.load(part.save(tmp_path / "a.parquet"))
+    assert again.grid == whole.grid and list(again.completions) == list(range(done)) and not again.is_complete
+    assert_frame_equal(again.frame(), part.frame(), check_exact=True)
+
+
+def test_csv(demo, hard, tmp_path) -> None:
+    result = Result(hard)
+    path = result.to_csv(tmp_path / "a.csv")
+    back, frame = pd.read_csv(path, keep_default_na=False, na_values=[""]), result.logprobs_frame()
+    assert list(back.columns) == list(frame.columns) and len(back) == len(frame)
+    raw = [None if pd.isna(digits) else bytes.fromhex(digits) for digits in back["bytes"].astype(object)]
+    assert [r or b"" for r in raw] == [b or b"" for b in frame["bytes"]]
+    np.testing.assert_allclose(back["logprob"], frame["logprob"].astype(float))
+    sweep = demo.sweep("Name an animal.", temperature=[0.5, 1.5], n=2, seed=3, max_tokens=4)
+    back = pd.read_csv(sweep.to_csv(tmp_path / "b.csv"))
+    assert_frame_equal(back, sweep.frame(), check_dtype=False)
+
+
+def test_a_file_appears_whole_or_not_at_all(story, tmp_path, monkeypatch) -> None:
+    path = Result(story).save(tmp_path / "a.parquet")
+    before = path.read_bytes()
+
+    def full(self: Any, table: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(parquet.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match="no space left"):
+        Result(story).save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path], "what was there is there still"
+
+
+def test_what_is_no_file_of_ours(story, demo, tmp_path, monkeypatch) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file .*gone.parquet"):
+        Result.load(tmp_path / "gone.parquet")
+    other = tmp_path / "other.parquet"
+    other.write_bytes(b"PAR1 but not really")
+    with pytest.raises(RequestError, match="other.parquet is not a parquet file"):
+        Result.load(other)
+    parquet.write_table(pa.table({"a": [1]}), other)
+    with pytest.raises(RequestError, match="was not written by llmlab"):
+        Sweep.load(other)
+    path = Result(story).save(tmp_path / "a.parquet")
+    with pytest.raises(RequestError, match=r"holds a result: Result.load reads it"):
+        Sweep.load(path)
+    swept = demo.sweep("Name an animal.", n=1, max_tokens=1).save(tmp_path / "b.parquet")
+    with pytest.raises(RequestError, match=r"holds a sweep: Sweep.load reads it"):
+        Result.load(swept)
+    monkeypatch.setattr(keeping, "FORMAT", 99)
+    Result(story).save(path)
+    monkeypatch.undo()
+    with pytest.raises(RequestError, match=f"written by llmlab {llmlab.__version__}, in a later format; update llmlab"):
+        Result.load(path)
+
+
+@pytest.mark.parametrize(("name", "said"), [("a.csv", "ends in .parquet"), ("no/a.parquet", "there is no folder")])
+def test_a_target_that_cannot_be_written(story, tmp_path, name, said) -> None:
+    with pytest.raises(RequestError, match=said) as caught:
+        Result(story).save(tmp_path / name)
+    assert caught.value.param == "save"
+
+
+def test_without_pyarrow_the_error_says_what_to_install(story, demo, tmp_path, monkeypatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "pyarrow":
+            raise ModuleNotFoundError("No module named 'pyarrow'")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(RequestError, match="need pyarrow, which cannot be imported .*: pip install pyarrow"):
+        Result(story).save(tmp_path / "a.parquet")
+    before = demo.backend.engine.prefills
+    with pytest.raises(RequestError, match="pip install pyarrow"):
+        demo.sweep("A question never asked.", n=1, max_tokens=1, save=tmp_path / "b.parquet")
+    assert demo.backend.engine.prefills == before, "said before the work, not after it"
+
+
+def test_requests_are_compared_by_value() -> None:
+    pool = keeping.Pool()
+    one = pool.put_request(ChatRequest.build("hello", seed=1))
+    assert pool.put_request(ChatRequest.build("hello", seed=1)) == one
+    two = pool.put_request(ChatRequest.build("hello", seed=2))
+    assert two != one and len(pool.values) == 3, "two requests about one thing"
+    assert keeping.Pool(pool.values).request(two) == ChatRequest.build("hello", seed=2)
