@@ -31,9 +31,13 @@ def translated(error: Exception, *, where: str, sent: Iterable[str] = ()) -> LLM
     if isinstance(error, openai.APITimeoutError):
         return EngineError(f"{where} took too long to answer: {error}", code="endpoint_unreachable", status=504)
     if isinstance(error, openai.APIConnectionError):
-        # The package says "Connection error."; its cause says which.
+        # The package says "Connection error."; its cause says which, by its name at least.
         reason = error.__cause__ or error
-        return EngineError(f"{where} cannot be reached, or has gone: {reason}", code="endpoint_unreachable", status=502)
+        return EngineError(
+            f"{where} cannot be reached, or has gone: {str(reason) or repr(reason)}",
+            code="endpoint_unreachable",
+            status=502,
+        )
     body = getattr(error, "body", None)
     return of_event(body if body is not None else str(error), where=where, sent=sent)
 

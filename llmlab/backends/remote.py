@@ -114,8 +114,9 @@ class RemoteBackend:
         """Name -> owner. An endpoint need not have a list where the caller has a name."""
         import openai
 
+        client = self.client.with_options(max_retries=0) if self.name else self.client
         try:
-            found: Any = await self.client.get("/models", cast_to=object)
+            found: Any = await client.get("/models", cast_to=object)
         except openai.OpenAIError as error:
             silent = isinstance(error, openai.APIStatusError) and error.status_code not in (401, 403)
             if self.name and silent:
