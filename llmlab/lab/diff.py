@@ -324,6 +324,7 @@ class Diff:
             made=before.tokens.ids[:at],
             choice=before.index,
             tokens=pair,
+            given=min(after.given, at),
             rows=len(self.after.choices),
         )
         return step.reason(tuple(self.changes))

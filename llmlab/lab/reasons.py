@@ -135,9 +135,9 @@ def changes(before: Setting, after: Setting) -> dict[str, tuple[Any, Any]]:
 
 
 class Step:
-    """The step behind `made`, the tokens [T] that both runs drew, of one choice out of `rows`.
+    """The step behind `made`, the tokens [T] that both runs share, of one choice out of `rows`.
 
-    `tokens` is what each drew there.
+    `tokens` is what each drew there; the first `given` of the shared ones were not drawn.
     """
 
     def __init__(
@@ -149,12 +149,13 @@ class Step:
         made: Int32[np.ndarray, " T"],
         choice: int,
         tokens: tuple[int, int],
+        given: int = 0,
         rows: int = 1,
     ) -> None:
         self._backend = backend
         self._before, self._after = before, after
         self._made, self._choice, self._tokens = made, choice, tokens
-        self._rows, self._by_steps = rows, False
+        self._given, self._rows, self._by_steps = given, rows, False
         self._logits: dict[bytes, np.ndarray] = {}
         self._seen: dict[tuple[str, ...], Drawn | None] = {}
 
@@ -233,7 +234,7 @@ class Step:
 
     def _behind(self, prompt: np.ndarray) -> np.ndarray:
         if self._by_steps and isinstance(self._backend, StepsBackend):
-            return self._backend.step_logits(prompt, self._made, given=0, rows=self._rows)
+            return self._backend.step_logits(prompt, self._made, given=self._given, rows=self._rows)
         return self._backend.next_logits(np.concatenate([prompt, self._made]).astype(np.int32))
 
 

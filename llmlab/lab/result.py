@@ -89,7 +89,7 @@ class Result(Answer):
 
         if self._lab is None:
             raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
-        return ledger(self._completion, self._lab.backend, position=position, choice=choice)
+        return ledger(self._completion, self._lab.backend, position=position, choice=self._choice(choice).index)
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row a token, the first without figures.

@@ -65,6 +65,8 @@ def test_a_branch_of_a_branch_and_its_ledger(demo, story):
     twice = story.branch(8, " fox", choice=2).branch(12, ".")
     assert twice.choices[0].index == 2 and twice.parent.parent is story
     assert ids(twice)[:8] == ids(story, 2)[:8]
+    step = twice.ledger(14)
+    assert step.drawn == ids(twice)[14] and step.choice == 2
 
 
 def test_past_the_end(demo, story):
