@@ -11,7 +11,7 @@ from jaxtyping import Int64
 
 from llmlab.errors import RequestError
 from llmlab.lab.lookup import Token
-from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, cut_settings, killers, kind, last, log_softmax, softmax
+from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, cut_settings, kind, last, log_softmax, softmax
 from llmlab.request import Request
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class NextToken(Step):
         # What the cuts act on has every other stage behind it, whatever the order.
         uncut = softmax(self.uncut(requests, order=order))
         shaped = self.shaped(requests[0], order=order)
-        shown = [int(i) for i in np.argsort(-shaped, kind="stable")[:top]]
+        shown = _best(shaped, top)
         traced = self.trace(requests, order=order)
         gone = _removals(traced)
         left = np.isfinite(last(traced))
@@ -302,12 +302,21 @@ class NextToken(Step):
 
 def _removals(traced: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Cut -> [B, V]: the tokens that it, and no stage before it, removed."""
-    by = killers(traced)
-    gone = {cut: np.zeros(by.shape, bool) for cut in CUTS}
-    for name in traced:
+    alive = np.isfinite(traced["raw"])
+    gone = {cut: np.zeros(alive.shape, bool) for cut in CUTS}
+    for name, rows in traced.items():
+        left = np.isfinite(rows)
         if kind(name) in CUTS:
-            gone[kind(name)] |= by == name
+            gone[kind(name)] |= alive & ~left
+        alive &= left
     return gone
+
+
+def _best(logits: np.ndarray, top: int) -> list[int]:
+    """The ids of the largest, falling, ties to the lower id; without a sort of the whole vocabulary."""
+    least = np.partition(logits, -top)[-top] if top < len(logits) else -np.inf
+    found = np.flatnonzero(logits >= least)
+    return [int(i) for i in found[np.argsort(-logits[found], kind="stable")][:top]]
 
 
 def _varied(value: Any) -> bool:
