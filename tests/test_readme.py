@@ -12,6 +12,7 @@ import pytest
 import llmlab
 from llmlab.lab.lab import Lab
 from llmlab.request import ChatRequest, PromptRequest
+from tests.serve.conftest import running
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -32,11 +33,15 @@ def test_the_commands_are_those_that_ci_runs():
 def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One after the other, as a reader would run them, on the model that is loaded already."""
     monkeypatch.setattr(llmlab, "load", lambda name: demo)
-    names: dict[str, object] = {}
+    connect, names = llmlab.connect, dict[str, object]()
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) > 4
-    for block in blocks:
-        exec(compile(block, "<README>", "exec"), names)
+    with running(demo.backend) as server:
+        monkeypatch.setattr(llmlab, "connect", lambda url, api_key: connect(f"{server.url}/v1", quiet=True))
+        for block in blocks:
+            exec(compile(block, "<README>", "exec"), names)
+        assert names["answer"].notes == ()
+        names["there"].close()
     plt.close("all")
     request, result = names["request"], names["r"]
     assert request.to_openai() in capsys.readouterr().out
