@@ -113,7 +113,7 @@ def jackknife_mean(
                 elif not out.all():
                     left.append(measure(metric, cell[~out].reset_index(drop=True), name=name))
             without.append(float(np.mean(left)))
-        variance += (len(each) - 1) / len(each) * float(np.square(without - np.mean(without)).sum())
+        variance += (len(each) - 1) / len(each) * float(np.square(np.array(without) - np.mean(without)).sum())
     if not varies:
         return Estimate(value, math.nan, math.nan)
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)

@@ -239,8 +239,11 @@ def _header(completion: Completion, pool: Pool) -> dict[str, Any]:
 
 def _completion(told: Mapping[str, Any], pool: Pool, choices: Sequence[Choice]) -> Completion:
     known = {field.name for field in fields(Completion)} - _APART
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in told.items() if name in known
+    }
     return Completion(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in told.items() if name in known},
+        **plain,
         request=pool.request(told["request"]),
         prompt_ids=np.array(pool.values[told["prompt_ids"]], np.int32),
         names={int(token): name for token, name in pool.values[told["names"]]},
