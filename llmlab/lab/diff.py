@@ -333,7 +333,9 @@ class Diff:
         if self.before.model != self.after.model:
             return f"another model, {self.after.model} after {self.before.model}"
         if reason is None:
-            return f"of {', '.join(self.changes) or 'nothing that is known'}; which one, this endpoint cannot tell"
+            names = list(self.changes) or ["nothing that is known"]
+            said = names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+            return f"{said}, as far as it can be told without logits"
         if not reason.reproduced:
             return "no parameter's doing: at this step the tokens lie closer together than rounding, or weights changed"
         return ", or ".join(f"{_joined(cause)} {'together' if len(cause) > 1 else 'alone'}" for cause in reason.causes)
