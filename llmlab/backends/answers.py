@@ -68,10 +68,10 @@ class Answer:
         finish = "interrupted" if self.finish is None else FINISH_REASONS.get(self.finish, "stop")
         return Choice(
             index=self.index,
-            text=self.text,
+            text=_paired(self.text),
             tokens=tokens_of(self.entries, names=names, exact=self.joins),
             finish_reason=finish,
-            reasoning=self.reasoning or None,
+            reasoning=_paired(self.reasoning) or None,
             tool_calls=tuple(ToolCall(**call) for call in self.calls),
         )
 
@@ -116,6 +116,11 @@ class Answer:
         while len(self.calls) <= index:
             self.calls.append({"id": "", "name": "", "arguments": ""})
         return int(index)
+
+
+def _paired(text: str) -> str:
+    """Halves of a character that came in two chunks, each as JSON's escape, are one."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _parts(content: Any) -> tuple[str, str]:

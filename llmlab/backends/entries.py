@@ -7,6 +7,7 @@ letter. A token of which neither an id nor bytes are known goes by a negative id
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,10 +20,12 @@ from llmlab.backends.wire import NEVER
 Entry = Mapping[str, Any]
 #: Ids below this stand for texts; -1 is no id at all.
 _NO_ID = -1
+#: How many of those there are.
+_OWN = 2**31 - 2
 
 
 class Names:
-    """Texts of tokens by id, of those that have no bytes; unknown ids are given out from -2 downwards.
+    """Texts of tokens by id, of those that have no bytes; one whose id is not known either has one below -1.
 
     Attributes:
         texts: id -> text; grows.
@@ -34,8 +37,14 @@ class Names:
 
     def own(self, text: str) -> int:
         """The id that stands for this text."""
-        number = self._own.setdefault(text, _NO_ID - 1 - len(self._own))
-        self.texts[number] = text
+        number = self._own.get(text)
+        if number is None:
+            # From the text itself, so that it is the same one in every result; the next where another text has it.
+            number = _NO_ID - 1 - zlib.crc32(text.encode("utf-8", "surrogatepass")) % _OWN
+            while number in self.texts:
+                number = _NO_ID - 1 - (-number - 1) % _OWN
+            self._own[text] = number
+            self.texts[number] = text
         return number
 
 
@@ -96,7 +105,7 @@ def text_of(entries: Iterable[Entry]) -> str | None:
         raw = entry.get("bytes")
         if raw is None and token_id(entry) is not None:
             continue  # a control token has no text
-        piece = bytes(raw) if raw is not None else str(entry.get("token", "")).encode()
+        piece = bytes(raw) if raw is not None else str(entry.get("token", "")).encode("utf-8", "surrogatepass")
         if raw is None and "\ufffd" in str(entry.get("token", "")):
             return None
         joined += piece[int(entry.get("lead") or 0) : len(piece) - int(entry.get("overhang") or 0)]
@@ -124,7 +133,7 @@ def _spelled(entry: Entry, names: Names, *, exact: bool) -> tuple[int, TokenByte
         names.texts[number] = text
         return number, None
     if exact and "\ufffd" not in text:
-        return _NO_ID if number is None else number, text.encode()
+        return _NO_ID if number is None else number, text.encode("utf-8", "surrogatepass")
     number = names.own(text) if number is None else number
     names.texts[number] = text
     return number, None

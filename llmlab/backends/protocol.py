@@ -85,6 +85,11 @@ class Choice:
     tool_calls: tuple[ToolCall, ...] = ()
     given: int = 0  #: how many of its first tokens were there already and not drawn: a branch's, all of a scored text's
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether its tokens are there: an endpoint may say a text without them."""
+        return bool(len(self.tokens)) or not (self.text or self.reasoning or self.tool_calls)
+
 
 @dataclass(frozen=True, eq=False)
 class Timing:

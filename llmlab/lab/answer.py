@@ -185,12 +185,15 @@ class Answer:
 
     def __repr__(self) -> str:
         done, count = self._completion, self._completion.completion_tokens
-        head = [f"Result: {done.model}", f"seed {done.seed}", _count(len(self), "choice"), _count(count, "token")]
+        head = [f"Result: {done.model}", f"seed {done.seed}", _count(len(self), "choice")]
+        if count or all(choice.is_listed for choice in self.choices):
+            head.append(_count(count, "token"))
         if count and done.timing.total > 0:
             head.append(f"{count / done.timing.total:,.0f} tokens/s")
         lines = [" · ".join(head), *(f"note: {note}" for note in done.notes)]
         for choice in self.choices[:_SHOWN_CHOICES]:
-            lines.append(f"[{choice.index}] {choice.finish_reason}, {_count(len(choice.tokens), 'token')}")
+            size = _count(len(choice.tokens), "token") if choice.is_listed else "its tokens not said"
+            lines.append(f"[{choice.index}] {choice.finish_reason}, {size}")
             if choice.reasoning and choice.reasoning not in choice.text:
                 lines.append(f"(reasoning) {_shortened(choice.reasoning.strip())}")
             if choice.text or not choice.tool_calls:

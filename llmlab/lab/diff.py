@@ -10,6 +10,7 @@ from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmlab.backends.protocol import Choice, TokenBytes, Tokens
+from llmlab.errors import RequestError
 from llmlab.fields import short
 from llmlab.lab.frames import build
 from llmlab.lab.reasons import Backend, Reason, Setting, Step, changes
@@ -101,6 +102,12 @@ class Diff:
         self.after = after
         theirs = {choice.index: choice for choice in after.choices}
         self._pairs = [(choice, theirs[choice.index]) for choice in before.choices if choice.index in theirs]
+        for choice in (*before.choices, *after.choices):
+            if not choice.is_listed:
+                raise RequestError(
+                    f"the endpoint did not say the tokens of choice {choice.index}, so that they cannot be compared: "
+                    "compare the `texts`"
+                )
 
     @cached_property
     def changes(self) -> dict[str, tuple[Any, Any]]:

@@ -98,7 +98,7 @@ def _choice(choice: Choice, part: int, names: Mapping[int, str], by: str, altern
     if not len(tokens):
         said = f'<div class="run">{escape(choice.text)}</div>' if choice.text else ""
         runs.append(f'{said}<div class="note">{"no figures of its tokens" if said else "no tokens"}</div>')
-    count = f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}"
+    count = f"{len(tokens)} token{'' if len(tokens) == 1 else 's'}" if choice.is_listed else "tokens not said"
     title = f"<b>choice {choice.index}</b> · " if several else ""
     how = "so far" if choice.finish_reason == UNFINISHED else f"· finished: {escape(choice.finish_reason)}"
     head = f'<div class="head">{title}{count} {how}</div>'

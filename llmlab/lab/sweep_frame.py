@@ -61,7 +61,7 @@ def _figures(choice: Choice) -> dict[str, Any]:
         "text": choice.text,
         "finish_reason": choice.finish_reason,
         # An endpoint that lists no tokens made some all the same.
-        "tokens": len(tokens) if len(tokens) or not choice.text else -1,
+        "tokens": len(tokens) if choice.is_listed else -1,
         "mean_logprob": mean,
         "perplexity": perplexity,
         "mean_entropy": entropy.mean() if len(tokens) else np.nan,

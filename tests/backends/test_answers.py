@@ -193,6 +193,19 @@ def test_same_texts_share_an_id_that_stands_for_them():
     assert choice.tokens.top_ids[1].tolist() == [b, a]
 
 
+def test_a_text_without_bytes_has_one_id_in_all_results():
+    ids = []
+    for others in ("", "xy"):
+        said = [entry(x, -1.0, raw=False) for x in (*others, "\ufffd", "a")]
+        ids.append(read(piece("", logprobs={"content": said}))[1].tokens.ids.tolist()[-2:])
+    assert ids[0] == ids[1]
+
+
+def test_two_halves_of_a_character_in_two_chunks():
+    _, choice, _ = read(*(piece(x, logprobs={"content": [entry(x, -1.0, raw=False)]}) for x in ("\ud83d", "\ude00")))
+    assert choice.text == "\U0001f600"
+
+
 def test_a_piece_is_bytes_less_what_lies_outside():
     """A stop in the middle of a token, as llmlab writes it."""
     cut = {**entry("ab", -1.0), "overhang": 1, "token_id": 5}

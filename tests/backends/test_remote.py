@@ -243,6 +243,19 @@ def test_what_no_endpoint_gives_is_a_clear_error():
             ask()
 
 
+def test_no_tokens_are_not_the_same_tokens():
+    """A difference that cannot be seen must not read as none."""
+    _, blind = lab_of(lambda body: [chunk(piece(str(body["temperature"]))), chunk(piece(finish="stop"))])
+    result = blind.chat("hello")
+    with pytest.raises(RequestError, match="compare the `texts`"):
+        result.rerun(temperature=0.5).diff()
+    assert "0 tokens" not in f"{result!r}{result._repr_html_()}"
+    _, vague = lab_of(lambda body: spoken(*(entry(x, -1.0, raw=False) for x in ("\ufffd", str(body["temperature"])))))
+    assert vague.chat("hello").rerun(temperature=0.5).diff().frame()[["same", "position"]].values.tolist() == [
+        [False, 1]
+    ]
+
+
 def test_which_model():
     endpoint = Endpoint(lambda body: spoken(*HELLO), models=("one", "two"))
     with pytest.raises(ModelNotFoundError, match="one, two"):
