@@ -207,11 +207,11 @@ def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
     for at in shown:
         node = tree.nodes[at]
         # Under the token's name and on to where the ways behind it part.
-        behind = any(child in shown for child in tree.children(at))
+        parts = any(child in shown for child in tree.children(at))
         x0, x1, x2 = (
             node.depth - (1 if node.parent < 0 else 0.3),
             float(node.depth),
-            node.depth + (0.7 if behind else 0),
+            node.depth + (0.7 if parts else 0),
         )
         ax.plot(
             [x0, x1 - 0.1, max(x2, x1 - 0.02)], [y[node.parent], y[at], y[at]],
