@@ -16,6 +16,8 @@ from importlib.resources import files
 from itertools import groupby
 from typing import Any, Literal
 
+import numpy as np
+
 from llmlab.backends.protocol import Choice, Completion, Tokens
 from llmlab.lab import palette
 from llmlab.lab.frames import ALTERNATIVES
@@ -42,25 +44,28 @@ def strip(
     Args:
         completion: what a backend answered.
         names: names of control tokens by id; one that is missing is shown as `<id 7>`.
-        by: colour by the raw probability, or by that of the law which was drawn from.
+        by: colour by the raw probability, or by that of the law which was drawn from; by the one that is known, where
+            an endpoint says no other.
         alternatives: how many a token on hover; by default the request's `top_logprobs`, else five.
         limit: the most tokens to show, over all choices; what is left out is said. None: all of them.
     """
     if alternatives is None:
         asked = completion.request.top_logprobs if completion.request.logprobs else None
         alternatives = ALTERNATIVES if asked is None else asked
+    figure = _known(completion, by)
     shown, left = [], math.inf if limit is None else limit
     for choice in completion.choices:
         if left > 0:
             part = int(min(left, len(choice.tokens)))
-            shown.append(_choice(choice, part, names or {}, by, alternatives, several=len(completion.choices) > 1))
+            shown.append(_choice(choice, part, names or {}, figure, alternatives, several=len(completion.choices) > 1))
             left -= part
+    notes = "".join(f'<div class="note">{escape(note)}</div>' for note in completion.notes)
     hidden = len(completion.choices) - len(shown)
     more = f'<div class="note">… and {hidden} more choices</div>' if hidden else ""
     return (
         f'<div class="llmlab-strip" style="--tall:{_tall(alternatives)}px"><style>{_css()}</style>'
-        f'<div class="head">{_summary(completion)}</div>'
-        f'<div class="body"><div class="text">{"".join(shown)}{more}</div>{_side(by)}</div></div>'
+        f'<div class="head">{_summary(completion)}</div>{notes}'
+        f'<div class="body"><div class="text">{"".join(shown)}{more}</div>{_side(figure)}</div></div>'
     )
 
 
@@ -226,10 +231,21 @@ def _summary(completion: Completion) -> str:
     parts = [f"<b>{escape(completion.model)}</b>", f"seed {completion.seed}"]
     given = completion.request.model_fields_set
     parts += [f"{name} {getattr(completion.request, name):g}" for name in _SAMPLING_FIELDS if name in given]
-    parts.append(f"{count} token{'' if count == 1 else 's'} in {seconds:.2f} s")
+    said = count or all(choice.is_listed for choice in completion.choices)
+    parts.append(f"{count} token{'' if count == 1 else 's'} in {seconds:.2f} s" if said else f"{seconds:.2f} s")
     if count and seconds > 0:
         parts.append(f"{count / seconds:,.0f} tokens/s")
     return " · ".join(parts)
+
+
+def _known(completion: Completion, by: Literal["logprob", "sampling_logprob"]) -> str:
+    """The figure to colour by: the other one where every token has that, and none has this."""
+    other = "sampling_logprob" if by == "logprob" else "logprob"
+    mine, others = (
+        np.concatenate([np.zeros(0), *(getattr(choice.tokens, name) for choice in completion.choices)])
+        for name in (by, other)
+    )
+    return other if np.isnan(mine).all() and not np.isnan(others).any() else by
 
 
 def _side(by: str) -> str:

@@ -165,6 +165,9 @@ def test_processed_logprobs_are_called_so():
     assert frame.sampling_logprob.tolist() == [-1.0]
     assert lab.last.top_logprobs_frame().sampling_logprob.tolist() == [-1.0, -2.0]
     assert any("after the temperature" in note for note in lab.last.notes)
+    # The strip says so, and is coloured by what is known.
+    assert "after the temperature" in lab.last._repr_html_()
+    assert lab.last.to_html() == lab.last.to_html(by="sampling_logprob")
     before = len(endpoint.bodies)
     lab.chat("hello", temperature=0.7)
     assert len(endpoint.bodies) == before + 1  # the endpoint was looked at once
