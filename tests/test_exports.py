@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab.exports import EXTENSIONS
+from llmlab.exports import EXTENSIONS, as_lab_call
 from llmlab.request import ChatRequest, PromptRequest
 
 #: The HTTP library that this version of `openai` runs on.
@@ -145,3 +145,33 @@ def test_a_notebook_shows_every_kind_of_message_and_cuts_what_is_long():
     long = Text(ChatRequest.build("x" * 10_000)._repr_html_())
     assert len(long.text) < 5_000 and "(10,000 characters)" in long.text
     assert Text(PromptRequest.build("Once upon")._repr_html_()).rows[1] == ["prompt", '"Once upon"', "null"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ChatRequest.build("hi"),
+        ChatRequest.build(NASTY, seed=-1, logit_bias={7: -100}),
+        ChatRequest.build([{"role": "user", "content": [{"type": "text", "text": "hi"}]}]),
+        ChatRequest.build([{"role": "user", "content": "hi", "name": "somebody"}]),
+        ChatRequest(**FULL),
+        PromptRequest.build(NASTY, temperature=0.5),
+        PromptRequest.build([1, 2, 3]),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_a_call_of_the_lab_makes_the_request(request_):
+    made = []
+
+    class Lab:
+        def chat(self, messages, *, order="llmlab", **fields):
+            made.append((ChatRequest.build(messages, **fields), order))
+
+        def complete(self, prompt, *, order="llmlab", **fields):
+            made.append((PromptRequest.build(prompt, **fields), order))
+
+    for order in ("llmlab", "vllm"):
+        source = as_lab_call(request_.to_dict(), order=order)
+        assert ("order" in source) == (order == "vllm")
+        exec(source, {"lab": Lab()})
+        assert made.pop() == (request_, order)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from llmlab.lab import palette
 from llmlab.lab.html import style_sheet
 from llmlab.lab.spelling import label, name_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 #: The bars' full width stands for one of these probabilities, the smallest that the tallest fits under.
 _SCALES = (0.1, 0.25, 0.5, 1.0)
+_FILL = {"": palette.BLUE, "top_k": palette.ORANGE, "top_p": palette.PURPLE, "min_p": palette.GREEN}
 
 
 class LawBars(NamedTuple):
@@ -90,8 +92,8 @@ def to_html(bars: LawBars) -> str:
     return (
         f'<div class="llmlab-law"><style>{style_sheet("law")}</style>'
         f'<div class="head">The law of <b>{escape(bars.place)}</b> · {_kept(bars)}</div>'
-        f'<div class="row top"><span class="name">token</span><span class="track">0'
-        f'<span class="end">{scale:g}</span></span><span class="p">drawn from</span><span class="p">raw</span></div>'
+        '<div class="row top"><span class="name">token</span> <span class="p">drawn from</span> '
+        f'<span class="p">raw</span> <span class="track">0 <span class="end">{scale:g}</span></span></div>'
         f"{rows}{_noise(bars)}"
         '<div class="foot"><span class="cut"><span class="key bar"></span> drawn from</span>'
         '<span class="cut"><span class="key tick"></span> the model’s own</span>'
@@ -107,7 +109,10 @@ def message(text: str) -> str:
 def _row(bars: LawBars, at: int, scale: float) -> str:
     raw, prob, final = float(bars.raw[at]), float(bars.prob[at]), float(bars.final[at])
     cut, token = bars.removed_by[at], bars.token_ids[at]
-    bar = f'<span class="bar {cut}" style="width:{_percent(prob if cut else final, scale)}"></span>'
+    # Where the style sheet is dropped, what is inline remains: a bar behind the token and its figures.
+    fill = _FILL[cut]
+    width = f"width:{_percent(prob if cut else final, scale)}"
+    bar = f'<span class="bar {cut}" style="{width};display:inline-block;height:9px;background-color:{fill}"></span>'
     tick = f'<span class="tick" style="left:{_percent(raw, scale)}"></span>'
     signs = [
         *(["would"] if bars.would is not None and bars.would[0] == token else []),
@@ -116,9 +121,9 @@ def _row(bars: LawBars, at: int, scale: float) -> str:
     title = f"id {token} · raw {_p(raw)} · before the cuts {_p(prob)} · drawn from {_p(final)}"
     return (
         f'<div class="row {" ".join(signs)}" title="{title}">'
-        f'<span class="name"><span>{escape(bars.labels[at])}</span></span>'
-        f'<span class="track">{bar}{tick}</span>'
-        f'<span class="p">{cut or _p(final)}</span><span class="p">{_p(raw)}</span></div>'
+        f'<span class="name"><span>{escape(bars.labels[at])}</span></span> '
+        f'<span class="p">{cut or _p(final)}</span> <span class="p">{_p(raw)}</span> '
+        f'<span class="track">{bar}{tick}</span></div>'
     )
 
 

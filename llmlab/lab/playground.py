@@ -247,7 +247,7 @@ class Playground:
             if side.result is not None:
                 completion = side.result._completion
                 parts.append(strip(completion, names=completion.names, limit=_TOKENS))
-        return "".join(parts)
+        return "".join(f'<div style="margin:.5em 0">{part}</div>' for part in parts if part)
 
     def __repr__(self) -> str:
         count = len(self.state.history)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 OPEN = """\
 import llmlab
 lab = llmlab.load("demo")
-playground = lab.playground("Tell me a short story.", temperature=0.8, seed=7)
+playground = lab.playground("Name an animal.", temperature=1.2, top_k=8, top_p=0.9, seed=7)
 playground"""
 
 #: Labels, buttons and figures that are wider than the room they have.
@@ -24,9 +24,10 @@ CUT = """() => [...document.querySelectorAll(
     .map(e => [e.textContent, e.scrollWidth, e.clientWidth])"""
 
 
-def picture(page: Any, name: str) -> None:
+def picture(what: Any, name: str) -> None:
+    """Keep a picture of a page, or of a part of it."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png")
+    what.screenshot(path=PICTURES / f"{name}.png")
 
 
 def button(page: Any, name: str, *, of: int = 0) -> Any:
@@ -71,7 +72,7 @@ def test_a_prompt_is_typed_generated_moved_and_stopped(jupyter: Server, chromium
         # A prompt is typed, and its law comes by itself.
         box = page.locator(".jp-OutputArea textarea:visible").first
         box.fill("")
-        box.type("Name an animal.")
+        box.type("Tell me a short story.")
         until_changed(page, first)
 
         # Everything from here on by keys alone: from the prompt to the button, and press it.
@@ -88,10 +89,10 @@ def test_a_prompt_is_typed_generated_moved_and_stopped(jupyter: Server, chromium
         for _ in range(4):
             page.keyboard.press("ArrowRight")
         warm = until_changed(page, before)
-        assert page.locator(".widget-readout").first.inner_text() == "1.00"
+        assert page.locator(".widget-readout").first.inner_text() == "1.40"
         assert [row.split(" · ")[1] for row in warm] == [row.split(" · ")[1] for row in before], "the same raw law"
         assert page.locator(".llmlab-strip").first.inner_text() == said
-        picture(page, "playground")
+        picture(page.locator(".jp-OutputArea-output:has(.llmlab-law)").first, "playground")
         assert page.evaluate(CUT) == []
 
         # A long answer grows, and is stopped.
