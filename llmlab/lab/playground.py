@@ -15,8 +15,9 @@ import ipywidgets as widgets
 from llmlab.errors import ContextLengthError, LLMLabError, RequestError
 from llmlab.lab import law_bars
 from llmlab.lab.html import strip, style_sheet
+from llmlab.lab.playground_answer import Run
 from llmlab.lab.playground_side import SideView, error_line, hidden_html, shows, toggle
-from llmlab.lab.playground_state import Run, State
+from llmlab.lab.playground_state import State
 from llmlab.lab.result import Result
 from llmlab.request import Request
 

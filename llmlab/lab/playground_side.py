@@ -11,8 +11,9 @@ import ipywidgets as widgets
 from llmlab.errors import LLMLabError, RequestError
 from llmlab.lab import law_bars
 from llmlab.lab.html import strip, style_sheet
+from llmlab.lab.playground_answer import Run
 from llmlab.lab.playground_controls import Control
-from llmlab.lab.playground_state import Run, State
+from llmlab.lab.playground_state import State
 from llmlab.lab.result import Result
 
 #: The most tokens that a strip shows here; `playground.result` has all of them.

@@ -10,72 +10,28 @@ import json
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import LLMLabError, RequestError
 from llmlab.exports import as_lab_call
-from llmlab.lab.growing import UNFINISHED
 from llmlab.lab.latest import Latest
 from llmlab.lab.law_bars import LawBars, law_bars
-from llmlab.lab.playground_controls import controls_for, fields_of, values_of
+from llmlab.lab.playground_answer import Answer, Run, View, in_place
+from llmlab.lab.playground_controls import WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.request import ChatRequest, PromptRequest, Request
 
 if TYPE_CHECKING:
     from llmlab.lab.lab import Lab
     from llmlab.lab.next_token import NextToken
     from llmlab.lab.result import Result
-    from llmlab.lab.stream import Stream
 
 #: Seconds after the last keystroke before a prompt's law is worked out.
 TYPING = 0.35
-#: Seconds between two pictures of an answer that grows.
-EVERY = 0.12
 #: Seeds are drawn below this: short enough to be read.
 _SEEDS = 2**32
+#: Fields without a control that a request keeps all the same.
+_KEPT = WITHOUT_CONTROL.keys() - {"messages", "max_completion_tokens", "stream", "stream_options"}
 NO_LAW = "This endpoint gives no logits, so there is no law to show: llmlab.load a model for that."
-
-
-@runtime_checkable
-class View(Protocol):
-    """Who shows what happens on a side."""
-
-    def law(self, side: str, bars: LawBars | str) -> None:
-        """The law of the next token has changed; or why there is none."""
-
-    def waiting(self, side: str, what: str) -> None:
-        """Nothing comes yet, because of this."""
-
-    def grew(self, side: str, result: Result) -> None:
-        """There is more of the answer."""
-
-    def finished(self, side: str, run: Run) -> None:
-        """The answer is whole, or was stopped."""
-
-    def wrong(self, side: str, error: LLMLabError | None) -> None:
-        """The settings cannot be asked for; None: they can (again)."""
-
-
-class Run(NamedTuple):
-    """An answer in the history."""
-
-    number: int  #: from 1
-    side: str
-    result: Result
-    order: str
-
-    @property
-    def title(self) -> str:
-        """One line: the number, what was set, and how the answer begins."""
-        given = self.result.request.to_dict()
-        shown = [
-            f"{name} {value:g}" if isinstance(value, int | float) else name
-            for name, value in given.items()
-            if name not in ("messages", "prompt", "seed", "max_tokens", "model") and not isinstance(value, bool)
-        ]
-        order = [] if self.order == "llmlab" else [self.order]
-        text = " ".join(self.result.text.split())
-        begun = text if len(text) <= 48 else f"{text[:47]}…"
-        return " · ".join([f"{self.number} {self.side}", *shown, *order, f"seed {self.result.seed}", f"“{begun}”"])
 
 
 class Side:
@@ -115,6 +71,8 @@ class State:
         self._steps: dict[str, tuple[Result, int, NextToken]] = {}
         self._asking = threading.Lock()  # for the logits of a law
         self._keeping = threading.Lock()
+        #: What was given beside the controls' fields: it goes with every request.
+        self.kept = {name: value for name, value in request.to_dict().items() if name in _KEPT}
         self.prompt, self.system, self.raw = "", "", False
         self.before: list[dict[str, Any]] = []  #: the messages before the prompt, but for the system's
         self._take_prompt(request)
@@ -139,7 +97,7 @@ class State:
         Raises:
             RequestError: naming the first field that is wrong.
         """
-        fields = fields_of(self.sides[name].values, self.controls)
+        fields = {**self.kept, **fields_of(self.sides[name].values, self.controls)}
         fields.pop("order", None)
         if self.raw:
             return self.lab.request(prompt=self.prompt, **fields)
@@ -261,8 +219,8 @@ class State:
     def _show_law(self, name: str) -> None:
         try:
             found = self._bars(name)
-        except LLMLabError as error:
-            self.view.wrong(name, error)
+        except Exception as error:
+            self.view.wrong(name, in_place(error))
             return
         self.view.wrong(name, None)
         self.view.law(name, found)
@@ -281,10 +239,10 @@ class State:
             step, place = self._later(name, side.result, position), f"position {position} of the answer"
             fields = self._all(request, acting)
         else:
-            step = self._first(request, acting)
+            step = self._first(request)
         return law_bars(step, place=place, order=order, seed=seed, **fields)
 
-    def _first(self, request: Request, acting: set[str]) -> NextToken:
+    def _first(self, request: Request) -> NextToken:
         """The first token's logits: asked for once, as long as what they depend on stays the same."""
         free = {control.name for control in self.controls if control.acts != "prompt"}
         key = json.dumps({field: value for field, value in request.to_dict().items() if field not in free})
@@ -319,61 +277,6 @@ class State:
         if messages[-1]["role"] != "user" or not isinstance(messages[-1]["content"], str):
             raise RequestError("a playground's last message is a text of the user's", param="messages")
         self.before, self.prompt = list(messages[:-1]), messages[-1]["content"]
-
-
-class Answer:
-    """One answer on its way to a side: a thread that reads the stream and tells the view."""
-
-    def __init__(self, playground: State, side: str, request: Request, *, order: str) -> None:
-        self.side = side
-        self.order = order
-        self._playground = playground
-        self._request = request
-        self._stream: Stream | None = None
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"llmlab-playground-{side}", daemon=True)
-
-    @property
-    def running(self) -> bool:
-        """Whether it is not at its end."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Ask."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; harmless at any time."""
-        self._stopped.set()
-        if self._stream is not None:
-            self._stream.close()
-
-    def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        playground, view = self._playground, self._playground.view
-        try:
-            self._stream = playground.lab.stream(self._request, order=self.order)
-            if self._stopped.is_set():  # before there was a stream to close
-                self._stream.close()
-            for result in self._stream.growing(every=EVERY, tell=lambda what: view.waiting(self.side, what)):
-                if UNFINISHED in result.finish_reasons and playground.is_current(self):
-                    view.grew(self.side, result)
-            run = playground.keep(self, self._stream.result())
-        except LLMLabError as error:
-            self._tell_wrong(error)
-        except Exception as error:  # shown in place: nobody sees what a thread raises
-            self._tell_wrong(LLMLabError(f"{type(error).__name__}: {error}"))
-        else:
-            if playground.is_current(self):
-                view.finished(self.side, run)
-                playground.redraw(self.side)
-
-    def _tell_wrong(self, error: LLMLabError) -> None:
-        if self._playground.is_current(self):
-            self._playground.view.wrong(self.side, error)
 
 
 def _same(one: Request, other: Request) -> bool:

@@ -341,6 +341,9 @@ def test_it_opens_with_any_conversation_and_any_value(demo: Lab, opened: Any) ->
     assert playground.request.repetition_penalty == 0.01 and playground.request.temperature == 0.731
     assert playground.request.min_tokens == 300
     assert "Hello <there>." in Tree(playground._before.value).text
+    more = {"model": "demo", "user": "u", "logprobs": True, "top_logprobs": 2}
+    request = demo.request(STORY, temperature=0.5, max_completion_tokens=9, stream=True, **more)
+    assert opened(demo, request).request == demo.request(STORY, temperature=0.5, max_tokens=9, **more)
     with pytest.raises(RequestError, match="last message"):
         demo.playground(talk[:3])
     with pytest.raises(RequestError, match="temperature"):
@@ -392,6 +395,9 @@ def test_two_playgrounds_and_a_closed_lab(opened: Any, tmp_path: Any) -> None:
     one._generate.click()
     settle(one)
     assert "closed" in errors(one)[""]
+    two._prompt.value = "another prompt"
+    settle(two)
+    assert "closed" in errors(two)[""], "also where a thread of the law's finds it"
 
 
 def test_somebody_elses_endpoint_has_no_law_and_says_so(opened: Any) -> None:
