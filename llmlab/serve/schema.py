@@ -191,9 +191,17 @@ FIELDS: dict[str, Schema] = {
 }
 
 
+def _or_null(field: Schema) -> Schema:
+    if "anyOf" in field:
+        return {**field, "anyOf": [*field["anyOf"], {"type": "null"}]}
+    allowed = {"enum": [*field["enum"], None]} if "enum" in field else {}
+    return {**field, "type": [field["type"], "null"], **allowed}
+
+
 def request() -> Schema:
-    """The body of `POST /v1/chat/completions`. Null stands for a field's default everywhere, and is not listed."""
-    return _object(FIELDS, ("messages",), text="A chat-completion request; a field that is not known is an error.")
+    """The body of `POST /v1/chat/completions`. Null stands for a field's default, but not for messages."""
+    fields = {name: field if name == "messages" else _or_null(field) for name, field in FIELDS.items()}
+    return _object(fields, ("messages",), text="A chat-completion request; a field that is not known is an error.")
 
 
 _COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -299,10 +307,11 @@ def event() -> Schema:
     """An event of a stream."""
     inside = {"anyOf": [{"$ref": "#/components/schemas/ChatCompletionChunk"}, {"$ref": "#/components/schemas/Error"}]}
     data: Schema = {
-        "type": "string",
         "description": "A chunk, or an error that came up under way, as JSON; at the end [DONE].",
-        "contentMediaType": "application/json",
-        "contentSchema": inside,
+        "anyOf": [
+            {"type": "string", "contentMediaType": "application/json", "contentSchema": inside},
+            {"const": "[DONE]"},
+        ],
     }
     return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 

@@ -84,10 +84,18 @@ def test_what_the_request_takes_is_valid(fields):
     assert accepted(**fields)
 
 
+def test_null_stands_for_a_default_everywhere_but_for_the_messages():
+    names = sorted(set(schema.FIELDS) - {"messages"})
+    jsonschema.validate({"messages": ASK, **dict.fromkeys(names)}, schema.request())
+    plain = ChatRequest(messages=ASK)
+    assert all(getattr(accepted(**{name: None}), name) == getattr(plain, name) for name in names)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"messages": []},
+        {"messages": None},
         {"messages": "Hi"},
         {"messages": [{"role": "robot", "content": "a"}]},
         {"messages": [{"role": "user"}]},
@@ -179,6 +187,6 @@ CHECKS = [
 
 
 @API.parametrize()
-@settings(max_examples=15, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_schemathesis_finds_nothing(case):
     case.call_and_validate(checks=CHECKS)
