@@ -18,6 +18,10 @@ from llmlab.request import ChatRequest, PromptRequest, Request
 #: Completions a cell, unless the caller or the request says otherwise.
 COMPLETIONS = 16
 
+#: Drawn and derived seeds lie below this: an endpoint may take signed 32 bits and no more. A few hundred cells seldom
+#: meet (300 independent ones: about once in 50,000 sweeps), and two that did would share their noise, nothing worse.
+_SEEDS = 2**31
+
 #: Fields whose own value is a list: only a list that holds something else than these is one value after the other.
 _LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping}
 #: Fields that a sweep gives each request itself.
@@ -119,8 +123,7 @@ def build(
     subject, prompts, several = _prompts(messages, fields.get("prompt"))
     whole = [_ask(request, subject, prompt, fixed) for prompt in prompts]
     given = next((asked.seed for asked in whole if asked.seed is not None), None) if seed is None else seed
-    # Below 2^53, so that every JSON reader returns it unharmed.
-    base = whole[0].replace(seed=secrets.randbelow(2**53) if given is None else given).seed
+    base = whole[0].replace(seed=secrets.randbelow(_SEEDS) if given is None else given).seed
     assert base is not None
     cells: list[Cell] = []
     for number, asked in enumerate(whole):
@@ -221,6 +224,6 @@ def _seed(base: int, prompt: int) -> int:
 
 
 def _derived(*parts: int | str) -> int:
-    """A seed in [0, 2^53) from a hash."""
+    """A seed in [0, 2^31) from a hash."""
     text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 11
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % _SEEDS

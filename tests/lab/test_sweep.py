@@ -74,7 +74,10 @@ def test_the_grid_has_the_last_axis_fastest(swept) -> None:
 def test_cells_share_their_noise_and_prompts_do_not(demo, swept) -> None:
     seeds = {(cell.point["prompt"], result.seed) for cell, result in zip(swept.cells, swept.results, strict=True)}
     assert len(seeds) == 2 and (0, 7) in seeds, "one a prompt, and the first one's is the sweep's own"
-    assert all(0 <= seed < 2**53 for _, seed in seeds)
+    assert all(0 <= seed < 2**31 for _, seed in seeds), "an endpoint may take signed 32 bits and no more"
+    drawn = demo.sweep([QUESTION] * 8, n=1, max_tokens=1)
+    assert len({result.seed for result in drawn.results}) == 8 and drawn.results[0].seed == drawn.seed
+    assert all(0 <= result.seed < 2**31 for result in drawn.results), "the one that nobody gave as well"
     again = demo.chat("Roll a die.", temperature=1.5, n=4, seed=dict(seeds)[1], max_tokens=6)
     assert again.texts == swept.at(prompt=1, temperature=1.5, order="llmlab").texts
     alone = demo.sweep(QUESTION, temperature=[1.5], n=2, seed=7, max_tokens=6)
@@ -88,7 +91,7 @@ def test_independent_cells_have_noise_of_their_own(demo) -> None:
     grid = {"temperature": [1.0, 1.5], "seed": 7, "n": 4, "max_tokens": 6, "independent": True}
     sweep = demo.sweep(QUESTION, **grid)
     seeds = [result.seed for result in sweep.results]
-    assert len({*seeds, 7}) == 3
+    assert len({*seeds, 7}) == 3 and all(0 <= seed < 2**31 for seed in seeds)
     wider = demo.sweep(QUESTION, **grid | {"temperature": [1.5, 0.2, 1.0]})
     assert [wider.at(temperature=t).seed for t in (1.0, 1.5)] == seeds, "a cell's noise does not depend on the others"
     assert wider.at(temperature=1.0).texts == sweep.at(temperature=1.0).texts
