@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import openai
 import pytest
 
 from llmlab.testing import tiny_checkpoint
-from tests.conftest import ROOT
 from tests.serve.bodies import ASK, encoded, error_of, http, post
+from tests.serve.process import Process
 from tests.serve.puppet import wait
 
 HTTP_ERRORS = (http.RemoteProtocolError, openai.APIConnectionError, http.ReadError)
-SERVE = "import sys; from llmlab.cli import app; app()"
 
 
 def test_what_runs_is_finished_and_what_comes_is_refused(running, puppet):
@@ -63,42 +57,17 @@ def test_a_second_signal_ends_it_at_once(running, puppet):
 
 @pytest.fixture
 def served(tmp_path):
-    """`llmlab serve` in a process of its own, and where it can be reached."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLMLAB_API_KEY": "k3y"}
-    command = [
-        "serve",
-        "--model",
-        str(tiny_checkpoint(tmp_path / "tiny")),
-        "--port",
-        "0",
-        "--slots",
-        "2",
-        "--no-warmup",
-    ]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    banner = []
-    for line in process.stdout:
-        banner.append(line)
-        if "log" in line:
-            break
-    url = next(line.split()[1] for line in banner if line.strip().startswith("API")).removesuffix("/v1")
-    yield process, url, "".join(banner)
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+    """The command with a small model."""
+    model = str(tiny_checkpoint(tmp_path / "tiny"))
+    process = Process("--model", model, "--slots", "2", log=tmp_path / "log", LLMLAB_API_KEY="k3y")
+    yield process
+    process.kill()
 
 
 def test_the_command_serves_until_it_is_told_to_end(served):
-    process, url, banner = served
+    banner = served.banner
     assert "llmlab · tiny" in banner and "every request to /v1 needs it" in banner and "k3y" not in banner
-    wait(lambda: _healthy(url), seconds=60)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="k3y", max_retries=0, timeout=60)
+    client = openai.OpenAI(base_url=served.api, api_key="k3y", max_retries=0, timeout=60)
     secret = "the owl flies at midnight"
     chunks = client.chat.completions.create(
         model="tiny",
@@ -108,23 +77,13 @@ def test_the_command_serves_until_it_is_told_to_end(served):
         extra_body={"ignore_eos": True},
     )
     next(chunks)
-    process.send_signal(signal.SIGTERM)
+    served.tell_to_end()
     made = list(chunks)
     assert made[-1].choices[0].finish_reason == "length" and made[-1].usage.completion_tokens == 300
     client.close()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and out == ""
-    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert "Traceback" not in err and secret not in err and "owl" not in err
-    answered = next(line for line in lines if line.get("completion_tokens"))
+    assert served.end() == (0, "")
+    assert "Traceback" not in served.log and secret not in served.log and "owl" not in served.log
+    answered = next(line for line in served.lines if line.get("completion_tokens"))
     assert (answered["status"], answered["completion_tokens"], answered["stream"]) == (200, 300, True)
     assert answered["model"] == "tiny" and answered["finish_reasons"] == ["length"]
     assert 0 < answered["first_token_ms"] <= answered["ms"]
-
-
-def _healthy(url):
-    try:
-        return http.get(f"{url}/health").status_code == 200
-    except http.ConnectError:
-        time.sleep(0.05)
-        return False
