@@ -166,7 +166,7 @@ def serve(
         int, typer.Option(min=1, help="Answers made at once; each is the same alone or beside others.")
     ] = 8,
     max_context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.")] = None,
-    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 128,
+    max_queue: Annotated[int, typer.Option(min=0, help="Answers that may wait (a request has n); more are 429.")] = 128,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option(help="A file with a Jinja template, for a model without one.")
@@ -189,7 +189,7 @@ def serve(
     key = " -H 'Authorization: Bearer '$LLMLAB_API_KEY" if api_key else ""
     typer.echo(
         f"{lab!r}\n"
-        f"  API     {url}/v1   ({slots} answers at once, {max_queue} more requests may wait)\n"
+        f"  API     {url}/v1   ({slots} answers at once, {max_queue} more may wait)\n"
         f"  docs    {url}/docs\n"
         f"  key     {'every request to /v1 needs it' if api_key else 'none: only this machine can connect'}\n"
         f"  try     curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
@@ -291,10 +291,10 @@ def _logprobs(result: Result, *, rows: int | None) -> Table:
             Text(label(row["bytes"], name=row["token"])),
             row["segment"],
             f"{math.exp(row['logprob']):.3f}",
-            f"{row['logprob']:.3f}",
-            f"{row['sampling_logprob']:.3f}",
+            f"{row['logprob']:z.3f}",
+            f"{row['sampling_logprob']:z.3f}",
             f"{row['rank']}",
-            f"{row['entropy']:.2f}",
+            f"{row['entropy']:z.2f}",
             f"{row['kept']}",
         )
     if rows is not None and len(frame) > rows:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -24,6 +26,11 @@ def model(tmp_path_factory):
 def test_the_version():
     done = llmlab_command("--version")
     assert (done.exit_code, done.stdout) == (0, f"llmlab {llmlab.__version__}\n")
+
+
+def test_the_package_is_the_command_as_well():
+    done = subprocess.run([sys.executable, "-m", "llmlab", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"llmlab {llmlab.__version__}\n", "")
 
 
 def test_the_devices():

@@ -29,6 +29,7 @@ FLOORS = [
     {"backends"},
     {"serve", "lab", "bench"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Public test doubles: they build checkpoints, and nothing of the package may lean on them.
