@@ -350,9 +350,18 @@ class Batch:
 
     def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:
         found: list[tuple[Live, Outcome]] = []
+        sick = (np.isnan(out.figures.entropy) & out.made).any(axis=0)
+        if sick.any():
+            self._slots = self.programs.release(self._held(), ~sick)
         for slot, live in enumerate(self._live):
             count = int(out.made[:, slot].sum())
             if live is None or not count:
+                continue
+            if sick[slot]:
+                dtype = self.programs.dtype
+                hint = "" if dtype == np.float32 else f"; {dtype} may be too small for it: load with dtype='float32'"
+                found.append((live, EngineError(f"the model's logits are not numbers{hint}")))
+                self._live[slot] = None
                 continue
             tokens = np.asarray(out.token)[:count, slot]
             figures: Any = jax.tree.map(lambda x, n=count, at=slot: x[:n, at], out.figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import queue
 import threading
 import weakref
@@ -73,6 +74,7 @@ class Engine:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._process = os.getpid()
         # What follows belongs to the driver's thread alone.
         self._line = Scheduler()
         self._lanes = Lanes(
@@ -101,12 +103,15 @@ class Engine:
                 None: somebody who asks this alone.
 
         Raises:
-            ValueError: an unknown order; a row that is empty, too long for the context, or outside the vocabulary.
+            ValueError: an unknown order; a row that is empty, may make no token, is too long for the context, or has
+                ids outside the vocabulary.
             EngineError: the engine is closed.
         """
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
         for row in rows:
+            if row.budget < 1:
+                raise ValueError(f"a row's budget must be at least 1, got {row.budget}")
             self._check(row.given, budget=row.budget)
         job = Job(rows=tuple(rows), order=order, client=client)
         ticket = Ticket(job, self._cancel)
@@ -191,6 +196,8 @@ class Engine:
 
     def close(self) -> None:
         """End the driver; what was running fails with an EngineError. A closed engine takes no more rows."""
+        if os.getpid() != self._process:
+            return  # the driver is the other process's
         with self._starting:
             self._closed = True
             thread = self._thread
@@ -203,7 +210,7 @@ class Engine:
             raise ValueError("a row needs at least one prompt token")
         if len(prompt) + budget > self.max_context:
             raise ValueError(f"{len(prompt)} prompt tokens and {budget} more exceed {self.max_context} positions")
-        if min(prompt) < 0 or max(prompt) >= self.config.vocab_size:
+        if np.min(prompt) < 0 or np.max(prompt) >= self.config.vocab_size:
             raise ValueError(f"prompt ids must lie in 0..{self.config.vocab_size - 1}")
 
     def _cancel(self, job: Job, rows: Iterable[int] | None) -> None:
@@ -218,6 +225,11 @@ class Engine:
         return answer.result()
 
     def _post(self, message: Job | _Call) -> None:
+        if os.getpid() != self._process:
+            raise EngineError(
+                "this process was forked from the one that loaded the model, and its driver's thread did not come "
+                "along; load the model here, or start processes by 'spawn'"
+            )
         with self._starting:
             if self._closed:
                 raise EngineError("this engine is closed; load the model again")
@@ -236,7 +248,7 @@ class Engine:
                 self._admit_waiting()
                 if self._lanes.live:
                     self._run_chunk()
-            except Exception as error:  # whatever it was, the readers must hear of it and the engine must go on
+            except BaseException as error:  # a panic of compiled code too: the readers hear of it, the engine goes on
                 self._fail(error)
 
     def _read_mail(self) -> bool:
@@ -277,18 +289,13 @@ class Engine:
         jobs = {live.job for live in self._lanes.live} | set(self._line.clear())
         self._lanes.clear()
         self._order = None
-        told = error
-        if "RESOURCE_EXHAUSTED" in str(error):
-            told = EngineError(f"the device ran out of memory; load with a smaller max_context or slots ({error})")
-        elif not isinstance(error, EngineError):
-            told = EngineError(f"the engine failed: {type(error).__name__}: {error}")
-        if told is not error:
-            told.__cause__ = error
+        told = _told(error)
         for job in jobs:
             job.open.clear()
             job.results.put(told)
 
     def _admit_waiting(self) -> None:
+        """Fill the slots. A row that fails on its way into one ends its own job and no other."""
         while True:
             if not self._lanes.live:
                 self._order = None
@@ -297,9 +304,13 @@ class Engine:
                 break
             job, index = first
             self._order = job.order
-            self._lanes.admit(job, index, waiting=self._line.waiting(order=job.order), waits=self._line.waits)
-            self._line.started(job)
-        if self._lanes.live and not self._line.waiting(order=self._order):
+            try:
+                self._lanes.admit(job, index, waiting=self._line.waiting(order=job.order), waits=self._line.waits)
+            except BaseException as error:
+                self._drop(job, set(range(len(job.rows))), _told(error))
+            else:
+                self._line.started(job)
+        if self._lanes.live and first is None:
             self._lanes.narrow()
 
     def _run_chunk(self) -> None:
@@ -322,6 +333,18 @@ class Engine:
                 job.results.put(None)
         for job, error in failed.items():
             self._drop(job, set(range(len(job.rows))), error)
+
+
+def _told(error: BaseException) -> EngineError:
+    """What a reader is told of an error on the driver's thread."""
+    if isinstance(error, EngineError):
+        return error
+    if "RESOURCE_EXHAUSTED" in str(error):
+        told = EngineError(f"the device ran out of memory; load with a smaller max_context or slots ({error})")
+    else:
+        told = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _answer(call: _Call) -> None:

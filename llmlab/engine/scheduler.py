@@ -119,9 +119,10 @@ class Ticket:
                     if self.on_wait:
                         self.on_wait()
                     continue
-                if block is None:
-                    return
-                if isinstance(block, BaseException):
+                if block is None or isinstance(block, BaseException):
+                    self._job.results.put(block)  # whoever reads on comes to the same end
+                    if block is None:
+                        return
                     raise block
                 kept = [piece for piece in block if piece.row not in self._job.dropped]
                 if kept:
@@ -149,10 +150,14 @@ class Scheduler:
         self._forget(job)
 
     def first(self, *, order: str | None) -> tuple[Job, int] | None:
-        """Who is next in line, of the given order (one program runs one order at a time), or of any."""
-        ready = [job for job in self._jobs if job.waiting and order in (None, job.order)]
-        if not ready:
+        """Who is next in line, of the given order (one program runs one order at a time), or of any.
+
+        Nobody, once who has waited longest wants another order: it gets its turn when the batch has run empty.
+        """
+        ready = [job for job in self._jobs if job.waiting]
+        if not ready or order not in (None, ready[0].order):
             return None
+        ready = [job for job in ready if order in (None, job.order)]
         running: dict[object, int] = {}
         for job, count in self._running.items():
             running[_client(job)] = running.get(_client(job), 0) + count
