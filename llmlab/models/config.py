@@ -39,6 +39,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "cross_attention_hidden_size": (None,),
 }
 
+#: No size of a decoder comes near.
+_LARGEST = 2**31 - 1
+
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -94,7 +97,7 @@ class ModelConfig:
                 computation that this decoder does not do. The message names the field and its value.
         """
         family = config.get("model_type")
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise CheckpointError(
                 f"config.json: model_type {family!r} is not supported; supported are {', '.join(sorted(FAMILIES))}",
                 param="model_type",
@@ -102,20 +105,21 @@ class ModelConfig:
         _refuse_what_is_not_done(config)
         heads = _positive(config, "num_attention_heads")
         hidden = _positive(config, "hidden_size")
-        kv_heads = config.get("num_key_value_heads") or heads
+        kv_heads = _positive(config, "num_key_value_heads", heads)
         if heads % kv_heads:
             raise CheckpointError(
                 f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}",
                 param="num_key_value_heads",
             )
-        head_dim = config.get("head_dim") or (128 if family == "qwen3" else hidden // heads)
+        head_dim = _positive(config, "head_dim", 128 if family == "qwen3" else hidden // heads)
         if head_dim % 2:
-            raise CheckpointError(f"config.json: head_dim {head_dim} is odd; rotary embedding needs pairs")
+            raise CheckpointError(
+                f"config.json: head_dim {head_dim} is odd; rotary embedding needs pairs", param="head_dim"
+            )
         flags = {
-            key: bool(config.get(rule, False)) if isinstance(rule, str) else rule
-            for key, rule in FAMILIES[family].items()
+            key: _flag(config, rule, False) if isinstance(rule, str) else rule for key, rule in FAMILIES[family].items()
         }
-        max_position = config.get("max_position_embeddings") or 2048
+        max_position = _positive(config, "max_position_embeddings", 2048)
         return cls(
             family=family,
             vocab_size=_positive(config, "vocab_size"),
@@ -126,10 +130,10 @@ class ModelConfig:
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             max_position=max_position,
-            rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            hidden_act=config.get("hidden_act", "silu"),
+            rms_norm_eps=_number(config, "rms_norm_eps", 1e-6),
+            hidden_act=config.get("hidden_act") or "silu",
             rope=_read_rope(config, max_position=max_position),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            tie_word_embeddings=_flag(config, "tie_word_embeddings", False),
             **flags,
         )
 
@@ -144,10 +148,24 @@ class ModelConfig:
         return self.vocab_size * d * (2 - self.tie_word_embeddings) + self.num_layers * layer + d
 
 
-def _positive(config: Mapping[str, Any], field: str) -> int:
-    value = config.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _positive(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
+    value = default if config.get(field) is None else config[field]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
         raise CheckpointError(f"config.json: {field} must be a positive integer, found {value!r}", param=field)
+    return value
+
+
+def _number(config: Mapping[str, Any], field: str, default: float) -> float:
+    value = default if config.get(field) is None else config[field]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise CheckpointError(f"config.json: {field} must be a number above 0, found {value!r}", param=field)
+    return float(value)
+
+
+def _flag(config: Mapping[str, Any], field: str, default: bool) -> bool:
+    value = default if config.get(field) is None else config[field]
+    if not isinstance(value, bool):
+        raise CheckpointError(f"config.json: {field} must be true or false, found {value!r}", param=field)
     return value
 
 
@@ -157,62 +175,68 @@ def _refuse_what_is_not_done(config: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 f"config.json: {field} = {config[field]!r} asks for a computation that is not supported", param=field
             )
-    act = config.get("hidden_act", "silu")
+    act = config.get("hidden_act") or "silu"
     if act not in ("silu", "gelu", "gelu_pytorch_tanh", "relu"):
         raise CheckpointError(f"config.json: hidden_act {act!r} is not supported", param="hidden_act")
-    kinds = set(config.get("layer_types") or ["full_attention"])
-    if kinds != {"full_attention"}:
+    layers = config.get("layer_types") or ["full_attention"]
+    if not isinstance(layers, list | tuple) or any(kind != "full_attention" for kind in layers):
         raise CheckpointError(
-            f"config.json: layer_types {sorted(kinds)} are not supported; only full_attention is", param="layer_types"
+            f"config.json: layer_types {layers!r} is not supported; only full_attention is", param="layer_types"
         )
 
 
 def _read_rope(config: Mapping[str, Any], *, max_position: int) -> Rope:
     """Both spellings: `rope_parameters` (transformers 5), and `rope_theta` beside `rope_scaling` (before)."""
-    given: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(given.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    told = config.get(field) or {}
+    if not isinstance(told, Mapping):
+        raise CheckpointError(f"config.json: {field} must be an object, found {told!r}", param=field)
+    given = {name: config.get(name) for name in ("rope_theta", "original_max_position_embeddings")}
+    given |= {name: value for name, value in told.items() if value is not None}
+    theta = _number(given, "rope_theta", 10000.0)
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in _ROPE_TYPES:
         raise CheckpointError(
-            f"config.json: rope type {kind!r} is not supported; supported are {', '.join(_ROPE_TYPES)}",
-            param="rope_scaling",
+            f"config.json: rope type {kind!r} is not supported; supported are {', '.join(_ROPE_TYPES)}", param=field
         )
     if given.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise CheckpointError("config.json: a partial_rotary_factor is not supported", param="partial_rotary_factor")
     if kind == "default":
         return Rope(theta=theta)
-    factor = given.get("factor")
-    original = given.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-    if factor is None and kind == "yarn" and original:
-        factor = max_position / original
-    if factor is None:
-        raise CheckpointError(f"config.json: rope type {kind!r} needs a factor", param="rope_scaling")
-    if kind == "llama3" and not original:
+    silent = given["original_max_position_embeddings"] is None
+    original = _number(given, "original_max_position_embeddings", max_position)
+    if given.get("factor") is None and not (kind == "yarn" and not silent):
+        raise CheckpointError(f"config.json: rope type {kind!r} needs a factor", param=field)
+    factor = _number(given, "factor", max_position / original)
+    if kind == "llama3" and silent:
+        raise CheckpointError("config.json: rope type 'llama3' needs original_max_position_embeddings", param=field)
+    low, high = _number(given, "low_freq_factor", 1.0), _number(given, "high_freq_factor", 4.0)
+    if kind == "llama3" and not low < high:
         raise CheckpointError(
-            "config.json: rope type 'llama3' needs original_max_position_embeddings", param="rope_scaling"
+            f"config.json: high_freq_factor must be above low_freq_factor {low}, found {high}", param=field
         )
     return Rope(
         theta=theta,
         kind=kind,
-        factor=float(factor),
-        original_max_position=int(original or max_position),
-        low_freq_factor=float(given.get("low_freq_factor") or 1.0),
-        high_freq_factor=float(given.get("high_freq_factor") or 4.0),
-        beta_fast=float(given.get("beta_fast") or 32.0),
-        beta_slow=float(given.get("beta_slow") or 1.0),
-        attention_factor=_yarn_attention(given, factor=float(factor)) if kind == "yarn" else 1.0,
-        truncate=bool(given.get("truncate", True)),
+        factor=factor,
+        original_max_position=int(original),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        beta_fast=_number(given, "beta_fast", 32.0),
+        beta_slow=_number(given, "beta_slow", 1.0),
+        attention_factor=_yarn_attention(given, factor=factor) if kind == "yarn" else 1.0,
+        truncate=_flag(given, "truncate", True),
     )
 
 
 def _yarn_attention(given: Mapping[str, Any], *, factor: float) -> float:
     """The factor on cos and sin: given, or 0.1 m ln(factor) + 1 (YaRN, eq. 22), as a ratio where two m are given."""
     if given.get("attention_factor") is not None:
-        return float(given["attention_factor"])
+        return _number(given, "attention_factor", 1.0)
 
     def scale(m: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
 
     if given.get("mscale") and given.get("mscale_all_dim"):
-        return scale(float(given["mscale"])) / scale(float(given["mscale_all_dim"]))
+        return scale(_number(given, "mscale", 1.0)) / scale(_number(given, "mscale_all_dim", 1.0))
     return scale(1.0)
