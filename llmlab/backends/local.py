@@ -18,6 +18,7 @@ from llmlab.backends.constrain import constraint
 from llmlab.backends.devices import device, free_memory
 from llmlab.backends.given import Given, Next
 from llmlab.backends.local_stream import LocalStream, together
+from llmlab.backends.options import check_context, check_options, check_slots, choose_dtype
 from llmlab.backends.protocol import Completion, Header
 from llmlab.backends.writer import Writer, call_id
 from llmlab.checkpoints.hub import resolve
@@ -26,6 +27,7 @@ from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
+from llmlab.models.config import ModelConfig
 from llmlab.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
@@ -36,8 +38,6 @@ from llmlab.text.tokenizer import Tokenizer
 
 #: What share of the free memory the batch's cache may take.
 _CACHE_SHARE = 0.5
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class LocalBackend:
@@ -81,30 +81,34 @@ class LocalBackend:
         Raises:
             ModelNotFoundError: no such model.
             CheckpointError: the folder is not a checkpoint that this package can run; the message says why.
-            ValueError: an argument that makes no sense.
+            RequestError: an argument that makes no sense, or asks for more than the model or the memory has.
         """
         import jax.numpy as jnp
 
         from llmlab.checkpoints.load import load_model, read_json
 
-        _check_count("max_context", max_context)
-        _check_count("slots", slots)
-        if dtype not in (None, *_DTYPES):
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        check_options(dtype=dtype, max_context=max_context, slots=slots)
         label, folder = resolve(name, revision=revision)
         raw = read_json(folder, "config.json")
-        chosen, notes = _choose_dtype(raw, dtype)
+        check_context(ModelConfig.from_dict(raw), max_context)
+        chosen, notes = choose_dtype(raw, dtype)
         config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress)
         tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
             )
+        ends = [token for token in tokenizer.eos_ids if 0 <= token < config.vocab_size]
+        if len(ends) < len(tokenizer.eos_ids):
+            notes += (f"of the end tokens {list(tokenizer.eos_ids)}, the model's vocabulary holds {ends or 'none'}",)
         free = free_memory()
+        if slots and free is not None:
+            room = max_context or config.max_position
+            check_slots(config, slots=slots, max_context=room, dtype=jnp.dtype(chosen), free=free)
         engine = Engine(
             config,
             model,
-            ends=tokenizer.eos_ids,
+            ends=ends,
             max_context=max_context,
             slots=slots,
             memory=None if free is None else int(free * _CACHE_SHARE),
@@ -361,21 +365,3 @@ class LocalBackend:
 def draw_seed() -> int:
     """A seed for a request that has none; below 2^53, so that every JSON reader returns it unharmed."""
     return secrets.randbelow(2**53)
-
-
-def _choose_dtype(config: dict[str, Any], dtype: str | None) -> tuple[str, tuple[str, ...]]:
-    import jax
-
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    stored = stored if stored in _DTYPES else "float32"
-    if jax.default_backend() != "cpu":
-        return dtype or stored, ()
-    if dtype in (None, "float32"):
-        note = () if stored == "float32" else (f"stored as {stored}, loaded as float32: on a CPU that is the faster",)
-        return "float32", note
-    return str(dtype), (f"{dtype} matrix products are more than ten times slower than float32 on a CPU",)
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")

@@ -38,20 +38,24 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, or all there are.
+    """The safetensors files of a checkpoint: those its index names, else model.safetensors, else all there are.
 
     Raises:
         CheckpointError: none, a shard that is missing, or weights that exist only as a pickle, which is never read.
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = sorted(set(read_json(folder, index.name).get("weight_map", {}).values()))
+        named = read_json(folder, index.name).get("weight_map") or {}
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            raise CheckpointError(f"{index} must map tensors to files under weight_map")
+        shards = sorted(set(named.values()))
         absent = [name for name in shards if not (folder / name).exists()]
         if absent:
             raise CheckpointError(f"{index} names shards that are not there: {', '.join(absent)}")
         if shards:
             return [folder / name for name in shards]
-    files = sorted(folder.glob("*.safetensors"))
+    whole = folder / "model.safetensors"  # beside it may lie the same weights in another layout, or an adapter
+    files = [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
     if files:
         return files
     pickles = sorted({path.name for pattern in _PICKLES for path in folder.glob(pattern)})

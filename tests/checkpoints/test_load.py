@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from llmlab.backends.local import LocalBackend
 from llmlab.checkpoints.load import load_model
-from llmlab.errors import CheckpointError, ModelNotFoundError
+from llmlab.errors import CheckpointError, ModelNotFoundError, RequestError
 from llmlab.testing import tiny_checkpoint
 
 
@@ -135,10 +135,38 @@ def test_a_tokenizer_that_is_larger_than_the_model(folder):
     refused(folder, "261", "200")
 
 
-@pytest.mark.parametrize(("option", "value"), [("dtype", "int8"), ("max_context", 0), ("slots", -1), ("slots", True)])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *[("dtype", "int8"), ("max_context", 0), ("slots", -1), ("slots", True)],
+        ("max_context", 513),  # the model has 512
+        ("slots", 10**9),  # more than any memory holds
+    ],
+)
 def test_options_that_make_no_sense(checkpoint, option, value):
-    with pytest.raises(ValueError, match=option):
+    with pytest.raises(RequestError, match=option) as caught:
         LocalBackend.load(checkpoint, **{option: value})
+    assert caught.value.param == option
+
+
+def test_an_end_token_that_the_model_cannot_draw_is_noted(folder):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [258, 256, 999, -1]}))
+    backend = LocalBackend.load(folder, slots=1)
+    assert backend.ends == (256, 258) and any("999" in note for note in backend.describe()["notes"])
+    backend.close()
+
+
+def test_what_lies_beside_the_weights_is_left_alone(folder):
+    expected = logits(folder)
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    save_file({"lora_A": np.zeros((2, 2), np.float32)}, folder / "adapter_model.safetensors")
+    np.testing.assert_array_equal(logits(folder), expected)
+
+
+@pytest.mark.parametrize("weight_map", [[1], {"model.norm.weight": 1}])
+def test_an_index_that_is_none(folder, weight_map):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    refused(folder, "model.safetensors.index.json", "weight_map")
 
 
 def test_half_precision_is_stored_and_read(tmp_path):
