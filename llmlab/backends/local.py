@@ -358,6 +358,7 @@ class LocalBackend:
             controls=self.controls,
             separate_reasoning=request.separate_reasoning,
             parallel_tool_calls=request.parallel_tool_calls,
+            min_tokens=request.min_tokens,
             name_call=partial(call_id, seed=seed, choice=index, prompt=prompt, length=length),
         )
 

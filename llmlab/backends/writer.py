@@ -53,6 +53,7 @@ class Writer:
         controls: the spellings of the control tokens that are delimiters (`Format.controls`).
         separate_reasoning: whether the reasoning is kept out of the text.
         parallel_tool_calls: whether the choice goes on after its first complete call.
+        min_tokens: a stop that is completed before so many tokens does not count.
         name_call: the id of a call, from its number.
     """
 
@@ -67,6 +68,7 @@ class Writer:
         controls: Mapping[int, bytes] | None = None,
         separate_reasoning: bool = False,
         parallel_tool_calls: bool = True,
+        min_tokens: int = 0,
         name_call: Callable[[int], str] = "call_{}".format,
     ) -> None:
         self.index = index
@@ -78,6 +80,7 @@ class Writer:
         self._ends = frozenset(end_ids)
         self._controls = controls or {}
         self._parallel = parallel_tool_calls
+        self._early = max(0, min_tokens - 1)  # of how many more tokens none may complete a stop
         self._listed = ("content",) if separate_reasoning else ("content", "reasoning")
         self._text = Channel()  # what `message.content` holds
         self._reasoning = Channel()  # what `reasoning_content` holds; unused where that is part of the text
@@ -97,7 +100,14 @@ class Writer:
         ids: list[int] = piece.tokens.tolist()
         found = self._record.add(ids, piece.figures)
         ended = piece.finish == "stop" and bool(ids) and ids[-1] in self._ends
-        self._take(ids[: len(ids) - ended], found)
+        count = len(ids) - ended
+        early = min(self._early, count)
+        if early:
+            armed, self._stops.armed = self._stops.armed, False
+            self._take(ids[:early], found[:early])
+            self._early, self._stops.armed = self._early - early, armed
+        if self.finish is None:
+            self._take(ids[early:count], found[early:count])
         if piece.finish is not None:
             self._end(piece.finish, ended=ended)
         first, self._out = self._out, self._final()
@@ -128,7 +138,7 @@ class Writer:
 
     def _take(self, ids: list[int], found: list[TokenBytes]) -> None:
         data = []
-        for token, known in zip(ids, found, strict=False):
+        for token, known in zip(ids, found, strict=True):
             spelled = self._controls.get(token, b"") if known is None else known
             self._queue.append((len(spelled), known is not None))
             data.append(spelled)

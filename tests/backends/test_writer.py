@@ -1,5 +1,7 @@
 """From tokens to text: bytes that add up, stops that cut where they should, whatever the pieces are."""
 
+from codecs import getincrementaldecoder
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,18 +55,19 @@ def piece(ids, finish):
     return Piece(0, np.array(ids, np.int32), figures, finish)
 
 
-def new_writer(stop=(), include=True, prompt=b""):
+def new_writer(stop=(), include=True, prompt=b"", least=0):
     return Writer(
         0,
         token_bytes=BYTES,
         segmenter=Segmenter(THINKING, prompt=prompt),
         stops=StopMatcher(stop, include=include),
         end_ids=(END,),
+        min_tokens=least,
     )
 
 
-def write(ids, *, stop=(), include=True, cuts=(), finish="length", prompt=b""):
-    writer = new_writer(stop, include, prompt)
+def write(ids, *, stop=(), include=True, cuts=(), finish="length", prompt=b"", least=0):
+    writer = new_writer(stop, include, prompt, least)
     borders = sorted({0, *(c for c in cuts if c < len(ids)), len(ids)})
     deltas = []
     for first, last in zip(borders, borders[1:], strict=False):
@@ -178,3 +181,29 @@ def test_an_interrupted_choice_keeps_what_it_has():
 def test_nothing_made_is_an_empty_choice():
     choice, _ = write([])
     assert choice.text == "" and len(choice.tokens) == 0 and choice.tokens.top_ids.shape[0] == 0
+
+
+@given(texts, stops, st.integers(0, 12), st.lists(st.integers(1, 24)), st.booleans())
+def test_no_stop_counts_before_min_tokens(ids, stop, least, cuts, include):
+    """The first stop that ends late enough is the one, however the pieces lie."""
+    choice, _ = write(ids, stop=stop, include=include, least=least)
+    again, _ = write(ids, stop=stop, include=include, least=least, cuts=cuts)
+    assert (again.text, again.finish_reason, len(again.tokens)) == (
+        choice.text,
+        choice.finish_reason,
+        len(choice.tokens),
+    )
+    whole, _ = write(ids)
+    assert whole.text.startswith(choice.text)
+    early = len(getincrementaldecoder("utf-8")("replace").decode(b"".join(BYTES[i] for i in ids[: max(0, least - 1)])))
+    ends = [at + len(word) for word in stop for at in range(len(whole.text)) if whole.text.startswith(word, at)]
+    late = min((end for end in ends if end > early), default=None)
+    if include:
+        assert choice.text == (whole.text if late is None else whole.text[:late])
+    assert (choice.finish_reason == "stop") == (late is not None)
+
+
+@pytest.mark.parametrize("least", [1, 2, 3, 7])
+def test_the_first_stop_at_min_tokens_or_later(least):
+    choice, _ = write([0] * 9, stop=["a"], least=least)
+    assert choice.text == "a" * least and len(choice.tokens) == least and choice.finish_reason == "stop"
