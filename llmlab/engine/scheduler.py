@@ -128,7 +128,9 @@ class Ticket:
                 if kept:
                     yield kept
         finally:
-            self.cancel()
+            # Cancels, and lets go of the job: an error in its results remembers this frame, and with it the ticket,
+            # which could then never be forgotten.
+            self._gone()
 
 
 class Scheduler:
