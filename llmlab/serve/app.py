@@ -25,7 +25,7 @@ from llmlab.serve.refusals import PathError
 #: What the engine's widest batch holds, for a backend that does not pin its slots.
 SLOTS = 128
 
-#: Requests that may wait for a slot.
+#: Answers that may wait for a slot.
 QUEUE = 128
 
 
@@ -42,7 +42,8 @@ def create_app(
     Args:
         backend: who answers.
         api_key: what requests to /v1 have to bring; None lets everybody in.
-        max_queue: how many requests may wait besides as many as there are slots; more are refused with 429.
+        max_queue: how many answers may wait (a request wants n) besides as many as there are slots; more are refused
+            with 429, but for a request that is alone.
         silence: seconds without a token after which a stream sends a comment.
         stalled: seconds after which a client that takes nothing of what it asked for counts as gone.
     """

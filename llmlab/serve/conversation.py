@@ -42,7 +42,8 @@ class ClientGoneError(Exception):
 
 
 class Conversation:
-    """A chat-completion request. `start` and the reply's parts belong to one thread; any thread may `leave`.
+    """A chat-completion request. Its steps, and the parts of the reply, come one after the other; any thread may
+    `leave` at any time.
 
     Args:
         backend: who answers.
@@ -56,15 +57,34 @@ class Conversation:
         self._stream: Stream | None = None
 
     def start(self, data: bytes) -> Reply:
-        """Validate and run a request; one that does not stream is run to its end.
+        """`read` and `run`."""
+        try:
+            request = self.read(data)
+        except LLMLabError as error:
+            return refusal(error)
+        return self.run(request)
+
+    def read(self, data: bytes) -> ChatRequest:
+        """The request in a body.
+
+        Raises:
+            LLMLabError: it is none.
+        """
+        try:
+            request = ChatRequest(**bodies.parse(data))
+        except LLMLabError as error:
+            raise self._noted(error) from None
+        self.facts |= {"model": self._backend.name, "stream": request.stream, "n": request.n}
+        return request
+
+    def run(self, request: ChatRequest) -> Reply:
+        """Answer it; one that does not stream is run to its end.
 
         Raises:
             ClientGoneError: the client left meanwhile. Anything but an `LLMLabError` that happens inside, also while
                 the parts are read: nobody foresaw it.
         """
         try:
-            request = ChatRequest(**bodies.parse(data))
-            self.facts |= {"model": self._backend.name, "stream": request.stream, "n": request.n}
             self._stream = stream = self._backend.stream(request)
             if self.left:  # before there was a stream to close
                 stream.close()

@@ -15,7 +15,7 @@ from llmlab.serve import sse
 from llmlab.serve.body import MAX_BYTES, WHOLE, check_headers
 from llmlab.serve.conversation import ClientGoneError, Conversation, Reply
 from llmlab.serve.gate import send_reply, start_of
-from llmlab.serve.line import Line
+from llmlab.serve.line import Line, Place
 from llmlab.serve.logs import unforeseen
 from llmlab.serve.refusals import BodyTooLargeError
 
@@ -67,7 +67,7 @@ class Exchange(Response):
         try:
             check_headers(content_type=_text(kind), content_encoding=_text(encoding))
             data = await _body(receive, announced=headers.get(b"content-length"))
-            entered = self._line.enter()
+            place = self._line.enter()
         except ClientGoneError:
             scope["facts"]["left"] = True
             return
@@ -81,21 +81,26 @@ class Exchange(Response):
             return
         watch = asyncio.create_task(self._watch(receive))
         try:
-            await self._converse(data, send)
+            await self._converse(data, place, send)
         except ClientGoneError:
             scope["facts"]["left"] = True
         finally:
             self._talk.leave()
             watch.cancel()
-            self._line.leave(entered)
+            self._line.leave(place)
             scope["facts"] |= self._talk.facts
 
-    async def _converse(self, data: bytes, send: Send) -> None:
+    async def _converse(self, data: bytes, place: Place, send: Send) -> None:
         loop = asyncio.get_running_loop()
         try:
-            reply = await loop.run_in_executor(self._threads, self._talk.start, data)
+            request = await loop.run_in_executor(self._threads, self._talk.read, data)
+            self._line.widen(place, answers=request.n)
+            reply = await loop.run_in_executor(self._threads, self._talk.run, request)
         except ClientGoneError:
             raise
+        except LLMLabError as error:
+            self._talk.facts.setdefault("error", error.code or error.type)
+            reply = talk.refusal(error)
         except Exception as error:
             reply = talk.refusal(unforeseen(error))
         if not reply.streams:

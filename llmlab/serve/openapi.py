@@ -29,7 +29,7 @@ _REASONS = {
     401: "No API key, or a wrong one.",
     404: "Another model than the one that is loaded.",
     413: f"The body has more than {MAX_BYTES} bytes.",
-    429: "As many requests wait as may; `Retry-After` says when to come back.",
+    429: "As many answers wait as may; `Retry-After` says when to come back.",
     500: "The server failed.",
     503: "The server is shutting down.",
 }

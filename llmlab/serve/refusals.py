@@ -56,7 +56,7 @@ class BodyTooLargeError(RefusalError):
 
 
 class QueueFullError(RefusalError):
-    """As many requests wait as may; HTTP 429, with the seconds after which to ask again."""
+    """As many answers wait as may; HTTP 429, with the seconds after which to ask again."""
 
     type = "rate_limit_error"
     default_status = 429
