@@ -113,7 +113,8 @@ def last_kept(
     """
 
     def above(value: Array) -> Array:
-        return jnp.sum(jnp.where(logits > value[:, None], 1.0 if weights is None else weights, 0.0), axis=-1)
+        here = logits > value[:, None]
+        return jnp.sum(here if weights is None else jnp.where(here, weights, 0.0), axis=-1, dtype=jnp.float32)
 
     def halve(_: Array, state: _Search) -> _Search:
         middle = state.low * 0.5 + state.high * 0.5
@@ -151,7 +152,7 @@ def last_kept(
 
     # Several tokens may share the last logit. Of those, the first few ids are kept: the j-th while j of them still fit.
     tied = logits == state.edge[:, None]
-    count = jnp.sum(jnp.where(tied, 1.0, 0.0), axis=-1)
+    count = jnp.sum(tied, axis=-1, dtype=jnp.float32)
     weight = 1.0 if weights is None else jnp.exp(state.edge - top)
     fitting = jnp.clip(jnp.ceil((budget - state.before) / weight), 1.0, count)
     everything = state.high < state.edge

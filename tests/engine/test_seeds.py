@@ -1,5 +1,11 @@
 """What a seed promises: the same tokens alone, beside anything, as choice k of any n, whatever the chunk size."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -62,6 +68,38 @@ def test_after_a_restart(decoder, pinned):
     engine = Engine(*decoder, ends=(END,), slots=8)
     same(run(engine, *several()), expected)
     engine.close()
+
+
+def test_in_a_process_that_works_in_double_precision(pinned, tmp_path):
+    """A notebook may have set `jax_enable_x64` for its own sake: the sampler stays in float32, to the same tokens."""
+    fields = {"temperature": 0.7, "top_k": 30, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.2, "budget": 20}
+    code = f"""
+import json, sys
+from pathlib import Path
+import jax.numpy as jnp
+from llmlab.checkpoints.load import load_model
+from llmlab.engine.engine import Engine
+from llmlab.testing import tiny_checkpoint
+from tests.engine.rows import END, row, run
+engine = Engine(*load_model(tiny_checkpoint(Path(sys.argv[1])), dtype=jnp.float32), ends=(END,), slots=8)
+assert jnp.ones(1, float).dtype == jnp.float64
+tokens, figures, _ = run(engine, row(**{fields}))
+print(json.dumps([tokens, [x.tolist() for x in figures[0][:2]]]))
+engine.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "tiny")],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "JAX_ENABLE_X64": "1"},
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    tokens, figures = json.loads(done.stdout)
+    expected, ours, _ = run(pinned, row(**fields))
+    assert tokens == expected
+    np.testing.assert_allclose(figures, ours[0][:2], atol=1e-5)
 
 
 def test_both_words_of_the_seed_and_its_sign_count(pinned):
