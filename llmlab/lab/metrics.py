@@ -139,8 +139,8 @@ def self_bleu(
     texts = [split(text) for text in frame[column]]
     if len(texts) < 2:
         return math.nan
-    counts = [[Counter(_grams(text, n)) for n in range(1, order + 1)] for text in texts]
-    return _mean(np.array([_bleu(texts, counts, at) for at in range(len(texts))]))
+    matched = [_matched([Counter(_grams(text, n)) for text in texts]) for n in range(1, order + 1)]
+    return _mean(np.array([_bleu(texts, [by[at] for by in matched], at) for at in range(len(texts))]))
 
 
 def majority_share(frame: pd.DataFrame, *, column: str = "text") -> float:
@@ -226,22 +226,37 @@ def total_variation(frame: pd.DataFrame, *, p: str = "p", q: str = "q") -> float
     return float(0.5 * (np.abs(one - other).sum() + abs(one.sum() - other.sum())))
 
 
-def _bleu(texts: Sequence[Sequence[str]], counts: Sequence[Sequence[Counter[tuple[Hashable, ...]]]], at: int) -> float:
-    """BLEU of the text `at` against all others."""
-    text, others = texts[at], [other for other in range(len(texts)) if other != at]
+def _matched(counts: Sequence[Counter[tuple[Hashable, ...]]]) -> list[int]:
+    """How many n-grams of each text are matched by the others together, a gram as often as the one that has it most.
+
+    That is the sum of min(own count, second largest count of all), since the largest is either not the text's own, and
+    then no other is below it, or the second largest is the most that the others have. So each text is gone through
+    twice, however many others there are.
+    """
+    most: dict[tuple[Hashable, ...], int] = {}
+    second: dict[tuple[Hashable, ...], int] = {}
+    for grams in counts:
+        for gram, count in grams.items():
+            if gram not in most:
+                most[gram] = count
+            else:
+                second[gram] = max(second.get(gram, 0), min(count, most[gram]))
+                most[gram] = max(count, most[gram])
+    return [sum(min(count, second[gram]) for gram, count in grams.items() if gram in second) for grams in counts]
+
+
+def _bleu(texts: Sequence[Sequence[str]], matched: Sequence[int], at: int) -> float:
+    """BLEU of the text `at` against all others; `matched` are its n-grams that they have, for each n from 1."""
+    text, lengths = texts[at], [len(text) for other, text in enumerate(texts) if other != at]
     if not text:
-        return float(all(not texts[other] for other in others))
+        return float(not any(lengths))
     logs = []
-    for n in range(min(len(counts[at]), len(text))):
-        seen: Counter[tuple[Hashable, ...]] = Counter()
-        for other in others:
-            seen |= counts[other][n]
-        matched, total = sum((counts[at][n] & seen).values()), len(text) - n
+    for n, found in enumerate(matched[: len(text)]):
         extra = 1 if n else 0  # the first precision is not smoothed: nothing in common is 0
-        if matched + extra == 0:
+        if found + extra == 0:
             return 0.0
-        logs.append(math.log((matched + extra) / (total + extra)))
-    nearest = min((abs(len(texts[other]) - len(text)), len(texts[other])) for other in others)[1]
+        logs.append(math.log((found + extra) / (len(text) - n + extra)))
+    nearest = min((abs(length - len(text)), length) for length in lengths)[1]
     brevity = min(0.0, 1.0 - nearest / len(text))
     return math.exp(brevity + sum(logs) / len(logs))
 

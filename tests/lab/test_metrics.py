@@ -93,6 +93,17 @@ def bleu_by_hand(text: list[str], others: list[list[str]]) -> float:
     return min(1.0, math.exp(1 - len(closest) / len(text))) * math.exp(np.mean(logs))
 
 
+@pytest.mark.parametrize("letters", ["a", "ab", "abcdefgh"])
+def test_self_bleu_of_many_sets(letters) -> None:
+    """Few words, so that counts tie and a gram's most is now this text's own and now another's."""
+    rng = np.random.default_rng(len(letters))
+    for _ in range(60):
+        texts = [list(rng.choice(list(letters), rng.integers(1, 14))) for _ in range(rng.integers(2, 9))]
+        want = np.mean([bleu_by_hand(t, texts[:i] + texts[i + 1 :]) for i, t in enumerate(texts)])
+        frame = pd.DataFrame({"text": [" ".join(t) for t in texts]})
+        assert metrics.self_bleu(frame) == pytest.approx(want, rel=1e-12, abs=1e-12), texts
+
+
 def test_self_bleu() -> None:
     rng = np.random.default_rng(1)
     texts = [list(rng.choice(list("abcd"), rng.integers(1, 9))) for _ in range(12)]
