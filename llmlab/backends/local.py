@@ -187,7 +187,7 @@ class LocalBackend:
 
     def check_order(self, order: str) -> None:
         """Raises RequestError where there is no such order of stages."""
-        if order not in ORDERS:
+        if not isinstance(order, str) or order not in ORDERS:
             raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
 
     def header(self, request: Request, prompt: np.ndarray, *, seed: int, order: str) -> Header:
