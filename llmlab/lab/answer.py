@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmlab.backends.protocol import Choice, Completion, ToolCall
+from llmlab.lab.arguments import choice_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +169,7 @@ class Answer:
 
     def save_html(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write `to_html(**options)` to a file, and return its path."""
-        path = Path(path)
+        path = Path(path).expanduser()
         path.write_text(self.to_html(**options), encoding="utf-8")
         return path
 
@@ -210,9 +211,7 @@ class Answer:
         return len(self.choices)
 
     def _choice(self, choice: int) -> Choice:
-        if not 0 <= choice < len(self.choices):
-            raise IndexError(f"choice {choice} is outside the {_count(len(self), 'choice')} of this result")
-        return self.choices[choice]
+        return self.choices[choice_at(choice, among=self.choices)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -11,8 +11,9 @@ from llmlab.backends.given import Given
 from llmlab.backends.protocol import Choice
 from llmlab.errors import RequestError
 from llmlab.fields import short
+from llmlab.lab.arguments import place
 from llmlab.lab.compare import changed_request, lab_of, replay_backend
-from llmlab.lab.lookup import Token
+from llmlab.lab.lookup import Token, spelled
 
 if TYPE_CHECKING:
     from llmlab.lab.result import Result
@@ -55,10 +56,7 @@ def kept(choice: Choice, position: int) -> np.ndarray:
         RequestError: it lies behind the end token; or the backend did not say which tokens it made.
     """
     tokens = choice.tokens
-    T = len(tokens)
-    if not -T <= position <= T:
-        raise IndexError(f"position {position} is outside 0..{T}, the tokens of choice {choice.index} and the next one")
-    at = position + T if position < 0 else position
+    at = place(position, among=tokens, choice=choice.index, behind=True)
     if at and tokens.segment[at - 1] == "end":
         raise RequestError(
             f"choice {choice.index} ended with the token at position {at - 1}: that one can be replaced, "
@@ -99,7 +97,7 @@ def token_ids(
     named = [i for i, name in names.items() if name == token]
     if named:
         return named[:1]
-    raw = token.encode() if isinstance(token, str) else token
+    raw = spelled(token)
     encoded = encode(raw.decode()) if _is_text(raw) else []
     spells = bool(encoded) and b"".join(token_bytes[i] or b"" for i in encoded) == raw
     if spells and len(encoded) == 1:

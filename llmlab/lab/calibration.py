@@ -17,8 +17,10 @@ from llmlab.backends.given import Given, ReplayBackend
 from llmlab.errors import RequestError
 from llmlab.fields import short
 from llmlab.lab import metrics
+from llmlab.lab.arguments import listed, whole
 from llmlab.lab.frames import build
 from llmlab.lab.progress import progress_bar
+from llmlab.lab.score import check_given
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +113,7 @@ class Calibration:
         """The expected calibration error of the model's likeliest answer of each prompt: what it is said to be worth,
         against how often it is right. Source: see `metrics.expected_calibration_error`.
         """
+        bins = whole("bins", bins, least=1)
         best = self.answers.loc[self.answers.groupby("prompt", sort=False)["model"].idxmax()]
         return metrics.expected_calibration_error(best, confidence="model", correct="truth", bins=bins)
 
@@ -119,10 +122,12 @@ class Calibration:
 
         Source: Kull, Perello-Nieto, Kaengsepp, Silva Filho, Song, Flach 2019, "Beyond temperature scaling".
         """
+        bins = whole("bins", bins, least=1)
         return metrics.expected_calibration_error(self.answers, confidence="model", correct="truth", bins=bins)
 
     def reliability(self, *, bins: int = 10) -> pd.DataFrame:
         """One row a bin of the model's probability that has answers: low, high, answers, model, truth (both means)."""
+        bins = whole("bins", bins, least=1)
         said, right = (self.answers[name].to_numpy(np.float64) for name in ("model", "truth"))
         which = metrics.calibration_bins(said, bins=bins)
         there = np.unique(which)
@@ -164,6 +169,10 @@ def calibration(
     backend = lab.backend
     if not isinstance(backend, ReplayBackend):
         raise RequestError(f"{backend.name} is an endpoint that scores no given answers; llmlab.load a model for that")
+    for name in ("messages", "prompt"):
+        if fields.get(name) is not None:
+            raise RequestError(f"{name} are the truth's: each of its entries has its own", param=name)
+    check_given(fields)
     rows = chosen(read_truth(truth), prompts_per_law=prompts_per_law)
     columns: dict[str, list[Any]] = {name: [] for name in CALIBRATION_COLUMNS}
     with progress_bar(total=len(rows), unit="prompt", description="calibration") as bar:
@@ -196,7 +205,8 @@ def read_truth(truth: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | Non
         except json.JSONDecodeError as error:
             raise RequestError(f"{truth} is not JSON lines: {error}", param="truth") from None
     else:
-        rows = list(truth)
+        records: Any = getattr(truth, "to_dict", None) if hasattr(truth, "columns") else None  # a frame of them
+        rows = listed("truth", truth if records is None else records("records"), of="prompts with their laws")
     if not rows:
         raise RequestError("truth holds no prompt at all", param="truth")
     return [_checked(row, number) for number, row in enumerate(rows)]
@@ -206,8 +216,7 @@ def chosen(rows: Sequence[Truth], *, prompts_per_law: int | None) -> list[Truth]
     """The first so many prompts of each law, in their order."""
     if prompts_per_law is None:
         return list(rows)
-    if prompts_per_law < 1:
-        raise RequestError(f"prompts_per_law must be at least 1, got {prompts_per_law}", param="prompts_per_law")
+    prompts_per_law = whole("prompts_per_law", prompts_per_law, least=1)
     seen: dict[str, int] = {}
     found = []
     for row in rows:
@@ -222,7 +231,11 @@ def _checked(row: Any, number: int) -> Truth:
     if not isinstance(row, Mapping) or "messages" not in row or "distribution" not in row:
         raise RequestError(f"{where} needs messages and a distribution, got {short(row)}", param="truth")
     law = row["distribution"]
-    if not isinstance(law, Mapping) or not all(isinstance(p, int | float) and 0 < p <= 1 for p in law.values()):
+    if (
+        not isinstance(law, Mapping)
+        or not all(isinstance(answer, str) for answer in law)
+        or not all(isinstance(p, int | float) and not isinstance(p, bool) and 0 < p <= 1 for p in law.values())
+    ):
         raise RequestError(f"{where}.distribution must map answers to probabilities, got {short(law)}", param="truth")
     if abs(sum(law.values()) - 1) > 1e-6:
         raise RequestError(f"{where}.distribution sums to {sum(law.values()):.6g}, not to 1", param="truth")

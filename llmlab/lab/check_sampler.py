@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.errors import RequestError
+from llmlab.lab.arguments import whole
 from llmlab.lab.frames import build
 from llmlab.lab.next_token import NextToken
 from llmlab.lab.step import Noise, last, softmax
@@ -116,8 +116,7 @@ def check_sampler(
     lab: Lab, messages: Any, *, draws: int, seed: int, order: str, fields: Mapping[str, Any]
 ) -> SamplerCheck:
     """What `Lab.check_sampler` does."""
-    if isinstance(draws, bool) or draws < 1:
-        raise RequestError(f"draws must be at least 1, got {draws}", param="draws")
+    draws, seed = whole("draws", draws, least=1), whole("seed", seed)
     law = lab.next_token(messages, order=order, **fields)
     final = last(law.trace([law.request]))[0]
     prob = softmax(final)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import listed
 from llmlab.lab.compare import changed_request, lab_of, read_all, start
 from llmlab.lab.diff import first_difference
 from llmlab.lab.frames import build
@@ -109,10 +110,12 @@ def divergences(result: Result, moved: Mapping[str, Any]) -> Divergences:
         given = ", ".join(moved) or "none"
         raise RequestError(f"give one parameter with a list of values, such as temperature=[0.2, 0.6]; got {given}")
     (parameter, values) = next(iter(moved.items()))
-    if isinstance(values, str | Mapping) or not hasattr(values, "__len__") or not len(values):
+    if parameter == "n":
+        raise RequestError("n changes no choice that is there, only how many there are", param="n")
+    plain = [value.item() if isinstance(value, np.generic) else value for value in listed(parameter, values)]
+    if not plain:
         raise RequestError(f"{parameter} must be a list of values, at least one", param=parameter)
     lab = lab_of(result)
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     asked = [
         (
             changed_request(result, {} if parameter == "order" else {parameter: value}),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from llmlab.backends.protocol import SEGMENTS, Choice, Completion
+from llmlab.lab.arguments import whole
 from llmlab.lab.spelling import token_text
 
 #: Column -> kind, in order. The kinds are those of `build`.
@@ -122,8 +123,7 @@ def top_logprobs_frame(
     if alternatives is None:
         asked = completion.request.top_logprobs if completion.request.logprobs else None
         alternatives = ALTERNATIVES if asked is None else asked
-    if alternatives < 0:
-        raise ValueError(f"alternatives must be 0 or more, not {alternatives}")
+    alternatives = whole("alternatives", alternatives, least=0)
     parts = [_alternatives(choice, alternatives) for choice in completion.choices]
     raw = [piece for part in parts for piece in part.bytes]
     ids = _joined([part.token_id for part in parts], np.int64)

@@ -20,6 +20,7 @@ import numpy as np
 
 from llmlab.backends.protocol import Choice, Completion, Tokens
 from llmlab.lab import palette
+from llmlab.lab.arguments import one_of, whole
 from llmlab.lab.frames import ALTERNATIVES
 from llmlab.lab.growing import UNFINISHED
 from llmlab.lab.spelling import Piece, completed_characters, label, name_of, pieces
@@ -28,6 +29,8 @@ from llmlab.lab.spelling import Piece, completed_characters, label, name_of, pie
 _SAMPLING_FIELDS = (
     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
 )  # fmt: skip
+#: What a token can be coloured by.
+FIGURES = ("logprob", "sampling_logprob")
 _BAR = 10
 
 
@@ -52,7 +55,8 @@ def strip(
     if alternatives is None:
         asked = completion.request.top_logprobs if completion.request.logprobs else None
         alternatives = ALTERNATIVES if asked is None else asked
-    figure = _known(completion, by)
+    alternatives = whole("alternatives", alternatives, least=0)
+    figure = _known(completion, one_of("by", by, FIGURES))
     shown, left = [], math.inf if limit is None else limit
     for choice in completion.choices:
         if left > 0:
@@ -238,7 +242,7 @@ def _summary(completion: Completion) -> str:
     return " · ".join(parts)
 
 
-def _known(completion: Completion, by: Literal["logprob", "sampling_logprob"]) -> str:
+def _known(completion: Completion, by: str) -> str:
     """The figure to colour by: the other one where every token has that, and none has this."""
     other = "sampling_logprob" if by == "logprob" else "logprob"
     mine, others = (

@@ -12,11 +12,14 @@ import pandas as pd
 
 from llmlab.errors import RequestError
 from llmlab.fields import short
+from llmlab.lab.arguments import number, whole
 from llmlab.lab.frames import SUMMARY_COLUMNS, build
 from llmlab.lab.metrics import Metric
 
 #: How many figures one batch of resamples may hold.
 _AT_ONCE = 2_000_000
+#: More resamples than this are a mistake: an interval's ends are known to a thousandth of its length long before.
+_MOST = 1_000_000
 
 
 class Estimate(NamedTuple):
@@ -165,15 +168,15 @@ def summary(
         resamples: of the bootstrap.
         seed: of the resamples.
     """
-    if not 0 < confidence < 1:
-        raise RequestError(f"confidence must lie between 0 and 1, got {confidence}", param="confidence")
-    if resamples < 1:
-        raise RequestError(f"resamples must be at least 1, got {resamples}", param="resamples")
+    confidence = number("confidence", confidence, 0, 1)
+    if confidence in (0, 1):
+        raise RequestError(f"confidence must lie between 0 and 1, got {confidence:g}", param="confidence")
+    resamples, seed = whole("resamples", resamples, least=1, most=_MOST), whole("seed", seed, least=0)
     if over not in ("completions", "prompts"):
         raise RequestError(f"over must be 'completions' or 'prompts', got {short(over)}", param="over")
     cell_of = np.zeros(len(frame), np.int64)
-    for number, (_, at) in enumerate(_groups(frame, list(cells))):
-        cell_of[at] = number
+    for cell, (_, at) in enumerate(_groups(frame, list(cells))):
+        cell_of[at] = cell
     rows: dict[str, list[Any]] = {name: [] for name in (*by, *SUMMARY_COLUMNS)}
     for group, at in _groups(frame, list(by)):
         part = frame.iloc[at].reset_index(drop=True)

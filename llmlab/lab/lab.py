@@ -13,6 +13,7 @@ from llmlab.backends.protocol import Backend, Completion
 from llmlab.backends.protocol import Stream as Source
 from llmlab.errors import RequestError
 from llmlab.lab import banner
+from llmlab.lab.arguments import listed, order_name
 from llmlab.lab.progress import progress_bar
 from llmlab.lab.result import Result
 from llmlab.lab.stream import Stream
@@ -59,6 +60,11 @@ class Lab(Studies):
         if isinstance(messages, ChatRequest | PromptRequest):
             return messages.replace(**fields) if fields else messages
         if fields.get("prompt") is None:
+            fields.pop("prompt", None)
+            if messages is None and fields.get("messages") is None:
+                raise RequestError(
+                    "messages is missing: give a text or a list of messages, or a prompt=, a raw text", param="messages"
+                )
             return ChatRequest(**fields) if messages is None else ChatRequest.build(messages, **fields)
         if messages is not None:
             raise RequestError("give messages or a prompt, not both", param="prompt")
@@ -199,7 +205,7 @@ class Lab(Studies):
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
         *,
-        orders: Sequence[str] = ("vllm", "sglang", "llama.cpp"),
+        orders: str | Sequence[str] = ("vllm", "sglang", "llama.cpp"),
         order: str | None = None,
         **fields: Any,
     ) -> Orders:
@@ -207,7 +213,7 @@ class Lab(Studies):
 
         Args:
             messages: as in `request`, or a result, which is compared as it is.
-            orders: those to compare with.
+            orders: those to compare with, or one of them.
             order: of the completion along which the laws are compared; by default llmlab's, or the result's.
             fields: as in `chat`.
 
@@ -249,18 +255,26 @@ class Lab(Studies):
 
         return client(self.backend, **options)
 
-    def warmup(self, *, orders: Sequence[str] = ("llmlab",)) -> None:
-        """Compile every program beforehand, so that no request waits for one; nothing where there are none."""
+    def warmup(self, *, orders: str | Sequence[str] = ("llmlab",)) -> None:
+        """Compile every program beforehand, so that no request waits for one; nothing where there are none.
+
+        Args:
+            orders: of the sampler's stages, those that are going to be asked for.
+
+        Raises:
+            RequestError: there is no such order.
+        """
         warm = getattr(self.backend, "warmup", None)
         if warm is None:
             return
+        names = [order_name(name) for name in ([orders] if isinstance(orders, str) else listed("orders", orders))]
         with progress_bar(total=None, unit="program", description="compiling") as bar:
 
             def tell(done: int, everything: int) -> None:
                 bar.total = everything
                 bar.update(done - bar.n)
 
-            warm(orders=tuple(orders), progress=tell)
+            warm(orders=tuple(names), progress=tell)
 
     def describe(self) -> dict[str, Any]:
         """Model, device, dtype, memory, context: what the banner shows."""

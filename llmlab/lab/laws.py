@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, Int64
 
+from llmlab.errors import RequestError
+from llmlab.lab.arguments import most
+from llmlab.lab.lookup import Token
 from llmlab.lab.step import Step
 from llmlab.sampling.draw import draw, noise
 from llmlab.sampling.logprobs import law
@@ -64,9 +67,14 @@ class Laws:
     def __len__(self) -> int:
         return int(np.prod(self.shape))
 
-    def logprobs(self, ids: Sequence[int] | Int64[np.ndarray, " K"]) -> Float32[np.ndarray, "..."]:
-        """The log-probabilities of these tokens, [the grid's shape..., K]; -inf where one cannot be drawn."""
-        return self._figures(np.asarray(ids, np.int64))[0].reshape(*self.shape, len(ids))
+    def logprobs(self, ids: Token | Iterable[Token]) -> Float32[np.ndarray, "..."]:
+        """The log-probabilities of these tokens, [the grid's shape..., K]; -inf where one cannot be drawn.
+
+        Raises:
+            RequestError: there is no such token.
+        """
+        known = np.array(self._step.token_ids(ids), np.int64)
+        return self._figures(known)[0].reshape(*self.shape, len(known))
 
     @property
     def kept(self) -> Int32[np.ndarray, "..."]:
@@ -85,14 +93,15 @@ class Laws:
         drawn), rank (1-based, raw), kept.
 
         Raises:
-            ValueError: there would be more rows than anybody can hold.
+            RequestError: there would be more rows than anybody can hold.
         """
         from llmlab.lab.frames import NEXT_TOKEN_COLUMNS, build
 
-        ids = self._step.ranking[:top]
+        ids = self._step.ranking[: most(top)]
         if len(self) * len(ids) > _MOST_ROWS:
-            raise ValueError(
-                f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(ids)"
+            raise RequestError(
+                f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(ids)",
+                param="top",
             )
         final = self._figures(ids)[0].astype(np.float64)
         spelled = self._step.spelled(ids.tolist())

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int32
 
 from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import PlaceError, place
 from llmlab.lab.frames import build
 from llmlab.lab.next_token import NextToken
 from llmlab.lab.step import LogitsBackend, Step, killers, log_softmax
@@ -77,11 +78,9 @@ def ledger(completion: Completion, backend: object, *, position: int, choice: in
         raise RequestError(f"{completion.model} was asked of an endpoint that gives no logits; llmlab.load a model")
     found = next((one for one in completion.choices if one.index == choice), None)
     if found is None:
-        raise IndexError(f"choice {choice} is not among the {len(completion.choices)} of this result")
+        raise PlaceError(f"choice {choice} is not among the {len(completion.choices)} of this result", param="choice")
     tokens = found.tokens
-    if not -len(tokens) <= position < len(tokens):
-        raise IndexError(f"position {position} is outside the {len(tokens)} tokens of choice {choice}")
-    at = position % len(tokens)
+    at = place(position, among=tokens, choice=choice)
     made = tokens.ids[:at]
     # What was given was read at once, before the first token was drawn; within it, a branch has its parent's figures.
     given = found.given if at >= found.given else 0

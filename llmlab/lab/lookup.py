@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab.errors import RequestError
 
-__all__ = ["Token", "token_id"]
+__all__ = ["Token", "spelled", "token_id"]
 
 #: How a token can be named.
 Token: TypeAlias = int | np.integer[Any] | str | bytes
@@ -33,7 +33,7 @@ def token_id(token: Token, *, token_bytes: Sequence[bytes | None], names: Mappin
         return int(token)
     if isinstance(token, bool) or not isinstance(token, str | bytes):
         raise RequestError(f"token must be an id, a text or bytes, got {_short(token)}", param="token")
-    raw = token.encode() if isinstance(token, str) else token
+    raw = spelled(token)
     found = [i for i, data in enumerate(token_bytes) if data == raw and data is not None]
     found += [i for i, name in names.items() if name == token and i not in found]
     if len(found) == 1:
@@ -44,6 +44,23 @@ def token_id(token: Token, *, token_bytes: Sequence[bytes | None], names: Mappin
     near = [i for i, data in enumerate(token_bytes) if data is not None and data.strip() == raw.strip() != b""]
     hint = f"; there is {token_bytes[near[0]]!r}, id {near[0]}" if near else "; give the id of one of its tokens"
     raise RequestError(f"token {token!r} is not a single token of this vocabulary{hint}", param="token")
+
+
+def spelled(token: str | bytes) -> bytes:
+    """The bytes of a token that is named by its text or its bytes.
+
+    Raises:
+        RequestError: the text is none that UTF-8 can hold.
+    """
+    if isinstance(token, bytes):
+        return token
+    try:
+        return token.encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"token {token!r} has half of a surrogate pair; a token's bytes are given as bytes, such as b'\\xff'",
+            param="token",
+        ) from None
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import listed, most, whole
 from llmlab.lab.lookup import Token
 from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, cut_settings, kind, last, log_softmax, softmax
 from llmlab.request import Request
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from llmlab.lab.temperatures import TemperatureLaws
 
 __all__ = ["LogitsBackend", "NextToken"]
+
+#: The largest choice and position that noise is drawn for.
+_INT32 = 2**31 - 1
 
 
 class NextToken(Step):
@@ -81,7 +85,7 @@ class NextToken(Step):
         self,
         *,
         top: int | None = 20,
-        tokens: Sequence[Token] | None = None,
+        tokens: Token | Iterable[Token] | None = None,
         order: str | None = None,
         **fields: Any,
     ) -> pd.DataFrame:
@@ -95,13 +99,13 @@ class NextToken(Step):
 
         Args:
             top: so many tokens by raw probability; None for all V.
-            tokens: these instead, by id, text or bytes.
+            tokens: these instead (or this one), by id, text or bytes.
             order: the order of the stages, if it is to be another than the step's own.
             fields: sampling fields.
         """
         from llmlab.lab.ledger import ledger_frame
 
-        ids = self._top(top) if tokens is None else [self.token_id(token) for token in tokens]
+        ids = self._top(top) if tokens is None else self.token_ids(tokens)
         return ledger_frame(self, ids, request=self.changed(fields), order=order)
 
     def flip_points(
@@ -133,12 +137,9 @@ class NextToken(Step):
         """
         from llmlab.lab.flip_points import flip_frame
 
-        at = Noise(
-            fields.get("seed", self.seed),
-            self.choice if choice is None else choice,
-            len(self.made) if position is None else position,
-        )
-        return flip_frame(self, self.token_id(token), request=self.changed(fields), order=order, noise=at)
+        request = self.changed(fields)
+        at = Noise(request.seed if "seed" in fields else self.seed, *self._place(choice, position))
+        return flip_frame(self, self.token_id(token), request=request, order=order, noise=at)
 
     def under(self, *, order: str | None = None, **fields: Any) -> Laws:
         """The laws of a whole grid at once: fields that are given a list are varied, all against all.
@@ -176,17 +177,14 @@ class NextToken(Step):
         from llmlab.lab.laws import drawn
         from llmlab.sampling.params import seed_words
 
+        words = [seed_words(whole("seeds", seed)) for seed in listed("seeds", seeds, of="seeds")]
+        noise_choice, noise_position = self._place(choice, position)
         final = last(self.trace([fields], order=order))[0]
-        return drawn(
-            final,
-            [seed_words(seed) for seed in seeds],
-            choice=self.choice if choice is None else choice,
-            position=len(self.made) if position is None else position,
-        )
+        return drawn(final, words, choice=noise_choice, position=noise_position)
 
     def temperatures(
         self,
-        temperatures: Sequence[float] = (0.3, 0.7, 1.0, 1.5),
+        temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
         *,
         top: int = 12,
         order: str | None = None,
@@ -195,9 +193,13 @@ class NextToken(Step):
         """The law under several temperatures, and what top_k, top_p and min_p take from each: what the plot draws."""
         from llmlab.lab.temperatures import TemperatureLaws
 
-        if not len(temperatures):
-            raise ValueError("temperatures is empty: give at least one")
-        requests = [self.changed(fields | {"temperature": float(t)}) for t in temperatures]
+        if "temperature" in fields:
+            raise RequestError("temperature is what is varied here: give temperatures, a list", param="temperature")
+        asked = listed("temperatures", temperatures, of="temperatures")
+        if not asked:
+            raise RequestError("temperatures is empty: give at least one", param="temperatures")
+        top = whole("top", top, least=1)
+        requests = [self.changed({**fields, "temperature": t}) for t in asked]
         settings = cut_settings(requests[0])
         # What the cuts act on has every other stage behind it, whatever the order.
         uncut = softmax(self.uncut(requests, order=order))
@@ -214,7 +216,7 @@ class NextToken(Step):
         return TemperatureLaws(
             labels=self.labels(shown),
             token_ids=tuple(shown),
-            temperatures=tuple(float(t) for t in temperatures),
+            temperatures=tuple(request.temperature for request in requests),
             prob=uncut[:, shown],
             final=final[:, shown],
             removed_by=tuple(
@@ -230,7 +232,7 @@ class NextToken(Step):
 
     def plot_temperatures(
         self,
-        temperatures: Sequence[float] = (0.3, 0.7, 1.0, 1.5),
+        temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
         *,
         top: int = 12,
         order: str | None = None,
@@ -277,7 +279,7 @@ class NextToken(Step):
         """
         from llmlab.lab.plot_law import penalty_shifts
 
-        return penalty_shifts(self, request=self.changed(fields), order=order, top=top)
+        return penalty_shifts(self, request=self.changed(fields), order=order, top=whole("top", top, least=1))
 
     def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """How bias and the repetition, frequency and presence penalties moved the most likely tokens."""
@@ -295,9 +297,14 @@ class NextToken(Step):
         return f"<the token after a prompt of {len(self.prompt_ids)}{made}{drawn}, {over}>"
 
     def _top(self, top: int | None) -> list[int]:
-        if top is not None and top < 1:
-            raise ValueError(f"top must be at least 1, or None for the whole vocabulary, not {top}")
-        return [int(i) for i in self.ranking[:top]]
+        return [int(i) for i in self.ranking[: most(top)]]
+
+    def _place(self, choice: Any, position: Any) -> tuple[int, int]:
+        """Which noise is meant: by default this step's."""
+        return (
+            self.choice if choice is None else whole("choice", choice, least=0, most=_INT32),
+            len(self.made) if position is None else whole("position", position, least=0, most=_INT32),
+        )
 
 
 def _removals(traced: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from llmlab.backends.protocol import Choice
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import choice_at, listed, one_of, order_name
 from llmlab.lab.compare import changed_request, read_all, start
 from llmlab.lab.frames import build
 from llmlab.lab.reasons import Backend
@@ -155,7 +156,12 @@ class Orders:
         """How far each order's law lies from the base's, step by step; `llmlab.lab.plot_compare.plot_orders`."""
         from llmlab.lab.plot_compare import plot_orders
 
-        return plot_orders(self.frame(), choice=self.base.choices[choice].index, base=self.base.order, ax=ax)
+        return plot_orders(
+            self.frame(),
+            choice=self.base.choices[choice_at(choice, among=self.base)].index,
+            base=self.base.order,
+            ax=ax,
+        )
 
     def __repr__(self) -> str:
         return f"<{', '.join(self.results)} along {self.base.order}'s tokens>\n{self.summary().to_string(index=False)}"
@@ -207,15 +213,17 @@ class Orders:
 
 
 def compare_orders(
-    lab: Lab, messages: Any, *, orders: Sequence[str], order: str | None, fields: Mapping[str, Any]
+    lab: Lab, messages: Any, *, orders: str | Sequence[str], order: str | None, fields: Mapping[str, Any]
 ) -> Orders:
     """See `Lab.compare_orders`."""
     backend = lab.backend
     if not isinstance(backend, Backend):
         raise RequestError(f"{backend.name} is an endpoint with an order of its own; llmlab.load a model for that")
-    for name in (*orders, order or "llmlab"):
-        if name not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {name!r}", param="order")
+    asked = [orders] if isinstance(orders, str) else listed("orders", orders, of="orders")
+    for name in asked:
+        one_of("orders", name, ORDERS)
+    if order is not None:
+        order_name(order)
     if isinstance(messages, Result):
         if fields or order not in (None, messages.order):
             raise RequestError("a result is compared as it is: rerun it first with what is to be changed")
@@ -223,7 +231,7 @@ def compare_orders(
     else:
         base = lab.chat(lab.request(messages, **fields), order=order or "llmlab")
     request = changed_request(base, {})
-    others = [name for name in dict.fromkeys(orders) if name != base.order]
+    others = [name for name in dict.fromkeys(asked) if name != base.order]
     found = read_all(lab, [start(lab, base, request=request, order=name) for name in others], parent=base)
     return Orders(base, {base.order: base, **dict(zip(others, found, strict=True))}, backend=backend)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmlab.lab import palette
+from llmlab.lab.arguments import whole
 from llmlab.lab.check_sampler import SamplerCheck
 from llmlab.lab.plots import new_axes
 
@@ -27,7 +28,7 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
-    cells = check.cells
+    cells, top = check.cells, whole("top", top, least=2)
     shown = cells.iloc[:top]
     labels = list(check.labels[:top])
     if len(cells) > top:  # the pooled cell is shown whatever the number
@@ -38,7 +39,7 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
     at = np.arange(len(shown))
     ax.bar(at, prob, 0.75, color=palette.SKY, label="exact law")
     # The interval is that of the law: where a share should lie.
-    reach = 1.96 * np.sqrt(prob * (1 - prob) / check.draws)
+    reach = 1.96 * np.sqrt(prob * (1 - prob).clip(min=0) / check.draws)
     bottom = 0.35 * min(prob.min(), share[share > 0].min(initial=1.0), 1 / check.draws if (share == 0).any() else 1.0)
     ax.errorbar(
         at, prob, yerr=[np.minimum(reach, prob - bottom), reach], fmt="none", ecolor=palette.BLUE, elinewidth=1.2,

@@ -14,6 +14,7 @@ import numpy as np
 
 from llmlab.backends.protocol import Choice
 from llmlab.lab import palette
+from llmlab.lab.arguments import check_ax, place, whole
 from llmlab.lab.spelling import label, name_of
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def alternatives(
         IndexError: there is no such position.
     """
     tokens = choice.tokens
-    if not -len(tokens) <= position < len(tokens):
-        raise IndexError(f"position {position} is outside the {len(tokens)} tokens of choice {choice.index}")
-    at = position % len(tokens)
+    at, top = place(position, among=tokens, choice=choice.index), whole("top", top, least=0)
     there = [a for a, raw in enumerate(tokens.top_bytes[at]) if tokens.top_ids[at, a] != -1 or raw is not None][:top]
     raw = [tokens.top_bytes[at][a] for a in there]
     ids = [int(tokens.top_ids[at, a]) for a in there]
@@ -180,7 +179,7 @@ def token_labels(raw: Sequence[bytes | None], ids: Sequence[int], names: Mapping
 def new_axes(ax: Axes | None, *, width: float, height: float) -> Axes:
     """The axes given, else those of a new figure of this size in inches, which keeps its labels inside."""
     if ax is not None:
-        return ax
+        return check_ax(ax)
     from matplotlib import pyplot as plt
 
     return plt.subplots(figsize=(width, height), layout="constrained")[1]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
+from llmlab.fields import short
 from llmlab.lab.answer import Answer
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class Result(Answer):
         before = self.parent if other is None else other
         if before is None:
             raise RequestError("this result was made from no other: give the one to compare it with, r.diff(other)")
+        if not isinstance(before, Result):
+            raise RequestError(f"other must be a Result, got {short(before)}", param="other")
         return Diff(before, self)
 
     def branch(

@@ -10,8 +10,9 @@ from jaxtyping import Integer
 
 from llmlab.backends.given import Given, ReplayBackend
 from llmlab.errors import RequestError
-from llmlab.fields import short
+from llmlab.fields import FieldError, check_text, short
 from llmlab.lab.answer import Answer
+from llmlab.lab.arguments import listed
 from llmlab.lab.compare import changed_request, lab_of, replay_backend
 from llmlab.lab.frames import build
 from llmlab.lab.result import Result
@@ -58,10 +59,14 @@ _MOST = 128
 def score(lab: Lab, messages: Any, given: Scored | None, *, order: str | None, fields: Mapping[str, Any]) -> Result:
     """See `Lab.score`."""
     backend = replay_backend(lab)
-    for name in _NOT_HERE:
-        if fields.get(name) is not None:
-            raise RequestError(f"{name} says how tokens are drawn, and here they are given", param=name)
-    if isinstance(messages, Result) and given is None:
+    check_given(fields)
+    if isinstance(messages, Result):
+        if given is not None:
+            raise RequestError(
+                "messages: a result's own tokens are scored with nothing else given; what came before them is in its "
+                "`request`, lab.score(result.request, given)",
+                param="messages",
+            )
         messages, given = None, messages
     if isinstance(given, Result):
         return _own(lab, backend, messages, given, order=order, fields=fields)
@@ -74,6 +79,17 @@ def score(lab: Lab, messages: Any, given: Scored | None, *, order: str | None, f
         request = request.replace(n=len(choices))
     found = backend.score(request, choices, seed=request.seed, order=order or "llmlab")
     return lab.keep(found)
+
+
+def check_given(fields: Mapping[str, Any]) -> None:
+    """Nothing is drawn: fields that say how it ends have no meaning.
+
+    Raises:
+        RequestError: there is one.
+    """
+    for name in _NOT_HERE:
+        if fields.get(name) is not None:
+            raise RequestError(f"{name} says how tokens are drawn, and here they are given", param=name)
 
 
 def _own(
@@ -109,8 +125,11 @@ def _prompt(backend: ReplayBackend, request: Request) -> tuple[PromptRequest, li
 
 def _several(given: Any) -> list[Any]:
     """What is given as a list of texts or of token ids, one a choice."""
-    one = isinstance(given, str | np.ndarray) or not len(given) or isinstance(given[0], int | np.integer)
-    texts = [given] if one else list(given)
+    if isinstance(given, str):
+        return [given]
+    texts = listed("given", given, of="token ids, or of texts,")
+    if not texts or isinstance(texts[0], int | float | np.number):
+        return [texts]
     if len(texts) > _MOST:
         raise RequestError(f"given holds {len(texts)} texts; at most {_MOST} at a time", param="given")
     return texts
@@ -118,13 +137,19 @@ def _several(given: Any) -> list[Any]:
 
 def _ids(backend: ReplayBackend, given: Any) -> np.ndarray:
     if isinstance(given, str):
-        ids = backend.encode(given)
+        try:
+            ids = backend.encode(check_text(given))
+        except FieldError as bad:
+            raise RequestError(f"given {bad}", param="given") from None
+    elif isinstance(given, Result):
+        raise RequestError("given: results are scored one at a time", param="given")
     else:
+        given = listed("given", given, of="token ids, or a text,")
         known = range(len(backend.token_bytes))
-        bad = [i for i in given if not isinstance(i, int | np.integer) or isinstance(i, bool) or i not in known]
-        if bad:
+        strange = [i for i in given if not isinstance(i, int | np.integer) or isinstance(i, bool) or i not in known]
+        if strange:
             raise RequestError(
-                f"given: {short(bad[0])} is not a token id of the vocabulary (0..{len(known) - 1})", param="given"
+                f"given: {short(strange[0])} is not a token id of the vocabulary (0..{len(known) - 1})", param="given"
             )
         ids = [int(i) for i in given]
     if not ids:

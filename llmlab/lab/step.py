@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import listed, order_name
 from llmlab.lab.lookup import Token, token_id
 from llmlab.request import Request
 
@@ -140,12 +141,7 @@ class Step:
 
     def order_name(self, order: str | None) -> str:
         """The name of an order that is there."""
-        from llmlab.sampling.pipeline import ORDERS
-
-        name = self.order if order is None else order
-        if name not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {name!r}", param="order")
-        return name
+        return order_name(self.order if order is None else order)
 
     def rows(self, settings: Sequence[Mapping[str, Any] | Request]) -> Rows:
         """The sampler's arguments, a row for each settings, padded to a bucket; the history leads with 1."""
@@ -221,9 +217,20 @@ class Step:
 
     def token_id(self, token: Token) -> int:
         """The token that is meant: an id, or the exact text or bytes of one."""
-        known = self._backend.token_bytes
-        names = self.names(range(len(known)))
-        return token_id(token, token_bytes=known, names=names, vocab_size=len(self.logits))
+        # Names are looked for among all control tokens, which takes a while; an id needs none.
+        names = self._control if isinstance(token, str) else {}
+        return token_id(token, token_bytes=self._backend.token_bytes, names=names, vocab_size=len(self.logits))
+
+    def token_ids(self, tokens: Any) -> list[int]:
+        """The tokens that are meant, each by its id, or by the exact text or bytes of one; a single one is one."""
+        if isinstance(tokens, str | bytes | int | np.integer):
+            tokens = [tokens]
+        return [self.token_id(token) for token in listed("tokens", tokens, of="tokens")]
+
+    @cached_property
+    def _control(self) -> Mapping[int, str]:
+        """The names of all control tokens."""
+        return self.names(range(len(self._backend.token_bytes)))
 
     def bytes_of(self, token_id: int) -> bytes | None:
         """A token's bytes; a model's logits may be padded beyond its tokenizer."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from llmlab.backends.chunks import chunks
 from llmlab.backends.protocol import Completion
 from llmlab.backends.protocol import Stream as Source
+from llmlab.lab.arguments import number
 from llmlab.lab.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Stream:
         from llmlab.lab.growing import Growing
         from llmlab.lab.result import Result
 
+        every = number("every", every, 0, 3600)
         if self._result is None:
             made = Growing(self._source.header)
             if tell is not None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
+from llmlab.fields import short
+from llmlab.lab.arguments import listed, one_of
 from llmlab.lab.grid import Cell, Grid
 from llmlab.lab.metrics import Metric
 from llmlab.lab.result import Result
@@ -161,8 +163,9 @@ class Sweep:
         figures += self._metrics
         if columns is None:
             columns = figures if metrics is None else []
-        columns = [columns] if isinstance(columns, str) else list(columns)
-        axes = list(self.axes) if by is None else [by] if isinstance(by, str) else list(by)
+        columns = [columns] if isinstance(columns, str) else listed("columns", columns, of="columns")
+        axes = [by] if isinstance(by, str) else listed("by", self.axes.keys() if by is None else by, of="axes")
+        axes = list(dict.fromkeys(axes))
         _check_names("columns", columns, figures)
         _check_names("by", axes, list(self.axes))
         return summary(
@@ -204,8 +207,13 @@ class Sweep:
             ax: where to draw; by default a figure of its own.
         """
         from llmlab.lab import plot_sweep
+        from llmlab.lab.sweep_frame import check_metrics
 
+        if kind is not None:
+            one_of("kind", kind, ("lines", "heatmap"))
         x, by = self._two(x, by)
+        if metrics is not None:
+            check_metrics(metrics, {})
         name = metric if metric is not None else next(iter(metrics or ()), "mean_entropy")
         found = self._single(name, metrics, by=[x] if by is None else [x, by], over=over, confidence=confidence)
         if kind is None:
@@ -243,6 +251,7 @@ class Sweep:
         """
         from llmlab.lab import plot_sweep
         from llmlab.lab.metrics import self_bleu
+        from llmlab.lab.sweep_frame import check_metrics
 
         along, by = self._two(along, by)
         groups = [along] if by is None else [along, by]
@@ -251,6 +260,12 @@ class Sweep:
         if isinstance(chosen, str):
             tall = self._single(chosen, None, **options)
         else:
+            if not (isinstance(chosen, Mapping) and len(check_metrics(chosen, {})) == 1):
+                raise RequestError(
+                    "diversity must be a column of frame(), or {name: function of one cell's rows}, got "
+                    f"{short(chosen)}",
+                    param="diversity",
+                )
             tall = self._single(next(iter(chosen)), chosen, **options)
         flat = self._single(likelihood, None, **options)
         ax = plot_sweep.plot_diversity(flat, tall, along=along, by=by, axes=self.axes, ax=ax)
@@ -261,6 +276,8 @@ class Sweep:
         """The parameters that a picture is along: those that are named, else the first that are swept."""
         _check_names("x", [name for name in (x,) if name is not None], list(self.axes))
         _check_names("by", [name for name in (by,) if name is not None], list(self.axes))
+        if x is not None and x == by:
+            raise RequestError(f"by is {by!r}, which x is already: name another parameter", param="by")
         # Prompts come first in the grid, and last as something to draw along.
         free = sorted((name for name in self.axes if name not in (x, by)), key=lambda name: name == "prompt")
         if x is None:
@@ -344,4 +361,6 @@ class Sweep:
 def _check_names(param: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise RequestError(f"{param}: there is no {name!r}; there are {', '.join(known) or 'none'}", param=param)
+            raise RequestError(
+                f"{param}: there is no {short(name)}; there are {', '.join(known) or 'none'}", param=param
+            )

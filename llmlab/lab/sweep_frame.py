@@ -9,6 +9,7 @@ import numpy as np
 
 from llmlab.backends.protocol import Choice, Completion
 from llmlab.errors import RequestError
+from llmlab.fields import short
 from llmlab.lab.frames import SWEEP_COLUMNS, build, logprobs_frame
 from llmlab.lab.grid import Cell, Grid
 from llmlab.lab.intervals import measure
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]) -> dict[str, Metric]:
     """The caller's metrics, if they can be told from the columns that are there anyhow."""
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise RequestError(f"metrics must be a dict, name -> function, got {short(metrics)}", param="metrics")
     for name, metric in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise RequestError(f"metrics: a name must be a string, got {short(name)}", param="metrics")
         if not callable(metric):
             raise RequestError(f"metric {name!r} must be a function frame -> number, got {metric!r}", param="metrics")
         if name in taken or name in SWEEP_COLUMNS:

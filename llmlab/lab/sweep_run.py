@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import flag, listed
 from llmlab.lab.gather import gather
 from llmlab.lab.grid import Grid, build
 from llmlab.lab.metrics import Metric
@@ -37,6 +38,12 @@ def sweep(
     fields: Mapping[str, Any],
 ) -> Sweep:
     """What `Lab.sweep` does."""
+    if not isinstance(resume, Sweep):
+        flag("resume", resume)
+    flag("independent", independent)
+    order = order if isinstance(order, str) else listed("order", order, of="orders")
+    if getattr(messages, "ndim", 0) == 1:
+        messages = messages.tolist()  # a frame's column of prompts
     path = target(save)
     earlier = resume if isinstance(resume, Sweep) else None
     if resume is True and path is not None and path.exists():

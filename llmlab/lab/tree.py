@@ -11,6 +11,7 @@ import numpy as np
 
 from llmlab.backends.protocol import Choice, TokenBytes
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import whole
 from llmlab.lab.branch import kept
 from llmlab.lab.compare import changed_request, lab_of, replay_backend
 from llmlab.lab.frames import build
@@ -182,7 +183,8 @@ def tree(
     changes: Mapping[str, Any],
 ) -> Tree:
     """See `Result.tree`."""
-    _check(depth, width)
+    depth, width = whole("depth", depth, least=1), whole("width", width, least=1, most=20)
+    _check_size(depth, width)
     backend = replay_backend(lab_of(result))
     request = changed_request(result, changes)
     before = kept(choice, position)
@@ -232,12 +234,10 @@ def _node(
     )
 
 
-def _check(depth: int, width: int) -> None:
-    for name, value, most in (("depth", depth, None), ("width", width, 20)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most and value > most):
-            raise RequestError(f"{name} must be {f'1..{most}' if most else 'at least 1'}, got {value!r}", param=name)
-    steps = sum(width**deep for deep in range(depth))
+def _check_size(depth: int, width: int) -> None:
+    steps = sum(width**deep for deep in range(min(depth, _MOST + 1)))
     if steps > _MOST:
         raise RequestError(
-            f"depth {depth} and width {width} make {steps:,} steps of the model; at most {_MOST:,}", param="depth"
+            f"depth {depth} and width {width} make more than {_MOST:,} steps of the model: make the tree smaller",
+            param="depth",
         )

@@ -374,8 +374,8 @@ def test_metrics_of_many_completions_are_means_over_cells(swept) -> None:
     [
         ({"columns": "text"}, "columns: there is no 'text'; there are tokens, mean_logprob"),
         ({"by": "top_p"}, "by: there is no 'top_p'; there are prompt, temperature, order"),
-        ({"confidence": 95}, "confidence must lie between 0 and 1, got 95"),
-        ({"resamples": 0}, "resamples must be at least 1"),
+        ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
+        ({"resamples": 0}, "resamples must be between 1 and 1000000, got 0"),
         ({"metrics": {"bad": lambda rows: "x"}}, "metric 'bad' has to give a number"),
     ],
 )

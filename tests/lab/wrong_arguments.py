@@ -1,0 +1,164 @@
+"""The wrong argument everywhere, and what works as it stands, in a process without the tests' checks of types.
+
+Those would speak before the lab does. Prints what it found wrong, a line each; nothing where all is well.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+import llmlab
+from llmlab.errors import LLMLabError
+
+matplotlib.use("Agg")
+
+QUESTION = "Name an animal."
+#: Of a lab, a result, a law and a sweep.
+Call = Callable[[Any, Any, Any, Any], Any]
+
+
+def cases() -> Iterator[tuple[str, Call, str]]:
+    """Named calls on (lab, result, law, sweep), and what the error says."""
+    yield "chat order", lambda d, r, w, s: d.chat(QUESTION, order=["vllm"]), "order must be one of"
+    yield "no prompt", lambda d, r, w, s: d.next_token(prompt=None), "messages is missing.*prompt="
+    yield "warmup", lambda d, r, w, s: d.warmup(orders="vlm"), "order must be one of"
+    yield "diff", lambda d, r, w, s: r.diff("x"), "other must be a Result, got 'x'"
+    yield "tree depth", lambda d, r, w, s: r.tree(1.0, 1), "depth must be an integer"
+    yield "tree width", lambda d, r, w, s: r.tree(1, 21), "width must be between 1 and 20, got 21"
+    yield "tree size", lambda d, r, w, s: r.tree(10**9, 1), "more than 4,096 steps"
+    yield "moved n", lambda d, r, w, s: r.divergences(n=[1, 2]), "n changes no choice"
+    yield "moved none", lambda d, r, w, s: r.divergences(temperature=[]), "temperature must be a list of values"
+    yield "alternatives", lambda d, r, w, s: r.top_logprobs_frame(alternatives="a"), "alternatives must be an integer"
+    yield "strip", lambda d, r, w, s: r.to_html(alternatives=-1), "alternatives must be at least 0, got -1"
+    yield "strip by", lambda d, r, w, s: r.to_html(by="prob"), "by must be one of logprob, sampling_logprob"
+    yield "one axes", lambda d, r, w, s: r.plot_logprobs(ax=(1, 2)), "ax must be one matplotlib Axes"
+    yield "top", lambda d, r, w, s: w.frame(top=0), "top must be at least 1, got 0; None is the whole vocabulary"
+    yield "top of a grid", lambda d, r, w, s: w.under(top_k=[1]).frame(top=-1), "top must be at least 1, got -1"
+    yield "top of temperatures", lambda d, r, w, s: w.temperatures(top=None), "top must be an integer, got None"
+    yield "top of penalties", lambda d, r, w, s: w.penalties(top=0, repetition_penalty=1.2), "top must be at least 1"
+    yield "temperature", lambda d, r, w, s: w.temperatures(temperature=0.5), "temperature is what is varied here"
+    yield "temperatures", lambda d, r, w, s: w.temperatures(0.5), "temperatures must be a list of temperatures, got 0.5"
+    yield "hot", lambda d, r, w, s: w.temperatures([3]), "temperature must be between 0 and 2, got 3"
+    yield "a grid's ids", lambda d, r, w, s: w.under(top_k=[1]).logprobs([99_999]), "token 99999 is not in the vocab"
+    yield "a grid's id", lambda d, r, w, s: w.under(top_k=[1]).logprobs([-1]), "token -1 is not in the vocabulary"
+    yield "a float id", lambda d, r, w, s: w.under(top_k=[1]).logprobs([1.5]), "token must be an id, a text or bytes"
+    yield "orders of a grid", lambda d, r, w, s: w.under(order=["vllm"]), "order must be one of"
+    yield "half a pair", lambda d, r, w, s: w.stages(tokens=["\udc80"]), "half of a surrogate pair"
+    yield "half a branch", lambda d, r, w, s: r.branch(0, "\udc80"), "half of a surrogate pair"
+    yield "seed", lambda d, r, w, s: w.draws([2**63]), "seeds must be a signed 64-bit integer"
+    yield "seeds", lambda d, r, w, s: w.draws(5), "seeds must be a list of seeds, got 5"
+    yield "noise choice", lambda d, r, w, s: w.draws([1], choice=-1), "choice must be between 0 and"
+    yield "noise place", lambda d, r, w, s: w.flip_points(5, position=1.5), "position must be an integer, got 1.5"
+    yield "noise seed", lambda d, r, w, s: w.flip_points(5, seed=1.5), "seed must be an integer"
+    yield "draws", lambda d, r, w, s: d.check_sampler(QUESTION, draws=2.5), "draws must be an integer, got 2.5"
+    yield "first seed", lambda d, r, w, s: d.check_sampler(QUESTION, seed=None), "seed must be an integer, got None"
+    yield "truth", lambda d, r, w, s: d.calibration(3), "truth must be a list of prompts with their laws, got 3"
+    yield "answers", lambda d, r, w, s: d.calibration([{"messages": "x", "distribution": {3: 1}}]), "must map answers"
+    yield "its messages", lambda d, r, w, s: d.calibration([], messages="x"), "messages are the truth's"
+    yield "its n", lambda d, r, w, s: d.calibration(n=3), "n says how tokens are drawn"
+    yield "few prompts", lambda d, r, w, s: d.calibration(prompts_per_law=1.5), "prompts_per_law must be an integer"
+    yield "a score of 5", lambda d, r, w, s: d.score(QUESTION, 5), "given must be a list of token ids, or of texts"
+    yield "a score of bytes", lambda d, r, w, s: d.score(QUESTION, b"abc"), "given must be a list of token ids"
+    yield "a score of results", lambda d, r, w, s: d.score(QUESTION, [r]), "results are scored one at a time"
+    yield "a score of a float", lambda d, r, w, s: d.score(QUESTION, [1.0]), r"given: 1\.0 is not a token id"
+    yield "a score of a half", lambda d, r, w, s: d.score(QUESTION, "\udc80"), "given has half of a surrogate pair"
+    yield "a score behind", lambda d, r, w, s: d.score(r, "Cat"), r"lab\.score\(result\.request, given\)"
+    yield "an order", lambda d, r, w, s: d.compare_orders(QUESTION, orders=3), "orders must be a list of orders, got 3"
+    yield (
+        "every",
+        lambda d, r, w, s: list(d.stream(QUESTION, max_tokens=1).growing(every="a")),
+        "every must be a number",
+    )
+    yield "resume", lambda d, r, w, s: d.sweep(QUESTION, top_k=[1], resume="x.parquet"), "resume must be True or False"
+    yield "independent", lambda d, r, w, s: d.sweep(QUESTION, top_k=[1], independent="yes"), "independent must be True"
+    yield "no order", lambda d, r, w, s: d.sweep(QUESTION, order=None), "order must be a list of orders, got None"
+    yield "metrics", lambda d, r, w, s: s.frame(metrics=len), "metrics must be a dict"
+    yield "columns", lambda d, r, w, s: s.summary(3), "columns must be a list of columns, got 3"
+    yield "by", lambda d, r, w, s: s.summary(by=3), "by must be a list of axes, got 3"
+    yield "confidence", lambda d, r, w, s: s.summary(confidence="a"), "confidence must be a number, got 'a'"
+    yield "sure", lambda d, r, w, s: s.summary(confidence=1), "confidence must lie between 0 and 1, got 1"
+    yield "resamples", lambda d, r, w, s: s.summary(resamples=10**9), "resamples must be between 1 and 1000000"
+    yield "resample seed", lambda d, r, w, s: s.summary(seed=-1), "seed must be at least 0, got -1"
+    yield "kind", lambda d, r, w, s: s.plot(kind="bars"), "kind must be one of lines, heatmap, got 'bars'"
+    yield "twice", lambda d, r, w, s: s.plot(x="top_p", by="top_p"), "by is 'top_p', which x is already"
+    yield "diversity", lambda d, r, w, s: s.plot_diversity(diversity={}), "diversity must be a column"
+    yield "diverse", lambda d, r, w, s: s.plot_diversity(diversity=len), "metrics must be a dict|diversity must be"
+
+
+def places() -> Iterator[tuple[str, Call, str]]:
+    """Positions and choices that are no integers, or not there, for every method that takes one."""
+
+    def at(method: str, **options: Any) -> Call:
+        return lambda d, r, w, s: getattr(r, method)(**options)
+
+    for bad in (1.0, np.float64(1), "1", None, True, [1], slice(0, 1), float("nan")):
+        for method in ("ledger", "branch", "tree", "plot_alternatives"):
+            yield f"{method} at {bad!r}", at(method, position=bad), "position must be an integer, got"
+    for bad in (2, -1, 1.0, "0", None, True):
+        for method in ("ledger", "branch", "plot_alternatives"):
+            yield f"{method} of {bad!r}", at(method, position=0, choice=bad), f"choice .*{bad!r}"
+        for method in ("tree", "plot_certainty", "plot_surprisal", "plot_logprobs"):
+            yield f"{method} of {bad!r}", at(method, choice=bad), f"choice .*{bad!r}"
+    for method in ("ledger", "branch", "tree", "plot_alternatives"):
+        yield (
+            f"{method} at 99",
+            at(method, position=99),
+            r"position 99 is outside the \d+ tokens of choice 0",
+        )
+
+
+def wrong(lab: Any, result: Any, law: Any, sweep: Any) -> None:
+    """Each of these has to be one error that names an argument, with nothing half changed behind it."""
+    for name, call, said in (*cases(), *places()):
+        before = lab.last, lab.last_sweep
+        try:
+            call(lab, result, law, sweep)
+        except LLMLabError as error:
+            if not re.search(said, error.message) or error.param is None or error.status != 400:
+                print(f"{name}: {error.message} (param {error.param}, status {error.status})")
+        except Exception as error:
+            print(f"{name}: {type(error).__name__}: {error}")
+        else:
+            print(f"{name}: no error")
+        if (lab.last, lab.last_sweep) != before:
+            print(f"{name}: half changed")
+
+
+def right(lab: Any, result: Any, law: Any, sweep: Any) -> None:
+    """What is not Python's own counts as what it stands for."""
+    assert len(result.tree(np.int64(1), np.int64(2))) == 2
+    assert result.ledger(np.int64(-1)).drawn == result.choices[0].tokens.ids[-1]
+    grid = law.under(temperature=np.array([0.5, 1.0], np.float32), top_k=pd.Series([1, 2]))
+    assert grid.logprobs("Cat").shape == (2, 2, 1)
+    assert (grid.logprobs(["Cat", np.int64(5)])[..., 0] == grid.logprobs("Cat")[..., 0]).all()
+    assert law.stages(tokens="Cat")["token"].unique().tolist() == ["Cat"], "a text is one token, not one a letter"
+    assert law.draws(seed for seed in np.arange(3)).tolist() == law.draws(range(3)).tolist()
+    assert lab.check_sampler(QUESTION, draws=np.int64(50), seed=np.int64(2)).draws == 50
+    assert list(lab.compare_orders(result, orders="vllm").results) == ["llmlab", "vllm"]
+    assert len(sweep.summary("tokens", by=("top_p", "top_p"))) == 2
+    column = pd.Series([QUESTION, "Hello"])
+    asked = {"n": 1, "max_tokens": 1, "seed": 1}
+    assert lab.sweep(column, **asked).frame().equals(lab.sweep(list(column), **asked).frame())
+    truth = [{"messages": QUESTION, "distribution": {"Cat": 0.5, "Dog": 0.5}}]
+    assert lab.calibration(pd.DataFrame(truth)).kl == lab.calibration(truth).kl
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    demo = llmlab.load("demo", slots=8, max_context=512, quiet=True)
+    subjects = (
+        demo,
+        demo.chat(QUESTION, n=2, seed=1, max_tokens=6),
+        demo.next_token(QUESTION, seed=3),
+        demo.sweep(QUESTION, temperature=[0.2, 1.0], top_p=[0.5, 1.0], n=2, max_tokens=2, seed=1),
+    )
+    wrong(*subjects)
+    right(*subjects)
+    demo.close()
