@@ -6,6 +6,8 @@
     result = lab.chat("Tell me a story.", temperature=0.8, top_p=0.95, seed=7)
     result.logprobs_frame()
 
+What was kept with `save` is read by `llmlab.Result.load(path)` and `llmlab.Sweep.load(path)`.
+
 Importing this costs next to nothing: JAX and all else come with the first thing that needs them.
 """
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from llmlab.lab.lab import Lab
     from llmlab.lab.loading import connect, load
     from llmlab.lab.result import Result
+    from llmlab.lab.sweep import Sweep
     from llmlab.request import ChatRequest, PromptRequest
 
 __version__ = "0.1.0"
@@ -42,6 +45,7 @@ __all__ = [
     "PromptRequest",
     "RequestError",
     "Result",
+    "Sweep",
     "connect",
     "load",
 ]
@@ -52,6 +56,7 @@ _LATE = {
     "Lab": "llmlab.lab.lab",
     "PromptRequest": "llmlab.request",
     "Result": "llmlab.lab.result",
+    "Sweep": "llmlab.lab.sweep",
     "connect": "llmlab.lab.loading",
     "load": "llmlab.lab.loading",
 }
@@ -66,4 +71,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATE})
+    # What there is to use: not what this file itself imports.
+    parts = (name for name, value in globals().items() if getattr(value, "__name__", "") == f"{__name__}.{name}")
+    return sorted({*__all__, *parts, *(name for name in globals() if name.startswith("__"))})

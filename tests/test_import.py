@@ -40,6 +40,7 @@ def test_every_public_name_is_there():
     for name in llmlab.__all__:
         assert getattr(llmlab, name).__name__ == name
     assert set(llmlab.__all__) <= set(dir(llmlab))
+    assert {"Any", "annotations", "importlib"}.isdisjoint(dir(llmlab)), "tab completion offers what there is to use"
 
 
 def test_a_name_that_is_not_there_is_an_ordinary_error():

@@ -158,22 +158,29 @@ def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
     """
     arrow, parquet = _pyarrow()
     path = Path(path).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is a folder" if path.exists() else f"there is no file {path}")
     try:
         # The file itself, not a data set of which a folder's name (such as "temperature=1") would tell a column.
         with parquet.ParquetFile(path) as file:
             table, noted = file.read(), file.metadata.metadata or {}
     except (arrow.ArrowInvalid, OSError) as error:
-        raise RequestError(f"{path} is not a parquet file: {error}", param="path") from None
+        raise RequestError(
+            f"{path} holds neither a result nor a sweep: it is not a parquet file ({error})", param="path"
+        ) from None
     if _KEY not in noted:
-        raise RequestError(f"{path} was not written by llmlab: it has no metadata of its own", param="path")
+        raise RequestError(
+            f"{path} holds neither a result nor a sweep: it was not written by llmlab (result.save and sweep.save "
+            "write what can be loaded; a frame that pandas wrote, pandas reads)",
+            param="path",
+        )
     told = json.loads(noted[_KEY])
     if told["format"] > FORMAT:
         version = told["versions"]["llmlab"]
         raise RequestError(f"{path} was written by llmlab {version}, in a later format; update llmlab", param="path")
     if told["kind"] != kind:
-        raise RequestError(f"{path} holds a {told['kind']}: {told['kind'].title()}.load reads it", param="path")
+        reader = f"llmlab.{told['kind'].title()}.load"
+        raise RequestError(f"{path} holds a {told['kind']}: {reader} reads it", param="path")
     pool = Pool(told["pool"])
     choices: list[list[Choice]] = [[] for _ in told["completions"]]
     for row in table.to_batches(max_chunksize=1) if table.num_rows else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llmlab.errors import ModelNotFoundError
 from llmlab.lab import banner
 from llmlab.lab.lab import Lab
 from llmlab.lab.progress import progress_bar
@@ -39,6 +40,11 @@ def load(
     """
     from llmlab.backends.local import LocalBackend
 
+    if Path(name).suffix == ".parquet" and Path(name).expanduser().is_file():
+        raise ModelNotFoundError(
+            f"{name} is no model: llmlab.Result.load reads a result that was saved, llmlab.Sweep.load a sweep",
+            param="model",
+        )
     with progress_bar(total=None, unit="B", description="loading", scaled=True) as bar:
 
         def tell(done: int, everything: int) -> None:

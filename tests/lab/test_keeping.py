@@ -174,19 +174,27 @@ def test_a_file_appears_whole_or_not_at_all(story, tmp_path, monkeypatch) -> Non
 def test_what_is_no_file_of_ours(story, demo, tmp_path, monkeypatch) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file .*gone.parquet"):
         Result.load(tmp_path / "gone.parquet")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is a folder"):
+        Sweep.load(tmp_path)
     other = tmp_path / "other.parquet"
     other.write_bytes(b"PAR1 but not really")
-    with pytest.raises(RequestError, match="other.parquet is not a parquet file"):
+    with pytest.raises(
+        RequestError, match="other.parquet holds neither a result nor a sweep: it is not a parquet file"
+    ):
         Result.load(other)
     parquet.write_table(pa.table({"a": [1]}), other)
-    with pytest.raises(RequestError, match="was not written by llmlab"):
+    with pytest.raises(RequestError, match="holds neither a result nor a sweep: it was not written by llmlab"):
         Sweep.load(other)
     path = Result(story).save(tmp_path / "a.parquet")
-    with pytest.raises(RequestError, match=r"holds a result: Result.load reads it"):
+    with pytest.raises(RequestError, match=r"holds a result: llmlab.Result.load reads it"):
         Sweep.load(path)
     swept = demo.sweep("Name an animal.", n=1, max_tokens=1).save(tmp_path / "b.parquet")
-    with pytest.raises(RequestError, match=r"holds a sweep: Sweep.load reads it"):
+    with pytest.raises(RequestError, match=r"holds a sweep: llmlab.Sweep.load reads it"):
         Result.load(swept)
+    with pytest.raises(
+        llmlab.ModelNotFoundError, match="no model: llmlab.Result.load reads a result .* llmlab.Sweep.l"
+    ):
+        llmlab.load(path)
     monkeypatch.setattr(keeping, "FORMAT", 99)
     Result(story).save(path)
     monkeypatch.undo()
