@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.text.formats import Format, detect
 from llmlab.text.tokenizer import Tokenizer
+from llmlab.text.variables import read_variables
 
 __all__ = ["ChatTemplate", "Prompt"]
 
@@ -183,7 +184,7 @@ class ChatTemplate:
     @cached_property
     def _variables(self) -> frozenset[str]:
         """The names that the template reads from its caller, over both of its forms (with tools and without)."""
-        return _read_names(self._hf_source(None)) | _read_names(self._hf_source([{}]))
+        return read_variables(self._hf_source(None)) | read_variables(self._hf_source([{}]))
 
 
 def _read(template: str | os.PathLike[str] | None) -> str | None:
@@ -194,41 +195,6 @@ def _read(template: str | os.PathLike[str] | None) -> str | None:
         return path.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"chat_template is neither Jinja source nor a file that can be read: {error}") from error
-
-
-def _read_names(source: str) -> frozenset[str]:
-    """The variables that a template looks up, and those whose presence it tests before it sets them itself."""
-    import jinja2.ext
-    from jinja2 import TemplateSyntaxError, meta, nodes
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_tag(), jinja2.ext.loopcontrols]
-    )
-    try:
-        tree = env.parse(source)
-    except TemplateSyntaxError as error:
-        raise CheckpointError(f"the chat template is not valid Jinja (line {error.lineno}): {error.message}") from error
-    names = meta.find_undeclared_variables(tree) - {"raise_exception", "strftime_now", "range", "dict", "namespace"}
-    for test in tree.find_all(nodes.Test):
-        if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name):
-            names.add(test.node.name)
-    return frozenset(names)
-
-
-def _generation_tag() -> Any:
-    """A Jinja extension that reads `{% generation %}`, which marks the assistant's text for training, as a block."""
-    import jinja2.ext
-    from jinja2 import nodes
-
-    class GenerationTag(jinja2.ext.Extension):
-        tags = {"generation"}
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-    return GenerationTag
 
 
 def _plain(message: Message) -> dict[str, Any]:
