@@ -50,7 +50,6 @@ ONLY_IN = {
     "fastapi": {"serve"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
-    "sse_starlette": {"serve"},
     "llguidance": {"grammar"},
     "pydantic": {"request", "serve"},
     "openai": {"backends", "lab"},
