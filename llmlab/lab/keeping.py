@@ -27,6 +27,7 @@ from llmlab.request import ChatRequest, PromptRequest, Request
 if TYPE_CHECKING:
     import pandas as pd
 
+    from llmlab.lab.result import Result
     from llmlab.lab.sweep import Sweep
 
 #: What this module writes; it reads no later one.
@@ -187,6 +188,16 @@ def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
         choices[row["completion"][0].as_py()].append(_choice(row))
     found = [_completion(one, pool, own) for one, own in zip(told["completions"], choices, strict=True)]
     return Kept(kind, tuple(found), told["about"], pool)
+
+
+def save_result(result: Result, path: str | os.PathLike[str]) -> Path:
+    """Write a result, and behind it what it was made from, one after the other."""
+    line: list[Result] = []
+    ancestor: Result | None = result
+    while ancestor is not None:
+        line.append(ancestor)
+        ancestor = ancestor.parent
+    return save(path, [one._completion for one in line], kind="result")
 
 
 def save_sweep(sweep: Sweep, path: str | os.PathLike[str]) -> Path:

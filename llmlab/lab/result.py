@@ -58,14 +58,18 @@ class Result(Answer):
         return self._parent
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything of it to a .parquet file, a row a choice; `Result.load` reads it. Its path."""
-        from llmlab.lab.keeping import save
+        """Write everything of it to a .parquet file, a row a choice; `Result.load` reads it. Its path.
 
-        return save(path, [self._completion], kind="result")
+        What it was made from (`parent`, and that one's, to the first answer) is in there too: the column `completion`
+        is 0 for the rows of this result, 1 for its parent's, and so on.
+        """
+        from llmlab.lab.keeping import save_result
+
+        return save_result(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, lab: Lab | None = None) -> Result:
-        """The result that `save` wrote, tied to a lab if one is given.
+        """The result that `save` wrote, its `parent` with it; tied to a lab if one is given.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -73,7 +77,11 @@ class Result(Answer):
         """
         from llmlab.lab.keeping import load
 
-        return cls(load(path, kind="result").completions[0], lab)
+        result: Result | None = None
+        for completion in reversed(load(path, kind="result").completions):
+            result = cls(completion, lab, result)
+        assert result is not None
+        return result
 
     def ledger(self, position: int, *, choice: int = 0) -> NextToken:
         """The exact law of the step that drew the token at a position (negative: from the end), stage by stage.

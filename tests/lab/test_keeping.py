@@ -86,6 +86,26 @@ def test_everything_that_an_answer_may_have(make_tokens, make_completion, tmp_pa
     assert_same(kept(empty, tmp_path / "b.parquet"), empty)
 
 
+def test_what_a_result_was_made_from_is_kept(demo, tmp_path) -> None:
+    first = demo.chat("Tell me a story.", n=2, seed=5, max_tokens=8, temperature=1.0)
+    again = first.rerun(temperature=0.2)
+    last = again.branch(2, " but", choice=1)
+    path = last.save(tmp_path / "a.parquet")
+    for lab in (demo, None):
+        found = Result.load(path, lab=lab)
+        for one, was in zip((found, found.parent, found.parent.parent), (last, again, first), strict=True):
+            assert_same(one._completion, was._completion)
+            assert one.lab is lab
+        assert found.parent.parent.parent is None
+        assert_frame_equal(found.diff().frame().drop(columns="cause"), last.diff().frame().drop(columns="cause"))
+    with_lab = Result.load(again.save(tmp_path / "b.parquet"), lab=demo)
+    assert_frame_equal(with_lab.diff().frame(), again.diff().frame())
+    assert_frame_equal(with_lab.diff().why_frame(), again.diff().why_frame())
+    frame = pd.read_parquet(path)
+    assert frame["completion"].tolist() == [0, 1, 1, 2, 2]
+    assert frame["text"].tolist() == last.texts + again.texts + first.texts
+
+
 def test_no_field_is_forgotten() -> None:
     known = {*keeping.TOKEN_COLUMNS, *keeping.TOP_COLUMNS}
     assert known == {field.name for field in dataclasses.fields(Tokens)}
