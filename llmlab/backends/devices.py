@@ -32,13 +32,13 @@ def passed_over(platform: str) -> str | None:
     return None
 
 
-def free_memory() -> int | None:
-    """Bytes that the first device (or, on a CPU, the host) still has; None where nobody says."""
+def free_memory(devices: int = 1) -> int | None:
+    """Bytes that so many devices like the first (or, on a CPU, the host) still have; None where nobody says."""
     import jax
 
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
+        return devices * (int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)))
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

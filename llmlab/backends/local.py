@@ -28,6 +28,7 @@ from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundErro
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.models.config import ModelConfig
+from llmlab.models.sharding import checked_mesh
 from llmlab.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
@@ -62,6 +63,7 @@ class LocalBackend:
         dtype: str | None = None,
         max_context: int | None = None,
         slots: int | None = None,
+        mesh: Any = None,
         chat_template: str | Path | None = None,
         revision: str | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -74,6 +76,8 @@ class LocalBackend:
                 matrix products in bfloat16 are more than ten times slower.
             max_context: positions a row may take; default: the model's own.
             slots: pin the batch width, for answers that are equal to the bit whatever else is running.
+            mesh: a `jax.sharding.Mesh` of one axis, over whose devices the heads, the feed-forward and the cache are
+                spread; by default the first device has all.
             chat_template: Jinja source or a file, in place of the checkpoint's.
             revision: of a hub repository.
             progress: is told (bytes of weights that are loaded, all of them).
@@ -91,8 +95,9 @@ class LocalBackend:
         label, folder = resolve(name, revision=revision)
         raw = read_json(folder, "config.json")
         check_context(ModelConfig.from_dict(raw), max_context)
+        mesh = None if mesh is None else checked_mesh(mesh, ModelConfig.from_dict(raw))
         chosen, notes = choose_dtype(raw, dtype)
-        config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress)
+        config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress, mesh=mesh)
         tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -101,7 +106,7 @@ class LocalBackend:
         ends = [token for token in tokenizer.eos_ids if 0 <= token < config.vocab_size]
         if len(ends) < len(tokenizer.eos_ids):
             notes += (f"of the end tokens {list(tokenizer.eos_ids)}, the model's vocabulary holds {ends or 'none'}",)
-        free = free_memory()
+        free = free_memory(mesh.size if mesh else 1)
         if slots and free is not None:
             room = max_context or config.max_position
             check_slots(config, slots=slots, max_context=room, dtype=jnp.dtype(chosen), free=free)
@@ -112,6 +117,7 @@ class LocalBackend:
             max_context=max_context,
             slots=slots,
             memory=None if free is None else int(free * _CACHE_SHARE),
+            mesh=mesh,
         )
         backend = cls(label, tokenizer=tokenizer, template=ChatTemplate(tokenizer, chat_template), engine=engine)
         backend.notes = notes
@@ -124,18 +130,21 @@ class LocalBackend:
 
         width = f"slots{self.engine.widths[0]}" if len(self.engine.widths) == 1 else "slots-auto"
         kind = jax.devices()[0].device_kind.replace(" ", "-").lower()
+        kind += f"-x{self.engine.mesh.size}" if self.engine.mesh else ""
         return f"llmlab-{__version__}/jax-{jax.__version__}/{kind}/{self.engine.programs.dtype}/highest/{width}"
 
     def describe(self) -> dict[str, Any]:
         """What the banner shows."""
-        found = device()
+        found, mesh = device(), self.engine.mesh
         notes = [*self.notes, *([found["warning"]] if found["warning"] else [])]
+        if mesh is None and (count := found["count"]) > 1:
+            notes.append(f"{count} devices are here and one is used: load(mesh=jax.make_mesh(({count},), ('model',)))")
         return {
             "model": self.name,
             "family": self.engine.config.family,
             "parameters": self.engine.config.parameters,
             "dtype": str(self.engine.programs.dtype),
-            "device": f"{found['count']} x {found['kind']}" if found["count"] > 1 else found["kind"],
+            "device": f"{mesh.size} x {found['kind']}" if mesh and mesh.size > 1 else found["kind"],
             "platform": found["platform"],
             "weight_bytes": self.engine.programs.weight_bytes,
             "memory_bytes": found["memory_bytes"],

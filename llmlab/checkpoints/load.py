@@ -11,12 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from llmlab.checkpoints.families import Rule, rules, unused
 from llmlab.errors import CheckpointError
 from llmlab.models.config import ModelConfig
+from llmlab.models.sharding import parameter_sharding
 from llmlab.models.transformer import Transformer
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin")
@@ -68,12 +70,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_model(
-    folder: Path, *, dtype: DTypeLike, progress: Callable[[int, int], None] | None = None
+    folder: Path, *, dtype: DTypeLike, progress: Callable[[int, int], None] | None = None, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Transformer]:
     """Build the decoder that config.json describes and fill it from the folder's safetensors.
 
     Every missing, surplus or misshapen tensor is found before anything is put on the device, and all are told at once.
-    `progress` is told (bytes loaded, bytes in all).
+    `progress` is told (bytes loaded, bytes in all). With a `mesh` each parameter is spread over its devices, or lies on
+    all of them.
 
     Raises:
         CheckpointError: see the message; nothing was loaded.
@@ -93,7 +96,8 @@ def load_model(
             slot = flat[rule.path]
             if slot.shape != value.shape:
                 raise CheckpointError(f"{'.'.join(map(str, rule.path))} is {value.shape}, expected {slot.shape}")
-            flat[rule.path] = slot.replace(jax.device_put(value))
+            where = None if mesh is None else parameter_sharding(mesh, rule.path, value.shape)
+            flat[rule.path] = slot.replace(jax.device_put(value, where))
             done += value.nbytes
             if progress:
                 progress(done, total)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from llmlab.engine.lanes import Lanes, lane_count
 from llmlab.engine.programs import Programs
@@ -51,6 +52,7 @@ class Engine:
         slots: pin the batch width (and the cache's length): the same row then gives the same bits alone or beside
             anything. Without it the width follows the load.
         memory: bytes that the batch's cache may take; what does not fit waits its turn.
+        mesh: what the model's weights are spread over, where they are.
     """
 
     def __init__(
@@ -62,14 +64,17 @@ class Engine:
         max_context: int | None = None,
         slots: int | None = None,
         memory: int | None = None,
+        mesh: Mesh | None = None,
     ):
         self.config = config
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.ends = tuple(sorted(set(ends)))
-        count = 1 if slots else lane_count()
+        # Two programs at once, each over all the devices, would wait for each other.
+        count = 1 if slots or mesh else lane_count()
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
-        self.programs = Programs(config, model, ends=self.ends)
+        self.mesh = mesh
+        self.programs = Programs(config, model, ends=self.ends, mesh=mesh)
         self._mail: queue.SimpleQueue[Job | _Cancel | _Call | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32
 
 from llmlab.engine import decode, state
@@ -20,6 +21,7 @@ from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.state import RowFields, Slots
 from llmlab.models.cache import KVCache
 from llmlab.models.config import ModelConfig
+from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import History, SamplerInputs
@@ -31,10 +33,12 @@ _LEFT_OUT: Any = ()
 class Programs:
     """Jitted functions over one decoder. The caches they take are donated: who passes one has lost it.
 
+    With a mesh, over which the decoder's weights already lie, the caches lie there too.
+
     `compiling` says in words what the driver waits for while a shape is met for the first time.
     """
 
-    def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...]):
+    def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...], mesh: Mesh | None = None):
         self.config = config
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
@@ -50,7 +54,7 @@ class Programs:
 
         def over_weights(function: Callable[..., Any], **options: Any) -> Any:
             """Compiled; the first argument is the list of weights."""
-            bound = partial(function, graph)
+            bound = placed(partial(function, graph), mesh)
 
             @wraps(bound)
             def traced(weights: list[Array], **others: Any) -> Any:
@@ -60,18 +64,21 @@ class Programs:
 
             return jax.jit(traced, **options)
 
+        def plain(function: Callable[..., Any], **options: Any) -> Any:
+            return jax.jit(placed(function, mesh), **options)
+
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
         self._chunk = over_weights(decode.chunk, static_argnames="order", donate_argnames="slots")
-        self._sample = jax.jit(decode.sample_masked, static_argnames="order", donate_argnames="slots")
+        self._sample = plain(decode.sample_masked, static_argnames="order", donate_argnames="slots")
         self._feed = over_weights(scoring.feed)
         self._score = over_weights(scoring.score, static_argnames="order")
-        self._admit = jax.jit(state.admit, donate_argnames="slots")
-        self._resize = jax.jit(state.resize)
-        self._lengthen = jax.jit(state.lengthen, static_argnames="length")
-        self._release = jax.jit(state.release)
-        self._empty = jax.jit(partial(state.empty, config, dtype=self.dtype), static_argnames=("width", "length"))
-        self._cache = jax.jit(lambda length: self._empty(width=1, length=length).cache, static_argnums=0)
+        self._admit = plain(state.admit, donate_argnames="slots")
+        self._resize = plain(state.resize)
+        self._lengthen = plain(state.lengthen, static_argnames="length")
+        self._release = plain(state.release)
+        self._empty = plain(partial(state.empty, config, dtype=self.dtype), static_argnames=("width", "length"))
+        self._cache = plain(lambda length: self._empty(width=1, length=length).cache, static_argnums=0)
 
     @property
     def weight_bytes(self) -> int:

@@ -19,6 +19,7 @@ def load(
     dtype: str | None = None,
     max_context: int | None = None,
     slots: int | None = None,
+    mesh: Any = None,
     chat_template: str | Path | None = None,
     revision: str | None = None,
     quiet: bool = False,
@@ -30,6 +31,8 @@ def load(
         dtype: float32, bfloat16 or float16; by default what the checkpoint is stored as, and float32 on a CPU.
         max_context: positions (prompt and answer) that a request may take; by default the model's own.
         slots: pin the batch width: the same request then gives the same tokens alone or beside anything.
+        mesh: a `jax.sharding.Mesh` of one axis, `jax.make_mesh((2,), ("model",))` for example, over whose devices the
+            model is spread; by default the first device has all of it.
         chat_template: Jinja source or a file, in place of the checkpoint's.
         revision: of a hub repository.
         quiet: no banner.
@@ -37,6 +40,7 @@ def load(
     Raises:
         ModelNotFoundError: there is no such model.
         CheckpointError: it is not a checkpoint that can be run; the message says why.
+        RequestError: an argument that makes no sense, or asks for more than the model or the memory has.
     """
     from llmlab.backends.local import LocalBackend
 
@@ -56,6 +60,7 @@ def load(
             dtype=dtype,
             max_context=max_context,
             slots=slots,
+            mesh=mesh,
             chat_template=chat_template,
             revision=revision,
             progress=tell,

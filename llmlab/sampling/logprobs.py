@@ -48,9 +48,9 @@ def figures(
     count = min(alternatives, vocab_size)
     logprobs, entropy = law(raw)
     sampling_logprobs, sampling_entropy = law(processed)
-    # At least two, which the margin wants. And a barrier: XLA turns a top_k whose results are sliced into a full sort
-    # of the vocabulary, fifty times as slow.
-    top, ids = lax.optimization_barrier(lax.top_k(logprobs, min(max(count, 2), vocab_size)))
+    # At least two, which the margin wants. And barriers: XLA turns a top_k whose results are sliced into a full sort
+    # of the vocabulary, fifty times as slow. One for each: over both at once, XLA dies where it partitions a program.
+    top, ids = map(lax.optimization_barrier, lax.top_k(logprobs, min(max(count, 2), vocab_size)))
     column = token[:, None]
     own = jnp.take_along_axis(logprobs, column, axis=-1)
     ahead = (logprobs > own) | ((logprobs == own) & (token_ids(raw) < column))
