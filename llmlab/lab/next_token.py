@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
-from llmlab.errors import RequestError
+from llmlab.errors import ContextLengthError, RequestError
 from llmlab.lab.arguments import listed, most, whole
 from llmlab.lab.lookup import Token
 from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, cut_settings, kind, last, log_softmax, softmax
@@ -52,7 +52,12 @@ class NextToken(Step):
     def of(cls, backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
         """Ask the model once; everything after that is arithmetic."""
         prompt = backend.render(request)
-        law = cls(backend.next_logits(prompt), backend=backend, request=request, prompt_ids=prompt, order=order)
+        try:
+            logits = backend.next_logits(prompt)
+        except ContextLengthError as error:
+            # The backend was given token ids, and cannot know which field they came from.
+            raise ContextLengthError(error.message, param=request.subject) from None
+        law = cls(logits, backend=backend, request=request, prompt_ids=prompt, order=order)
         law.sampler(order)
         law.allowed(request)  # a grammar that cannot be had is an error now
         return law

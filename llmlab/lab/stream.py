@@ -46,9 +46,10 @@ class Stream:
         return self
 
     def __next__(self) -> ChatCompletionChunk:
-        from openai.types.chat import ChatCompletionChunk
-
         try:
+            # In here, for the first time that this is imported takes as long as an answer.
+            from openai.types.chat import ChatCompletionChunk
+
             # As the package itself reads a stream; see `wire.chat_completion`.
             return ChatCompletionChunk.construct(**next(self._chunks))
         except KeyboardInterrupt as interrupt:
@@ -88,13 +89,17 @@ class Stream:
             if tell is not None:
                 self._source.on_wait(tell)
             due = 0.0
-            for delta in self._source:
-                made.add(delta)
-                if time.monotonic() >= due:
-                    began = time.monotonic()
-                    yield Result(made.completion())
-                    # The reader's own work takes no more than half of the time.
-                    due = time.monotonic() + max(every, time.monotonic() - began)
+            try:
+                for delta in self._source:
+                    made.add(delta)
+                    if time.monotonic() >= due:
+                        began = time.monotonic()
+                        yield Result(made.completion())
+                        # The reader's own work takes no more than half of the time.
+                        due = time.monotonic() + max(every, time.monotonic() - began)
+            except KeyboardInterrupt as interrupt:
+                self._keep(interrupt)
+                raise
         yield self.result()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 
-from llmlab.errors import RequestError
+from llmlab.errors import ContextLengthError, RequestError
 from llmlab.lab import palette
 from llmlab.lab.next_token import NextToken
 from llmlab.lab.step import CUTS
@@ -266,3 +266,12 @@ def test_greedy_and_biased_laws_are_drawn_too(law: NextToken, assert_nothing_cli
 def test_it_introduces_itself(law: NextToken) -> None:
     assert repr(law) == "<the token after a prompt of 3, over a vocabulary of 48>"
     assert "&lt;the token after" in law._repr_html_() and "sampling_logprob" in law._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"), [({"messages": "word " * 600}, "messages"), ({"prompt": [5] * 600}, "prompt")]
+)
+def test_a_prompt_that_fills_the_window_names_its_field(demo, asked, param):
+    with pytest.raises(ContextLengthError, match="which leaves no room in the context of 512") as caught:
+        demo.next_token(**asked)
+    assert caught.value.param == param

@@ -7,6 +7,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from openai.types.chat import ChatCompletionChunk
@@ -123,6 +124,25 @@ def test_an_interrupted_stream_leaves_its_part_in_last(lab: Lab, monkeypatch: py
     assert any("lab.last" in note for note in caught.value.__notes__)
     assert lab.last is stream.result() and lab.last.text.startswith(first)
     assert lab.last.finish_reasons == ["interrupted"]
+
+
+def test_an_interrupt_of_a_growing_result_leaves_its_part_in_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = iter([0.0] * 40)
+
+    def impatient() -> float:
+        if next(waits, None) is None:
+            raise KeyboardInterrupt
+        return time.monotonic()
+
+    stream = lab.stream("hello", **ENDLESS)
+    monkeypatch.setattr(stream_module, "time", SimpleNamespace(monotonic=impatient))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(stream.growing(every=0))
+    monkeypatch.undo()
+    assert any("lab.last" in note for note in caught.value.__notes__)
+    assert lab.last is stream.result() and lab.last.finish_reasons == ["interrupted"]
+    assert len(lab.last.choices[0].tokens) > 0
+    until(lambda: not lab.backend.engine._lanes.live)
 
 
 def test_an_interrupt_of_chat_leaves_its_part_in_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
