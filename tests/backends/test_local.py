@@ -223,6 +223,16 @@ def test_half_precision_runs_and_says_what_it_costs(tmp_path):
     full.close()
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="on an accelerator it is loaded as it is stored")
+@pytest.mark.parametrize("field", ["dtype", "torch_dtype"])
+def test_what_is_stored_in_half_is_loaded_whole_on_a_cpu_and_said(tmp_path, field):
+    folder = tiny_checkpoint(tmp_path / "half", num_hidden_layers=1, **{field: "bfloat16"})
+    backend = LocalBackend.load(folder, slots=1, max_context=128)
+    assert backend.describe()["dtype"] == "float32"
+    assert any("stored as bfloat16, loaded as float32" in note for note in backend.describe()["notes"])
+    backend.close()
+
+
 def test_the_banners_facts(backend):
     facts = backend.describe()
     assert facts["model"] == "tiny" and facts["slots"] == 4 and facts["context"] == 256

@@ -1,0 +1,76 @@
+"""What the programs promise beside their results: precision, words for those who wait, widths that follow the load."""
+
+import numpy as np
+import pytest
+
+from llmlab.engine import engine as engine_module
+from llmlab.engine import scheduler as scheduler_module
+from llmlab.engine.engine import Engine
+from llmlab.engine.score import pieces, with_masks
+from tests.engine.rows import END, read, row, run
+
+
+def lowered(programs):
+    """The programs that hold matrix products, as XLA is given them."""
+    weights, nobody = programs._weights, programs._nobody()
+    slots, cache = programs.empty(width=1, length=128), programs.row_cache(length=128)
+    piece = pieces(np.zeros(2, np.int32), prompt=1, length=128)[0]
+    inputs = with_masks(nobody.inputs, piece, None, first=0)
+    scored = {"piece": piece, "inputs": inputs, "history": nobody.history, "order": "llmlab"}
+    one = np.zeros((1, 32), np.int32)
+    return {
+        "prefill": programs._prefill.lower(weights, cache=cache, tokens=one, start=np.int32(0)),
+        "forward": programs._forward.lower(weights, slots=slots),
+        "chunk": programs._chunk.lower(weights, slots=slots, steps=np.int32(1), ends=programs._ends, order="llmlab"),
+        "feed": programs._feed.lower(weights, cache=cache, piece=piece),
+        "score": programs._score.lower(weights, cache=cache, **scored),
+    }
+
+
+def test_float32_is_float32_on_every_device(pinned):
+    """A GPU or TPU multiplies float32 in less unless it is told otherwise, in every product of every program."""
+    for name, program in lowered(pinned.programs).items():
+        products = [line for line in program.as_text().splitlines() if "dot_general" in line]
+        assert len(products) >= 7, name
+        assert all("HIGHEST" in line for line in products), name
+
+
+def test_a_reader_that_waits_is_told_what_is_compiled(decoder, monkeypatch):
+    monkeypatch.setattr(scheduler_module, "WAIT_SECONDS", 0.005)
+    engine = Engine(*decoder, ends=(END,), slots=3)
+    told = set()
+    ticket = engine.submit([row(budget=3)])
+    ticket.on_wait = lambda: told.add(engine.programs.compiling)
+    read(ticket, 1)
+    assert any(said and said.startswith("compiling: ") for said in told), told
+    assert engine.programs.compiling is None
+    engine.close()
+
+
+def test_a_batch_of_which_one_row_is_left_goes_on_narrow(free):
+    ticket = free.submit([row(seed=seed, budget=90 if seed == 3 else 2, ignore_ends=True) for seed in range(8)])
+    widths = set()
+    for _ in ticket:
+        slots = free._lanes._batches[0]._slots
+        widths.add(slots.width if slots else None)
+    assert {8, 1} <= widths
+
+
+def test_an_idle_engine_holds_no_cache(decoder, monkeypatch):
+    monkeypatch.setattr(engine_module, "IDLE_SECONDS", 0.05)
+    engine = Engine(*decoder, ends=(END,), slots=8)
+    run(engine, row(budget=2))
+    if (thread := engine._thread) is not None:
+        thread.join(timeout=30)
+    assert all(batch._slots is None for batch in engine._lanes._batches) and not engine._lanes._prompts._read
+    engine.close()
+
+
+@pytest.mark.parametrize("seed", [0, -1, -(2**63), 2**63 - 1])
+def test_a_row_that_fills_the_context_to_its_last_position(pinned, seed):
+    """From the longest prompt there may be, and from the shortest."""
+    for size in (pinned.max_context - 1, 1):
+        budget = pinned.max_context - size
+        (made,), (figures,), finish = run(pinned, row("x" * size, seed=seed, budget=budget, ignore_ends=True))
+        assert len(made) == budget and finish == ["length"]
+        assert all(np.isfinite(values).all() for values in figures[:7])
