@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from llmlab import __version__
@@ -20,6 +20,7 @@ from llmlab.serve.conversation import Conversation, Reply
 from llmlab.serve.exchange import SILENCE, STALLED, Exchange
 from llmlab.serve.gate import Gate, send_reply
 from llmlab.serve.line import Line
+from llmlab.serve.page import page
 from llmlab.serve.refusals import PathError
 
 #: What the engine's widest batch holds, for a backend that does not pin its slots.
@@ -27,6 +28,9 @@ SLOTS = 128
 
 #: Answers that may wait for a slot.
 QUEUE = 128
+
+#: Of the page: a browser loads and runs nothing but its style.
+_NOTHING_FROM_ELSEWHERE = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
 def create_app(
@@ -51,7 +55,12 @@ def create_app(
     # A thread for each request inside: it waits for the engine most of the time, and the engine makes one batch of all.
     threads = ThreadPoolExecutor(max_workers=line.places, thread_name_prefix="llmlab-serve")
     app = _Application(
-        title="llmlab", version=__version__, description=openapi.DESCRIPTION, redoc_url=None, redirect_slashes=False
+        title="llmlab",
+        version=__version__,
+        description=openapi.DESCRIPTION,
+        docs_url=None,  # the framework's loads its script from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.line = line
     app.state.threads = threads
@@ -72,6 +81,10 @@ def create_app(
     @app.get("/health", **openapi.health())
     async def health() -> Response:
         return _Ready(talk.answer({"status": "ok", "model": backend.name, "requests": line.inside}))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page(app.openapi(), url=str(request.base_url).rstrip("/")), headers=_NOTHING_FROM_ELSEWHERE)
 
     @app.exception_handler(LLMLabError)
     async def refused(request: Request, error: LLMLabError) -> Response:
