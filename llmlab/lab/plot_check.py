@@ -35,7 +35,7 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
         shown, labels = cells.iloc[[*range(top - 1), len(cells) - 1]], [*check.labels[: top - 1], check.labels[-1]]
     prob = shown["probability"].to_numpy(np.float64)
     share = shown["observed"].to_numpy(np.float64) / check.draws
-    ax = new_axes(ax, width=min(0.36 * len(shown) + 2.2, 10.5), height=4.4)
+    ax = new_axes(ax, width=min(max(0.36 * len(shown) + 2.2, 5.0), 10.5), height=4.4)
     at = np.arange(len(shown))
     ax.bar(at, prob, 0.75, color=palette.SKY, label="exact law")
     # The interval is that of the law: where a share should lie.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmlab.lab import palette
-from llmlab.lab.plots import new_axes, token_labels
+from llmlab.lab.plot_sweep import value_name
+from llmlab.lab.plots import new_axes, say_nothing_known, token_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,8 @@ _LABELLED = 60
 def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None = None, ax: Axes | None = None) -> Axes:
     """The first position that differs against a parameter: a point a choice, and a line through the medians.
 
+    Values that are names stand side by side, with a dash for the median.
+
     A choice that stays the same throughout is a triangle at its whole length: it did not differ that far. The median
     counts it so.
 
@@ -43,26 +46,35 @@ def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None =
         ax: where; by default a new figure.
     """
     ax = new_axes(ax, width=6.4, height=3.8)
-    numeric = frame[parameter].dtype == "Float64"
+    ordered = frame[parameter].dtype == "Float64"
     values = list(dict.fromkeys(frame[parameter].tolist()))
+    # Without top_k every token is kept: that is its largest value, and no number.
+    has_off = ordered and parameter == "top_k" and 0 in values
+    values = sorted(values, key=lambda value: value or math.inf) if has_off else values
+    numeric = ordered and not has_off
     place = {value: float(value) if numeric else at for at, value in enumerate(values)}
     x = np.array([place[value] for value in frame[parameter].tolist()])
     position, same = frame["position"].to_numpy(float, na_value=np.nan), frame["same"].to_numpy(bool)
     y = np.where(same, frame["tokens"].to_numpy(float), position)
-    if own is not None and numeric:
-        ax.axvline(own, color=palette.GREY, linestyle=":", linewidth=1.4, label=f"as it was: {own:g}")
+    if own is not None and (numeric or own in place):
+        at = own if numeric else place[own]
+        said = value_name(parameter, own)
+        ax.axvline(at, color=palette.GREY, linestyle=":", linewidth=1.4, label=f"as it was: {said}")
     ax.plot(x[~same], y[~same], "o", color=palette.BLUE, alpha=0.55, markersize=5, label="first difference")
     if same.any():
         ax.plot(x[same], y[same], "^", color=palette.GREEN, markersize=7, label="no difference (its length)")
     order = sorted(place.values())
     medians = [float(np.median(y[x == at])) for at in order] if len(x) else []
     if frame["choice"].nunique() > 1:
-        ax.plot(order, medians, "-", color=palette.VERMILION, linewidth=1.8, label="median over choices")
+        # Names have nothing between them that a line could show.
+        look = {"linestyle": "-"} if ordered else {"linestyle": "none", "marker": "_", "markersize": 26}
+        ax.plot(order, medians, color=palette.VERMILION, linewidth=1.8, label="median over choices", **look)
     ax.set_xlabel(parameter)
     ax.set_ylabel("position (tokens)")
     ax.set_ylim(bottom=-0.02 * max(y.max(initial=1), 1), top=1.06 * max(y.max(initial=1), 1))
     if not numeric:
-        ax.set_xticks(range(len(values)), [str(value) for value in values])
+        ax.set_xticks(range(len(values)), [value_name(parameter, value) for value in values], parse_math=False)
+        ax.set_xlim(-0.6, len(values) - 0.4)
     _finish(ax, columns=2)
     return ax
 
@@ -152,6 +164,8 @@ def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     if handles:
         ax.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+    else:
+        say_nothing_known(ax, "entropy", tokens=T)
     return ax
 
 
@@ -170,7 +184,10 @@ def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
     expected = own["expected_bits"].to_numpy(float, na_value=np.nan)
     finite = np.where(np.isfinite(bits), bits, np.nan)
     mean = float(np.nanmean(finite)) if np.isfinite(bits).any() else math.nan
-    ax.bar(np.arange(T), finite, 0.8, color=palette.BLUE, label="surprisal")
+    if np.isnan(bits).all():
+        say_nothing_known(ax, "surprisal", tokens=T)
+    else:
+        ax.bar(np.arange(T), finite, 0.8, color=palette.BLUE, label="surprisal")
     if not np.isnan(expected).all():
         ax.plot(np.arange(T), expected, "s", color=palette.ORANGE, markersize=4.5, label="expected (entropy)")
     if not math.isnan(mean):

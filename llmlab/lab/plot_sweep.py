@@ -205,9 +205,9 @@ def plot_diversity(
     ax.margins(0.1)
     ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    _write_apart(ax, named)
     if by is not None:
         ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _write_apart(ax, named)
     return ax
 
 
@@ -226,13 +226,19 @@ def _point_names(along: str, values: Sequence[Any], x: np.ndarray, y: np.ndarray
 def _write_apart(ax: Axes, named: Sequence[tuple[str, str, float, float]]) -> None:
     """Write (colour, label, x, y) beside the points; of labels that would lie on each other, the earlier one."""
     taken: list[tuple[float, float, float]] = []
+    # Where the axes end is known when the legend has its place.
+    ax.figure.canvas.figure.draw_without_rendering()
+    right = ax.bbox.x1 * 72 / ax.figure.dpi
     for colour, name, here, there in named:
         across, up = ax.transData.transform((here, there)) * 72 / ax.figure.dpi
         wide = 5.5 * len(name) + 4
+        left = across + wide > right  # on the other side of its point, it stays inside, and off the legend
+        across -= wide if left else 0
         if all(not (across < x + w and x < across + wide) or abs(up - y) > 10 for x, y, w in taken):
             taken.append((across, up, wide))
             ax.annotate(
-                name, (here, there), (5, 4), textcoords="offset points", fontsize=8, color=colour, parse_math=False,
+                name, (here, there), (-5 if left else 5, 4), textcoords="offset points", fontsize=8, color=colour,
+                ha="right" if left else "left", parse_math=False,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7},
             )  # fmt: skip
 

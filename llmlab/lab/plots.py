@@ -135,6 +135,8 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
     ax.set_xlim(-0.7, max(T, 1) - 0.3)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+    else:
+        say_nothing_known(ax, "logprobs", tokens=T)
     return ax
 
 
@@ -161,7 +163,10 @@ def plot_alternatives(data: Alternatives, *, ax: Axes | None = None) -> Axes:
     ax.get_yticklabels()[data.sampled].set_color(palette.VERMILION)
     ax.invert_yaxis()
     # Room on the right for the figures at the bars' ends.
-    ax.set_xlim(0, 1.18 * max(raw.max(initial=0), sampling.max(initial=0), 1e-9))
+    longest = max(raw.max(initial=0), sampling.max(initial=0))
+    ax.set_xlim(0, 1.18 * longest or 1.0)
+    if np.isnan(data.prob).all() and not known:
+        say_nothing_known(ax, "probabilities", tokens=rows)
     ax.set_xlabel("probability")
     rank = f", rank {data.rank}" if data.rank > 0 else ""
     ax.set_title(f"position {data.position}, {sign} drawn{rank}", fontsize=10, loc="left")
@@ -183,6 +188,12 @@ def new_axes(ax: Axes | None, *, width: float, height: float) -> Axes:
     from matplotlib import pyplot as plt
 
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def say_nothing_known(ax: Axes, what: str, *, tokens: int) -> None:
+    """A word where a picture would be empty, so that nobody takes it for a result."""
+    text = f"{what} not known: the endpoint does not say" if tokens else "no tokens"
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=palette.GREY)
 
 
 def _name_surprises(ax: Axes, data: Trace, positions: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ CUT_STYLES = {
 }
 _ROW = 0.78  # how much of the space between two rows the tallest bar takes
 _NOTE_INCHES = 1.45
+_DIGIT_INCHES = 0.062  # a figure's
 
 
 class TemperatureLaws(NamedTuple):
@@ -51,11 +52,13 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     the cuts.
     """
     T, K = data.prob.shape
-    ax = new_axes(ax, width=min(0.46 * K + 3.0, 11.0), height=1.05 * T + 1.7)
+    ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
     at = np.arange(K)
     scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    room = max(inches - _NOTE_INCHES, 1.0) / K
     for row in range(T):
-        _draw_row(ax, data, row, at=at, scale=scale)
+        _draw_row(ax, data, row, at=at, scale=scale, room=room)
     if "top_k" in data.settings and data.settings["top_k"] < K:
         colour, _, line = CUT_STYLES["top_k"]
         ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
@@ -64,14 +67,13 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("temperature")
     ax.set_xlabel("next token, most likely first")
     ax.set_ylim(-T + 0.85, 1.0)
-    inches = ax.get_window_extent().width / ax.figure.dpi
     ax.set_xlim(-0.7, K - 0.4 + K * _NOTE_INCHES / max(inches - _NOTE_INCHES, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
     _legend(ax, data)
     return ax
 
 
-def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scale: float) -> None:
+def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scale: float, room: float) -> None:
     base = -float(row)
     bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
     for bar, cut in zip(bars, data.removed_by[row], strict=True):
@@ -86,6 +88,8 @@ def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scal
     for k, p in enumerate(data.prob[row]):
         top = base + scale * max(p, data.final[row][k])
         text = f"{p:.2f}".removeprefix("0") if p >= 0.005 else "0" if p == 0 else "<.01"
+        if len(text) * _DIGIT_INCHES > room:
+            continue  # it would lie on its neighbour's
         ax.annotate(
             text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
             fontsize=7, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.75},

@@ -115,3 +115,9 @@ def wrong_check(demo) -> SamplerCheck:
     observed = np.random.default_rng(0).multinomial(20_000, prob)
     observed[law.ranking[:2]] = observed[law.ranking[:2]][::-1]
     return goodness_of_fit(observed, prob, law=law)
+
+
+def test_a_law_of_a_single_cell_has_room(demo, assert_nothing_clipped) -> None:
+    check = demo.check_sampler(QUESTION, draws=50, temperature=0)
+    assert_nothing_clipped(check.plot())
+    plt.close("all")

@@ -66,6 +66,23 @@ def test_divergences_over_names_and_of_one_choice(assert_nothing_clipped):
     assert "median over choices" not in labels(ax)
 
 
+def test_the_medians_of_names_are_not_joined(assert_nothing_clipped):
+    frame = divergence_frame(["vllm", "$x$"], [(3, 5), (-1, 9)])
+    ax = plot_compare.plot_divergences(frame, parameter="temperature")
+    assert_nothing_clipped(ax)
+    median = next(one for one in ax.get_lines() if one.get_label() == "median over choices")
+    assert (median.get_linestyle(), median.get_marker()) == ("None", "_")
+
+
+def test_no_top_k_is_its_largest_value(assert_nothing_clipped):
+    frame = divergence_frame([5.0, 0.0, 1.0], [(2, 4), (-1, -1), (0, 0)]).rename(columns={"temperature": "top_k"})
+    ax = plot_compare.plot_divergences(frame, parameter="top_k", own=0)
+    assert_nothing_clipped(ax)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "5", "off"]
+    assert line(ax, "median over choices")[1].tolist() == [0, 3, 30]
+    assert line(ax, "as it was: off")[0].tolist() == [2, 2]
+
+
 def orders_frame(T=12):
     rng = np.random.default_rng(0)
     columns = {name: [] for name in ORDERS_COLUMNS}
@@ -117,6 +134,13 @@ def test_what_an_endpoint_does_not_say_is_left_out(make_completion, make_tokens,
     ax = plot_compare.plot_certainty(frame)
     assert_nothing_clipped(ax)
     assert len(ax.figure.axes) == 1 and not ax.get_lines()
+    assert [text.get_text() for text in ax.texts] == ["entropy not known: the endpoint does not say"]
+    bits = Answer(make_completion(make_tokens(STORY))).surprisal_frame()
+    bits["bits"] = pd.array([pd.NA] * len(bits), dtype="Float64")
+    ax = plot_compare.plot_surprisal(bits)
+    assert_nothing_clipped(ax)
+    assert [text.get_text() for text in ax.texts] == ["surprisal not known: the endpoint does not say"]
+    assert [text.get_text() for text in plot_compare.plot_surprisal(bits[:0]).texts] == ["no tokens"]
 
 
 def a_tree(depth, width, *, dead=()):

@@ -130,6 +130,15 @@ def test_labels_that_would_lie_on_each_other_are_left_out(demo) -> None:
     assert len(written) <= 3
 
 
+def test_labels_stay_off_the_legend(demo, assert_nothing_clipped) -> None:
+    long = [["a"], ["the fox went over there"], ["c"]]
+    sweep = demo.sweep("Tell me a story.", stop=long, temperature=[0.5, 1.0], n=3, max_tokens=12, seed=1)
+    ax = sweep.plot_diversity()
+    assert_nothing_clipped(ax)
+    legend = ax.get_legend().get_window_extent()
+    assert ax.texts and not any(text.get_window_extent().overlaps(legend) for text in ax.texts)
+
+
 def test_the_axes_given_are_drawn_on(swept, assert_nothing_clipped) -> None:
     draws: list[Any] = [
         lambda ax: swept.plot(ax=ax),

@@ -63,6 +63,23 @@ def test_what_is_not_known_is_not_drawn(make_tokens, make_completion, assert_not
     assert_nothing_clipped(ax)
 
 
+def test_a_picture_of_nothing_says_so(make_tokens, make_completion, assert_nothing_clipped) -> None:
+    tokens = make_tokens((0, 1, 2))
+    nan, nans = np.full(3, np.nan, np.float32), np.full_like(tokens.top_logprob, np.nan)
+    silent = replace(tokens, logprob=nan, sampling_logprob=nan, entropy=nan)
+    silent = replace(silent, top_logprob=nans, top_sampling_logprob=nans)
+        tokens, logprob=nan, sampling_logprob=nan, entropy=nan, top_logprob=nans, top_sampling_logprob=nans
+    )
+    choice = make_completion(silent).choices[0]
+    for ax, what in (
+        (plot_logprobs(trace(choice)), "logprobs"),
+        (plot_alternatives(alternatives(choice, 0)), "probab"),
+    ):
+        assert_nothing_clipped(ax)
+        assert any(what in text.get_text() and "the endpoint does not say" in text.get_text() for text in ax.texts)
+    assert ax.get_xlim() == (0, 1)
+
+
 def test_a_probability_of_zero_is_an_arrow_at_the_foot(make_tokens, make_completion, assert_nothing_clipped) -> None:
     tokens = make_tokens((0, 1, 2))
     sampling = tokens.sampling_logprob.copy()
