@@ -68,8 +68,6 @@ def test_a_picture_of_nothing_says_so(make_tokens, make_completion, assert_nothi
     nan, nans = np.full(3, np.nan, np.float32), np.full_like(tokens.top_logprob, np.nan)
     silent = replace(tokens, logprob=nan, sampling_logprob=nan, entropy=nan)
     silent = replace(silent, top_logprob=nans, top_sampling_logprob=nans)
-        tokens, logprob=nan, sampling_logprob=nan, entropy=nan, top_logprob=nans, top_sampling_logprob=nans
-    )
     choice = make_completion(silent).choices[0]
     for ax, what in (
         (plot_logprobs(trace(choice)), "logprobs"),
