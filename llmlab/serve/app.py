@@ -49,7 +49,8 @@ def create_app(
         max_queue: how many answers may wait (a request wants n) besides as many as there are slots; more are refused
             with 429, but for a request that is alone.
         silence: seconds without a token after which a stream sends a comment.
-        stalled: seconds after which a client that takes nothing of what it asked for counts as gone.
+        stalled: seconds after which a client that takes nothing of what it asked for, or sends nothing of its body,
+            counts as gone.
     """
     line = Line(slots=backend.describe().get("slots") or SLOTS, queue=max_queue)
     # A thread for each request inside: it waits for the engine most of the time, and the engine makes one batch of all.

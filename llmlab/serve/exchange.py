@@ -17,12 +17,12 @@ from llmlab.serve.conversation import ClientGoneError, Conversation, Reply
 from llmlab.serve.gate import send_reply, start_of
 from llmlab.serve.line import Line, Place
 from llmlab.serve.logs import unforeseen
-from llmlab.serve.refusals import BodyTooLargeError
+from llmlab.serve.refusals import BodyTimeoutError, BodyTooLargeError
 
 #: Seconds of silence after which a stream says that it is still there.
 SILENCE = 15.0
 
-#: Seconds after which a client that takes nothing counts as gone.
+#: Seconds after which a client that takes nothing, or sends nothing of its body, counts as gone.
 STALLED = 60.0
 
 #: What is still taken in of a body that is too large, so that a client in the middle of sending comes to read why.
@@ -41,7 +41,7 @@ class Exchange(Response):
         line: where it has to find a place.
         threads: as many as the line has places.
         silence: seconds without a token after which a stream sends a comment.
-        stalled: seconds after which a client that takes nothing counts as gone.
+        stalled: seconds after which a client that takes nothing, or sends nothing of its body, counts as gone.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Exchange(Response):
         kind, encoding = (headers.get(name) for name in (b"content-type", b"content-encoding"))
         try:
             check_headers(content_type=_text(kind), content_encoding=_text(encoding))
-            data = await _body(receive, announced=headers.get(b"content-length"))
+            data = await _body(receive, announced=headers.get(b"content-length"), stalled=self._stalled)
             place = self._line.enter()
         except ClientGoneError:
             scope["facts"]["left"] = True
@@ -145,17 +145,23 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-async def _body(receive: Receive, *, announced: bytes | None) -> bytes:
+async def _body(receive: Receive, *, announced: bytes | None, stalled: float) -> bytes:
     """The whole body, which is never held beyond the limit.
 
     Raises:
-        BodyTooLargeError: as soon as that is known. ClientGoneError: the client left while sending.
+        BodyTooLargeError: as soon as that is known. BodyTimeoutError: nothing came for so many seconds.
+        ClientGoneError: the client left while sending.
     """
     if announced is not None and announced.isdigit() and (len(announced) > 15 or int(announced) > MAX_BYTES):
         raise BodyTooLargeError(f"the body may have {MAX_BYTES} bytes; this one has more", param=WHOLE)
     data = bytearray()
     while True:
-        message = await receive()
+        try:
+            async with asyncio.timeout(stalled):
+                message = await receive()
+        except TimeoutError:
+            said = f"nothing more of the body came for {stalled:g} s, after {len(data)} bytes"
+            raise BodyTimeoutError(said, param=WHOLE) from None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         data += message.get("body", b"")

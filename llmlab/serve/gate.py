@@ -39,6 +39,9 @@ class Gate:
         name = f"req_{secrets.token_hex(12)}"
         status = 0
         scope["facts"] = facts = dict[str, Any]()
+        method = scope["method"]
+        if method == "HEAD":  # what GET would say, of which the web server, by its own scope, leaves the body out
+            scope = {**scope, "method": "GET"}
 
         async def tell(message: Message) -> None:
             nonlocal status
@@ -60,7 +63,7 @@ class Gate:
                     await send_reply(refusal(bad), tell)
         finally:
             took = {"ms": round(1e3 * (time.perf_counter() - began), 1)}
-            shown = {"id": name, "method": scope["method"], "path": scope["path"][:_PATH], "status": status}
+            shown = {"id": name, "method": method, "path": scope["path"][:_PATH], "status": status}
             LOG.info("request", extra={"facts": shown | facts | took})
 
     def _check(self, scope: Scope) -> None:

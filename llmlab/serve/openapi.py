@@ -28,6 +28,7 @@ _REASONS = {
     400: "The request cannot be honoured; `param` names the field.",
     401: "No API key, or a wrong one.",
     404: "Another model than the one that is loaded.",
+    408: "The body does not come.",
     413: f"The body has more than {MAX_BYTES} bytes.",
     429: "As many answers wait as may; `Retry-After` says when to come back.",
     500: "The server failed.",
@@ -51,7 +52,7 @@ def chat_completions() -> dict[str, Any]:
                     sse.MEDIA_TYPE: {"schema": _ref("Event")},
                 },
             },
-            **_errors(400, 401, 404, 413, 429, 500, 503),
+            **_errors(400, 401, 404, 408, 413, 429, 500, 503),
         },
         "openapi_extra": {
             "requestBody": {

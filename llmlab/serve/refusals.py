@@ -55,6 +55,18 @@ class BodyTooLargeError(RefusalError):
     default_code = "body_too_large"
 
 
+class BodyTimeoutError(RefusalError):
+    """The client announced a body and does not send it; HTTP 408."""
+
+    default_status = 408
+    default_code = "body_timeout"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What comes late would be taken for the next request."""
+        return {"connection": "close"}
+
+
 class QueueFullError(RefusalError):
     """As many answers wait as may; HTTP 429, with the seconds after which to ask again."""
 
