@@ -103,8 +103,13 @@ def _stream(output: Any) -> Output | None:
     return Output("warning", text=output.text) if re.search(r"Warning: ", output.text) else None
 
 
+def passing(data: Any) -> bool:
+    """Whether a display is a progress bar, or the nothing that one leaves behind: it comes on slow machines alone."""
+    return _WIDGET in data or dict(data) == {"text/plain": ""}
+
+
 def _rich(data: Any) -> Output | None:
-    if _WIDGET in data:
+    if passing(data):
         return None
     kind = next((form for form in _FORMS if form in data), None)
     if kind is None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import nbformat
 
-from tests.notebooks.outputs import differences, outputs
+from tests.notebooks.outputs import differences, outputs, passing
 from tests.notebooks.run import RECORD, ROOT, code_cells, code_hash, notebooks, recorded_hash, run
 
 #: Places of a machine, which nobody else has.
@@ -87,7 +87,7 @@ def _alone(cell: Any) -> Any:
 
 
 def _passing(output: Any) -> bool:
-    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return output.get("name") == "stderr" or passing(output.get("data", {}))
 
 
 if __name__ == "__main__":

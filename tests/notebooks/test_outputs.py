@@ -68,6 +68,7 @@ def test_the_same_run_elsewhere_is_no_difference() -> None:
     new = cell(
         stream("took "),
         new_output("display_data", WIDGET),
+        new_output("display_data", {"text/plain": ""}),  # a bar that is gone
         stream("100%|##########| 3/3", name="stderr"),
         stream("2 s\n"),
         framed(frame.assign(logprob=[-1.26])),
