@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 #: Seconds of work before a bar appears: what is quicker needs none.
@@ -14,9 +15,13 @@ def progress_bar(*, total: int | None, unit: str, description: str | None = None
     from tqdm.auto import tqdm
 
     # None: off unless stderr is a terminal. A notebook's is none, but there the bar is a widget.
-    off = False if in_notebook() else None
+    watched = in_notebook()
+    kind = _vanishing() if watched else tqdm
     unit = unit if scaled else f" {unit}s"
-    return tqdm(total=total, unit=unit, unit_scale=scaled, desc=description, delay=DELAY, leave=False, disable=off)
+    return kind(
+        total=total, unit=unit, unit_scale=scaled, desc=description, delay=DELAY, leave=False,
+        disable=False if watched else None,
+    )  # fmt: skip
 
 
 def in_notebook() -> bool:
@@ -24,3 +29,34 @@ def in_notebook() -> bool:
     # Whoever runs in IPython has imported it: no reason to do it here.
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # the latter is Colab's
+
+
+@cache
+def _vanishing() -> type:
+    """A notebook's bar that goes when its work ends, however that ends, also from a saved page.
+
+    tqdm's own stays, in red, where an answer ends before its limit or is interrupted; and one that is hidden is still
+    an output of the cell, which a page without widgets shows as a line of text.
+    """
+    from IPython.display import display
+    from tqdm.notebook import tqdm as notebook_bar
+
+    class Bar(notebook_bar):
+        displayed: bool
+        shown: Any = None
+
+        def display(self, *args: Any, check_delay: bool = True, **options: Any) -> None:
+            # tqdm's own comes at once where its description is set.
+            if check_delay and not self.displayed and self._time() - self.start_t >= self.delay:
+                self.shown = display(self.container, display_id=True)
+                self.displayed = True
+            super().display(*args, check_delay=False, **options)
+
+        def close(self) -> None:
+            if not self.disable:
+                super().close()
+                self.container.close()
+                if self.shown is not None:
+                    self.shown.update({"text/plain": ""}, raw=True)
+
+    return Bar

@@ -1,0 +1,63 @@
+"""The progress bar of a notebook: it comes late, and is gone when its work ends, however that ends."""
+
+from __future__ import annotations
+
+import IPython.display
+import pytest
+
+from llmlab.lab import progress
+
+
+class Handle:
+    """What a kernel gives for an output that can be changed later."""
+
+    def __init__(self) -> None:
+        self.updates: list[object] = []
+
+    def update(self, data: object, *, raw: bool) -> None:
+        self.updates.append((data, raw))
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch):
+    """The outputs of a notebook's cell: what was shown, and the handle that was given for it."""
+    found: list[tuple[object, Handle]] = []
+
+    def display(shown: object, *, display_id: bool) -> Handle:
+        found.append((shown, Handle()))
+        return found[-1][1]
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
+    progress._vanishing.cache_clear()
+    yield found
+    progress._vanishing.cache_clear()
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
+def test_a_bar_goes_also_where_its_work_ends_early(outputs, monkeypatch, error) -> None:
+    monkeypatch.setattr(progress, "DELAY", 1e-9)
+
+    def work() -> None:
+        with progress.progress_bar(total=100, unit="token") as bar:
+            bar.set_description("compiling")
+            bar.update(3)
+            assert len(outputs) == 1 and outputs[0][0] is bar.container and not outputs[0][1].updates
+            if error is not None:
+                raise error
+
+    if error is None:
+        work()
+    else:
+        with pytest.raises(error):
+            work()
+    ((shown, handle),) = outputs
+    assert handle.updates == [({"text/plain": ""}, True)]
+    assert shown.comm is None, "the widget is closed"
+
+
+def test_what_is_quick_shows_nothing(outputs) -> None:
+    with progress.progress_bar(total=3, unit="token") as bar:
+        bar.set_description("waiting")
+        bar.update(3)
+    assert not outputs
