@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llmlab.errors import LLMLabError
 from llmlab.serve import conversation as talk
@@ -62,15 +62,26 @@ class Exchange(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The exchange, as ASGI calls it."""
+
+        async def patiently(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._stalled):
+                    await send(message)
+            except TimeoutError:
+                raise ClientGoneError from None
+
+        try:
+            await self._exchange(scope, receive, patiently)
+        except ClientGoneError:
+            scope["facts"]["left"] = True
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         kind, encoding = (headers.get(name) for name in (b"content-type", b"content-encoding"))
         try:
             check_headers(content_type=_text(kind), content_encoding=_text(encoding))
             data = await _body(receive, announced=headers.get(b"content-length"), stalled=self._stalled)
             place = self._line.enter()
-        except ClientGoneError:
-            scope["facts"]["left"] = True
-            return
         except BodyTooLargeError as error:
             scope["facts"] |= {"error": error.code}
             await _refuse_and_drain(talk.refusal(error), receive, send)
@@ -82,8 +93,6 @@ class Exchange(Response):
         watch = asyncio.create_task(self._watch(receive))
         try:
             await self._converse(data, place, send)
-        except ClientGoneError:
-            scope["facts"]["left"] = True
         finally:
             self._talk.leave()
             watch.cancel()
@@ -110,31 +119,29 @@ class Exchange(Response):
         while True:
             coming = loop.run_in_executor(self._threads, _next, reply.parts)
             while not (await asyncio.wait([coming], timeout=self._silence))[0]:
-                await self._send(sse.STILL_HERE, send)
+                await send(_part(sse.STILL_HERE))
             try:
                 part = coming.result()
             except Exception as error:
-                await self._send(sse.event(unforeseen(error).to_dict()) + sse.DONE, send)
+                await send(_part(sse.event(unforeseen(error).to_dict()) + sse.DONE))
                 break
             if part is None:
                 break
-            await self._send(part, send)
+            await send(_part(part))
         if self._talk.left:
             raise ClientGoneError
         await send({"type": "http.response.body", "body": b""})
-
-    async def _send(self, part: bytes, send: Send) -> None:
-        try:
-            async with asyncio.timeout(self._stalled):
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-        except TimeoutError:
-            raise ClientGoneError from None
 
     async def _watch(self, receive: Receive) -> None:
         """Once the body is read, the next thing that a client can do is to leave."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._talk.leave()
+
+
+def _part(data: bytes) -> Message:
+    """The message of a part of a body that is not the last."""
+    return {"type": "http.response.body", "body": data, "more_body": True}
 
 
 def _next(parts: Iterator[bytes]) -> bytes | None:
@@ -175,7 +182,7 @@ async def _refuse_and_drain(reply: Reply, receive: Receive, send: Send) -> None:
     """Say so at once, then let the client finish: a connection that is cut while it sends loses the answer."""
     body = b"".join(reply.parts)
     await send(start_of(reply, length=len(body)))
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send(_part(body))
     discarded = 0
     try:
         async with asyncio.timeout(STALLED):

@@ -18,6 +18,7 @@ from llmlab.backends.local import LocalStream
 from llmlab.engine.batch import Live
 from llmlab.engine.scheduler import Job
 from llmlab.grammar.matcher import Matcher
+from llmlab.serve.app import create_app
 from llmlab.serve.conversation import Conversation
 from tests.serve.bodies import encoded, error_of, head_of, http, post, vanish
 from tests.serve.mutations import VALID, requests
@@ -160,6 +161,36 @@ def test_a_client_that_takes_nothing_counts_as_gone(running):
         for _ in range(200):
             puppet.streams[0].say("x" * 2**16)
         wait(lambda: puppet.streams[0].closed.is_set() and server.line.inside == 0)
+
+
+@pytest.mark.parametrize("full", ["start", 1, 2, "end"])
+def test_a_stream_ends_wherever_the_client_stops_to_take_it(full):
+    """The line is full from some part of the answer on, its very end included, and stays so."""
+    puppet = Puppet(script=lambda stream: [stream.say("Once"), stream.finish()])
+    app = create_app(puppet, stalled=0.05)
+    sent = []
+
+    async def ask():
+        coming = [{"type": "http.request", "body": encoded(stream=True), "more_body": False}]
+
+        async def receive():
+            return coming.pop() if coming else await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+            kind = "start" if message["type"] == "http.response.start" else len(sent) - 1
+            if full == (kind if kind == "start" or message.get("more_body") else "end"):
+                await asyncio.Event().wait()
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+        scope |= {"query_string": b"", "root_path": "", "scheme": "http", "server": ("x", 1), "http_version": "1.1"}
+        await asyncio.wait_for(app(scope, receive, send), timeout=30)
+
+    asyncio.run(ask())
+    assert puppet.streams[0].closed.is_set() and app.state.line.inside == 0
+    app.state.threads.shutdown()
+    assert len(sent) == {"start": 1, 1: 2, 2: 3, "end": 6}[full] and (full == "end") is not sent[-1].get("more_body", 1)
 
 
 def test_vanished_clients_leave_no_slot_and_no_memory(server):
