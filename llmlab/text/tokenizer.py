@@ -152,7 +152,10 @@ def _eos_ids(folder: Path) -> list[int]:
         except (ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a JSON object: {error}") from error
         if found is not None:
-            return [int(i) for i in (found if isinstance(found, list) else [found])]
+            ids = found if isinstance(found, list) else [found]
+            if not all(isinstance(i, int) for i in ids):
+                raise CheckpointError(f"{path}: eos_token_id must be a token id, or a list of them, found {found!r}")
+            return ids
     return []
 
 

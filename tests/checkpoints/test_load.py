@@ -156,6 +156,12 @@ def test_an_end_token_that_the_model_cannot_draw_is_noted(folder):
     backend.close()
 
 
+@pytest.mark.parametrize("ends", ["<|im_end|>", [[258]], {"id": 258}])
+def test_end_tokens_that_are_no_ids(folder, ends):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    refused(folder, "generation_config.json", "eos_token_id")
+
+
 def test_what_lies_beside_the_weights_is_left_alone(folder):
     expected = logits(folder)
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
