@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,16 +121,8 @@ class ChatTemplate:
                 )
             )
 
-        spelled = [_plain(message) for message in messages]
-        parsed = [_with_parsed_calls(message) for message in spelled]
         try:
-            try:
-                return apply(parsed)
-            except Exception:
-                # Most templates want a past call's arguments as an object, a few (DeepSeek-R1) as the API's string.
-                if parsed == spelled:
-                    raise
-                return apply(spelled)
+            return _first_that_works(apply, _forms([_plain(message) for message in messages]))
         except Exception as error:  # a template is a program: it may raise anything Python or Jinja has
             continuing = continue_final_message and str(error).startswith("continue_final_message")
             raise RequestError(
@@ -195,6 +187,37 @@ def _read(template: str | os.PathLike[str] | None) -> str | None:
         return path.read_text("utf-8")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"chat_template is neither Jinja source nor a file that can be read: {error}") from error
+
+
+def _forms(chat: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The ways in which templates may want the same messages, the commonest first.
+
+    Most want a past call's arguments as an object, a few (DeepSeek-R1) as the API's string; and some cannot take the
+    API's null for what an assistant that calls a tool did not say (Qwen3 as it came out, Phi-3.5).
+    """
+    parsed = [_with_parsed_calls(message) for message in chat]
+    forms: list[list[dict[str, Any]]] = []
+    for form in (parsed, chat, [_with_content(message) for message in parsed], [_with_content(one) for one in chat]):
+        if form not in forms:
+            forms.append(form)
+    return forms
+
+
+def _first_that_works(apply: Callable[[list[dict[str, Any]]], str], forms: Sequence[list[dict[str, Any]]]) -> str:
+    """What the template makes of the first form that it takes; if it takes none, its complaint about the first."""
+    first: Exception | None = None
+    for form in forms:
+        try:
+            return apply(form)
+        except Exception as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _with_content(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with an empty text in the place of a content of None."""
+    return {**message, "content": ""} if message.get("content", "") is None else message
 
 
 def _plain(message: Message) -> dict[str, Any]:

@@ -146,6 +146,17 @@ def test_a_past_call_that_is_no_json_goes_back_as_it_was(byte_level):
     assert ChatTemplate(byte_level, source).render([USER, {**CALLED[1], "tool_calls": [broken]}]) == '{"zone": '
 
 
+def test_a_call_without_a_text_is_an_empty_text_to_templates_that_want_one(byte_level):
+    wants_text = "{{ '</think>' in messages[1].content }}{{ messages[1].tool_calls[0].function.arguments.zone }}"
+    assert ChatTemplate(byte_level, wants_text).render(CALLED) == "FalseUTC"
+    wants_string = "{{ messages[1].content + messages[1].tool_calls[0].function.arguments }}"
+    assert ChatTemplate(byte_level, wants_string).render(CALLED) == '{"zone": "UTC"}'
+    takes_null = "{{ 'a text' if messages[1].content is string else 'nothing said' }}"
+    assert ChatTemplate(byte_level, takes_null).render(CALLED) == "nothing said"
+    with pytest.raises(RequestError, match="no such role"):
+        ChatTemplate(byte_level, "{{ raise_exception('no such role' ~ messages[1].content) }}").render(CALLED)
+
+
 CHATS = {
     "one turn": ([USER], {}),
     "several": ([{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "Yo."}, USER], {}),
@@ -177,7 +188,8 @@ def test_real_templates_say_what_transformers_says(shared_data):
         template, source = ChatTemplate(tokenizer, path), path.read_text()
         for name, (messages, options) in CHATS.items():
             theirs = {}
-            for form in (list(map(parsed, messages)), messages):
+            said = [{**message, "content": message["content"] or ""} for message in messages]
+            for form in (list(map(parsed, messages)), messages, list(map(parsed, said)), said):
                 try:
                     theirs.setdefault(
                         "ids",
