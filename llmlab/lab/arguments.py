@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PlaceError",
     "check_ax",
+    "check_lab",
     "choice_at",
     "flag",
     "listed",
@@ -120,6 +121,16 @@ def listed(name: str, value: Any, *, of: str = "values") -> list[Any]:
     if single or not isinstance(value, Iterable):
         raise RequestError(f"{name} must be a list of {of}, got {short(value)}", param=name)
     return list(value)
+
+
+def check_lab(lab: Any) -> None:
+    """A lab to tie something to, or None.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if lab is not None and not hasattr(lab, "backend"):
+        raise RequestError(f"lab must be a Lab, such as llmlab.load gives, got {short(lab)}", param="lab")
 
 
 def check_ax(ax: Any) -> Axes:

@@ -10,6 +10,7 @@ from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
 from llmlab.fields import short
 from llmlab.lab.answer import Answer
+from llmlab.lab.arguments import check_lab
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +78,7 @@ class Result(Answer):
         """
         from llmlab.lab.keeping import load
 
+        check_lab(lab)
         result: Result | None = None
         for completion in reversed(load(path, kind="result").completions):
             result = cls(completion, lab, result)

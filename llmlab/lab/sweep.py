@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
 from llmlab.fields import short
-from llmlab.lab.arguments import listed, one_of
+from llmlab.lab.arguments import check_lab, listed, one_of
 from llmlab.lab.grid import Cell, Grid
 from llmlab.lab.metrics import Metric
 from llmlab.lab.result import Result
@@ -336,6 +336,7 @@ class Sweep:
         """
         from llmlab.lab.keeping import load_sweep
 
+        check_lab(lab)
         return cls(*load_sweep(path), lab=lab)
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:

@@ -79,6 +79,8 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "resume", lambda d, r, w, s: d.sweep(QUESTION, top_k=[1], resume="x.parquet"), "resume must be True or False"
     yield "independent", lambda d, r, w, s: d.sweep(QUESTION, top_k=[1], independent="yes"), "independent must be True"
     yield "no order", lambda d, r, w, s: d.sweep(QUESTION, order=None), "order must be a list of orders, got None"
+    yield "a lab", lambda d, r, w, s: type(r).load("r.parquet", lab="demo"), "lab must be a Lab, such as llmlab.load"
+    yield "its lab", lambda d, r, w, s: type(s).load("s.parquet", lab=3), "lab must be a Lab, such as llmlab.load gives"
     yield "metrics", lambda d, r, w, s: s.frame(metrics=len), "metrics must be a dict"
     yield "columns", lambda d, r, w, s: s.summary(3), "columns must be a list of columns, got 3"
     yield "by", lambda d, r, w, s: s.summary(by=3), "by must be a list of axes, got 3"
