@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: What a terminal and a notebook show of a large result; `texts` and `to_html()` have all of it.
 _SHOWN_CHOICES, _SHOWN_CHARACTERS, _SHOWN_TOKENS = 8, 2_000, 1_000
+#: What a model wrote must not move a terminal's cursor or change its colours: control characters are spelled out.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class Answer:
@@ -219,4 +221,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def _shortened(text: str) -> str:
+    text = text.translate(_CONTROLS)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}… ({len(text):,} characters)"

@@ -113,3 +113,10 @@ def test_nothing_generated_is_still_a_result(make_tokens, make_completion) -> No
         assert len(empty.logprobs_frame()) == 0
         assert repr(empty).startswith("Result: toy")
         assert empty._repr_html_().startswith("<div")
+
+
+def test_a_terminal_is_not_at_the_mercy_of_a_text(story) -> None:
+    choice = replace(story.choices[0], text="a\x1b[31mred\rb\x07\n\tnext\x85", reasoning="\x1b[2J")
+    shown = repr(Result(replace(story, choices=(choice,))))
+    assert "a\\x1b[31mred\\x0db\\x07\n\tnext\\x85" in shown and "(reasoning) \\x1b[2J" in shown
+    assert not set(shown) & set("\x1b\r\x07\x85")
