@@ -13,7 +13,7 @@ from llmlab.errors import RequestError
 from llmlab.lab.arguments import PlaceError, place
 from llmlab.lab.frames import build
 from llmlab.lab.next_token import NextToken
-from llmlab.lab.step import LogitsBackend, Step, killers, log_softmax
+from llmlab.lab.step import LogitsBackend, Step, killers, log_softmax, quotients
 from llmlab.request import Request
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def ledger_frame(step: Step, ids: Sequence[int], *, request: Request, order: str
     inputs = step.rows([request]).inputs
     active = [True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in stages)]
     traced = step.trace([request], order=order)
-    logits = np.stack([left[0, ids] for left in traced.values()], axis=1)
+    spoken = quotients(traced, float(inputs.temperature[0]))
+    logits = np.stack([left[0, ids] for left in spoken.values()], axis=1)
     logprobs = np.stack([log_softmax(left[0])[ids] for left in traced.values()], axis=1)
     by = [name or None for name in killers(traced)[0, ids]]
     K, S = logits.shape

@@ -99,8 +99,9 @@ class NextToken(Step):
         One row a token and stage.
 
         Columns: token, token_id, bytes, number (the stage's place in the order; 0 is the raw law), stage, active
-        (whether these fields ask for it), logit and logprob and prob after it (-inf, -inf and 0 once the token is out),
-        removed_by (the stage that took the token out, NA where it can be drawn).
+        (whether these fields ask for it), logit and logprob and prob after it (-inf, -inf and 0 once the token is out;
+        under a temperature below 1e-5 the logit of the one that is left is 0), removed_by (the stage that took the
+        token out, NA where it can be drawn).
 
         Args:
             top: so many tokens by raw probability; None for all V.

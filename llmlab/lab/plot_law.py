@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
 from llmlab.errors import RequestError
 from llmlab.lab import palette
 from llmlab.lab.plots import new_axes
-from llmlab.lab.step import FIXED, NO_CUTS, Step, cut_settings, killers, kind, softmax
+from llmlab.lab.step import FIXED, NO_CUTS, Step, cut_settings, killers, kind, quotients, softmax
 from llmlab.lab.temperatures import CUT_STYLES
 from llmlab.request import Request
 
@@ -54,7 +54,7 @@ class Waterfall(NamedTuple):
     token_id: int
     stages: tuple[str, ...]  #: with the numbers of their places in the order
     settings: tuple[str, ...]  #: what each stage was asked for
-    logit: Float32[np.ndarray, " S"]
+    logit: Float64[np.ndarray, " S"]
     prob: Float64[np.ndarray, " S"]
     removed_by: str  #: "" where the token can be drawn
 
@@ -95,6 +95,7 @@ def waterfall(step: Step, token: int, *, request: Request, order: str | None) ->
     sampler = step.sampler(order)
     inputs = step.rows([request]).inputs
     traced = step.trace([request], order=order)
+    spoken = quotients(traced, float(inputs.temperature[0]))
     asked = [True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in sampler)]
     shown = [(number, name) for number, (name, on) in enumerate(zip(traced, asked, strict=True)) if on]
     return Waterfall(
@@ -102,7 +103,7 @@ def waterfall(step: Step, token: int, *, request: Request, order: str | None) ->
         token_id=token,
         stages=tuple(f"{number} {kind(name)}" if number else "raw" for number, name in shown),
         settings=tuple(_setting(step, name, token, request) for _, name in shown),
-        logit=np.array([traced[name][0, token] for _, name in shown]),
+        logit=np.array([spoken[name][0, token] for _, name in shown]),
         prob=np.array([softmax(traced[name][0])[token] for _, name in shown]),
         removed_by=str(killers(traced)[0, token]),
     )

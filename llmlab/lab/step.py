@@ -261,6 +261,22 @@ def last(traced: Mapping[str, np.ndarray]) -> np.ndarray:
     return list(traced.values())[-1]
 
 
+def quotients(traced: Mapping[str, np.ndarray], temperature: float) -> dict[str, np.ndarray]:
+    """The same laws in float64, the logits behind the temperature being what a reader expects: logits over temperature.
+
+    The sampler measures them from their largest before it divides, for the sake of float32.
+    """
+    from llmlab.sampling.params import GREEDY
+
+    wide, shift = {}, 0.0
+    for name, rows in traced.items():
+        if kind(name) == "temperature" and temperature >= GREEDY and temperature != 1.0:
+            before = last(wide)
+            shift = before.max(-1, keepdims=True) / temperature
+        wide[name] = rows + np.where(np.isfinite(shift), shift, 0.0)
+    return wide
+
+
 def killers(traced: Mapping[str, np.ndarray]) -> np.ndarray:
     """[B, V]: the name of the stage that removed a token, "" where none did."""
     alive = np.isfinite(traced["raw"])

@@ -152,6 +152,9 @@ def test_stages_show_each_step_on_the_way(law: NextToken, backend: FakeBackend) 
     np.testing.assert_allclose(prob[:, columns.index("temperature")], softmax(penalised / 0.5), atol=1e-6)
     logit = frame.pivot(index="token_id", columns="stage", values="logit").to_numpy(dtype=float)
     np.testing.assert_allclose(logit[:, columns.index("presence")], penalised, atol=1e-6)
+    np.testing.assert_allclose(logit[:, columns.index("temperature")], penalised / 0.5, atol=1e-5)
+    waterfall = law.waterfall(int(np.argmax(penalised)), **fields)
+    np.testing.assert_allclose(waterfall.logit[-2:], penalised.max() / 0.5, atol=1e-5)
     last = frame[frame["number"] == 9]
     assert last["removed_by"].isna().sum() == 4
     assert set(last["removed_by"].dropna()) == {"top_k"}
