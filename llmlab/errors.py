@@ -85,7 +85,7 @@ class CheckpointError(LLMLabError, ValueError):
 
 
 class EngineError(LLMLabError, RuntimeError):
-    """The engine failed or is closed while a request was under way; HTTP 500 unless `status` says otherwise."""
+    """The engine failed while a request was under way, HTTP 500, or is closed, HTTP 503."""
 
     type = "server_error"
     default_status = 500

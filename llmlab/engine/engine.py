@@ -237,7 +237,7 @@ class Engine:
             )
         with self._starting:
             if self._closed:
-                raise EngineError("this engine is closed; load the model again")
+                raise EngineError("this engine is closed; load the model again", status=503)
             self._mail.put(message)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._drive, name="llmlab-engine", daemon=True)
@@ -272,7 +272,7 @@ class Engine:
                     self._thread = None
                     return False
             if message is None:
-                self._fail(EngineError("the engine was closed"))
+                self._fail(EngineError("the engine was closed", status=503))
                 return False
             if isinstance(message, Job):
                 self._line.add(message)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmlab.backends.protocol import Choice, Completion, ToolCall
-from llmlab.lab.arguments import choice_at
+from llmlab.lab.arguments import choice_at, file_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,7 @@ class Answer:
 
     def save_html(self, path: str | os.PathLike[str], **options: Any) -> Path:
         """Write `to_html(**options)` to a file, and return its path."""
-        path = Path(path).expanduser()
+        path = file_path(path)
         path.write_text(self.to_html(**options), encoding="utf-8")
         return path
 

@@ -7,6 +7,7 @@ or raises a `RequestError` that names the argument, the value and the way out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import RequestError
@@ -20,6 +21,7 @@ __all__ = [
     "check_ax",
     "check_lab",
     "choice_at",
+    "file_path",
     "flag",
     "listed",
     "most",
@@ -59,6 +61,14 @@ def number(name: str, value: Any, low: float, high: float) -> float:
         return check_number(value, low, high)
     except FieldError as bad:
         raise RequestError(f"{name} {bad}", param=name) from None
+
+
+def file_path(value: Any, *, name: str = "path") -> Path:
+    """Where a file lies, with ~ for the home folder; neither a number nor bytes."""
+    try:
+        return Path(value).expanduser()
+    except TypeError:
+        raise RequestError(f"{name} must be the path of a file, got {short(value)}", param=name) from None
 
 
 def flag(name: str, value: Any) -> bool:

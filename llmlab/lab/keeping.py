@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from llmlab import __version__
 from llmlab.backends.protocol import Choice, Completion, Timing, Tokens, ToolCall
 from llmlab.errors import RequestError
+from llmlab.lab.arguments import file_path
 from llmlab.lab.grid import Cell, Grid
 from llmlab.request import ChatRequest, PromptRequest, Request
 
@@ -97,7 +99,7 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     Raises:
         RequestError: it does not end in .parquet, or its folder is not there.
     """
-    path = Path(path).expanduser()
+    path = file_path(path, name="save")
     if path.suffix != ".parquet":
         raise RequestError(f"a file to save to ends in .parquet, got {str(path)!r}; to_csv writes CSV", param="save")
     if not path.absolute().parent.is_dir():
@@ -158,7 +160,7 @@ def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
         RequestError: it is not a file of llmlab's, holds another kind, or was written by a later version.
     """
     arrow, parquet = _pyarrow()
-    path = Path(path).expanduser()
+    path = file_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is a folder" if path.exists() else f"there is no file {path}")
     try:
@@ -175,7 +177,11 @@ def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
             "write what can be loaded; a frame that pandas wrote, pandas reads)",
             param="path",
         )
-    told = json.loads(noted[_KEY])
+    with _whole(path):
+        return _unpacked(json.loads(noted[_KEY]), table, path=path, kind=kind)
+
+
+def _unpacked(told: Mapping[str, Any], table: Any, *, path: Path, kind: str) -> Kept:
     if told["format"] > FORMAT:
         version = told["versions"]["llmlab"]
         raise RequestError(f"{path} was written by llmlab {version}, in a later format; update llmlab", param="path")
@@ -188,6 +194,19 @@ def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
         choices[row["completion"][0].as_py()].append(_choice(row))
     found = [_completion(one, pool, own) for one, own in zip(told["completions"], choices, strict=True)]
     return Kept(kind, tuple(found), told["about"], pool)
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What is missing or otherwise than `save` writes it is one error that names the file."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RequestError(
+            f"{path} was written by llmlab and is damaged: {type(error).__name__}: {error}", param="path"
+        ) from error
 
 
 def save_result(result: Result, path: str | os.PathLike[str]) -> Path:
@@ -222,22 +241,23 @@ def load_sweep(path: str | os.PathLike[str]) -> tuple[Grid, dict[int, Completion
     """The grid and the cells that are done, of a file of `save_sweep`."""
     kept = load(path, kind="sweep")
     about = kept.about
-    grid = Grid(
-        axes={name: tuple(values) for name, values in about["axes"].items()},
-        cells=tuple(
-            Cell(point=cell["point"], request=kept.pool.request(cell["request"]), order=cell["order"])
-            for cell in about["cells"]
-        ),
-        seed=about["seed"],
-        independent=about["independent"],
-        model=about["model"],
-    )
-    return grid, dict(zip(about["done"], kept.completions, strict=True))
+    with _whole(path):
+        grid = Grid(
+            axes={name: tuple(values) for name, values in about["axes"].items()},
+            cells=tuple(
+                Cell(point=cell["point"], request=kept.pool.request(cell["request"]), order=cell["order"])
+                for cell in about["cells"]
+            ),
+            seed=about["seed"],
+            independent=about["independent"],
+            model=about["model"],
+        )
+        return grid, dict(zip(about["done"], kept.completions, strict=True))
 
 
 def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     """Write a frame of tokens as CSV: bytes as hexadecimal digits, NA and no bytes as nothing."""
-    path = Path(path).expanduser()
+    path = file_path(path)
     digits = [None if raw is None else raw.hex() for raw in frame["bytes"]]
     frame.assign(bytes=digits).to_csv(path, index=False)
     return path

@@ -268,7 +268,8 @@ def quotients(traced: Mapping[str, np.ndarray], temperature: float) -> dict[str,
     """
     from llmlab.sampling.params import GREEDY
 
-    wide, shift = {}, 0.0
+    wide: dict[str, np.ndarray] = {}
+    shift = np.zeros(())
     for name, rows in traced.items():
         if kind(name) == "temperature" and temperature >= GREEDY and temperature != 1.0:
             before = last(wide)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmlab.backends.protocol import Completion
 from llmlab.errors import RequestError
 from llmlab.fields import short
-from llmlab.lab.arguments import check_lab, listed, one_of
+from llmlab.lab.arguments import check_lab, file_path, listed, one_of
 from llmlab.lab.grid import Cell, Grid
 from llmlab.lab.metrics import Metric
 from llmlab.lab.result import Result
@@ -141,8 +141,8 @@ class Sweep:
 
         Columns: those of `by`, metric, completions (how many have the figure), value, low, high. A column's value is
         its mean, with the bootstrap's percentile interval. A metric of many completions is worked out cell by cell; its
-        value is the mean of the group's cells, and its interval is the jackknife's. Cells that share their noise lose
-        or repeat the same choices together.
+        value is the mean of the group's cells, and its interval is the jackknife's: symmetric, so that it may reach
+        beyond what the metric can be. Cells that share their noise lose or repeat the same choices together.
 
         Args:
             columns: of `frame()`; by default every one with figures.
@@ -341,7 +341,7 @@ class Sweep:
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `frame()` as CSV, and return its path."""
-        path = Path(path).expanduser()
+        path = file_path(path)
         self.frame().to_csv(path, index=False)
         return path
 

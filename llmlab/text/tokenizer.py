@@ -89,7 +89,8 @@ class Tokenizer:
             special: whether the tokenizer may add what it puts around a whole text (a begin-of-sequence token). A
                 rendered chat already holds it; a raw prompt wants it.
         """
-        return list(self.hf.encode(text, add_special_tokens=special))
+        # Without its remark on texts that are longer than the model's context: that is an error of its own.
+        return list(self.hf.encode(text, add_special_tokens=special, verbose=False))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of tokens that continue something: their bytes joined and read as UTF-8, bad bytes as U+FFFD."""

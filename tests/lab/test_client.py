@@ -7,6 +7,7 @@ import socket
 import openai
 import pytest
 
+import llmlab
 from llmlab.backends.wire import whole
 from llmlab.lab.lab import Lab
 from llmlab.request import ChatRequest
@@ -113,3 +114,13 @@ def test_the_models_and_what_is_not_there(client):
 def test_the_clients_options_are_the_callers(demo):
     with demo.client(max_retries=3, timeout=5) as client:
         assert (client.max_retries, client.timeout) == (3, 5)
+
+
+def test_a_closed_lab_is_not_there_any_more(tmp_path):
+    from llmlab.testing import tiny_checkpoint
+
+    lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), slots=1)
+    lab.close()
+    with pytest.raises(openai.InternalServerError, match="this engine is closed; load the model again") as caught:
+        lab.client().chat.completions.create(model="tiny", messages=ASK)
+    assert caught.value.status_code == 503

@@ -222,6 +222,23 @@ def test_what_is_no_file_of_ours(story, demo, tmp_path, monkeypatch) -> None:
         Result.load(path)
 
 
+def test_a_file_of_ours_that_is_damaged(story, demo, tmp_path) -> None:
+    path = Result(story).save(tmp_path / "a.parquet")
+    table = parquet.read_table(path)
+    noted = dict(parquet.read_metadata(path).metadata)
+    told = json.loads(noted[b"llmlab"])
+    for damaged in ("{", "[]", json.dumps(told | {"pool": []}), json.dumps(told | {"completions": [{}]}), "{}"):
+        parquet.write_table(table.replace_schema_metadata({b"llmlab": damaged}), path)
+        with pytest.raises(RequestError, match=r"a.parquet was written by llmlab and is damaged: \w+Error: "):
+            Result.load(path)
+    swept = demo.sweep("Name an animal.", n=1, max_tokens=1).save(tmp_path / "b.parquet")
+    noted = dict(parquet.read_metadata(swept).metadata)
+    told = json.loads(noted[b"llmlab"]) | {"about": {}}
+    parquet.write_table(parquet.read_table(swept).replace_schema_metadata({b"llmlab": json.dumps(told)}), swept)
+    with pytest.raises(RequestError, match="b.parquet was written by llmlab and is damaged: KeyError"):
+        Sweep.load(swept)
+
+
 @pytest.mark.parametrize(("name", "said"), [("a.csv", "ends in .parquet"), ("no/a.parquet", "there is no folder")])
 def test_a_target_that_cannot_be_written(story, tmp_path, name, said) -> None:
     with pytest.raises(RequestError, match=said) as caught:

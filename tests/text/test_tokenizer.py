@@ -130,10 +130,11 @@ def test_a_tokenizer_whose_bytes_cannot_be_known_says_so(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_loading_prints_nothing_and_leaves_the_environment_alone(byte_level_folder):
+def test_loading_and_a_text_beyond_the_context_print_nothing_and_leave_the_environment_alone(byte_level_folder):
     code = (
         "import os, sys; from llmlab.text.tokenizer import Tokenizer; "
-        f"Tokenizer.load({str(byte_level_folder)!r}); "
+        f"tokenizer = Tokenizer.load({str(byte_level_folder)!r}); "
+        "tokenizer.hf.model_max_length = 8; assert len(tokenizer.encode('abcdefgh ' * 9)) > 8; "
         "assert 'TRANSFORMERS_NO_ADVISORY_WARNINGS' not in os.environ"
     )
     env = {k: v for k, v in os.environ.items() if k != "TRANSFORMERS_NO_ADVISORY_WARNINGS"}
