@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from llmlab.models.config import ModelConfig
 
+#: The two that are one where they are tied.
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
 
 class Rule(NamedTuple):
     """How one parameter is read: its path in the module, its tensors with their shapes as stored, transposed or not."""
@@ -22,21 +25,21 @@ class Rule(NamedTuple):
 
 def rules(config: ModelConfig) -> list[Rule]:
     """Every parameter of a decoder of this shape, in the order of the computation."""
-    table = [Rule(("embedding",), (("model.embed_tokens.weight", (config.vocab_size, config.hidden_size)),))]
+    table = [Rule(("embedding",), ((EMBEDDING, (config.vocab_size, config.hidden_size)),))]
     for i in range(config.num_layers):
         for path, tensors, transpose in _layer(config):
             named = tuple((f"model.layers.{i}.{name}", shape) for name, shape in tensors)
             table.append(Rule(("layers", i, *path), named, transpose))
     table.append(Rule(("norm", "scale"), (("model.norm.weight", (config.hidden_size,)),)))
     if not config.tie_word_embeddings:
-        head = (("lm_head.weight", (config.vocab_size, config.hidden_size)),)
+        head = ((HEAD, (config.vocab_size, config.hidden_size)),)
         table.append(Rule(("head", "kernel"), head, transpose=True))
     return table
 
 
 def unused(name: str, config: ModelConfig) -> bool:
     """Tensors that some checkpoints hold although the configuration already implies them."""
-    return name.endswith(".rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings)
+    return name.endswith(".rotary_emb.inv_freq") or (name == HEAD and config.tie_word_embeddings)
 
 
 def _layer(config: ModelConfig) -> list[Rule]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from llmlab.checkpoints.families import Rule, rules, unused
+from llmlab.checkpoints.families import EMBEDDING, HEAD, Rule, rules, unused
 from llmlab.errors import CheckpointError
 from llmlab.models.config import ModelConfig
 from llmlab.models.sharding import parameter_sharding
@@ -23,6 +23,8 @@ from llmlab.models.transformer import Transformer
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin")
 _MOST_PROBLEMS = 12
+#: Rows of a table that are held at a time while two are compared.
+_ROWS = 8192
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -88,6 +90,8 @@ def load_model(
     with ExitStack() as stack:
         tensors = _open(weight_files(folder), stack)
         table = rules(config)
+        if config.tie_word_embeddings and HEAD in tensors and EMBEDDING not in tensors:  # stored once, by that name
+            table[0] = table[0]._replace(tensors=tuple((HEAD, shape) for _, shape in table[0].tensors))
         _check(folder, tensors, table, config)
         total = config.parameters * np.dtype(dtype).itemsize
         done = 0
@@ -122,7 +126,7 @@ def _open(files: list[Path], stack: ExitStack) -> dict[str, Any]:
 
 def _check(folder: Path, tensors: dict[str, Any], table: list[Rule], config: ModelConfig) -> None:
     wanted = {name: shape for rule in table for name, shape in rule.tensors}
-    problems = list(_problems(tensors, wanted, config))
+    problems = list(_problems(tensors, wanted, config)) or list(_contradictions(tensors, config))
     if problems:
         more = f"\n  ... and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise CheckpointError(
@@ -143,6 +147,20 @@ def _problems(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]], confi
     for name in sorted(tensors.keys() - wanted.keys()):
         if not unused(name, config):
             yield f"surplus: {name}"
+
+
+def _contradictions(tensors: dict[str, Any], config: ModelConfig) -> Iterator[str]:
+    """An output matrix that is said to be the embedding, and stored as another: readers differ in what they believe."""
+    if not (config.tie_word_embeddings and {EMBEDDING, HEAD} <= tensors.keys()):
+        return
+    one, other = (tensors[name].get_slice(name) for name in (EMBEDDING, HEAD))
+    count = config.vocab_size
+    same = one.get_shape() == other.get_shape() and all(
+        np.array_equal(one[row : min(row + _ROWS, count)], other[row : min(row + _ROWS, count)])
+        for row in range(0, count, _ROWS)
+    )
+    if not same:
+        yield f"contradictory: {HEAD} is not {EMBEDDING}, but tie_word_embeddings is true: set it false, or drop {HEAD}"
 
 
 def _read(rule: Rule, tensors: dict[str, Any], folder: Path) -> np.ndarray:

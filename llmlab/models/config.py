@@ -24,7 +24,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False, None),
     "quantization_config": (None,),
-    "pretraining_tp": (1, None),
+    "is_causal": (True,),
     "partial_rotary_factor": (1, 1.0, None),
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
@@ -41,6 +41,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 #: No size of a decoder comes near.
 _LARGEST = 2**31 - 1
+
+#: What the rope's stretching is measured from; at the top of config.json, or beside the rope's type.
+_ORIGINAL = "original_max_position_embeddings"
 
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
@@ -119,7 +122,7 @@ class ModelConfig:
         flags = {
             key: _flag(config, rule, False) if isinstance(rule, str) else rule for key, rule in FAMILIES[family].items()
         }
-        max_position = _positive(config, "max_position_embeddings", 2048)
+        max_position = _positive(config, "max_position_embeddings", 2048 if family == "llama" else 32768)
         return cls(
             family=family,
             vocab_size=_positive(config, "vocab_size"),
@@ -187,12 +190,34 @@ def _refuse_what_is_not_done(config: Mapping[str, Any]) -> None:
 
 def _read_rope(config: Mapping[str, Any], *, max_position: int) -> Rope:
     """Both spellings: `rope_parameters` (transformers 5), and `rope_theta` beside `rope_scaling` (before)."""
-    field = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    read = [
+        _rope_of(config, field, max_position=max_position)
+        for field in ("rope_parameters", "rope_scaling")
+        if config.get(field)
+    ]
+    if len(read) == 2 and read[0] != read[1]:
+        raise CheckpointError(
+            "config.json: rope_parameters and rope_scaling say different things; keep one of them", param="rope_scaling"
+        )
+    return read[0] if read else _rope_of(config, "rope_scaling", max_position=max_position)
+
+
+def _rope_of(config: Mapping[str, Any], field: str, *, max_position: int) -> Rope:
     told = config.get(field) or {}
     if not isinstance(told, Mapping):
         raise CheckpointError(f"config.json: {field} must be an object, found {told!r}", param=field)
-    given = {name: config.get(name) for name in ("rope_theta", "original_max_position_embeddings")}
+    for name, value in told.items():
+        if isinstance(value, Mapping | list):  # an embedding a layer type, or a factor a frequency
+            raise CheckpointError(
+                f"config.json: {field} with {name} = {value!r} asks for a computation that is not supported",
+                param=field,
+            )
+    given = {name: config.get(name) for name in ("rope_theta", _ORIGINAL)}
     given |= {name: value for name, value in told.items() if value is not None}
+    if config.get(_ORIGINAL) not in (None, given[_ORIGINAL]):  # readers differ in which of the two they believe
+        raise CheckpointError(
+            f"config.json: {_ORIGINAL} is {config[_ORIGINAL]!r}, and {given[_ORIGINAL]!r} in {field}", param=_ORIGINAL
+        )
     theta = _number(given, "rope_theta", 10000.0)
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in _ROPE_TYPES:
@@ -203,13 +228,13 @@ def _read_rope(config: Mapping[str, Any], *, max_position: int) -> Rope:
         raise CheckpointError("config.json: a partial_rotary_factor is not supported", param="partial_rotary_factor")
     if kind == "default":
         return Rope(theta=theta)
-    silent = given["original_max_position_embeddings"] is None
-    original = _number(given, "original_max_position_embeddings", max_position)
+    silent = given[_ORIGINAL] is None
+    original = _number(given, _ORIGINAL, max_position)
     if given.get("factor") is None and not (kind == "yarn" and not silent):
         raise CheckpointError(f"config.json: rope type {kind!r} needs a factor", param=field)
     factor = _number(given, "factor", max_position / original)
     if kind == "llama3" and silent:
-        raise CheckpointError("config.json: rope type 'llama3' needs original_max_position_embeddings", param=field)
+        raise CheckpointError(f"config.json: rope type 'llama3' needs {_ORIGINAL}", param=field)
     low, high = _number(given, "low_freq_factor", 1.0), _number(given, "high_freq_factor", 4.0)
     if kind == "llama3" and not low < high:
         raise CheckpointError(

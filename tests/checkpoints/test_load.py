@@ -121,6 +121,23 @@ def test_a_tied_output_matrix_that_is_stored_all_the_same(folder):
     assert logits(folder).shape == (1, 12, 261)
 
 
+def test_a_tied_output_matrix_that_is_another_than_the_embedding(folder):
+    """One reader would take the stored one, the next the embedding: neither is a guess to make."""
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].copy()
+    for other in (head[:-1], np.zeros(3, np.float32), np.where(np.arange(len(head))[:, None] == 260, 1, head)):
+        save_file({**tensors, "lm_head.weight": other.astype(np.float32)}, folder / "model.safetensors")
+        refused(folder, "tie_word_embeddings", "lm_head.weight is not model.embed_tokens.weight")
+
+
+def test_a_tied_matrix_that_is_stored_by_its_other_name(folder):
+    expected = logits(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, folder / "model.safetensors")
+    np.testing.assert_array_equal(logits(folder), expected)
+
+
 def test_a_folder_without_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
     refused(folder, "tokenizer")

@@ -9,6 +9,8 @@ from llmlab.errors import CheckpointError
 from llmlab.models.config import ModelConfig
 from llmlab.testing import tiny_config
 
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
 
 @pytest.mark.parametrize(
     ("changes", "named"),
@@ -29,6 +31,13 @@ from llmlab.testing import tiny_config
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "original_max_position_embeddings"),
         ({"rope_parameters": {"rope_type": "longrope", "factor": 8.0}}, "longrope"),
+        ({"is_causal": False}, "is_causal"),  # transformers then lets every token see all the others
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "full_attention"),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2}}, "keep one"),
+        (
+            {"rope_scaling": {**YARN, "original_max_position_embeddings": 64}, "original_max_position_embeddings": 32},
+            "original_max_position_embeddings is 32, and 64 in rope_scaling",
+        ),
     ],
 )
 def test_what_the_decoder_does_not_do_is_refused_by_name(changes, named):
@@ -42,6 +51,20 @@ def test_both_spellings_of_rope_read_alike():
     new = tiny_config("llama", rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
     del new["rope_theta"]
     assert ModelConfig.from_dict(old).rope == ModelConfig.from_dict(new).rope
+
+
+def test_what_is_said_twice_is_read_once():
+    yarn = {**YARN, "rope_theta": 1e6, "original_max_position_embeddings": 64}
+    once = ModelConfig.from_dict(tiny_config("llama", rope_parameters=yarn)).rope
+    both = tiny_config("llama", rope_parameters=yarn, rope_scaling=yarn, original_max_position_embeddings=64)
+    assert ModelConfig.from_dict(both).rope == once
+    told = ModelConfig.from_dict(tiny_config("llama", rope_parameters=yarn, rope_scaling={}))
+    assert told.rope == once
+
+
+def test_how_a_checkpoint_was_trained_on_several_devices_changes_nothing():
+    """Llama 2's first config.json: its products were cut in two, which adds up to the same."""
+    assert ModelConfig.from_dict(tiny_config("llama", pretraining_tp=2)) == ModelConfig.from_dict(tiny_config("llama"))
 
 
 def test_each_familys_biases_and_norms():
