@@ -74,8 +74,8 @@ _ENDS = {
     "stop": ("stop", "ignore_eos", "response_format", "tool_choice", "tools", "separate_reasoning"),
     "tool_calls": ("parallel_tool_calls", "tool_choice", "tools", "response_format"),
 }
-#: How many tokens a reader is shown on each side of a divergence.
-_AROUND = 8
+#: How many tokens a reader is shown on each side of a divergence, and how many choices.
+_AROUND, _SHOWN = 8, 8
 
 
 class Divergence(NamedTuple):
@@ -202,7 +202,7 @@ class Diff:
 
     def __repr__(self) -> str:
         lines = [self._head()]
-        for before, after in self._pairs:
+        for before, after in self._pairs[:_SHOWN]:
             found = self.divergences[before.index]
             if found is None:
                 lines.append(f"[{before.index}] the same {len(before.tokens)} tokens")
@@ -210,16 +210,17 @@ class Diff:
             lines.append(f"[{before.index}] {self._where(before, after, found)}")
             for sign, choice in (("-", before), ("+", after)):
                 lines.append(f"    {sign} {self._around(choice.tokens, found.position)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._rest()])
 
     def _repr_html_(self) -> str:
         parts = [f"<div><b>{escape(self._head())}</b></div>"]
-        for before, after in self._pairs:
+        for before, after in self._pairs[:_SHOWN]:
             found = self.divergences[before.index]
             said = f"the same {len(before.tokens)} tokens" if found is None else self._where(before, after, found)
             parts.append(f'<div style="margin-top:.6em">[{before.index}] {escape(said)}</div>')
             if found is not None:
                 parts.append(self._side(before, after))
+        parts += [f"<div>{escape(line)}</div>" for line in self._rest()]
         return f'<div style="max-width:60em;font:13px/1.5 system-ui,sans-serif">{"".join(parts)}</div>'
 
     # --- words -----------------------------------------------------------------------------------------------------
@@ -229,6 +230,12 @@ class Diff:
         more = max((after.given - before.given for before, after in self._pairs), default=0)
         said += [f"{more} more of the tokens given"] if more > 0 else []
         return f"Diff: {', '.join(said) or 'the same parameters'}"
+
+    def _rest(self) -> list[str]:
+        """What is not shown, in a word."""
+        rest = [self.divergences[before.index] for before, _ in self._pairs[_SHOWN:]]
+        same = sum(found is None for found in rest)
+        return [f"… and {len(rest)} more choices, {same} of them the same: frame() has them"] if rest else []
 
     def _where(self, before: Choice, after: Choice, found: Divergence) -> str:
         pair = (self._spelled(choice.tokens, found.position) for choice in (before, after))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmlab.errors import RequestError
+from llmlab.fields import short
 from llmlab.lab.arguments import listed
 from llmlab.lab.compare import changed_request, lab_of, read_all, start
 from llmlab.lab.diff import first_difference
@@ -33,6 +35,12 @@ _COLUMNS: dict[str, str] = {
     "tokens": "index",
     "tokens_after": "index",
 }
+
+
+#: A table as text, or in a notebook, has so many rows: the first and the last.
+_SHOWN = 20
+#: And so many of the values are named above it.
+_NAMED = 6
 
 
 class Divergences:
@@ -91,12 +99,15 @@ class Divergences:
         return plot_divergences(self.frame(), parameter=self.parameter, own=own, ax=ax)
 
     def __repr__(self) -> str:
-        return (
-            f"<{self.parameter} from {self.own!r} to {len(self.values)} values>\n{self._frame.to_string(index=False)}"
-        )
+        return f"{self._head()}\n{self._frame.to_string(index=False, max_rows=_SHOWN)}"
 
     def _repr_html_(self) -> str:
-        return self._frame.to_html(index=False)
+        return f"<div>{escape(self._head())}</div>{self._frame.to_html(index=False, max_rows=_SHOWN)}"
+
+    def _head(self) -> str:
+        same, rows = int(self._frame["same"].sum()), len(self._frame)
+        values = ", ".join(map(short, self.values[:_NAMED])) + (", …" if len(self.values) > _NAMED else "")
+        return f"Divergences: {self.parameter} {short(self.own)} → {values} · {same} of {rows} answers are the same"
 
     def _text(self, tokens: Tokens, at: int | None) -> str | None:
         if at is None or at >= len(tokens):

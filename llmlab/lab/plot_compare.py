@@ -6,13 +6,14 @@ Each takes a frame (or a `Tree`) that can be looked at by itself, draws on the a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmlab.lab import palette
-from llmlab.lab.plot_sweep import value_name
-from llmlab.lab.plots import new_axes, say_nothing_known, token_labels
+from llmlab.lab.plot_sweep import turn, value_name, value_names
+from llmlab.lab.plots import LABELLED, TOKEN_SIZE, fineness, new_axes, say_nothing_known, token_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +28,6 @@ _LINES = (
     (palette.GREEN, "^", "-."),
     (palette.PURPLE, "D", ":"),
 )
-#: More tokens than this get a numbered axis.
-_LABELLED = 60
 
 
 def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None = None, ax: Axes | None = None) -> Axes:
@@ -45,6 +44,8 @@ def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None =
         own: the value of the result that the others are compared with; marked.
         ax: where; by default a new figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = new_axes(ax, width=6.4, height=3.8)
     ordered = frame[parameter].dtype == "Float64"
     values = list(dict.fromkeys(frame[parameter].tolist()))
@@ -72,8 +73,11 @@ def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None =
     ax.set_xlabel(parameter)
     ax.set_ylabel("position (tokens)")
     ax.set_ylim(bottom=-0.02 * max(y.max(initial=1), 1), top=1.06 * max(y.max(initial=1), 1))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     if not numeric:
-        ax.set_xticks(range(len(values)), [value_name(parameter, value) for value in values], parse_math=False)
+        names = value_names(parameter, values)
+        ax.set_xticks(range(len(values)), names, parse_math=False)
+        turn(ax.xaxis, names)
         ax.set_xlim(-0.6, len(values) - 0.4)
     _finish(ax, columns=2)
     return ax
@@ -90,8 +94,9 @@ def plot_orders(frame: pd.DataFrame, *, choice: int = 0, base: str = "llmlab", a
     """
     own = frame[frame["choice"] == choice]
     tokens = own[own["order"] == base]
-    T = len(tokens)
-    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.5), 10.0), height=3.9)
+    T, written = len(tokens), _written(tokens)
+    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.5), 10.0), height=3.9, below=written)
+    fine = fineness(T)
     drawn = tokens["drawn_id"].to_numpy(float, na_value=-1)
     ringed = False
     for (order, rows), (colour, marker, dashes) in zip(
@@ -104,21 +109,21 @@ def plot_orders(frame: pd.DataFrame, *, choice: int = 0, base: str = "llmlab", a
             marker=marker,
             linestyle=dashes,
             color=colour,
-            markersize=4,
-            linewidth=1.2,
+            markersize=4 * fine,
+            linewidth=1.2 * fine,
             label=str(order),
         )
         other = np.nonzero(rows["drawn_id"].to_numpy(float, na_value=-1) != drawn)[0]
         if len(other):
             ax.plot(
-                other, y[other], "o", markersize=10, markerfacecolor="none", markeredgecolor=palette.BLACK,
+                other, y[other], "o", markersize=10 * fine, markerfacecolor="none", markeredgecolor=palette.BLACK,
                 markeredgewidth=1.2, label=None if ringed else "draws another token",
             )  # fmt: skip
             ringed = True
     ax.set_ylabel(f"total variation from {base} (0..1)")
     top = own["total_variation"].to_numpy(float, na_value=0).max(initial=0.0)
     ax.set_ylim(-0.03 * max(top, 0.05), 1.1 * max(top, 0.05))
-    _token_axis(ax, tokens)
+    _token_axis(ax, written, tokens=T)
     _finish(ax, columns=4)
     return ax
 
@@ -134,9 +139,9 @@ def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
         ax: where; by default a new figure.
     """
     own = frame[frame["choice"] == choice]
-    T = len(own)
-    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.8), 10.0), height=4.0)
-    at = np.arange(T)
+    T, written = len(own), _written(own)
+    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.8), 10.0), height=4.0, below=written)
+    at, fine = np.arange(T), fineness(T)
     kept = own["kept"].to_numpy(float, na_value=np.nan)
     for column, (colour, marker, dashes), name in (
         ("entropy", _LINES[0], "entropy, raw"),
@@ -144,7 +149,10 @@ def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
     ):
         values = own[column].to_numpy(float, na_value=np.nan)
         if not np.isnan(values).all():
-            ax.plot(at, values, marker=marker, linestyle=dashes, color=colour, markersize=4, linewidth=1.2, label=name)
+            ax.plot(
+                at, values, marker=marker, linestyle=dashes, color=colour, markersize=4 * fine, linewidth=1.2 * fine,
+                label=name,
+            )  # fmt: skip
     ax.set_ylabel("entropy (nats)")
     ax.set_ylim(bottom=0)
     handles, names = ax.get_legend_handles_labels()
@@ -160,7 +168,7 @@ def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
         ax.patch.set_visible(False)
         more, also = right.get_legend_handles_labels()
         handles, names = [*handles, *more], [*names, *also]
-    _token_axis(ax, own)
+    _token_axis(ax, written, tokens=T)
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     if handles:
         ax.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
@@ -178,8 +186,8 @@ def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
         ax: where; by default a new figure.
     """
     own = frame[frame["choice"] == choice]
-    T = len(own)
-    ax = new_axes(ax, width=min(max(5.2, 0.17 * T + 1.5), 10.0), height=3.8)
+    T, written = len(own), _written(own)
+    ax = new_axes(ax, width=min(max(5.2, 0.17 * T + 1.5), 10.0), height=3.8, below=written)
     bits = own["bits"].to_numpy(float, na_value=np.nan)
     expected = own["expected_bits"].to_numpy(float, na_value=np.nan)
     finite = np.where(np.isfinite(bits), bits, np.nan)
@@ -189,12 +197,13 @@ def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
     else:
         ax.bar(np.arange(T), finite, 0.8, color=palette.BLUE, label="surprisal")
     if not np.isnan(expected).all():
-        ax.plot(np.arange(T), expected, "s", color=palette.ORANGE, markersize=4.5, label="expected (entropy)")
+        size = 4.5 * fineness(T)
+        ax.plot(np.arange(T), expected, "s", color=palette.ORANGE, markersize=size, label="expected (entropy)")
     if not math.isnan(mean):
         ax.axhline(mean, color=palette.VERMILION, linestyle="--", linewidth=1.2, label=f"mean {mean:.2f} bits")
     ax.set_ylabel("surprisal (bits)")
     ax.set_ylim(bottom=0)
-    _token_axis(ax, own)
+    _token_axis(ax, written, tokens=T)
     _finish(ax, columns=3)
     return ax
 
@@ -206,7 +215,7 @@ def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
     such token, and vermilion where the result itself went. Ways beyond the `leaves` most likely ones are counted, not
     drawn.
     """
-    shown, hidden = _most_likely(tree, leaves)
+    shown, hidden = tree.most_likely(leaves)
     height = dict(zip(_ends(tree, shown), range(len(shown)), strict=False))
     depth = max((tree.nodes[at].depth for at in shown), default=1)
     ax = new_axes(ax, width=min(2.1 * depth + 1.6, 14.0), height=max(2.2, 0.32 * len(height) + 1.0))
@@ -220,6 +229,9 @@ def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
         [tree.bytes_of(node.token_id) for node in tree.nodes],
         [node.token_id for node in tree.nodes],
         {node.token_id: tree.name(node.token_id) for node in tree.nodes},
+        # Up to the next token's name.
+        room=ax.get_window_extent().width / ax.figure.dpi / (depth + 0.8) - 0.05,
+        size=9,
     )
     for at in shown:
         node = tree.nodes[at]
@@ -255,15 +267,6 @@ def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _most_likely(tree: Tree, leaves: int) -> tuple[set[int], int]:
-    """The nodes on the ways to the most likely ends, and how many nodes are left out."""
-    inner = {node.parent for node in tree.nodes}
-    ends = [at for at in range(len(tree)) if at not in inner]
-    ends.sort(key=lambda at: -tree.nodes[at].path_logprob)
-    shown = {at for end in ends[: max(leaves, 1)] for at in tree.way(end)}
-    return shown, len(tree) - len(shown)
-
-
 def _ends(tree: Tree, shown: set[int], node: int = -1) -> list[int]:
     """The ends of the ways that are shown, from top to bottom."""
     found: list[int] = []
@@ -278,19 +281,23 @@ def _p(logprob: float) -> str:
     return "0" if value == 0 else f"{value:.2f}" if value >= 0.005 else f"{value:.0e}"
 
 
-def _token_axis(ax: Axes, frame: pd.DataFrame) -> None:
-    """The tokens of a choice along the x axis; their numbers where there are too many to read."""
-    T = len(frame)
-    if T <= _LABELLED and "bytes" in frame:
-        ids = frame["token_id"].to_numpy(int, na_value=-1).tolist()
-        named = {i: str(name) for i, name in zip(ids, frame["token"].tolist(), strict=True)}
-        ax.set_xticks(
-            range(T), token_labels(frame["bytes"].tolist(), ids, named), rotation=90, fontsize=8, parse_math=False
-        )
+def _written(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The tokens of a choice as an axis has them; none where there are too many to read."""
+    if len(frame) > LABELLED or "bytes" not in frame:
+        return ()
+    ids = frame["token_id"].to_numpy(int, na_value=-1).tolist()
+    named = {i: str(name) for i, name in zip(ids, frame["token"].tolist(), strict=True)}
+    return token_labels(frame["bytes"].tolist(), ids, named)
+
+
+def _token_axis(ax: Axes, written: Sequence[str], *, tokens: int) -> None:
+    """The tokens of a choice along the x axis, or their numbers where there are no labels."""
+    if written or not tokens:
+        ax.set_xticks(range(tokens), written, rotation=90, fontsize=TOKEN_SIZE, parse_math=False)
         ax.set_xlabel("token")
     else:
         ax.set_xlabel("position (tokens)")
-    ax.set_xlim(-0.7, max(T, 1) - 0.3)
+    ax.set_xlim(-0.7, max(tokens, 1) - 0.3)
 
 
 def _finish(ax: Axes, *, columns: int) -> None:

@@ -5,6 +5,7 @@ Each is drawn from a frame of `Sweep.summary`, on the axes it is given, and sets
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from llmlab.errors import RequestError
 from llmlab.lab import palette
-from llmlab.lab.plots import new_axes
+from llmlab.lab.plots import length, new_axes, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,8 @@ LABELS = {
 }
 #: A heat map of more cells than this has no figures in them.
 _WRITTEN = 150
+#: The name of a value is cut to so many characters: a tool or a schema would take all of the picture.
+_LONGEST = 26
 
 
 class Places(NamedTuple):
@@ -56,14 +59,24 @@ def places(name: str, values: Sequence[Any]) -> Places:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     numeric = numbers and not (name == "top_k" and 0 in values) and name != "prompt"
     at = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
-    return Places(at, tuple(value_name(name, value) for value in values), numeric)
+    return Places(at, value_names(name, values), numeric)
 
 
 def value_name(name: str, value: Any) -> str:
     """A swept value as a legend or an axis spells it."""
     if value is None or (name == "top_k" and value == 0):
         return "off" if name == "top_k" else "none"
-    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:.4g}"
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def value_names(name: str, values: Sequence[Any]) -> tuple[str, ...]:
+    """The names of several values; those that would read alike are numbered from 0."""
+    names = [value_name(name, value) for value in values]
+    alike = Counter(names)
+    return tuple(f"{at}: {each}" if alike[each] > 1 else each for at, each in enumerate(names))
 
 
 def plot_lines(
@@ -89,13 +102,13 @@ def plot_lines(
     ax = new_axes(ax, width=6.4, height=4.0)
     place = places(x, axes[x])
     metric = _metric(summary)
-    for index, group in enumerate(groups):
+    names = (None,) if by is None else value_names(by, groups)
+    for index, (group, name) in enumerate(zip(groups, names, strict=True)):
         part = summary if by is None else summary[_is(summary[by], group)]
         colour, marker, line = STYLES[index]
         at = np.array([place.at[_plain(value)] for value in part[x]])
         order = np.argsort(at, kind="stable")
-        at, (value, low, high) = at[order], (_numbers(part[name])[order] for name in ("value", "low", "high"))
-        name = None if by is None else value_name(by, group)
+        at, (value, low, high) = at[order], (_numbers(part[column])[order] for column in ("value", "low", "high"))
         if place.numeric:
             ax.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
         else:  # what lies side by side has no in-between, and lines must not hide each other's bars
@@ -108,6 +121,8 @@ def plot_lines(
         )  # fmt: skip
     _name_axis(ax.xaxis, x, place)
     ax.set_ylabel(LABELS.get(metric, metric))
+    _spell_out(ax.yaxis)
+    _say_unknown(ax, summary)
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
     if by is not None:
@@ -131,7 +146,13 @@ def plot_heatmap(
     table = np.full((len(rows), len(columns)), np.nan)
     for across, up, value in zip(summary[x], summary[by], _numbers(summary["value"]), strict=True):
         table[rows.index(_plain(up)), columns.index(_plain(across))] = value
-    ax = new_axes(ax, width=min(0.62 * len(columns) + 2.6, 12.0), height=min(max(0.42 * len(rows) + 1.5, 3.4), 10.0))
+    names, beside = value_names(x, columns), value_names(by, rows)
+    written = max(map(length, (*names, *beside)))
+    ax = new_axes(
+        ax,
+        width=min(0.62 * len(columns) + 2.6 + max(written - 0.8, 0), 12.0),
+        height=min(max(0.42 * len(rows) + 1.5, 3.4), 10.0),
+    )
     shown = np.ma.masked_invalid(table)
     mesh = ax.pcolormesh(
         np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5, shown, cmap="cividis", edgecolors="white",
@@ -147,9 +168,9 @@ def plot_heatmap(
                 column, row, f"{value:.3g}" if np.isfinite(value) else "NA", ha="center", va="center", fontsize=8,
                 color="white" if dark else "black",
             )  # fmt: skip
-    ax.set_xticks(range(len(columns)), [value_name(x, value) for value in columns], parse_math=False)
-    ax.set_yticks(range(len(rows)), [value_name(by, value) for value in rows], parse_math=False)
-    _turn(ax.xaxis, [value_name(x, value) for value in columns])
+    ax.set_xticks(range(len(columns)), names, parse_math=False)
+    ax.set_yticks(range(len(rows)), beside, parse_math=False)
+    turn(ax.xaxis, names)
     ax.set_xlabel(LABELS.get(x, x))
     ax.set_ylabel(LABELS.get(by, by))
     ax.spines[:].set_visible(False)
@@ -185,7 +206,8 @@ def plot_diversity(
         )
     ax = new_axes(ax, width=6.4, height=4.6)
     named: list[tuple[str, str, float, float]] = []
-    for index, group in enumerate(groups):
+    names = (None,) if by is None else value_names(by, groups)
+    for index, (group, name) in enumerate(zip(groups, names, strict=True)):
         colour, marker, line = STYLES[index]
         flat, tall = (
             frame if by is None else frame[_is(frame[by], group)] for frame in (likelihood, diversity)
@@ -193,14 +215,15 @@ def plot_diversity(
         x, y = _numbers(flat["value"]), _numbers(tall["value"])
         ax.errorbar(
             x, y, xerr=_reach(flat), yerr=_reach(tall), color=colour, marker=marker, linestyle=line, markersize=5,
-            linewidth=1.2, elinewidth=0.8, ecolor=to_rgba(colour, 0.4),
-            label=None if by is None else value_name(by, group),
+            linewidth=1.2, elinewidth=0.8, ecolor=to_rgba(colour, 0.4), label=name,
         )  # fmt: skip
         points = _point_names(along, [_plain(value) for value in flat[along]], x, y)
         # The ends of a line first: where there is no room for all, they tell the most.
         named += [(colour, *point) for point in [*points[:1], *points[:0:-1]]]
     for axis, frame in ((ax.xaxis, likelihood), (ax.yaxis, diversity)):
         axis.set_label_text(LABELS.get(_metric(frame), _metric(frame)))
+        _spell_out(axis)
+    _say_unknown(ax, likelihood, diversity)
     ax.set_title(f"labelled by {along}", fontsize=9, loc="left")
     ax.margins(0.1)
     ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
@@ -248,14 +271,31 @@ def _name_axis(axis: Any, name: str, place: Places) -> None:
     if not place.numeric:
         axis.set_ticks(list(place.at.values()), place.names, parse_math=False)
         axis.axes.set_xlim(-0.6, len(place.names) - 0.4)
-        _turn(axis, place.names)
+        turn(axis, place.names)
 
 
-def _turn(axis: Any, names: Sequence[str]) -> None:
+def turn(axis: Any, names: Sequence[str]) -> None:
     """Long names stand slanted, so that they do not overlap."""
     if len(names) * max(map(len, names), default=0) > 60:
         for text in axis.get_ticklabels():
             text.set(rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _spell_out(axis: Any) -> None:
+    """Figures that lie close together in full, not as what is to be added to a number at the axis's end."""
+    from matplotlib.ticker import ScalarFormatter
+
+    formatter = axis.get_major_formatter()
+    if isinstance(formatter, ScalarFormatter):  # the axes given may have another
+        formatter.set_useOffset(False)
+
+
+def _say_unknown(ax: Axes, *summaries: pd.DataFrame) -> None:
+    """Where no setting has a figure of a metric, its name and why that may be."""
+    for summary in summaries:
+        if len(summary) and not np.isfinite(_numbers(summary["value"])).any():
+            why = "too few or too short completions,\nor an endpoint that does not say it"
+            return say(ax, f"no figure of {_metric(summary)} is known:\n{why}")
 
 
 def _metric(summary: pd.DataFrame) -> str:

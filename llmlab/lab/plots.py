@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 #: A token of lower raw probability than this is marked as a surprise.
 SURPRISE = 0.1
 #: More tokens than this get a numbered axis, where only the most surprising ones have their label.
-_LABELLED, _MOST_SURPRISES = 60, 12
+LABELLED, _MOST_SURPRISES = 60, 12
+#: How tokens along an axis are written: points, and the inches below the axis that a plot's own height has room for.
+TOKEN_SIZE, _ROOM = 8, 0.8
+#: The most characters of a token's label, and those that are left where it is cut to its room.
+_LONGEST, _SHORTEST = 18, 3
+#: Inches between two labels that stand upright.
+_APART = 0.14
 
 
 class Trace(NamedTuple):
@@ -101,8 +107,9 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
     known is left out.
     """
     T = len(data.labels)
-    ax = new_axes(ax, width=min(max(4.8, 0.17 * T + 1.5), 10.0), height=3.9)
-    at = np.arange(T)
+    written = data.labels if T <= LABELLED else ()
+    ax = new_axes(ax, width=min(max(4.8, 0.17 * T + 1.5), 10.0), height=3.9, below=written)
+    at, fine = np.arange(T), fineness(T)
     raw, sampling, entropy = data.logprob, data.sampling_logprob, data.entropy
     if np.isfinite(entropy).any():
         ax.bar(at, -entropy, 1.0, color=palette.SKY, alpha=0.3, linewidth=0, label="−entropy (expected logprob)")
@@ -111,27 +118,30 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
         (raw, "o-", 4.5, palette.BLUE, "raw logprob"),
     ):
         if not np.isnan(values).all():
-            ax.plot(at, np.where(np.isinf(values), np.nan, values), style, color=colour, markersize=size, label=name)
+            ax.plot(
+                at, np.where(np.isinf(values), np.nan, values), style, color=colour, markersize=size * fine,
+                linewidth=1.5 * fine, label=name,
+            )  # fmt: skip
             # A probability of zero has no place on the axis: an arrow at its foot.
             zero = at[np.isneginf(values)]
             ax.plot(zero, np.full(len(zero), 0.02), "v", color=colour, transform=ax.get_xaxis_transform())
     low = np.nonzero((raw < np.log(surprise)) & np.isfinite(raw))[0]
     if len(low):
         ax.plot(
-            low, raw[low], "o", markersize=11, markerfacecolor="none", markeredgecolor=palette.VERMILION,
-            markeredgewidth=1.6, label=f"surprise (p < {surprise:g})",
+            low, raw[low], "o", markersize=11 * fine, markerfacecolor="none", markeredgecolor=palette.VERMILION,
+            markeredgewidth=1.6 * fine, label=f"surprise (p < {surprise:g})",
         )  # fmt: skip
     ax.set_ylabel("logprob (nats)")
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     figures = np.concatenate([raw, sampling, -entropy])
     lowest = min(figures[np.isfinite(figures)].min(initial=0.0), -1e-3)
     ax.set_ylim(1.08 * lowest, -0.06 * lowest)
-    if T <= _LABELLED:
-        ax.set_xticks(at, data.labels, rotation=90, parse_math=False, fontsize=8)
+    if T <= LABELLED:
+        ax.set_xticks(at, data.labels, rotation=90, parse_math=False, fontsize=TOKEN_SIZE)
         ax.set_xlabel("token")
     else:
         ax.set_xlabel("position (tokens)")
-        _name_surprises(ax, data, sorted(low.tolist(), key=lambda t: float(raw[t]))[:_MOST_SURPRISES])
+        _name_surprises(ax, data, sorted(low.tolist(), key=lambda t: float(raw[t])))
     ax.set_xlim(-0.7, max(T, 1) - 0.3)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
@@ -143,7 +153,7 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
 def plot_alternatives(data: Alternatives, *, ax: Axes | None = None) -> Axes:
     """What else could have come at a position: each alternative in both laws, the drawn one marked."""
     rows = len(data.labels)
-    ax = new_axes(ax, width=5.8, height=0.38 * rows + 1.5)
+    ax = new_axes(ax, width=5.8, height=0.38 * rows + 1.7)
     at = np.arange(rows)
     raw, sampling = (np.nan_to_num(x) for x in (data.prob, data.sampling_prob))
     known = not np.isnan(data.sampling_prob).all()
@@ -169,44 +179,86 @@ def plot_alternatives(data: Alternatives, *, ax: Axes | None = None) -> Axes:
         say_nothing_known(ax, "probabilities", tokens=rows)
     ax.set_xlabel("probability")
     rank = f", rank {data.rank}" if data.rank > 0 else ""
-    ax.set_title(f"position {data.position}, {sign} drawn{rank}", fontsize=10, loc="left")
-    ax.legend(loc="lower right", fontsize=9, frameon=False)
+    ax.set_title(f"position {data.position}, {sign} drawn{rank}", fontsize=10, loc="left", pad=22)
+    # Above the bars, which in a flat law all reach to the right.
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def token_labels(raw: Sequence[bytes | None], ids: Sequence[int], names: Mapping[int, str] | None) -> tuple[str, ...]:
-    """Axis labels for tokens, with escapes for what the font in use cannot draw."""
+def token_labels(
+    raw: Sequence[bytes | None],
+    ids: Sequence[int],
+    names: Mapping[int, str] | None,
+    *,
+    room: float = np.inf,
+    size: float = TOKEN_SIZE,
+) -> tuple[str, ...]:
+    """Axis labels for tokens, with escapes for what the font in use cannot draw; cut to `room` inches at `size`."""
     glyphs, known = _glyphs(), names or {}
-    return tuple(label(b, name=name_of(i, known), glyphs=glyphs) for b, i in zip(raw, ids, strict=True))
+
+    def fitting(token_id: int, of: bytes | None) -> str:
+        for limit in range(_LONGEST, _SHORTEST, -1):
+            written = label(of, name=name_of(token_id, known), glyphs=glyphs, limit=limit)
+            if np.isinf(room) or length(written, size=size) <= room:
+                break
+        return written
+
+    return tuple(fitting(i, b) for b, i in zip(raw, ids, strict=True))
 
 
-def new_axes(ax: Axes | None, *, width: float, height: float) -> Axes:
-    """The axes given, else those of a new figure of this size in inches, which keeps its labels inside."""
+def new_axes(ax: Axes | None, *, width: float, height: float, below: Sequence[str] = ()) -> Axes:
+    """The axes given, else those of a new figure of this size in inches, which keeps its labels inside.
+
+    It is taller where tokens that stand upright `below` its axis would take much of it.
+    """
     if ax is not None:
         return check_ax(ax)
     from matplotlib import pyplot as plt
 
+    height += max(max(map(length, below), default=0.0) - _ROOM, 0.0)
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def length(label: str, *, size: float = TOKEN_SIZE) -> float:
+    """Inches that a label takes, written at `size` points in the font in use."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    return text_to_path.get_text_width_height_descent(label, FontProperties(size=size), ismath=False)[0] / 72
+
+
+def fineness(tokens: int) -> float:
+    """How much smaller marks and lines are where there are more tokens than stand clear of each other; 1 at most."""
+    return min(1.0, (LABELLED / max(tokens, 1)) ** 0.5)
 
 
 def say_nothing_known(ax: Axes, what: str, *, tokens: int) -> None:
     """A word where a picture would be empty, so that nobody takes it for a result."""
-    text = f"{what} not known: the endpoint does not say" if tokens else "no tokens"
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=palette.GREY)
+    say(ax, f"{what} not known: the endpoint does not say" if tokens else "no tokens")
+
+
+def say(ax: Axes, text: str) -> None:
+    """Write a word into the middle of a picture that has nothing else."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="0.35")
 
 
 def _name_surprises(ax: Axes, data: Trace, positions: Sequence[int]) -> None:
-    """Labels under the points at these positions, and room for them below."""
+    """Labels under the points at the first of these positions that stand clear of each other, and room for them."""
     if not positions:
         return
     lowest, highest = ax.get_ylim()
     ax.set_ylim(lowest - 0.25 * (highest - lowest), highest)
+    apart = _APART * len(data.labels) / (ax.get_window_extent().width / ax.figure.dpi)
+    named: list[int] = []
     for t in positions:
+        if len(named) < _MOST_SURPRISES and all(abs(t - other) >= apart for other in named):
+            named.append(t)
+    for t in named:
         below = float(np.nanmin([data.logprob[t], data.sampling_logprob[t]]))
         ax.annotate(
             data.labels[t], (t, max(below, lowest)), (0, -8), textcoords="offset points", rotation=90, ha="center",
-            va="top", fontsize=8, parse_math=False,
+            va="top", fontsize=TOKEN_SIZE, parse_math=False,
         )  # fmt: skip
 
 

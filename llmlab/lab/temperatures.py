@@ -23,6 +23,8 @@ CUT_STYLES = {
 _ROW = 0.78  # how much of the space between two rows the tallest bar takes
 _NOTE_INCHES = 1.45
 _DIGIT_INCHES = 0.062  # a figure's
+_LINE_INCHES = 0.13  # a line of notes, from the one before
+_LEGEND_INCHES = 4.8  # the legend's two columns
 
 
 class TemperatureLaws(NamedTuple):
@@ -55,25 +57,31 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
     at = np.arange(K)
     scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
-    inches = ax.get_window_extent().width / ax.figure.dpi
-    room = max(inches - _NOTE_INCHES, 1.0) / K
-    for row in range(T):
-        _draw_row(ax, data, row, at=at, scale=scale, room=room)
-    if "top_k" in data.settings and data.settings["top_k"] < K:
-        colour, _, line = CUT_STYLES["top_k"]
-        ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
     ax.set_xticks(at, data.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
-    ax.set_yticks([-row for row in range(T)], [f"{t:g}" for t in data.temperatures])
+    ax.set_yticks([-row for row in range(T)], [f"{t:.4g}" for t in data.temperatures])
     ax.set_ylabel("temperature")
     ax.set_xlabel("next token, most likely first")
     ax.set_ylim(-T + 0.85, 1.0)
+    _legend(ax, data)
+    # What fits is known when all around the axes has its place.
+    ax.figure.canvas.figure.draw_without_rendering()
+    box = ax.get_window_extent()
+    inches = box.width / ax.figure.dpi
+    room = max(inches - _NOTE_INCHES, 1.0) / K
+    lines = max(int(box.height / ax.figure.dpi / (T + 0.15) / _LINE_INCHES), 1)
+    for row in range(T):
+        _draw_row(ax, data, row, at=at, scale=scale, room=room, lines=lines)
+    if "top_k" in data.settings and data.settings["top_k"] < K:
+        colour, _, line = CUT_STYLES["top_k"]
+        ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
     ax.set_xlim(-0.7, K - 0.4 + K * _NOTE_INCHES / max(inches - _NOTE_INCHES, 1.0))
     ax.spines[["top", "right"]].set_visible(False)
-    _legend(ax, data)
     return ax
 
 
-def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scale: float, room: float) -> None:
+def _draw_row(
+    ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scale: float, room: float, lines: int
+) -> None:
     base = -float(row)
     bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
     for bar, cut in zip(bars, data.removed_by[row], strict=True):
@@ -99,7 +107,8 @@ def _draw_row(ax: Axes, data: TemperatureLaws, row: int, *, at: np.ndarray, scal
     notes = [f"keeps {data.kept[row]:,}"]
     for cut in data.settings:
         notes.append(f"{cut} cuts {data.removed[cut][row]:,} ({data.removed_mass[cut][row]:.2%})")
-    ax.text(len(at) - 0.3, base + _ROW / 2, "\n".join(notes), fontsize=7.5, va="center", linespacing=1.25)
+    shown = "\n".join(notes[:lines])
+    ax.text(len(at) - 0.3, base + _ROW / 2, shown, fontsize=7.5, va="center", linespacing=1.25)
 
 
 def _draw_cuts(ax: Axes, data: TemperatureLaws, row: int, *, base: float, scale: float) -> None:
@@ -131,7 +140,8 @@ def _legend(ax: Axes, data: TemperatureLaws) -> None:
         bar = Patch(facecolor="white", edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
         labels.append(f"cut by {cut} = {data.settings[cut]:g}")
+    columns = 2 if ax.get_window_extent().width / ax.figure.dpi > _LEGEND_INCHES else 1
     ax.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8.5,
+        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, fontsize=8.5,
         borderaxespad=0.2, handlelength=3.2, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.4)},
     )  # fmt: skip

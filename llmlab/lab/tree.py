@@ -44,6 +44,8 @@ TREE_COLUMNS: dict[str, str] = {
 }
 #: More steps of the model than this are a mistake.
 _MOST = 4096
+#: A tree as text has the ways to so many ends.
+_SHOWN = 20
 
 
 class Node(NamedTuple):
@@ -138,6 +140,14 @@ class Tree:
         """The nodes behind one, the most likely first; of the root, -1, the first level."""
         return [at for at, one in enumerate(self.nodes) if one.parent == node]
 
+    def most_likely(self, leaves: int) -> tuple[set[int], int]:
+        """The nodes on the ways to the `leaves` most likely ends, by the raw law, and how many nodes are left out."""
+        inner = {node.parent for node in self.nodes}
+        ends = [at for at in range(len(self)) if at not in inner]
+        ends.sort(key=lambda at: -self.nodes[at].path_logprob)
+        shown = {at for end in ends[: max(leaves, 1)] for at in self.way(end)}
+        return shown, len(self) - len(shown)
+
     def bytes_of(self, token_id: int) -> TokenBytes:
         """A token's bytes; a model's logits may be padded beyond its tokenizer."""
         return self._token_bytes[token_id] if token_id < len(self._token_bytes) else None
@@ -151,15 +161,18 @@ class Tree:
 
     def __repr__(self) -> str:
         lines = [f"Tree from position {self.position}, behind {self.context!r}: raw probability, that drawn with"]
-        lines += self._lines(-1, "")
+        shown, hidden = self.most_likely(_SHOWN)
+        lines += self._lines(-1, "", shown)
+        if hidden:
+            lines.append(f"… and {hidden:,} less likely tokens: frame() has them")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return f'<pre style="line-height:1.35">{escape(repr(self))}</pre>'
 
-    def _lines(self, node: int, margin: str) -> list[str]:
+    def _lines(self, node: int, margin: str, shown: set[int]) -> list[str]:
         found: list[str] = []
-        children = self.children(node)
+        children = [at for at in self.children(node) if at in shown]
         for at in children:
             one, last = self.nodes[at], at == children[-1]
             name = label(self.bytes_of(one.token_id), name=self.name(one.token_id), limit=24)
@@ -168,7 +181,7 @@ class Tree:
                 f"{margin}{'└' if last else '├'}─ {name}  {math.exp(one.logprob):.3f}, "
                 f"{math.exp(one.sampling_logprob):.3f}{taken}"
             )
-            found += self._lines(at, f"{margin}{' ' if last else '│'}  ")
+            found += self._lines(at, f"{margin}{' ' if last else '│'}  ", shown)
         return found
 
 

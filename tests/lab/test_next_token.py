@@ -266,6 +266,18 @@ def test_greedy_and_biased_laws_are_drawn_too(law: NextToken, assert_nothing_cli
     assert law.plot_temperatures(ax=ax) is ax
 
 
+def test_small_axes_have_what_fits(law: NextToken, assert_nothing_clipped) -> None:
+    figure, ax = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
+    fields = {"top_k": 8, "top_p": 0.9, "min_p": 0.05}
+    law.plot_temperatures(np.linspace(0, 2, 7), top=6, ax=ax, **fields)
+    assert_nothing_clipped(ax)
+    assert [tick.get_text() for tick in ax.get_yticklabels()][1] == "0.3333"
+    notes = [text for text in ax.texts if text.get_text().startswith("keeps")]
+    boxes = [text.get_window_extent() for text in notes]
+    assert len(notes) == 7
+    assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
+
+
 def test_it_introduces_itself(law: NextToken) -> None:
     assert repr(law) == "<the token after a prompt of 3, over a vocabulary of 48>"
     assert "&lt;the token after" in law._repr_html_() and "sampling_logprob" in law._repr_html_()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmlab.lab import plot_compare
+from llmlab.lab import plot_compare, plots
 from llmlab.lab.answer import Answer
 from llmlab.lab.frames import build
 from llmlab.lab.orders import ORDERS_COLUMNS
@@ -170,7 +170,7 @@ def test_trees(assert_nothing_clipped, depth, width):
     tree = a_tree(depth, width, dead=(1,))
     ax = tree.plot(leaves=30)
     assert_nothing_clipped(ax)
-    shown, hidden = plot_compare._most_likely(tree, 30)
+    shown, hidden = tree.most_likely(30)
     assert len(shown) + hidden == len(tree) and ("left out" in ax.get_xlabel()) is (hidden > 0)
     assert len(ax.get_lines()) == len(shown)
     dashed = [one for one in ax.get_lines() if one.get_linestyle() == "--"]
@@ -181,9 +181,68 @@ def test_trees(assert_nothing_clipped, depth, width):
     assert np.diff(heights).min(initial=1) >= 0.99, "no two ends share a line"
 
 
+def test_long_names_in_a_deep_tree_end_before_the_next(assert_nothing_clipped):
+    tree = Tree(
+        tuple(Node(deep - 2, deep, 0, 1, -0.1, -0.1, -0.1 * deep, -0.1 * deep, True, False) for deep in range(1, 13)),
+        position=0,
+        context="",
+        token_bytes=(b" responsibilities!",),
+        names={},
+    )
+    ax = tree.plot()
+    assert_nothing_clipped(ax)
+    renderer = ax.figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in ax.texts if " | " not in text.get_text()]
+    assert len(boxes) == 12
+    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+def test_a_large_tree_is_no_page_of_text():
+    tree = a_tree(5, 4)
+    shown, hidden = tree.most_likely(20)
+    lines = repr(tree).splitlines()
+    assert len(lines) == len(shown) + 2 < 60 and lines[-1] == f"… and {hidden:,} less likely tokens: frame() has them"
+    assert sum("← taken" in line for line in lines) == 5  # the likeliest way was taken
+    assert len(repr(a_tree(2, 2)).splitlines()) == 1 + 6
+
+
+def test_long_names_of_values_stand_apart(assert_nothing_clipped):
+    values = [f'{{"type": "json_schema", "json_schema": {{"name": "number {at}"}}}}' for at in range(3)]
+    ax = plot_compare.plot_divergences(divergence_frame(values, [(3, 4)] * 3), parameter="temperature")
+    assert_nothing_clipped(ax)
+    ticks = ax.get_xticklabels()
+    assert [tick.get_text()[:4] for tick in ticks] == ["0: {", "1: {", "2: {"] and ticks[0].get_rotation() == 30
+    assert ax.get_window_extent().height > 0.4 * ax.figure.bbox.height
+
+
+def test_positions_are_whole_numbers():
+    frame = divergence_frame([0.0, 0.5], [(0, 1), (1, 0)], tokens=1)
+    ax = plot_compare.plot_divergences(frame, parameter="temperature")
+    assert all(float(tick).is_integer() for tick in ax.get_yticks())
+
+
+@pytest.mark.parametrize("kind", ["certainty", "surprisal", "logprobs"])
+def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, assert_nothing_clipped, kind):
+    def draw(ids):
+        answer = Answer(make_completion(make_tokens(ids)))
+        if kind == "logprobs":
+            return plots.plot_logprobs(plots.trace(answer.choices[0])._replace(labels=label_of(ids)))
+        frame = answer.logprobs_frame() if kind == "certainty" else answer.surprisal_frame()
+        frame["bytes"] = [label.encode() for label in label_of(ids)]
+        return getattr(plot_compare, f"plot_{kind}")(frame)
+
+    def label_of(ids):
+        return tuple("WWWWWWWWWWWWWWWWWW" if i == 8 else "fox" for i in ids)
+
+    short, long = draw([7] * 12), draw([7, 8] * 6)
+    for ax in (short, long):
+        assert_nothing_clipped(ax)
+    assert long.get_window_extent().height > 0.7 * short.get_window_extent().height
+
+
 def test_the_most_likely_ways_are_the_ones_that_are_drawn():
     tree = a_tree(3, 3)
-    shown, _ = plot_compare._most_likely(tree, 2)
+    shown, _ = tree.most_likely(2)
     ends = sorted(
         (at for at in range(len(tree)) if tree.nodes[at].depth == 3), key=lambda at: -tree.nodes[at].path_logprob
     )

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 
 from llmlab.errors import RequestError
 from llmlab.lab import metrics
-from llmlab.lab.plot_sweep import STYLES, places
+from llmlab.lab.plot_sweep import STYLES, places, value_names
 from llmlab.lab.sweep import Sweep
 
 
@@ -165,6 +165,38 @@ def test_what_cannot_be_drawn(demo, swept) -> None:
     with pytest.raises(RequestError, match="columns: there is no 'text'"):
         one.plot("text")
     assert swept.plot(x="prompt").get_xlabel() == "prompt"
+
+
+def test_names_of_values_are_short_and_each_its_own(demo, assert_nothing_clipped) -> None:
+    schemas = [
+        {"type": "json_schema", "json_schema": {"name": "an_object_of_some_kind", "schema": {"type": kind}}}
+        for kind in ("object", "array")
+    ]
+    swept = demo.sweep("Give me JSON.", response_format=schemas, temperature=[0.5, 1.0], n=1, seed=1, max_tokens=4)
+    for options in ({}, {"x": "temperature"}, {"kind": "heatmap"}):
+        ax = swept.plot(x=options.pop("x", "response_format"), **options)
+        assert_nothing_clipped(ax)
+        assert ax.get_window_extent().height > 0.35 * ax.figure.bbox.height
+    names = value_names("response_format", ["a" * 40, "b" * 40, "a" * 41, None, 0.25])
+    assert names == ("0: " + "a" * 25 + "…", "b" * 25 + "…", "2: " + "a" * 25 + "…", "none", "0.25")
+
+
+def test_a_metric_without_a_figure_says_so(demo, assert_nothing_clipped) -> None:
+    one = demo.sweep("Name an animal.", temperature=[0.5, 1.0], n=1, seed=1, max_tokens=1)
+    for ax in (one.plot("distinct_2"), one.plot_diversity()):
+        assert_nothing_clipped(ax)
+        (said,) = (text.get_text() for text in ax.texts)
+        assert said.startswith("no figure of di") and "too few or too short completions" in said
+    assert not one.plot("mean_entropy").texts
+
+
+def test_figures_close_together_are_spelled_out(demo) -> None:
+    swept = demo.sweep("Name an animal.", temperature=[0.5, 1.0], n=1, seed=1, max_tokens=1)
+    ax = swept.plot(metrics={"close": lambda rows: 1.1053 + 1e-7 * rows["temperature"].mean()})
+    ax.figure.canvas.draw()
+    assert not ax.yaxis.get_offset_text().get_text()
+    ax.set_yscale("log")
+    assert swept.plot("perplexity", ax=ax) is ax  # an axis without such a formatter is left as it is
 
 
 def test_where_values_lie() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from llmlab.lab.plots import alternatives, plot_alternatives, plot_logprobs, trace
+from llmlab.lab.plots import Alternatives, alternatives, plot_alternatives, plot_logprobs, trace
 
 NAMES = {37: "<|im_end|>", 38: "<|endoftext|>"}
 
@@ -53,6 +53,25 @@ def test_a_long_trace_numbers_its_positions(make_tokens, make_completion, assert
 def test_a_short_trace(make_tokens, make_completion, length: int, assert_nothing_clipped) -> None:
     ax = plot_logprobs(trace(make_completion(make_tokens([0] * length)).choices[0]))
     assert_nothing_clipped(ax)
+
+
+def test_surprises_side_by_side_are_not_written_on_each_other(make_tokens, make_completion) -> None:
+    logprob = np.full(200, -0.1, np.float32)
+    logprob[[50, 51, 52, 120]] = [-5.0, -7.0, -6.0, -4.0]
+    data = trace(make_completion(make_tokens([0] * 200)).choices[0])
+    ax = plot_logprobs(data._replace(logprob=logprob))
+    assert [text.xy[0] for text in ax.texts] == [51, 120]  # the most surprising of neighbours
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_the_legend_lies_on_no_bar(rows: int, assert_nothing_clipped) -> None:
+    flat = np.full(rows, 1 / rows)
+    data = Alternatives(0, tuple("abcde"[:rows]), tuple(range(rows)), flat, flat, 0, 1)
+    ax = plot_alternatives(data)
+    assert_nothing_clipped(ax)
+    legend = ax.get_legend().get_window_extent()
+    assert not any(legend.overlaps(bar.get_window_extent()) for bar in ax.patches)
+    assert not legend.overlaps(ax.title.get_window_extent()) and not legend.overlaps(ax._left_title.get_window_extent())
 
 
 def test_what_is_not_known_is_not_drawn(make_tokens, make_completion, assert_nothing_clipped) -> None:

@@ -132,6 +132,16 @@ def test_a_reader_sees_where_and_why(story):
     assert "<script" not in story.rerun(messages="Say <script>").diff()._repr_html_()
 
 
+def test_a_reader_is_not_shown_every_choice(demo):
+    many = demo.chat("Name an animal.", n=12, seed=1, max_tokens=3, temperature=1.5)
+    diff = many.rerun(temperature=0).diff()
+    same = int(diff.frame()["same"].tail(4).sum())
+    rest = f"… and 4 more choices, {same} of them the same: frame() has them"
+    assert repr(diff).endswith(rest) and "[7] " in repr(diff) and "[8] " not in repr(diff)
+    assert rest in diff._repr_html_() and "[8] " not in diff._repr_html_()
+    assert len(diff.frame()) == 12
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
