@@ -10,6 +10,9 @@ from llmlab.grammar.objects import properties
 from llmlab.grammar.places import Alternative, Document, Site
 from llmlab.grammar.scalars import bounds
 
+#: Whole numbers from here on are read as floats.
+LARGEST_WHOLE = 2**63
+
 #: How deep in the properties a difference is looked for.
 _DEEPEST = 3
 
@@ -54,8 +57,8 @@ def allowed_values(schemas: Alternative) -> list[Any] | None:
 
 def key(value: Any) -> str:
     """Equal for values that are equal in JSON: 1 is 1.0, and not true."""
-    if isinstance(value, float) and value == int(value):
-        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+        value = int(value) if abs(value) < LARGEST_WHOLE else float(value)
     if isinstance(value, dict):
         return "{" + ",".join(sorted(f"{json.dumps(name)}:{key(item)}" for name, item in value.items())) + "}"
     if isinstance(value, list | tuple):

@@ -93,6 +93,10 @@ def fill_masks(matchers: Sequence[Matcher], masks: UInt32[np.ndarray, "B W"]) ->
     rows = masks[: len(matchers)]
     if vocabulary.size % 32:
         rows[:, -1] &= np.uint32((1 << (vocabulary.size % 32)) - 1)
+    # Where nothing can come, llguidance offers the end, whether or not what is there is a whole.
+    for at in np.flatnonzero((rows & vocabulary.end_mask).any(axis=1)).tolist():
+        if not matchers[at].complete:
+            rows[at] &= ~vocabulary.end_mask
     copies, originals = vocabulary.alias_bits
     if len(copies):
         bits = (rows[:, originals // 32] >> (originals % 32).astype(np.uint32)) & np.uint32(1)

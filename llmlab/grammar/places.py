@@ -164,18 +164,25 @@ def _both(some: list[Alternative], others: list[Alternative], path: str) -> list
     return [one + other for one in some for other in others]
 
 
-def _anchors(site: Site, depth: int = 0) -> list[tuple[str, Site]]:
-    """Every `$anchor`, with the schema that it names."""
+def _anchors(site: Site, depth: int = 0, inside: str | None = None) -> list[tuple[str, Site]]:
+    """Every `$anchor`, with the schema that it names.
+
+    Raises:
+        GrammarError: a reference that starts from an `$id` further in, or schemas that lie too deep in each other.
+    """
     if depth > 2 * DEEPEST:
         raise GrammarError(f"schemas lie more than {DEEPEST} deep in each other", path="#")
     found = []
     if isinstance(site.schema, dict):
-        name = site.schema.get("$anchor")
+        name, own = site.schema.get("$anchor"), site.schema.get("$id")
+        inside = own if depth and isinstance(own, str) and not own.startswith("#") else inside
+        if inside and isinstance(site.schema.get("$ref"), str):
+            raise GrammarError(f"$ref starts from the $id {inside!r} around it; leave that $id out", path=site.path)
         if isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.-]*", name):
             found.append((name, site))
         keys: Any = [key for key in site.schema if isinstance(key, str) and key not in ("const", "enum", "examples")]
     else:
         keys = range(len(site.schema)) if isinstance(site.schema, list | tuple) else ()
     for key in keys:
-        found += _anchors(site.at(key), depth + 1)
+        found += _anchors(site.at(key), depth + 1, inside)
     return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any
 
+from llmlab.grammar.patterns import rust
 from llmlab.grammar.vocabulary import GrammarError
 
 #: Integers stay where a float, JavaScript's only number, holds each of them.
@@ -16,6 +19,9 @@ LARGEST_INTEGER = 2**53 - 1
 DIGITS_BEFORE, DIGITS_AFTER = 15, 9
 #: llguidance reads 1e-10 exactly, and nothing finer.
 FINEST = 10
+
+#: The keywords of numbers.
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
 
 _YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"
 _FOURTH = "(?:0[48]|[2468][048]|[13579][26])"
@@ -73,10 +79,12 @@ def integer(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
             raise GrammarError(f"integers beyond ±{LARGEST_INTEGER} are not written; got the bound {bound}", path=path)
     least = -LARGEST_INTEGER if low is None else max(_whole(low, above, up=True), -LARGEST_INTEGER)
     most = LARGEST_INTEGER if high is None else min(_whole(high, below, up=False), LARGEST_INTEGER)
+    if least > most:
+        raise _nothing(schemas, path)
     return {"type": "integer", "minimum": least, "maximum": most, **_multiple(schemas, path)}
 
 
-def _whole(bound: float, outside: bool, *, up: bool) -> int:
+def _whole(bound: float | Fraction, outside: bool, *, up: bool) -> int:
     """The first integer inside a bound."""
     if up:
         return math.floor(bound) + 1 if outside else math.ceil(bound)
@@ -84,25 +92,68 @@ def _whole(bound: float, outside: bool, *, up: bool) -> int:
 
 
 def number(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
-    """A number of all these schemas."""
+    """A number of all these schemas.
+
+    The bounds that llguidance is given are themselves allowed: one that is excluded, or is no multiple, is moved to the
+    first number inside. It would let an excluded 0 pass where the other bound is below 1, and find nothing to write
+    between bounds that have more digits than the multiples.
+    """
     low, above, high, below = bounds(schemas)
     room = float(10**DIGITS_BEFORE)
     least = min(-room, 10 * high if high is not None and high < 0 else -room) if low is None else low
     most = max(room, 10 * low if low is not None and low > 0 else room) if high is None else high
     if not (math.isfinite(least) and math.isfinite(most)):
         raise GrammarError("the bounds leave no finite number", path=path)
-    made: dict[str, Any] = {"type": "number"}
-    made["exclusiveMinimum" if above else "minimum"] = least
-    made["exclusiveMaximum" if below else "maximum"] = most
+    if least > most:
+        raise _nothing(schemas, path)
     multiple = _multiple(schemas, path)
-    if multiple:
-        return made | multiple
     # A multiple of a power of ten has that many digits after the point.
     width = most - least
     digits = DIGITS_AFTER if width >= 1e-3 else FINEST
-    if width * 10**digits >= 10:
-        made["multipleOf"] = float(f"1e-{digits}")
-    return made
+    if not multiple and width * 10**digits >= 10:
+        multiple = {"multipleOf": float(f"1e-{digits}")}
+    step = exact(multiple["multipleOf"]) if multiple else Fraction(10) ** (math.floor(math.log10(width or 1)) - 2)
+    given = any("multipleOf" in schema for schema in schemas)
+    try:
+        least = _inside(least, above, step, up=True) if above or given else least
+        most = _inside(most, below, step, up=False) if below or given else most
+    except OverflowError:
+        raise GrammarError("the bounds leave no finite number", path=path) from None
+    if least > most:
+        raise _nothing(schemas, path)
+    if least == most:  # in a range, 0.5 might have to be 0.50 to be a multiple
+        return {"enum": [json.loads(repr(least).removesuffix(".0"))]}
+    return {"type": "number", "minimum": least, "maximum": most, **multiple}
+
+
+def _nothing(schemas: list[dict[str, Any]], path: str) -> GrammarError:
+    told = dict.fromkeys(word for word in BOUNDS if any(word in schema for schema in schemas))
+    return GrammarError(f"{', '.join(told)}: there is no number between the bounds", path=path)
+
+
+def exact(value: float) -> Fraction:
+    """A number as JSON spells it: 0.1 is a tenth."""
+    return Fraction(repr(value))
+
+
+def _inside(bound: float, outside: bool, step: Fraction, *, up: bool) -> float:
+    """The multiple of a step that comes first inside a bound; of a larger step, where a float does not hold that."""
+    while True:
+        point = _whole(exact(bound) / step, outside, up=up) * step
+        if exact(float(point)) == point:
+            return float(point)
+        step *= 10
+
+
+def admits(schemas: list[dict[str, Any]], value: float, path: str) -> bool:
+    """Whether a number is valid under all these schemas."""
+    low, above, high, below = bounds(schemas)
+    if low is not None and (value < low or (above and value == low)):
+        return False
+    if high is not None and (value > high or (below and value == high)):
+        return False
+    multiple = _multiple(schemas, path)
+    return not multiple or (exact(value) / exact(multiple["multipleOf"])).denominator == 1
 
 
 def _multiple(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
@@ -126,7 +177,7 @@ def string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
     conditions: list[dict[str, str]] = []
     for schema in schemas:
         if "pattern" in schema:
-            conditions.append({"pattern": schema["pattern"]})
+            conditions.append({"pattern": rust(schema["pattern"])})
         if "format" in schema:
             conditions += _format(schema["format"], path)
     for condition in conditions:

@@ -14,8 +14,9 @@ from typing import Any
 from llmlab.grammar.disjoint import allowed_values, key, kinds, types
 from llmlab.grammar.keywords import is_number
 from llmlab.grammar.objects import count_keywords, counts, items, properties
+from llmlab.grammar.patterns import rust
 from llmlab.grammar.places import DEEPEST, Alternative, Document, Site
-from llmlab.grammar.scalars import integer, number, string
+from llmlab.grammar.scalars import BOUNDS, admits, integer, number, string
 from llmlab.grammar.vocabulary import GrammarError
 
 __all__ = ["WHITESPACE", "enforceable", "enforceable_at"]
@@ -27,6 +28,8 @@ WHITESPACE = r"\x20|\n[\x20\t]{0,16}"
 OPTIONS: Any = {"whitespace_pattern": WHITESPACE, "json_allowed_escapes": 'nrbtf\\"'}
 
 _ANY = "any"
+#: The keywords whose value is an object of schemas.
+_NAMED = ("properties", "patternProperties")
 
 #: Schemas of more places than this are refused; joined ones may have many more than are written down.
 MOST_PLACES = 8000
@@ -64,6 +67,8 @@ class _Writer:
         self._defs: dict[str, Any] = {}
         self._names: dict[tuple[str, ...], str] = {}
         self._waiting: list[tuple[str, list[Site]]] = []
+        self._met: set[str] = set()
+        self._places = 0
         #: The plain schemas that were written, for finding the one that llguidance refuses.
         self.written: list[tuple[str, dict[str, Any]]] = []
 
@@ -73,11 +78,19 @@ class _Writer:
         while self._waiting:
             name, sites = self._waiting.pop()
             self._defs[name] = self._place(sites)
+        root = self._settle(root)
         if root is False:
-            raise GrammarError("nothing is valid under this schema", path=sites[0].path)
+            raise GrammarError("nothing is valid under this schema", path=self._document.root.path)
         made = {"x-guidance": OPTIONS, **root, "$defs": self._defs}
         self._try(made)
         return made
+
+    def _settle(self, root: Any) -> Any:
+        """The root without references to places where nothing is valid, which llguidance would not follow."""
+        while gone := {f"#/$defs/{name}" for name, made in self._defs.items() if made is False}:
+            self._defs = {name: _without(made, gone) for name, made in self._defs.items() if made is not False}
+            root = _without(root, gone)
+        return root
 
     def _try(self, made: dict[str, Any]) -> None:
         error = _error(made)
@@ -103,20 +116,27 @@ class _Writer:
         return _any_of([self._alternative(way) for way in ways])
 
     def _inner(self, sites: list[Site]) -> Any:
-        """A place further in. Where schemas meet it has a name, so that recursion comes to an end."""
-        if len(sites) == 1:
+        """A place further in. Where schemas meet it has a name, and where one comes again: so recursion ends."""
+        if len(sites) == 1 and sites[0].path not in self._met:
+            self._met.add(sites[0].path)
             if sites[0].path.count("/") > 2 * DEEPEST:
                 raise GrammarError("schemas lie too deep in each other", path=sites[0].path)
             return self._place(sites)
         return self._named(sites) if sites else self._any()
 
     def _named(self, sites: list[Site]) -> dict[str, Any]:
+        self._count()
         paths = tuple(site.path for site in sites)
         if paths not in self._names:
             name = f"d{len(self._names)}"
             self._names[paths] = name
             self._waiting.append((name, sites))
         return {"$ref": f"#/$defs/{self._names[paths]}"}
+
+    def _count(self) -> None:
+        self._places += 1
+        if self._places > MOST_PLACES:
+            raise GrammarError(f"the schema comes to more than {MOST_PLACES} places", path="#")
 
     def _any(self) -> dict[str, Any]:
         """Any JSON value: llguidance's own would write numbers that overflow."""
@@ -138,32 +158,27 @@ class _Writer:
 
     def _values(self, values: list[Any], way: Alternative, kinds_left: set[str]) -> Any:
         path = way[0].path
+        plain = [site.schema for site in way]
         left = [value for value in values if kinds(value) & kinds_left]
         for value in left:
             _check_value(value, path)
+        left = [value for value in left if not is_number(value) or admits(plain, value, path)]
         if not left:
             return False
         listed = {"enum": [json.loads(key(value)) for value in left]}
-        told = {word for site in way for word in site.schema} - {"type", "enum", "const"}
+        told = {word for schema in plain for word in schema} - {"type", "enum", "const", *BOUNDS}
         if not told:
             return listed
         held = {kind for value in left for kind in kinds(value)} & kinds_left
-        # The numbers among the values end by themselves, and digits after the point are theirs to choose.
         rest = _any_of(
-            [
-                {"type": kind, **{word: value for site in way for word, value in site.schema.items() if word in told}}
-                if kind in ("integer", "number")
-                else self._typed(kind, way)
-                for kind in sorted(held)
-            ]
+            [{"type": kind} if kind in ("integer", "number") else self._typed(kind, way) for kind in sorted(held)]
         )
         return {"allOf": [listed, rest]}
 
     def _typed(self, kind: str, way: Alternative) -> Any:
         path = way[0].path
         plain = [site.schema for site in way]
-        if len(self.written) >= MOST_PLACES:
-            raise GrammarError(f"the schema comes to more than {MOST_PLACES} places", path="#")
+        self._count()
         made: Any
         if kind in ("null", "boolean"):
             return {"type": kind}
@@ -200,7 +215,7 @@ class _Writer:
         if found.required:
             made["required"] = found.required
         if found.patterns:
-            made["patternProperties"] = {name: self._inner(sites) for name, sites in found.patterns.items()}
+            made["patternProperties"] = {rust(name): self._inner(sites) for name, sites in found.patterns.items()}
         made["additionalProperties"] = False if found.others is None else self._inner(found.others)
         return made | count_keywords(found, *counts(way), path)
 
@@ -210,6 +225,21 @@ def _any_of(options: list[Any]) -> Any:
     if len(left) < 2:
         return left[0] if left else False
     return {"anyOf": left}
+
+
+def _without(made: Any, gone: set[str]) -> Any:
+    """What was written, with False in the place of some references."""
+    if not isinstance(made, dict):
+        return made
+    if made.get("$ref") in gone:
+        return False
+    if "anyOf" in made:
+        return _any_of([_without(option, gone) for option in made["anyOf"]])
+    inner = {word: lambda value: _without(value, gone) for word in ("additionalProperties", "items")}
+    inner |= {word: lambda value: {name: _without(item, gone) for name, item in value.items()} for word in _NAMED}
+    inner |= {word: lambda value: [_without(item, gone) for item in value] for word in ("prefixItems", "allOf")}
+    found = {word: inner[word](value) if word in inner else value for word, value in made.items()}
+    return False if False in found.get("allOf", ()) else found
 
 
 def _check_value(value: Any, path: str) -> None:

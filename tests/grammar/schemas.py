@@ -96,6 +96,9 @@ SCHEMAS: dict[str, Any] = {
     "cents": {"type": "number", "multipleOf": 0.01, "minimum": 0, "maximum": 999},
     "latitude": between(-90, 90, "number"),
     "a narrow window": between(0.001, 0.002, "number"),
+    "a learning rate": {"type": "number", "exclusiveMinimum": 0, "maximum": 0.5},
+    "just below minus one": {"type": "number", "minimum": -1.5, "exclusiveMaximum": -1},
+    "one half alone": {"type": "number", "minimum": 0.38, "exclusiveMaximum": 0.582, "multipleOf": 0.25},
     "bounds without a type": {"minimum": 3, "maxLength": 4, "maxItems": 1},
     # Strings.
     "length": text(8, minLength=3),
@@ -108,6 +111,12 @@ SCHEMAS: dict[str, Any] = {
     "version": pattern(r"^\d+\.\d+\.\d+$"),
     "words and length": {"type": "string", "pattern": "^[a-z ]+$", "minLength": 2, "maxLength": 9},
     "a search": {"type": "string", "pattern": "cat", "maxLength": 8},
+    "a file name": {"type": "string", "pattern": r'^[^\\/:*?"<>|]{1,9}$'},
+    "no quotes": {"type": "string", "pattern": r'^[^"\\]{2,4}$'},
+    "not ASCII": {"type": "string", "pattern": r"^[^ -~]{2}$"},
+    "control characters": {"type": "string", "pattern": r"^[\x00-\x21]{2}$"},
+    "brackets": {"type": "string", "pattern": r"^[()[\]{}&~]{3}[^[\]]$"},
+    "no words, no digits": {"type": "string", "pattern": r"^\W\D[^\w\s][^\d]$"},
     "date": form("date"),
     "time": form("time"),
     "date-time": form("date-time"),
@@ -127,6 +136,8 @@ SCHEMAS: dict[str, Any] = {
     "enum under bounds": {"type": "integer", "enum": [1, 5, 10, 50], "minimum": 5},
     "const": {"const": "yes"},
     "const object": {"const": {"a": 1, "b": [True, None]}},
+    "an enum within bounds": {"enum": [0, 0.25, 0.5, 0.3, "x"], "exclusiveMinimum": 0, "multipleOf": 0.25},
+    "large values": {"enum": [1e22, 2**60, -(10**19)]},
     "numbers by name": {"type": "number", "enum": [0.1, 0.25, 1e-7, 12345.678]},
     # Objects.
     "person": obj("name age", name=text(), age=between(0, 120), email=form("email") | {"maxLength": 16}),
@@ -189,6 +200,11 @@ SCHEMAS: dict[str, Any] = {
         "allOf": [{"anyOf": [{"minimum": 50}, {"type": "string"}]}],
     },
     "a single allOf": {"allOf": [ref("x")], "$defs": {"x": between(0, 3)}, "description": "as pydantic 1 wrote it"},
+    "closed, joined": {"allOf": [closed("", a=BOOL, b=BOOL), closed("", b=BOOL, c=BOOL)]},
+    "a name for nothing": {
+        "$defs": {"never": {"allOf": [ref("no")]}, "no": False},
+        "anyOf": [ref("never"), obj("", a=ref("never"), b=arr(ref("no")))],
+    },
     "merged deep": {"allOf": [obj("p", p=obj("x", x=BOOL)), obj("p", p=obj("y", y=BOOL))]},
     # References and recursion.
     "a reference": {"$ref": "#/$defs/point", "$defs": {"point": closed(x=between(0, 9), y=between(0, 9))}},
@@ -209,6 +225,24 @@ SCHEMAS: dict[str, Any] = {
         "$defs": {
             "e": {"anyOf": [between(0, 9), closed(op={"enum": ["+", "*"]}, l=ref("e"), r=ref("e"))]},
         },
+    },
+    "links by oneOf": {
+        "$ref": "#/$defs/l",
+        "$defs": {"l": closed(head=between(0, 9), tail={"oneOf": [NULL, ref("l")]})},
+    },
+    "links by allOf": {
+        "$ref": "#/$defs/l",
+        "$defs": {"l": obj("head", head=between(0, 9), tail={"allOf": [ref("l")], "nullable": True})},
+    },
+    "expression by oneOf": {
+        "$ref": "#/$defs/e",
+        "$defs": {
+            "e": {"oneOf": [tagged("k", "number", v=between(0, 9)), tagged("k", "sum", of=arr(ref("e"), 0, 2))]},
+        },
+    },
+    "many ways down": {
+        "$ref": "#/$defs/n",
+        "$defs": {"n": obj("", **{f"c{i}": {"type": ["object", "null"], "oneOf": [ref("n"), NULL]} for i in range(9)})},
     },
     "two recursions at once": {
         "allOf": [ref("a"), ref("b")],
@@ -313,9 +347,22 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "types that never meet": ({"allOf": [INT, BOOL]}, "nothing is valid"),
     "required and forbidden": (obj("a", a=False), "required property 'a' is unsatisfiable"),
     "an empty range": (between(5, 3), "minimum, maximum"),
+    "an empty range of numbers": ({"type": "number", "minimum": 2, "exclusiveMaximum": 2}, "no number between"),
+    "no multiple in a range": (
+        between(1, 3, "number") | {"multipleOf": 5},
+        "minimum, maximum, multipleOf: there is no",
+    ),
+    "joined, and one too few": (
+        {"allOf": [closed(a=BOOL), obj("b", b=BOOL)]},
+        "required property 'b' is unsatisfiable",
+    ),
     "an empty length": (text(2, minLength=5), "minLength"),
     "a reference to nowhere": ({"$ref": "#/$defs/x"}, "$ref '#/$defs/x' leads nowhere"),
     "a reference to elsewhere": (obj(a={"$ref": "https://example.com/s.json"}), "#/properties/a: $ref"),
+    "a reference from another root": (
+        obj(a={"$id": "https://example.com/a", "$ref": "#/$defs/x", "$defs": {"x": BOOL}}) | {"$defs": {"x": INT}},
+        "#/properties/a: $ref starts from the $id 'https://example.com/a'",
+    ),
     "a circle": ({"$ref": "#/$defs/a", "$defs": {"a": ref("b"), "b": ref("a")}}, "circle"),
     "a number too exact": ({"const": 2**53 + 1}, "9007199254740993"),
     "an integer too large": ({"type": "integer", "minimum": 10**18}, "1000000000000000000"),

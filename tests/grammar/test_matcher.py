@@ -68,6 +68,12 @@ def test_a_token_that_was_not_allowed_is_an_error_that_stays():
     assert other.error is None and both[1].any()
 
 
+def test_no_end_where_nothing_can_come():
+    # A pattern that only a control character matches, which no string holds.
+    matcher = grammar(vocabulary(), JSON({"type": "string", "pattern": "^\\x01$"})).matcher()
+    assert allowed(matcher) == [] and not matcher.complete
+
+
 def test_compiled_once():
     words = vocabulary()
     first, again = (grammar(words, JSON(SCHEMAS["person"])) for _ in range(2))

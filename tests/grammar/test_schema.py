@@ -1,6 +1,7 @@
 """Schemas: what is written under one is valid under it, what cannot be enforced is refused by name."""
 
 import json
+from random import Random
 
 import numpy as np
 import pytest
@@ -32,6 +33,39 @@ def test_what_random_walks_write_is_valid():
     assert len(SCHEMAS) >= 100 and ended > 0.95 * begun
 
 
+def test_numbers_between_any_bounds():
+    rng, random = np.random.default_rng(0), Random(0)
+    walks = refused = 0
+    for _ in range(300):
+        schema = bounded(random)
+        try:
+            compiled = of(schema)
+        except GrammarError as error:
+            assert "no number" in str(error) or "multiple" in str(error), (schema, error)
+            refused += 1
+            continue
+        for _ in range(3):
+            text = walk(compiled, rng).decode()
+            assert problem(text, schema) is None, (schema, text)
+            walks += 1
+    print(f"{walks} numbers, {refused} schemas that leave none")
+    assert walks > 450
+
+
+def bounded(random: Random) -> dict:
+    value = [
+        lambda: random.randint(-3, 3),
+        lambda: random.uniform(-2, 2),
+        lambda: round(random.uniform(-9, 9), random.randint(1, 4)),
+        lambda: random.choice([1, -1]) * 10.0 ** random.randint(-9, 14),
+    ]
+    low, high = sorted(random.choice(value)() for _ in range(2))
+    words = random.choice(["minimum", "exclusiveMinimum"]), random.choice(["maximum", "exclusiveMaximum"])
+    made = {"type": random.choice(["number", "integer"]), words[0]: low, words[1]: high}
+    multiple = random.choice([None, None, None, 1, 3, 0.5, 0.25, 0.1, 0.05])
+    return made if multiple is None else made | {"multipleOf": multiple}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_enforced_is_refused_with_its_reason(name):
     schema, words = REFUSED[name]
@@ -56,6 +90,13 @@ def test_what_cannot_be_enforced_is_refused_with_its_reason(name):
             ['{"a": 1, "a": "x"}', r'{"a": 1, "\u0061": "x"}'],
         ),
         (arr(INT), ["[]", "[1, 2]"], ["[1,]", "[1 2]", "[  1]", "[\n\n1]", "[1] ", " [1]", "[" + " " * 9 + "]"]),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, ["0.5", "0.000000001"], ["0", "-0", "0.0", "0.6"]),
+        ({"type": "number", "minimum": 0.3, "maximum": 0.9, "multipleOf": 0.1}, ["0.3", "0.7", "0.9"], ["0.35", "1"]),
+        ({"type": "number", "minimum": 0.3, "maximum": 0.3, "multipleOf": 0.1}, ["0.3"], ["0.30", "0.4"]),
+        ({"type": "number", "exclusiveMinimum": 1e14}, ["100000000000001"], ["100000000000000"]),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-10}, ["0.0000000001"], ["0"]),
+        ({"const": 1e22}, ["10000000000000000000000"], ["1", "1e21"]),
+        ({"type": "string", "pattern": '^[^"]$'}, ['"\\\\"', '"é"'], ['"\\""']),
         ({"const": {"a": [1, "x"]}}, ['{"a": [1, "x"]}'], ['{"a": [1]}', '{"a": [1, "x"], "b": 1}']),
         ({"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2023-02-29"', '"1900-02-29"', '"0000-01-01"']),
         ({"type": "string", "format": "time"}, ['"23:59:59Z"'], ['"23:59:60Z"', '"23:59"', '"24:00:00Z"']),
