@@ -23,7 +23,7 @@ class Figures(NamedTuple):
 
     logprob: Float32[Any, " B"]  #: raw, also of a token that a stage banned
     sampling_logprob: Float32[Any, " B"]
-    rank: Int32[Any, " B"]  #: in the raw law, from 1, ties to the lower id
+    rank: Int32[Any, " B"]  #: in the raw law, from 1, equal logits to the lower id
     entropy: Float32[Any, " B"]  #: of the raw law
     sampling_entropy: Float32[Any, " B"]
     margin: Float32[Any, " B"]  #: the raw logprob less that of the best other token; inf where there is none
@@ -53,7 +53,10 @@ def figures(
     top, ids = map(lax.optimization_barrier, lax.top_k(logprobs, min(max(count, 2), vocab_size)))
     column = token[:, None]
     own = jnp.take_along_axis(logprobs, column, axis=-1)
-    ahead = (logprobs > own) | ((logprobs == own) & (token_ids(raw) < column))
+    # Ranked by the logits: subtracting the total rounds tokens together that the model keeps apart, one in twenty of a
+    # large vocabulary's tail.
+    logit = jnp.take_along_axis(raw, column, axis=-1)
+    ahead = (raw > logit) | ((raw == logit) & (token_ids(raw) < column))
     second = top[:, 1] if vocab_size > 1 else jnp.full_like(top[:, 0], -jnp.inf)
     other = jnp.where(ids[:, 0] == token, second, top[:, 0])
     return Figures(

@@ -51,6 +51,20 @@ def test_ranks_break_ties_by_id_and_margins_see_them() -> None:
     assert close(of([0.2, 0.8, 0.0, 0.0], None, 1).margin, math.log(4))
 
 
+def test_ranks_keep_apart_what_the_logprobs_round_together() -> None:
+    V = 151936
+    raw = np.random.default_rng(0).normal(0.0, 0.3, V).astype(np.float32)
+    ranking = np.argsort(-raw, kind="stable")
+    wide = raw.astype(np.float64)
+    rounded = (wide - np.log(np.exp(wide).sum())).astype(np.float32)
+    # The places at which the order of the float32 logprobs, ties to the lower id, has another token.
+    places = np.flatnonzero(np.argsort(-rounded, kind="stable") != ranking)[:24]
+    assert len(places) == 24
+    rows = jnp.broadcast_to(raw, (24, V))
+    step = compiled(rows, rows, jnp.asarray(ranking[places], jnp.int32))
+    assert step.rank.tolist() == (places + 1).tolist()
+
+
 def test_sampling_figures_are_of_the_law_drawn_from() -> None:
     step = of([0.5, 0.25, 0.25, 0.0], [2 / 3, 0.0, 1 / 3, 0.0], 2)
     assert close(step.logprob, math.log(0.25)) and close(step.sampling_logprob, math.log(1 / 3))
