@@ -176,7 +176,12 @@ class Answer:
         return path
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write `logprobs_frame()` as CSV, its bytes as hexadecimal digits, and return its path."""
+        """Write `logprobs_frame()` as CSV, its bytes as hexadecimal digits, and return its path.
+
+        A token may spell NA, null or 007, which pandas takes for something else unless it is told:
+
+            pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"token": str, "bytes": str})
+        """
         from llmlab.lab.keeping import to_csv
 
         return to_csv(self.logprobs_frame(), path)

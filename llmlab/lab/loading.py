@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import ModelNotFoundError
+from llmlab.errors import ModelNotFoundError, RequestError
+from llmlab.fields import short
 from llmlab.lab import banner
 from llmlab.lab.lab import Lab
 from llmlab.lab.progress import progress_bar
@@ -44,6 +46,10 @@ def load(
     """
     from llmlab.backends.local import LocalBackend
 
+    if not isinstance(name, str | os.PathLike):
+        raise RequestError(
+            f"name must be demo, a checkpoint folder or a hub repository, got {short(name)}", param="name"
+        )
     if Path(name).suffix == ".parquet" and Path(name).expanduser().is_file():
         raise ModelNotFoundError(
             f"{name} is no model: llmlab.Result.load reads a result that was saved, llmlab.Sweep.load a sweep",

@@ -102,10 +102,11 @@ def plot_lines(
     ax = new_axes(ax, width=6.4, height=4.0)
     place = places(x, axes[x])
     metric = _metric(summary)
-    names = (None,) if by is None else value_names(by, groups)
+    names = (LABELS.get(x, x),) if by is None else value_names(by, groups)
+    earlier = len(ax.containers)
     for index, (group, name) in enumerate(zip(groups, names, strict=True)):
         part = summary if by is None else summary[_is(summary[by], group)]
-        colour, marker, line = STYLES[index]
+        colour, marker, line = _style(earlier + index)
         at = np.array([place.at[_plain(value)] for value in part[x]])
         order = np.argsort(at, kind="stable")
         at, (value, low, high) = at[order], (_numbers(part[column])[order] for column in ("value", "low", "high"))
@@ -125,8 +126,7 @@ def plot_lines(
     _say_unknown(ax, summary)
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    if by is not None:
-        ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(ax, by, earlier=earlier)
     return ax
 
 
@@ -206,9 +206,10 @@ def plot_diversity(
         )
     ax = new_axes(ax, width=6.4, height=4.6)
     named: list[tuple[str, str, float, float]] = []
-    names = (None,) if by is None else value_names(by, groups)
+    names = (LABELS.get(along, along),) if by is None else value_names(by, groups)
+    earlier = len(ax.containers)
     for index, (group, name) in enumerate(zip(groups, names, strict=True)):
-        colour, marker, line = STYLES[index]
+        colour, marker, line = _style(earlier + index)
         flat, tall = (
             frame if by is None else frame[_is(frame[by], group)] for frame in (likelihood, diversity)
         )  # fmt: skip
@@ -224,14 +225,25 @@ def plot_diversity(
         axis.set_label_text(LABELS.get(_metric(frame), _metric(frame)))
         _spell_out(axis)
     _say_unknown(ax, likelihood, diversity)
-    ax.set_title(f"labelled by {along}", fontsize=9, loc="left")
+    ax.set_title(f"labelled by {'what is swept' if earlier else along}", fontsize=9, loc="left")
     ax.margins(0.1)
     ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    if by is not None:
-        ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _legend(ax, by, earlier=earlier)
     _write_apart(ax, named)
     return ax
+
+
+def _style(index: int) -> tuple[str, str, str]:
+    return STYLES[index % len(STYLES)]
+
+
+def _legend(ax: Axes, by: str | None, *, earlier: int) -> None:
+    """What each line is; a single one is named where others have been drawn on the same axes before."""
+    if by is not None:
+        ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    elif earlier:
+        ax.legend(frameon=False, fontsize=9)
 
 
 def _point_names(along: str, values: Sequence[Any], x: np.ndarray, y: np.ndarray) -> list[tuple[str, float, float]]:

@@ -146,7 +146,8 @@ class Sweep:
 
         Args:
             columns: of `frame()`; by default every one with figures.
-            by: which axes to group by; by default all of them, which makes every cell a group.
+            by: which axes to group by; by default all of them, which makes every cell a group (over prompts: all others
+                than the prompts).
             metrics: name -> function of one cell's rows of `frame()`, such as `metrics.self_bleu`.
             over: what an interval is about: other completions of these prompts, or other prompts (of which there should
                 be a dozen at least).
@@ -164,7 +165,8 @@ class Sweep:
         if columns is None:
             columns = figures if metrics is None else []
         columns = [columns] if isinstance(columns, str) else listed("columns", columns, of="columns")
-        axes = [by] if isinstance(by, str) else listed("by", self.axes.keys() if by is None else by, of="axes")
+        every = [name for name in self.axes if not (name == "prompt" and over == "prompts")]
+        axes = [by] if isinstance(by, str) else listed("by", every if by is None else by, of="axes")
         axes = list(dict.fromkeys(axes))
         _check_names("columns", columns, figures)
         _check_names("by", axes, list(self.axes))

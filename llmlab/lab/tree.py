@@ -178,11 +178,15 @@ class Tree:
             name = label(self.bytes_of(one.token_id), name=self.name(one.token_id), limit=24)
             taken = "  ← taken" if one.taken else ""
             found.append(
-                f"{margin}{'└' if last else '├'}─ {name}  {math.exp(one.logprob):.3f}, "
-                f"{math.exp(one.sampling_logprob):.3f}{taken}"
+                f"{margin}{'└' if last else '├'}─ {name}  {_p(one.logprob)}, {_p(one.sampling_logprob)}{taken}"
             )
             found += self._lines(at, f"{margin}{' ' if last else '│'}  ", shown)
         return found
+
+
+def _p(logprob: float) -> str:
+    value = math.exp(logprob)
+    return "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
 
 
 def tree(

@@ -178,6 +178,17 @@ def test_csv(demo, hard, tmp_path) -> None:
     assert_frame_equal(back, sweep.frame(), check_dtype=False)
 
 
+def test_csv_of_tokens_that_look_like_something_else(make_tokens, make_completion, tmp_path) -> None:
+    spelled = ("NA", "null", "007", "nan", "1e5", " ")
+    tokens = dataclasses.replace(make_tokens(range(6)), bytes=tuple(text.encode() for text in spelled))
+    path = Result(make_completion(tokens)).to_csv(tmp_path / "a.csv")
+    # As the docstring of to_csv says.
+    back = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"token": str, "bytes": str})
+    assert tuple(back["token"]) == spelled
+    assert [bytes.fromhex(digits).decode() for digits in back["bytes"]] == list(spelled)
+    assert back["logprob"].dtype == float and back["rank"].dtype == int
+
+
 def test_a_file_appears_whole_or_not_at_all(story, tmp_path, monkeypatch) -> None:
     path = Result(story).save(tmp_path / "a.parquet")
     before = path.read_bytes()

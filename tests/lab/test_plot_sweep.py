@@ -167,6 +167,19 @@ def test_what_cannot_be_drawn(demo, swept) -> None:
     assert swept.plot(x="prompt").get_xlabel() == "prompt"
 
 
+def test_two_sweeps_on_one_axes_can_be_told_apart(demo, assert_nothing_clipped) -> None:
+    fields = {"temperature": 1.5, "n": 3, "seed": 7, "max_tokens": 4}
+    sweeps = [demo.sweep("Tell me a short story.", **{name: [0.1, 1.0]}, **fields) for name in ("top_p", "min_p")]
+    for draw in ("plot", "plot_diversity"):
+        _, ax = plt.subplots(layout="constrained")
+        for swept in sweeps:
+            getattr(swept, draw)(ax=ax)
+        assert_nothing_clipped(ax)
+        lines = [container.lines[0] for container in ax.containers]
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == 2
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["top_p", "min_p"]
+
+
 def test_names_of_values_are_short_and_each_its_own(demo, assert_nothing_clipped) -> None:
     schemas = [
         {"type": "json_schema", "json_schema": {"name": "an_object_of_some_kind", "schema": {"type": kind}}}

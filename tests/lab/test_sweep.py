@@ -353,7 +353,11 @@ def test_the_summary_has_a_row_a_group_and_metric(swept) -> None:
     np.testing.assert_allclose(part["value"], means)
     assert (part["low"] <= part["value"]).all() and (part["value"] <= part["high"]).all()
     assert_frame_equal(swept.summary(), summary, check_exact=True)
+    over = swept.summary("tokens", over="prompts")
+    assert list(over.columns[:3]) == ["temperature", "order", "metric"] and len(over) == 4
+    assert over["low"].notna().all()  # a group of one prompt would have no interval
     assert len(swept.summary("tokens", by="temperature", over="prompts")) == 2
+    assert len(swept.summary("tokens", by="prompt", over="prompts")) == 2
 
 
 def test_metrics_of_many_completions_are_means_over_cells(swept) -> None:

@@ -32,6 +32,7 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "no path", lambda d, r, w, s: r.save(3), "save must be the path of a file, got 3"
     yield "no csv", lambda d, r, w, s: s.to_csv(None), "path must be the path of a file, got None"
     yield "no page", lambda d, r, w, s: r.save_html(b"a"), "path must be the path of a file, got b'a'"
+    yield "no model", lambda d, r, w, s: llmlab.load(None), "name must be demo, a checkpoint folder or a hub repository"
     yield "no file", lambda d, r, w, s: llmlab.Result.load(3), "path must be the path of a file, got 3"
     yield "diff", lambda d, r, w, s: r.diff("x"), "other must be a Result, got 'x'"
     yield "tree depth", lambda d, r, w, s: r.tree(1.0, 1), "depth must be an integer"
