@@ -106,13 +106,19 @@ def chat(
     message: Annotated[str, typer.Argument(help="What to say.")],
     model: Model = "demo",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    temperature: Annotated[float | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    top_k: Annotated[int | None, typer.Option()] = None,
-    min_p: Annotated[float | None, typer.Option()] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 to 2; 0 always takes the likeliest token, 1 is the model's own law.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Only the likeliest tokens that make up this probability.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens, 1 to 128; 0 is off.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Only tokens at least this share as likely as the likeliest one, 0 to 1.")
+    ] = None,
     n: Annotated[int | None, typer.Option(help="How many answers.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
-    max_tokens: Annotated[int | None, typer.Option()] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The longest answer; else what the context has left.")] = None,
     thinking: Annotated[bool | None, typer.Option(help="Switch the model's reasoning on or off.")] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Also print a table of the tokens.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the API's response instead.")] = False,
@@ -132,6 +138,7 @@ def chat(
         "enable_thinking": thinking,
         "logprobs": logprobs or None,
     }
+    from llmlab.lab.progress import Wait
     from llmlab.lab.result import Result
     from llmlab.request import ChatRequest
 
@@ -142,10 +149,15 @@ def chat(
     elif request.n > 1:
         typer.echo(repr(lab.chat(request)))
     else:
-        stream = lab.backend.stream(request)
-        for delta in stream:
-            typer.echo(delta.text, nl=False)
-            sys.stdout.flush()
+        stream, waited = lab.backend.stream(request), Wait()
+        stream.on_wait(waited.tell)
+        try:
+            for delta in stream:
+                waited.over()
+                typer.echo(delta.text, nl=False)
+                sys.stdout.flush()
+        finally:
+            waited.over()
         typer.echo()
         if logprobs:
             from rich.console import Console

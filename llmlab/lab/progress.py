@@ -24,6 +24,30 @@ def progress_bar(*, total: int | None, unit: str, description: str | None = None
     )  # fmt: skip
 
 
+class Wait:
+    """A progress line for who reads an answer as it is made: there while something else than the answer is waited for.
+
+    `tell` says what for, as often as one likes; `over` takes the line away, for something has come.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def tell(self, what: str) -> None:
+        """What is waited for; "waiting", for the model's own words, is worth no line."""
+        if what == "waiting":
+            return
+        if self._bar is None:
+            self._bar = progress_bar(total=None, unit="token")
+        self._bar.set_description(what)
+
+    def over(self) -> None:
+        """Nothing any more."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
 def in_notebook() -> bool:
     """Whether this runs in a Jupyter kernel, where rich output is shown."""
     # Whoever runs in IPython has imported it: no reason to do it here.

@@ -11,7 +11,7 @@ from llmlab.backends.chunks import chunks
 from llmlab.backends.protocol import Completion
 from llmlab.backends.protocol import Stream as Source
 from llmlab.lab.arguments import number
-from llmlab.lab.progress import progress_bar
+from llmlab.lab.progress import Wait, progress_bar
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -36,6 +36,8 @@ class Stream:
         self._chunks = chunks(source, include_usage=include_usage)
         self._finish = finish
         self._result: Result | None = None
+        self._wait = Wait()
+        source.on_wait(self._wait.tell)
 
     @property
     def seed(self) -> int:
@@ -55,6 +57,8 @@ class Stream:
         except KeyboardInterrupt as interrupt:
             self._keep(interrupt)
             raise
+        finally:
+            self._wait.over()
 
     def result(self) -> Result:
         """Read what is left, without giving out its chunks; the whole. Of a stream that was closed, what was made."""

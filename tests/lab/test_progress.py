@@ -56,6 +56,26 @@ def test_a_bar_goes_also_where_its_work_ends_early(outputs, monkeypatch, error) 
     assert shown.comm is None, "the widget is closed"
 
 
+def test_an_answer_that_is_read_as_it_is_made_says_what_it_waits_for(outputs, monkeypatch, demo) -> None:
+    demo.chat("Hello!", seed=1, max_tokens=4)  # nothing is compiled any more
+    outputs.clear()
+    monkeypatch.setattr(progress, "DELAY", 1e-9)
+    with demo.stream("Hello!", seed=1, max_tokens=4) as stream:
+        next(stream)
+        ticket = stream._source._ticket  # which calls this while nothing comes
+        ticket.on_wait()
+        assert not outputs, "the model's own words are worth no line"
+        monkeypatch.setattr(demo.backend.engine.programs, "compiling", "compiling decode")
+        ticket.on_wait()
+        ticket.on_wait()
+        ((shown, handle),) = outputs
+        assert not handle.updates
+        next(stream)
+        assert handle.updates == [({"text/plain": ""}, True)] and shown.comm is None
+        stream.result()
+    assert len(outputs) == 1
+
+
 def test_what_is_quick_shows_nothing(outputs) -> None:
     with progress.progress_bar(total=3, unit="token") as bar:
         bar.set_description("waiting")
