@@ -197,7 +197,7 @@ def serve(
     lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, quiet=True)
     if warmup:
         lab.warmup()
-    url = server.url_of(sock)
+    url = server.listen(sock)  # before it is said, so that who reads it can connect
     key = " -H 'Authorization: Bearer '$LLMLAB_API_KEY" if api_key else ""
     typer.echo(
         f"{lab!r}\n"

@@ -37,6 +37,12 @@ def bind(host: str, port: int, *, api_key: str | None) -> socket.socket:
     return sock
 
 
+def listen(sock: socket.socket) -> str:
+    """From now on clients may connect, and wait until `serve` answers them; where, as a URL."""
+    sock.listen()
+    return url_of(sock)
+
+
 def url_of(sock: socket.socket) -> str:
     """Where it can be reached."""
     host, port = sock.getsockname()[:2]
