@@ -111,5 +111,5 @@ class _Count:
 
     def show(self, bar: Any) -> None:
         """Bring a progress bar up to date."""
-        bar.set_description(f"{_NAME}, {self._waits_for}" if self._waits_for else _NAME, refresh=False)
+        bar.set_description_str(f"{_NAME}, {self._waits_for}" if self._waits_for else _NAME, refresh=False)
         bar.update(self._completions - bar.n)

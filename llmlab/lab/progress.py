@@ -39,7 +39,7 @@ class Wait:
             return
         if self._bar is None:
             self._bar = progress_bar(total=None, unit="token")
-        self._bar.set_description(what)
+        self._bar.set_description_str(what)
 
     def over(self) -> None:
         """Nothing any more."""

@@ -134,7 +134,7 @@ def _read_to_the_end(source: Source) -> None:
     request = source.header.request
     total = None if request.token_limit is None else request.token_limit * request.n
     with progress_bar(total=total, unit="token") as bar:
-        source.on_wait(bar.set_description)
+        source.on_wait(bar.set_description_str)
         for delta in source:
-            bar.set_description(None, refresh=False)
+            bar.set_description_str(None, refresh=False)
             bar.update(len(delta.tokens))

@@ -116,7 +116,7 @@ def test_an_interrupt_leaves_its_part_in_last(monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def set_description(self, *_, **__): ...
+        def set_description_str(self, *_, **__): ...
 
         def update(self, count):
             raise KeyboardInterrupt

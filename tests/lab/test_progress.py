@@ -40,7 +40,7 @@ def test_a_bar_goes_also_where_its_work_ends_early(outputs, monkeypatch, error) 
 
     def work() -> None:
         with progress.progress_bar(total=100, unit="token") as bar:
-            bar.set_description("compiling")
+            bar.set_description_str("compiling")
             bar.update(3)
             assert len(outputs) == 1 and outputs[0][0] is bar.container and not outputs[0][1].updates
             if error is not None:
@@ -70,6 +70,7 @@ def test_an_answer_that_is_read_as_it_is_made_says_what_it_waits_for(outputs, mo
         ticket.on_wait()
         ((shown, handle),) = outputs
         assert not handle.updates
+        assert str(stream._wait._bar).startswith("compiling decode: 0 tokens [")  # one colon
         next(stream)
         assert handle.updates == [({"text/plain": ""}, True)] and shown.comm is None
         stream.result()
@@ -78,6 +79,6 @@ def test_an_answer_that_is_read_as_it_is_made_says_what_it_waits_for(outputs, mo
 
 def test_what_is_quick_shows_nothing(outputs) -> None:
     with progress.progress_bar(total=3, unit="token") as bar:
-        bar.set_description("waiting")
+        bar.set_description_str("waiting")
         bar.update(3)
     assert not outputs
