@@ -93,6 +93,7 @@ def config(app: FastAPI) -> uvicorn.Config:
         app,
         access_log=False,
         log_config=None,
+        lifespan="off",  # there is nothing to set up, and an end by force would be a traceback in the log
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=_GOODBYE,

@@ -41,7 +41,7 @@ def test_what_runs_is_finished_and_what_comes_is_refused(running, puppet):
         assert not server.thread.is_alive()
 
 
-def test_a_second_signal_ends_it_at_once(running, puppet):
+def test_a_second_signal_ends_it_at_once(running, puppet, caplog):
     with running(puppet) as server:
         stream = server.client().chat.completions.create(model="puppet", messages=ASK, stream=True)
         next(stream)
@@ -53,6 +53,7 @@ def test_a_second_signal_ends_it_at_once(running, puppet):
         assert not server.thread.is_alive() and puppet.streams[0].closed.is_set()
         with pytest.raises(HTTP_ERRORS):
             list(stream)
+    assert not [record.getMessage() for record in caplog.records if "Traceback" in record.getMessage()]
 
 
 @pytest.fixture
