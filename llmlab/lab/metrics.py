@@ -61,9 +61,9 @@ def length_normalised_entropy(frame: pd.DataFrame, *, column: str = "sampling_lo
     """
     values = _numbers(frame, column, "length_normalised_entropy")
     if "choice" not in frame.columns:
-        return -_mean(values)
+        return 0.0 - _mean(values)  # no -0
     choices = frame["choice"].to_numpy()
-    return -_mean(np.array([_mean(values[choices == choice]) for choice in dict.fromkeys(choices.tolist())]))
+    return 0.0 - _mean(np.array([_mean(values[choices == choice]) for choice in dict.fromkeys(choices.tolist())]))
 
 
 def mean_varentropy(frame: pd.DataFrame) -> float:

@@ -180,9 +180,10 @@ def prompt_frame(result: Result) -> pd.DataFrame:
 def surprisal_frame(result: Answer) -> pd.DataFrame:
     """See `Answer.surprisal_frame`."""
     frame = result.logprobs_frame()
-    surprisal = -frame["logprob"]
+    surprisal = 0.0 - frame["logprob"]  # no -0
     frame["surprisal"] = surprisal
     frame["bits"] = surprisal / np.log(2)
-    frame["total_bits"] = frame.groupby("choice")["bits"].cumsum()
+    # Behind a token whose figure is not known, neither is the sum.
+    frame["total_bits"] = frame.groupby("choice")["bits"].cumsum(skipna=False)
     frame["expected_bits"] = frame["entropy"] / np.log(2)
     return frame[list(SURPRISAL_COLUMNS)]

@@ -140,7 +140,9 @@ class Sweep:
         """Each group's figures with confidence intervals: one row a group and metric.
 
         Columns: those of `by`, metric, completions (how many have the figure), value, low, high. A column's value is
-        its mean, with the bootstrap's percentile interval. A metric of many completions is worked out cell by cell; its
+        its mean, with the bootstrap's percentile interval, which is short for few completions: where 95% are asked, 89%
+        of intervals from 8 normal values held the mean, 93% from 16, 94% from 32 (84%, 88% and 92% of skewed ones,
+        exponential). A metric of many completions is worked out cell by cell; its
         value is the mean of the group's cells, and its interval is the jackknife's: symmetric, so that it may reach
         beyond what the metric can be. Cells that share their noise lose or repeat the same choices together.
 

@@ -137,7 +137,8 @@ _TOP_P_WITH_MIN_P = Stage(
 #: default FlashInfer backend): the additive penalties before the scaling one, the bias last of all. There top_k and
 #: top_p are one kernel with `filter_apply_order="joint"`, which measures top_p over the law *before* top_k. Both keep
 #: a prefix of the same walk, so that this is top_p first and top_k after it: the stage `top_p_joint`. A request with
-#: min_p takes another kernel, top_k, top_p over what is left, then min_p: the stage `top_p`. Not carried over: a batch
+#: min_p takes another kernel, top_k, top_p over what is left, then min_p: the stage `top_p`. Not carried over: its
+#: repetition penalty counts the generated tokens alone (`penaltylib/repetition_penalty.py`), not the prompt's; a batch
 #: in which any row has min_p takes the second way as a whole there, each row its own way here; and its cuts keep
 #: whatever ties with the last kept token.
 SGLANG: Order = (

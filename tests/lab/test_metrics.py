@@ -39,6 +39,8 @@ def test_means_over_tokens(tokens) -> None:
     # Five tokens of mean -1 and one of mean -4 count alike.
     assert metrics.length_normalised_entropy(tokens) == pytest.approx(2.5)
     assert metrics.length_normalised_entropy(tokens.drop(columns="choice")) == pytest.approx(1.5)
+    certain = metrics.length_normalised_entropy(tokens.assign(sampling_logprob=0.0))
+    assert certain == 0 and not np.signbit(certain)
     assert metrics.mean_varentropy(tokens) == pytest.approx((0.25 * 4 + 0 + 9) / 6)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from llmlab.lab.metrics import perplexity
 from llmlab.lab.result import Result
 from llmlab.lab.score import PROMPT_COLUMNS, SURPRISAL_COLUMNS
 from llmlab.request import Request
-from tests.lab.conftest import STORY
+from tests.lab.conftest import STORY, make_completion, make_tokens
 
 QUESTION = "Could you please tell me a tree? Only the answer."
 
@@ -123,6 +125,19 @@ def test_perplexity_and_surprisal(demo, result):
         np.testing.assert_allclose(own["surprisal"], -theirs["logprob"])
         assert own["total_bits"].iloc[-1] == pytest.approx(own["bits"].sum())
     assert result.perplexity == result.perplexities[0]
+
+
+def test_surprisal_of_a_certain_token_and_of_one_that_is_not_known() -> None:
+    tokens = make_tokens([0, 1, 2, 3])
+    logprob = np.array([0.0, -math.log(2), np.nan, -1.0], np.float32)
+    frame = Result(make_completion(replace(tokens, logprob=logprob), tokens)).surprisal_frame()
+    own, other = (frame[frame["choice"] == choice] for choice in (0, 1))
+    for name in ("surprisal", "bits", "total_bits"):
+        assert own[name].iloc[0] == 0 and not np.signbit(own[name].iloc[0])
+    assert own["total_bits"].iloc[1] == pytest.approx(1.0)
+    assert own[["surprisal", "bits"]].isna().sum().tolist() == [1, 1]
+    assert own["total_bits"].iloc[2:].isna().all()  # nothing made up for the one in between
+    assert other["total_bits"].notna().all()
 
 
 @pytest.mark.parametrize(
