@@ -95,6 +95,7 @@ class Stream:
             due = 0.0
             try:
                 for delta in self._source:
+                    self._wait.over()
                     made.add(delta)
                     if time.monotonic() >= due:
                         began = time.monotonic()
@@ -104,6 +105,8 @@ class Stream:
             except KeyboardInterrupt as interrupt:
                 self._keep(interrupt)
                 raise
+            finally:
+                self._wait.over()
         yield self.result()
 
     def close(self) -> None:

@@ -77,6 +77,22 @@ def test_an_answer_that_is_read_as_it_is_made_says_what_it_waits_for(outputs, mo
     assert len(outputs) == 1
 
 
+def test_an_answer_that_grows_takes_the_line_away_again(outputs, monkeypatch, demo) -> None:
+    demo.chat("Hello!", seed=1, max_tokens=40)
+    outputs.clear()
+    monkeypatch.setattr(progress, "DELAY", 1e-9)
+    stream = demo.stream("Hello!", seed=1, max_tokens=40)
+    monkeypatch.setattr(demo.backend.engine.programs, "compiling", "compiling decode")
+    stream._source._ticket.on_wait()
+    ((shown, handle),) = outputs
+    grown = stream.growing(every=0)
+    next(grown)
+    assert handle.updates == [({"text/plain": ""}, True)] and shown.comm is None
+    stream._source._ticket.on_wait()  # again, and the reader goes away
+    grown.close()
+    assert len(outputs) == 2 and outputs[1][0].comm is None
+
+
 def test_what_is_quick_shows_nothing(outputs) -> None:
     with progress.progress_bar(total=3, unit="token") as bar:
         bar.set_description_str("waiting")
