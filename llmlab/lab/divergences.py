@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlab.errors import RequestError
-from llmlab.fields import short
 from llmlab.lab.arguments import listed
 from llmlab.lab.compare import changed_request, lab_of, read_all, start
 from llmlab.lab.diff import first_difference
@@ -106,8 +105,11 @@ class Divergences:
 
     def _head(self) -> str:
         same, rows = int(self._frame["same"].sum()), len(self._frame)
-        values = ", ".join(map(short, self.values[:_NAMED])) + (", …" if len(self.values) > _NAMED else "")
-        return f"Divergences: {self.parameter} {short(self.own)} → {values} · {same} of {rows} answers are the same"
+        from llmlab.lab.plot_sweep import value_name
+
+        own, *named = (value_name(self.parameter, value) for value in (self.own, *self.values[:_NAMED]))
+        values = ", ".join([*named, *(["…"] if len(self.values) > _NAMED else [])])
+        return f"Divergences: {self.parameter} {own} → {values} · {same} of {rows} answers are the same"
 
     def _text(self, tokens: Tokens, at: int | None) -> str | None:
         if at is None or at >= len(tokens):

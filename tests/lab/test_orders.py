@@ -152,7 +152,7 @@ def test_divergences_are_those_of_each_rerun(story):
     assert "temperature" in repr(found) and "<table" in found._repr_html_()
     few, many = found, story.divergences(temperature=np.linspace(0, 2, 9))
     same = int(frame["same"].sum())
-    assert repr(few).startswith(f"Divergences: temperature 0.9 → 0.0, 0.9, 1.7 · {same} of 12 answers are the same\n")
+    assert repr(few).startswith(f"Divergences: temperature 0.9 → 0, 0.9, 1.7 · {same} of 12 answers are the same\n")
     assert len(repr(few).splitlines()) == 1 + 1 + 12
     assert len(repr(many).splitlines()) < 26 and many._repr_html_().count("<tr") < 26, "no page of rows"
     assert len(many.frame()) == 9 * 4
