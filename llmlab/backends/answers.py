@@ -36,13 +36,14 @@ class Answer:
     refusal: str = ""
     calls: list[dict[str, str]] = field(default_factory=list)
     entries: list[tuple[str, Entry]] = field(default_factory=list)  #: segment, token as it was sent
+    _places: dict[Any, int] = field(default_factory=dict)  # of the calls, by the index that was sent
 
     def take(self, said: Mapping[str, Any], *, names: Names, whole: bool = False) -> Delta:
         """Add what a choice of a chunk (or of a whole answer) holds; what was new in it."""
         message = said.get("message" if whole else "delta") or {}
         text, thought = _parts(message.get("content"))
         reasoning = next((v for name in _REASONING if isinstance(v := message.get(name), str) and v), thought)
-        calls = tuple(self._call(each, at) for at, each in enumerate(message.get("tool_calls") or ()))
+        calls = tuple(map(self._call, message.get("tool_calls") or ()))
         self.text += text
         self.reasoning += reasoning
         self.refusal += message.get("refusal") or ""
@@ -84,9 +85,9 @@ class Answer:
         """The tokens of these segments as they were sent; of all where none is named."""
         return [entry for segment, entry in self.entries if not segments or segment in segments]
 
-    def _call(self, said: Mapping[str, Any], at: int) -> CallDelta:
+    def _call(self, said: Mapping[str, Any]) -> CallDelta:
         function = said.get("function") or {}
-        index = self._place(said, at)
+        index = self._place(said)
         call = self.calls[index]
         before = call["name"]
         call["id"] = said.get("id") or call["id"]
@@ -103,19 +104,25 @@ class Answer:
             name=call["name"] if named else None,
         )
 
-    def _place(self, said: Mapping[str, Any], at: int) -> int:
-        """Which of the calls a piece belongs to; a new one where it brings another id, or a name without an index."""
+    def _place(self, said: Mapping[str, Any]) -> int:
+        """Which of the calls a piece belongs to; a new one where it brings another id, or a name without an index.
+
+        Calls are numbered as they come: there are endpoints whose first index is 1.
+        """
         index, own, name = said.get("index"), said.get("id"), (said.get("function") or {}).get("name")
         if index is None:
-            last = len(self.calls) - 1
-            same = last >= 0 and (not name or (own and own == self.calls[last]["id"]))
-            index = last if same else last + 1
-        elif own and index < len(self.calls) and self.calls[index]["id"] not in ("", own):
-            known = [number for number, call in enumerate(self.calls) if call["id"] == own]
-            index = known[0] if known else len(self.calls)
-        while len(self.calls) <= index:
+            place = len(self.calls) - 1
+            if place < 0 or (name and not (own and own == self.calls[place]["id"])):
+                place += 1
+        else:
+            place = self._places.get(index, len(self.calls))
+            if own and place < len(self.calls) and self.calls[place]["id"] not in ("", own):
+                known = [number for number, call in enumerate(self.calls) if call["id"] == own]
+                place = known[0] if known else len(self.calls)
+            self._places[index] = place
+        if place == len(self.calls):
             self.calls.append({"id": "", "name": "", "arguments": ""})
-        return int(index)
+        return place
 
 
 def _paired(text: str) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmlab.backends.refusal import of_event, refused, translated
+from llmlab.backends.refusal import of_event, refused, translated, unreadable
 from llmlab.errors import EngineError, LLMLabError, RequestError
 from llmlab.exports import EXTENSIONS
 from llmlab.request import Request
@@ -73,7 +73,7 @@ class Asking:
         except openai.OpenAIError as error:
             self._put(translated(error, where=where, sent=self._request.to_dict()))
         except Exception as error:
-            self._put(EngineError(f"the answer of {where} breaks off, or cannot be read: {error!r}", status=502))
+            self._put(unreadable(where, error))
 
     async def _choices(self) -> None:
         """All at once, and then those that did not come one by one, with seeds of their own.

@@ -42,6 +42,11 @@ def translated(error: Exception, *, where: str, sent: Iterable[str] = ()) -> LLM
     return of_event(body if body is not None else str(error), where=where, sent=sent)
 
 
+def unreadable(where: str, error: Exception) -> EngineError:
+    """What happened while an answer was read that is in no shape of the API's."""
+    return EngineError(f"the answer of {where} breaks off, or cannot be read: {error!r}", status=502)
+
+
 def of_event(said: Any, *, where: str, sent: Iterable[str] = ()) -> LLMLabError:
     """The error that an endpoint writes into an answer that it has begun."""
     told = said if isinstance(said, Mapping) else {}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from llmlab.backends.event_loop import EventLoop
 from llmlab.backends.protocol import Completion
-from llmlab.backends.refusal import translated
+from llmlab.backends.refusal import translated, unreadable
 from llmlab.backends.remote_stream import RemoteStream
 from llmlab.errors import EngineError, LLMLabError, ModelNotFoundError, RequestError
 from llmlab.request import PromptRequest, Request
@@ -122,6 +122,10 @@ class RemoteBackend:
             if self.name and silent:
                 return {}
             raise translated(error, where=self.where) from error
+        except ValueError as error:  # no JSON
+            if self.name:
+                return {}
+            raise unreadable(self.where, error) from error
         listed = found.get("data") if isinstance(found, Mapping) else None
         rows = [row for row in listed or () if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
         return {row["id"]: row["owned_by"] if isinstance(row.get("owned_by"), str) else None for row in rows}

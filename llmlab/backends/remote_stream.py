@@ -18,6 +18,7 @@ from llmlab.backends.asking import PROCESSED, Asking, Said, placed
 from llmlab.backends.entries import Names, tokens_of
 from llmlab.backends.habits import habits
 from llmlab.backends.protocol import Choice, Completion, Delta, Header, Timing
+from llmlab.backends.refusal import unreadable
 from llmlab.errors import EngineError
 from llmlab.request import Request
 
@@ -49,7 +50,7 @@ class RemoteStream:
         submit: Callable[[Coroutine[Any, Any, None]], Future[None]],
     ) -> None:
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._told = _Told(request)
+        self._told = _Told(request, where=backend.where)
         self.header = Header(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
@@ -96,7 +97,8 @@ class RemoteStream:
 class _Told:
     """What has been read of an answer. Only the reader's thread touches it, but for `closed`."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, where: str) -> None:
+        self.where = where
         self.names = Names()
         self.tell: Callable[[str], None] | None = None
         self.closed = False
@@ -115,8 +117,19 @@ class _Told:
         """Something that was seen on the way."""
         self._notes.setdefault(text)
 
-    def take(self, said: Said) -> Iterator[Delta]:
-        """What is new in a chunk."""
+    def take(self, said: Said) -> list[Delta]:
+        """What is new in a chunk.
+
+        Raises:
+            EngineError: it is in no shape that could be read.
+        """
+        try:
+            return list(self._new(said))
+        except Exception as error:
+            self.error = unreadable(self.where, error)
+            raise self.error from error
+
+    def _new(self, said: Said) -> Iterator[Delta]:
         self._last = said.at
         for name in ("id", "created", "model", "system_fingerprint", "seed"):
             if said.body.get(name) is not None:

@@ -61,6 +61,16 @@ def test_calls_that_all_say_index_0():
         ("b", "sub", "{}!"),
     ]
 
+    # What follows without an id belongs to the call that the index stood for last.
+    last = call(None, "?", index=0)
+    assert calls(*(piece(tool_calls=[each]) for each in (first, second, last)))[1] == ("b", "sub", "{}?")
+
+
+@pytest.mark.parametrize("index", [1, 10**9, -1, "0"])
+def test_calls_are_numbered_as_they_come(index):
+    one, rest, two = call("add", "{", index=index, id="a"), call(None, "}", index=index), call("sub", "{}", index=7)
+    assert calls(*(piece(tool_calls=[each]) for each in (one, two, rest))) == [("a", "add", "{}"), ("", "sub", "{}")]
+
 
 def test_arguments_that_are_an_object():
     assert calls(piece(tool_calls=[call("add", {"a": "é"}, index=0, id="a")])) == [("a", "add", '{"a": "é"}')]

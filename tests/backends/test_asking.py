@@ -296,6 +296,10 @@ def test_a_stream_that_is_refused():
         ("data: 7\n\n", EngineError, "no JSON object"),
         ([chunk(piece(role="assistant"))], EngineError, "before it says anything"),
         ([{"choices": [7]}], EngineError, "cannot be read"),
+        ([chunk(piece(5))], EngineError, "cannot be read"),
+        ([chunk(piece("a", logprobs={"content": [{"token": "a", "logprob": "-1"}]}))], EngineError, "cannot be read"),
+        ([chunk(piece("a", logprobs={"content": [entry("a", -1.0) | {"bytes": [300]}]}))], EngineError, "300|256"),
+        ([chunk(piece(tool_calls={"name": "add"}))], EngineError, "cannot be read"),
     ],
 )
 def test_an_answer_that_is_none(said, kind, words):

@@ -57,6 +57,17 @@ def test_the_frames_have_their_columns_and_what_is_not_known_is_na(demo):
     assert top.token_id.isna().all() and top.sampling_logprob.isna().all()
 
 
+def test_a_list_of_models_that_is_none():
+    class Page(Endpoint):
+        def _answer(self, request, http):
+            page = http.Response(200, text="<html>", headers={"content-type": "application/json"})
+            return page if request.url.path.endswith("/models") else super()._answer(request, http)
+
+    with pytest.raises(EngineError, match="somewhere.invalid.*cannot be read"):
+        Page(lambda body: None).backend()
+    assert Page(lambda body: spoken(*HELLO)).lab(model="somebody").chat("hello").text == "Hello you"
+
+
 def test_an_answer_in_vllms_shape():
     """Reasoning under its own name, fields that nobody knows, and a whole call in the middle of a stream."""
     call = {"index": 0, "id": "chatcmpl-tool-1", "type": "function", "function": {"name": "add", "arguments": ""}}
