@@ -155,7 +155,10 @@ class Answer:
 
     @property
     def perplexities(self) -> list[float]:
-        """Every choice's exp of minus its mean raw logprob, the end token included; NaN where that is not known."""
+        """Every choice's exp of minus its mean raw logprob, the end token included; NaN where that is not known.
+
+        An endpoint lists no end token: its perplexities are over the others, and not to be compared with a local one's.
+        """
         from llmlab.lab.metrics import perplexity
 
         frame = self.logprobs_frame()

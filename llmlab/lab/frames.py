@@ -78,7 +78,7 @@ ALTERNATIVES = 5
 
 
 def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = None) -> pd.DataFrame:
-    """One row a generated token, the end token included.
+    """One row a generated token, the end token included (which an endpoint does not list).
 
     Columns: choice, position (from 0, over all generated tokens), segment (reasoning, content, tool_call, end), token
     (the UTF-8 reading of its bytes; a control token's name), token_id, bytes (None for a control token), logprob (the
