@@ -105,7 +105,8 @@ class Sweep:
         perplexity, mean_entropy, distinct_1, distinct_2, and a column a metric.
 
         The figures are over all generated tokens, the end token included (an endpoint lists none: there they are over
-        the others); mean_logprob and perplexity are of the raw law, distinct-n is over token ids. `lab.chat` with a row's parameters, its `seed` and n above its `choice` gives it again.
+        the others); mean_logprob and perplexity are of the raw law, distinct-n is over token ids. `lab.chat` with a
+        row's parameters, its `seed` and n above its `choice` gives it again.
 
         Args:
             metrics: in place of those that the sweep was made with.
