@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["rust"]
+__all__ = ["WRITABLE", "reaches_control", "rust"]
+
+#: What a string can hold: of the control characters, those that JSON has a short escape for.
+WRITABLE = r"^[^\x00-\x07\x0b\x0e-\x1f]*$"
 
 _TOKEN = re.compile(r"\\.|\[\^?|.", re.DOTALL)
-#: A class that may reach into the control characters.
+#: What may stand for a control character, or for a range of them.
 _CONTROL = re.compile(r"\\x[01]|\\u00[01]|\\u\{0*1?[0-9a-fA-F]\}|\\0|\\c|\\p|[\x00-\x1f]")
 #: What some reader or other takes for a word character, or for a digit.
 _WIDE = {r"\w": r"\w\p{L}\p{M}\p{N}\p{Pc}", r"\d": r"\d\p{Nd}"}
@@ -39,6 +42,11 @@ def rust(pattern: str) -> str:
     return "".join(out) if body is None else pattern  # a class without an end is llguidance's to refuse
 
 
+def reaches_control(pattern: str) -> bool:
+    """Whether an expression speaks of control characters, so that there may be no string for it."""
+    return _CONTROL.search(pattern) is not None
+
+
 def _inside(token: str, body: list[str], *, negated: bool) -> str:
     if token in ("[", "[^", "]", "&", "~") or (token == "-" and body and body[-1] == "-"):
         return "".join(f"\\{character}" for character in token)
@@ -48,4 +56,4 @@ def _inside(token: str, body: list[str], *, negated: bool) -> str:
 def _whole(opening: str, body: str) -> str:
     if opening == "[^":
         return rf"[^\x01{body}]"
-    return rf"[{body}&&[^\x01]]" if _CONTROL.search(body) else f"[{body}]"
+    return rf"[{body}&&[^\x01]]" if reaches_control(body) else f"[{body}]"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from llmlab.grammar.patterns import rust
+from llmlab.grammar.patterns import WRITABLE, reaches_control, rust
 from llmlab.grammar.vocabulary import GrammarError
 
 #: Integers stay where a float, JavaScript's only number, holds each of them.
@@ -178,6 +178,7 @@ def string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
     for schema in schemas:
         if "pattern" in schema:
             conditions.append({"pattern": rust(schema["pattern"])})
+            conditions += [{"pattern": WRITABLE}] if reaches_control(schema["pattern"]) else []
         if "format" in schema:
             conditions += _format(schema["format"], path)
     for condition in conditions:

@@ -346,6 +346,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "false": (False, "nothing is valid"),
     "types that never meet": ({"allOf": [INT, BOOL]}, "nothing is valid"),
     "required and forbidden": (obj("a", a=False), "required property 'a' is unsatisfiable"),
+    "a control character alone": (obj("p", p=pattern(r"^\x01$")), "#/properties/p: pattern"),
     "an empty range": (between(5, 3), "minimum, maximum"),
     "an empty range of numbers": ({"type": "number", "minimum": 2, "exclusiveMaximum": 2}, "no number between"),
     "no multiple in a range": (
