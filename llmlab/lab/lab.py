@@ -16,6 +16,7 @@ from llmlab.lab import banner
 from llmlab.lab.arguments import listed, order_name
 from llmlab.lab.progress import progress_bar
 from llmlab.lab.result import Result
+from llmlab.lab.signatures import PROMPT_FIELDS, STREAMING, spells
 from llmlab.lab.stream import Stream
 from llmlab.lab.studies import Studies
 from llmlab.request import ChatRequest, PromptRequest, Request
@@ -46,6 +47,7 @@ class Lab(Studies):
         self.last: Result | None = None
         super().__init__()
 
+    @spells()
     def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
         """The validated request that `chat` would run, without running it.
 
@@ -70,6 +72,7 @@ class Lab(Studies):
             raise RequestError("give messages or a prompt, not both", param="prompt")
         return PromptRequest(**fields)
 
+    @spells(but=("prompt", *STREAMING))
     def chat(self, messages: str | Sequence[Any] | Request, *, order: str = "llmlab", **fields: Any) -> Result:
         """Ask, and wait for the answer. An interrupt stops this run and no other, and leaves its part in `last`.
 
@@ -83,6 +86,7 @@ class Lab(Studies):
         """
         return self._whole(self.request(messages, **fields), order=order)
 
+    @spells(only=PROMPT_FIELDS, but=STREAMING)
     def complete(
         self,
         prompt: str | Sequence[int] | Integer[np.ndarray, " L"] | PromptRequest,
@@ -105,6 +109,7 @@ class Lab(Studies):
             return self._whole(self.request(prompt, **fields), order=order)
         return self._whole(PromptRequest.build(prompt, **fields), order=order)
 
+    @spells(but=("stream",))
     def stream(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Stream:
@@ -149,6 +154,7 @@ class Lab(Studies):
         self.last = Result(completion, self, parent)
         return self.last
 
+    @spells(but=STREAMING)
     def next_token(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> NextToken:
@@ -168,6 +174,7 @@ class Lab(Studies):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
         return NextToken.of(self.backend, self.request(messages, **fields), order=order)
 
+    @spells(but=STREAMING)
     def score(
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
@@ -201,6 +208,7 @@ class Lab(Studies):
 
         return score(self, messages, given, order=order, fields=fields)
 
+    @spells(but=("prompt", *STREAMING))
     def compare_orders(
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
@@ -224,6 +232,7 @@ class Lab(Studies):
 
         return compare_orders(self, messages, orders=orders, order=order, fields=fields)
 
+    @spells(but=STREAMING)
     def playground(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Playground:

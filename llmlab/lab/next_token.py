@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.lab.arguments import listed, most, whole
 from llmlab.lab.lookup import Token
+from llmlab.lab.signatures import LAW_FIELDS, spells
 from llmlab.lab.step import CUTS, LogitsBackend, Noise, Step, cut_settings, kind, last, log_softmax, softmax
 from llmlab.request import Request
 
@@ -62,6 +63,7 @@ class NextToken(Step):
         law.allowed(request)  # a grammar that cannot be had is an error now
         return law
 
+    @spells(only=LAW_FIELDS, kept=True)
     def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
         """The `top` tokens by raw probability (None: all V), one a row.
 
@@ -86,6 +88,7 @@ class NextToken(Step):
             NEXT_TOKEN_COLUMNS,
         )
 
+    @spells(only=LAW_FIELDS, kept=True)
     def stages(
         self,
         *,
@@ -114,6 +117,7 @@ class NextToken(Step):
         ids = self._top(top) if tokens is None else self.token_ids(tokens)
         return ledger_frame(self, ids, request=self.changed(fields), order=order)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def flip_points(
         self,
         token: Token,
@@ -147,6 +151,7 @@ class NextToken(Step):
         at = Noise(request.seed if "seed" in fields else self.seed, *self._place(choice, position))
         return flip_frame(self, self.token_id(token), request=request, order=order, noise=at)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def under(self, *, order: str | None = None, **fields: Any) -> Laws:
         """The laws of a whole grid at once: fields that are given a list are varied, all against all.
 
@@ -170,6 +175,7 @@ class NextToken(Step):
         )  # fmt: skip
         return Laws(step, grid=grid, order=self.order_name(order))
 
+    @spells(only=LAW_FIELDS, kept=True)
     def draws(
         self,
         seeds: Iterable[int],
@@ -188,6 +194,7 @@ class NextToken(Step):
         final = last(self.trace([fields], order=order))[0]
         return drawn(final, words, choice=noise_choice, position=noise_position)
 
+    @spells(only=LAW_FIELDS, but=("temperature",), kept=True)
     def temperatures(
         self,
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
@@ -236,6 +243,7 @@ class NextToken(Step):
             kept=left.sum(-1),
         )
 
+    @spells(only=LAW_FIELDS, but=("temperature",), kept=True)
     def plot_temperatures(
         self,
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
@@ -253,30 +261,35 @@ class NextToken(Step):
 
         return plot_temperatures(self.temperatures(temperatures, top=top, order=order, **fields), ax=ax)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def truncation(self, *, order: str | None = None, **fields: Any) -> TruncationCurve:
         """The probabilities before the cuts, falling, and what each cut takes: what `plot_truncation` draws."""
         from llmlab.lab.plot_law import truncation_curve
 
         return truncation_curve(self, request=self.changed(fields), order=order)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def plot_truncation(self, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """Where top_k, top_p and min_p cut the law, and the mass that each removes."""
         from llmlab.lab.plot_law import plot_truncation
 
         return plot_truncation(self.truncation(order=order, **fields), ax=ax)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def waterfall(self, token: Token, *, order: str | None = None, **fields: Any) -> Waterfall:
         """What each stage that these fields ask for did to one token: what `plot_ledger` draws."""
         from llmlab.lab.plot_law import waterfall
 
         return waterfall(self, self.token_id(token), request=self.changed(fields), order=order)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def plot_ledger(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """The ledger of one token as a waterfall: what moved its probability, and what removed it."""
         from llmlab.lab.plot_law import plot_ledger
 
         return plot_ledger(self.waterfall(token, order=order, **fields), ax=ax)
 
+    @spells(only=LAW_FIELDS, kept=True)
     def penalties(self, *, top: int = 15, order: str | None = None, **fields: Any) -> PenaltyShifts:
         """The most likely tokens before and after bias and penalties: what `plot_penalties` draws.
 
@@ -287,6 +300,7 @@ class NextToken(Step):
 
         return penalty_shifts(self, request=self.changed(fields), order=order, top=whole("top", top, least=1))
 
+    @spells(only=LAW_FIELDS, kept=True)
     def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """How bias and the repetition, frequency and presence penalties moved the most likely tokens."""
         from llmlab.lab.plot_law import plot_penalties

@@ -11,6 +11,7 @@ from llmlab.errors import RequestError
 from llmlab.fields import short
 from llmlab.lab.answer import Answer
 from llmlab.lab.arguments import check_lab
+from llmlab.lab.signatures import STREAMING, spells
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +115,7 @@ class Result(Answer):
 
         return prompt_frame(self)
 
+    @spells(but=STREAMING, kept=True)
     def rerun(self, *, order: str | None = None, **changes: Any) -> Result:
         """The same request and the same noise under other parameters: a coupled counterfactual, whose `parent` this is.
 
@@ -152,6 +154,7 @@ class Result(Answer):
             raise RequestError(f"other must be a Result, got {short(before)}", param="other")
         return Diff(before, self)
 
+    @spells(but=STREAMING, kept=True)
     def branch(
         self,
         position: int,
@@ -188,6 +191,7 @@ class Result(Answer):
 
         return branch(self, self._choice(choice), position, token, order=order, changes=changes)
 
+    @spells(but=STREAMING, kept=True)
     def tree(
         self,
         depth: int = 3,

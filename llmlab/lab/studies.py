@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from llmlab.lab.signatures import STREAMING, spells
 from llmlab.request import Request
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Studies:
     def __init__(self) -> None:
         self.last_sweep: Sweep | None = None
 
+    @spells(but=STREAMING)
     def sweep(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -69,6 +71,7 @@ class Studies:
             save=save, resume=resume, fields=fields,
         )  # fmt: skip
 
+    @spells(but=STREAMING)
     def check_sampler(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -96,6 +99,7 @@ class Studies:
 
         return check_sampler(cast("Lab", self), messages, draws=draws, seed=seed, order=order, fields=fields)
 
+    @spells(but=("messages", "prompt", *STREAMING))
     def calibration(
         self,
         truth: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | None = None,
