@@ -25,6 +25,14 @@ def report(demo) -> Calibration:
     return demo.calibration(SOME)
 
 
+def test_no_probability_is_left_where_the_answers_have_all_of_it() -> None:
+    columns = {"prompt": [0, 0], "law": ["coin"] * 2, "answer": ["Heads", "Tails"], "truth": [0.5, 0.5]}
+    model = pd.array([0.23692636, 0.76307369], dtype="Float64")  # as float32 has them
+    assert model.sum() > 1
+    answers = pd.DataFrame({**columns, "model": model, "logprob": np.log(model.to_numpy())})
+    assert Calibration(answers, "a model").laws()["elsewhere"].tolist() == [0.0]
+
+
 def test_it_agrees_with_the_evaluation_that_the_model_was_released_by(report) -> None:
     from data.build.evaluate import teacher
 
