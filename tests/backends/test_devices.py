@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 from llmlab.backends import devices
@@ -40,3 +41,38 @@ def test_nothing_to_say(machine, monkeypatch):
 def test_the_free_memory_is_that_of_this_machine():
     free = devices.free_memory()
     assert free is None or 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/", "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/user.slice/mine", "sys/fs/cgroup/user.slice/mine", ("memory.max", "memory.current", "inactive_file")),
+        (
+            "4:memory:/docker/1f",  # as the machine names it; inside of the container its own lies at the top
+            "sys/fs/cgroup/memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ),
+    ],
+)
+def test_a_containers_limit_counts(tmp_path, line, folder, names):
+    limit, used, cached = names
+    assert devices._containers_free_memory(tmp_path) is None
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"1:cpu:/\n{line}\n")
+    assert devices._containers_free_memory(tmp_path) is None
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / limit).write_text("9000\n")
+    (tmp_path / folder / used).write_text("4000\n")
+    (tmp_path / folder / "memory.stat").write_text(f"anon 3000\n{cached} 500\n")
+    assert devices._containers_free_memory(tmp_path) == 5500
+    (tmp_path / folder / limit).write_text("max\n")
+    assert devices._containers_free_memory(tmp_path) is None
+
+
+@pytest.mark.parametrize(("machine", "container"), [(9000, 5500), (5500, 9000), (None, 5500), (5500, None)])
+def test_whichever_is_less_is_free(monkeypatch, machine, container):
+    monkeypatch.setattr(devices, "_machines_free_memory", lambda: machine)
+    monkeypatch.setattr(devices, "_containers_free_memory", lambda: container)
+    monkeypatch.setattr(type(jax.devices()[0]), "memory_stats", lambda self: None, raising=False)
+    assert devices.free_memory() == 5500
