@@ -70,12 +70,12 @@ class _Transport:
             reply = self._reply(request, talking)
         except LLMLabError as error:
             reply = talk.refusal(error)
-        headers = {"content-type": reply.media_type, **reply.headers}
+        headers = {"content-type": reply.media_type, "x-request-id": talk.request_name(), **reply.headers}
         body = self._body(reply, talking)
         return self._http.Response(reply.status, headers=headers, stream=body, request=request)
 
     def _reply(self, request: Any, talking: Conversation) -> Reply:
-        if (request.method, request.url.path) != ("POST", "/v1/chat/completions"):
+        if (request.method, request.url.path) != ("POST", talk.CHAT):
             return talk.answer(talk.route(self._backend, method=request.method, path=request.url.path))
         kind, encoding = (request.headers.get(name) for name in ("content-type", "content-encoding"))
         check_headers(content_type=kind, content_encoding=encoding)

@@ -67,7 +67,7 @@ def create_app(
     app.state.threads = threads
     app.add_middleware(Gate, key=ApiKey(api_key), line=line)
 
-    @app.post("/v1/chat/completions", **openapi.chat_completions())
+    @app.post(talk.CHAT, **openapi.chat_completions())
     async def create_chat_completion(request: Request) -> Response:
         return Exchange(Conversation(backend), line=line, threads=threads, silence=silence, stalled=stalled)
 

@@ -5,6 +5,7 @@ The HTTP server and `lab.client()` both answer through this, so that the two can
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from llmlab.serve import sse
 from llmlab.serve.refusals import PathError, RefusalError
 
 JSON = "application/json"
+
+#: Where conversations are held.
+CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +181,20 @@ def route(backend: Backend, *, method: str, path: str) -> Any:
     """What lives at a path, but for conversations.
 
     Raises:
-        PathError: nothing does.
+        PathError: nothing does, or not by this method.
     """
-    if path == "/v1/models" and method == "GET":
-        return models(backend)
-    if path.startswith("/v1/models/") and method == "GET":
-        return model(backend, path.removeprefix("/v1/models/"))
-    raise PathError(f"{method} {path}: there is nothing")
+    here = {CHAT: "POST", "/v1/models": "GET"}
+    allowed = here.get(path) or ("GET" if path.startswith("/v1/models/") else "")
+    if not allowed:
+        raise PathError(f"{method} {path}: there is nothing")
+    if method != allowed:
+        raise PathError(f"{method} {path}: this path takes {allowed}", allowed=allowed)
+    return models(backend) if path == "/v1/models" else model(backend, path.removeprefix("/v1/models/"))
+
+
+def request_name() -> str:
+    """A name for a request: `x-request-id`, and in the log."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 def answer(value: Any) -> Reply:

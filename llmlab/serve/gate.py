@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import Any
 
@@ -10,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmlab.errors import LLMLabError
 from llmlab.serve.auth import ApiKey
-from llmlab.serve.conversation import Reply, refusal
+from llmlab.serve.conversation import Reply, refusal, request_name
 from llmlab.serve.line import Line
 from llmlab.serve.logs import LOG, unforeseen
 
@@ -36,7 +35,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        name = f"req_{secrets.token_hex(12)}"
+        name = request_name()
         status = 0
         scope["facts"] = facts = dict[str, Any]()
         method = scope["method"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 import openai
@@ -36,6 +37,16 @@ def test_an_answer_is_the_backends(client, demo):
     for answer in (got, here):
         del answer["id"], answer["created"]
     assert got == here
+
+
+def test_what_surrounds_an_answer_is_the_servers(client):
+    raw = client.chat.completions.with_raw_response.create(model="demo", messages=ASK, max_tokens=1)
+    assert re.fullmatch("req_[0-9a-f]{24}", raw.headers["x-request-id"]) and raw.parse()._request_id
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.list()
+    assert caught.value.status_code == 405 and caught.value.response.headers["allow"] == "POST"
+    with pytest.raises(openai.NotFoundError, match="there is nothing"):
+        client.embeddings.create(model="demo", input="x")
 
 
 def test_a_stream_is_the_whole_answer(client):
