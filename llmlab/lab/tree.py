@@ -15,6 +15,7 @@ from llmlab.lab.arguments import whole
 from llmlab.lab.branch import kept
 from llmlab.lab.compare import changed_request, lab_of, replay_backend
 from llmlab.lab.frames import build
+from llmlab.lab.progress import progress_bar
 from llmlab.lab.spelling import label, name_of, token_text
 
 if TYPE_CHECKING:
@@ -209,18 +210,20 @@ def tree(
     ends = () if request.ignore_eos else backend.ends
     nodes: list[Node] = []
     level: list[tuple[int, list[int]]] = [(-1, [])]  # nodes to go on from, and the tokens up to them
-    for deep in range(1, depth + 1):
-        made = [np.concatenate([before, np.array(way, np.int32)]).astype(np.int32) for _, way in level]
-        ways = backend.ways_on(request, made, order=result.order if order is None else order)
-        following: list[tuple[int, list[int]]] = []
-        for (parent, way), found in zip(level, ways, strict=True):
-            for rank in range(0 if found is None else min(width, len(found.ids))):
-                assert found is not None
-                node = _node(nodes, parent, deep, rank, found, way, own=own, ends=ends)
-                nodes.append(node)
-                if not node.end:
-                    following.append((len(nodes) - 1, [*way, node.token_id]))
-        level = following
+    with progress_bar(total=depth, unit="level", description="tree") as bar:
+        for deep in range(1, depth + 1):
+            made = [np.concatenate([before, np.array(way, np.int32)]).astype(np.int32) for _, way in level]
+            ways = backend.ways_on(request, made, order=result.order if order is None else order)
+            following: list[tuple[int, list[int]]] = []
+            for (parent, way), found in zip(level, ways, strict=True):
+                for rank in range(0 if found is None else min(width, len(found.ids))):
+                    assert found is not None
+                    node = _node(nodes, parent, deep, rank, found, way, own=own, ends=ends)
+                    nodes.append(node)
+                    if not node.end:
+                        following.append((len(nodes) - 1, [*way, node.token_id]))
+            level = following
+            bar.update()
     shown = b"".join(raw or b"" for raw in choice.tokens.bytes[max(0, len(before) - 6) : len(before)])
     return Tree(
         tuple(nodes),

@@ -93,6 +93,15 @@ def test_an_answer_that_grows_takes_the_line_away_again(outputs, monkeypatch, de
     assert len(outputs) == 2 and outputs[1][0].comm is None
 
 
+def test_a_tree_counts_its_levels(outputs, monkeypatch, demo) -> None:
+    story = demo.chat("Hello!", seed=1, max_tokens=4)
+    outputs.clear()
+    monkeypatch.setattr(progress, "DELAY", 1e-9)
+    story.tree(3, 2)
+    ((shown, handle),) = outputs
+    assert shown.children[1].max == 3 and handle.updates == [({"text/plain": ""}, True)]
+
+
 def test_what_is_quick_shows_nothing(outputs) -> None:
     with progress.progress_bar(total=3, unit="token") as bar:
         bar.set_description_str("waiting")
