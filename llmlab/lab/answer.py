@@ -12,6 +12,7 @@ import numpy as np
 
 from llmlab.backends.protocol import Choice, Completion, ToolCall
 from llmlab.lab.arguments import choice_at, file_path
+from llmlab.lab.spelling import speed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +201,7 @@ class Answer:
         if count or all(choice.is_listed for choice in self.choices):
             head.append(_count(count, "token"))
         if count and done.timing.total > 0:
-            head.append(f"{count / done.timing.total:,.0f} tokens/s")
+            head.append(speed(count, done.timing.total))
         lines = [" · ".join(head), *(f"note: {note}" for note in done.notes)]
         for choice in self.choices[:_SHOWN_CHOICES]:
             size = _count(len(choice.tokens), "token") if choice.is_listed else "its tokens not said"

@@ -23,7 +23,7 @@ from llmlab.lab import palette
 from llmlab.lab.arguments import one_of, whole
 from llmlab.lab.frames import ALTERNATIVES
 from llmlab.lab.growing import UNFINISHED
-from llmlab.lab.spelling import Piece, completed_characters, label, name_of, pieces
+from llmlab.lab.spelling import Piece, completed_characters, label, name_of, pieces, speed
 
 #: Fields of a request that a reader wants to see beside its answer.
 _SAMPLING_FIELDS = (
@@ -238,7 +238,7 @@ def _summary(completion: Completion) -> str:
     said = count or all(choice.is_listed for choice in completion.choices)
     parts.append(f"{count} token{'' if count == 1 else 's'} in {seconds:.2f} s" if said else f"{seconds:.2f} s")
     if count and seconds > 0:
-        parts.append(f"{count / seconds:,.0f} tokens/s")
+        parts.append(speed(count, seconds))
     return " · ".join(parts)
 
 

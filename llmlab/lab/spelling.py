@@ -80,6 +80,12 @@ def label(raw: bytes | None, *, name: str = "", glyphs: frozenset[int] | None = 
     return _cut([_sign(char, at, text, glyphs) for at, char in enumerate(text)], limit)
 
 
+def speed(tokens: int, seconds: float) -> str:
+    """How fast some tokens were made, in two digits at least: a large model on a CPU makes less than one a second."""
+    rate = tokens / seconds
+    return f"{rate:,.0f} tokens/s" if rate >= 10 else f"{rate:.2g} tokens/s"
+
+
 def completed_characters(tokens: Iterable[bytes | None]) -> Iterator[str]:
     """For each token in order: the characters that began in an earlier token and are whole with this one, else ""."""
     waiting = b""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmlab.lab.spelling import completed_characters, label, pieces, token_text
+from llmlab.lab.spelling import completed_characters, label, pieces, speed, token_text
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,11 @@ def test_the_token_that_completes_a_character_names_it() -> None:
         hanzi[2:],
     ]
     assert list(completed_characters(tokens)) == ["", "", "🦊", "", "", "", "🦊", "", "", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "want"),
+    [(2, 8.0, "0.25"), (11, 2.0, "5.5"), (22, 0.5, "44"), (5_000, 2.0, "2,500"), (1, 300.0, "0.0033")],
+)
+def test_a_speed_is_never_said_to_be_none(tokens: int, seconds: float, want: str) -> None:
+    assert speed(tokens, seconds) == f"{want} tokens/s"
