@@ -9,7 +9,7 @@ import numpy as np
 from llmlab.lab import palette
 from llmlab.lab.arguments import whole
 from llmlab.lab.check_sampler import SamplerCheck
-from llmlab.lab.plots import new_axes
+from llmlab.lab.plots import ink, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
         at, prob, yerr=[np.minimum(reach, prob - bottom), reach], fmt="none", ecolor=palette.BLUE, elinewidth=1.2,
         capsize=2.5, label="95% of shares",
     )  # fmt: skip
-    ax.plot(at, np.maximum(share, bottom), "o", color=palette.BLACK, markersize=4, label=f"{check.draws:,} draws")
+    ax.plot(at, np.maximum(share, bottom), "o", color=ink(), markersize=4, label=f"{check.draws:,} draws")
     far = np.abs(np.nan_to_num(shown["residual"].to_numpy(np.float64, na_value=np.nan))) > _FAR
     if far.any():
         ax.plot(

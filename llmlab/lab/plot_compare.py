@@ -13,7 +13,7 @@ import numpy as np
 
 from llmlab.lab import palette
 from llmlab.lab.plot_sweep import turn, value_name, value_names
-from llmlab.lab.plots import LABELLED, TOKEN_SIZE, fineness, new_axes, say_nothing_known, token_labels
+from llmlab.lab.plots import LABELLED, TOKEN_SIZE, fineness, ink, new_axes, say_nothing_known, token_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def plot_orders(frame: pd.DataFrame, *, choice: int = 0, base: str = "llmlab", a
         other = np.nonzero(rows["drawn_id"].to_numpy(float, na_value=-1) != drawn)[0]
         if len(other):
             ax.plot(
-                other, y[other], "o", markersize=10 * fine, markerfacecolor="none", markeredgecolor=palette.BLACK,
+                other, y[other], "o", markersize=10 * fine, markerfacecolor="none", markeredgecolor=ink(),
                 markeredgewidth=1.2, label=None if ringed else "draws another token",
             )  # fmt: skip
             ringed = True
@@ -254,7 +254,7 @@ def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
         ax.annotate(
             f"{_p(node.logprob)} | {_p(node.sampling_logprob)}", (x1, y[at]), (0, -2), textcoords="offset points",
-            va="top", fontsize=7, color="0.3", annotation_clip=False,
+            va="top", fontsize=7, alpha=0.75, annotation_clip=False,
         )  # fmt: skip
     ax.set_xlim(-0.05, depth + 0.75)
     ax.set_ylim(max(len(height) - 0.4, 0.6), -0.8)
@@ -262,7 +262,7 @@ def plot_tree(tree: Tree, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(1, depth + 1), [str(tree.position + deep) for deep in range(depth)])
     more = f"; {hidden} less likely tokens are left out" if hidden else ""
     ax.set_xlabel(f"position (tokens){more}")
-    ax.set_title("probability: raw | drawn with", fontsize=9, loc="left", color="0.3")
+    ax.set_title("probability: raw | drawn with", fontsize=9, loc="left", alpha=0.75)
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
 

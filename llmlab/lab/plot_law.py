@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from llmlab.errors import RequestError
 from llmlab.lab import palette
-from llmlab.lab.plots import new_axes
+from llmlab.lab.plots import ink, new_axes
 from llmlab.lab.step import FIXED, NO_CUTS, Step, cut_settings, killers, kind, quotients, softmax
 from llmlab.lab.temperatures import CUT_STYLES
 from llmlab.request import Request
@@ -158,12 +158,12 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
         low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
         label = f"cut by {cut.name} = {cut.value:g}: {_tokens(cut.removed)}, {cut.mass:.2%}"
         ax.stairs(
-            data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor="white",
+            data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor=ax.get_facecolor(),
             edgecolor=colour, hatch=hatch, linewidth=0, label=label,
         )  # fmt: skip
         if cut.removed:
             ax.axvline(cut.kept + 0.5, color=colour, linestyle=line, linewidth=1.6)
-    ax.stairs(data.prob[:shown], borders, baseline=None, color=palette.BLACK, linewidth=1.0)
+    ax.stairs(data.prob[:shown], borders, baseline=None, color=ink(), linewidth=1.0)
     if np.isfinite(data.min_p_level):
         colour, _, line = CUT_STYLES["min_p"]
         ax.axhline(data.min_p_level, color=colour, linestyle=line, linewidth=1.6)
@@ -197,7 +197,7 @@ def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
         if not up:
             bar.set(hatch="////", edgecolor="white", linewidth=0)
     for s in range(S - 1):
-        ax.plot([s - 0.31, s + 1.31], [data.prob[s]] * 2, color="0.4", linewidth=0.8, zorder=3)
+        ax.plot([s - 0.31, s + 1.31], [data.prob[s]] * 2, color=palette.GREY, linewidth=0.8, zorder=3)
     top = max(float(data.prob.max()), 1e-9)
     for s in range(S):
         gone = not np.isfinite(data.logit[s])
@@ -206,7 +206,7 @@ def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
         high = max(before[s], data.prob[s])
         ax.annotate(
             text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8.5,
-            color=palette.VERMILION if here else "black", fontweight="bold" if here else "normal",
+            color=palette.VERMILION if here else ink(), fontweight="bold" if here else "normal",
         )  # fmt: skip
     logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
     ax.set_xticks(
@@ -233,7 +233,9 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     colours = np.where(touched, np.where(data.after < data.before, palette.ORANGE, palette.BLUE), palette.GREY)
     for row in at:
         ax.plot([data.before[row], data.after[row]], [row, row], color=colours[row], linewidth=2, zorder=1)
-    ax.scatter(data.before, at, s=38, facecolor="white", edgecolor=colours, linewidth=1.5, zorder=2, label="before")
+    ax.scatter(
+        data.before, at, s=38, facecolor=ax.get_facecolor(), edgecolor=colours, linewidth=1.5, zorder=2, label="before"
+    )
     ax.scatter(data.after, at, s=38, color=colours, zorder=3, label="after")
     for row in at[touched]:
         moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
@@ -247,7 +249,9 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("probability at temperature 1, before the cuts")
     ax.grid(axis="x", color="0.5", alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)
-    ring = Line2D([], [], marker="o", linestyle="none", markerfacecolor="white", markeredgecolor=palette.GREY)
+    ring = Line2D(
+        [], [], marker="o", linestyle="none", markerfacecolor=ax.get_facecolor(), markeredgecolor=palette.GREY
+    )
     handles = [(ring, "before")]
     for colour, label in (
         (palette.ORANGE, "after: moved down"),

@@ -13,7 +13,7 @@ import numpy as np
 
 from llmlab.errors import RequestError
 from llmlab.lab import palette
-from llmlab.lab.plots import length, new_axes, say
+from llmlab.lab.plots import ink, length, new_axes, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ STYLES = (
     (palette.PURPLE, "D", ":"),
     (palette.ORANGE, "v", "-"),
     (palette.SKY, "P", "--"),
-    (palette.BLACK, "X", "-."),
+    ("", "X", "-."),  # the style's own ink
 )
 #: What the columns of a sweep are called on an axis.
 LABELS = {
@@ -162,11 +162,12 @@ def plot_heatmap(
     ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(metric, metric), pad=0.02)
     if table.size <= _WRITTEN:
         for (row, column), value in np.ndenumerate(table):
-            red, green, blue = mesh.cmap(mesh.norm(value))[:3] if np.isfinite(value) else (1, 1, 1)
+            red, green, blue = mesh.cmap(mesh.norm(value))[:3]
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
+            colour = ("white" if dark else "black") if np.isfinite(value) else ink()
             ax.text(
                 column, row, f"{value:.3g}" if np.isfinite(value) else "NA", ha="center", va="center", fontsize=8,
-                color="white" if dark else "black",
+                color=colour,
             )  # fmt: skip
     ax.set_xticks(range(len(columns)), names, parse_math=False)
     ax.set_yticks(range(len(rows)), beside, parse_math=False)
@@ -235,7 +236,8 @@ def plot_diversity(
 
 
 def _style(index: int) -> tuple[str, str, str]:
-    return STYLES[index % len(STYLES)]
+    colour, marker, line = STYLES[index % len(STYLES)]
+    return colour or ink(), marker, line
 
 
 def _legend(ax: Axes, by: str | None, *, earlier: int) -> None:
@@ -274,7 +276,7 @@ def _write_apart(ax: Axes, named: Sequence[tuple[str, str, float, float]]) -> No
             ax.annotate(
                 name, (here, there), (-5 if left else 5, 4), textcoords="offset points", fontsize=8, color=colour,
                 ha="right" if left else "left", parse_math=False,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7},
+                bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.3, "alpha": 0.7},
             )  # fmt: skip
 
 

@@ -233,6 +233,13 @@ def fineness(tokens: int) -> float:
     return min(1.0, (LABELLED / max(tokens, 1)) ** 0.5)
 
 
+def ink() -> str:
+    """What the style in use writes with: black, and on dark styles white."""
+    from matplotlib import rcParams
+
+    return str(rcParams["text.color"])
+
+
 def say_nothing_known(ax: Axes, what: str, *, tokens: int) -> None:
     """A word where a picture would be empty, so that nobody takes it for a result."""
     say(ax, f"{what} not known: the endpoint does not say" if tokens else "no tokens")
@@ -240,7 +247,7 @@ def say_nothing_known(ax: Axes, what: str, *, tokens: int) -> None:
 
 def say(ax: Axes, text: str) -> None:
     """Write a word into the middle of a picture that has nothing else."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color="0.35")
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=ink(), alpha=0.75)
 
 
 def _name_surprises(ax: Axes, data: Trace, positions: Sequence[int]) -> None:

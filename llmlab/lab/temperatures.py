@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmlab.lab import palette
-from llmlab.lab.plots import new_axes
+from llmlab.lab.plots import ink, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -87,10 +87,10 @@ def _draw_row(
     for bar, cut in zip(bars, data.removed_by[row], strict=True):
         if cut:
             colour, hatch, _ = CUT_STYLES[cut]
-            bar.set(facecolor="white", edgecolor=colour, hatch=hatch, linewidth=0.8)
+            bar.set(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch, linewidth=0.8)
     kept = data.final[row] > 0
     ax.bar(
-        at[kept], data.final[row][kept] * scale, 0.74, bottom=base, fill=False, edgecolor=palette.BLACK, linewidth=1,
+        at[kept], data.final[row][kept] * scale, 0.74, bottom=base, fill=False, edgecolor=ink(), linewidth=1,
         zorder=3,
     )  # fmt: skip
     for k, p in enumerate(data.prob[row]):
@@ -100,7 +100,8 @@ def _draw_row(
             continue  # it would lie on its neighbour's
         ax.annotate(
             text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
-            fontsize=7, zorder=5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.75},
+            fontsize=7, zorder=5,
+            bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.3, "alpha": 0.75},
         )  # fmt: skip
     ax.axhline(base, color="0.6", linewidth=0.6, zorder=1)
     _draw_cuts(ax, data, row, base=base, scale=scale)
@@ -132,12 +133,12 @@ def _legend(ax: Axes, data: TemperatureLaws) -> None:
 
     handles: list[Artist | tuple[Artist, ...]] = [
         Patch(color=palette.BLUE),
-        Patch(facecolor="none", edgecolor=palette.BLACK),
+        Patch(facecolor="none", edgecolor=ink()),
     ]
     labels = ["kept: probability before the cuts", "after them, renormalised"]
     for cut in data.settings:
         colour, hatch, line = CUT_STYLES[cut]
-        bar = Patch(facecolor="white", edgecolor=colour, hatch=hatch)
+        bar = Patch(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
         labels.append(f"cut by {cut} = {data.settings[cut]:g}")
     columns = 2 if ax.get_window_extent().width / ax.figure.dpi > _LEGEND_INCHES else 1

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
+from matplotlib.text import Text
 
 from llmlab.errors import RequestError
 from llmlab.lab import palette
 from llmlab.lab.next_token import NextToken
+from llmlab.lab.palette import contrast
 from llmlab.request import ChatRequest
 from llmlab.sampling.pipeline import ORDERS
 from tests.lab.test_next_token import END, FakeBackend, V, cut, softmax
@@ -155,6 +157,29 @@ def test_penalties_before_and_after(law: NextToken, assert_nothing_clipped) -> N
 def test_without_a_penalty_there_is_nothing_to_show(law: NextToken) -> None:
     with pytest.raises(RequestError, match="no bias or penalty moves a token"):
         law.penalties(temperature=0.5, top_k=4)
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_everything_can_be_read_on_a_dark_ground_as_well(law: NextToken, style: str) -> None:
+    fields = {"top_k": 8, "top_p": 0.9, "min_p": 0.05}
+    # Another's style is the reader's own doing; it ends with the test.
+    with plt.style.context(style):
+        for ax in (
+            law.plot_temperatures([0.5, 1.5], top=6, **fields),
+            law.plot_truncation(**fields),
+            law.plot_ledger(int(law.ranking[0]), temperature=0.5, **fields),
+            law.plot_penalties(logit_bias={3: 2.0}),
+        ):
+            ground = to_hex(ax.get_facecolor())
+            assert ground == ("#000000" if style == "dark_background" else "#ffffff")
+            for text in ax.findobj(Text):
+                if text.get_text():
+                    behind = text.get_bbox_patch()
+                    assert contrast(to_hex(text.get_color()), ground) > 3, text.get_text()
+                    assert behind is None or to_hex(behind.get_facecolor()) == ground
+            outlines = [bar for bar in ax.patches if not bar.get_fill()]
+            assert all(to_hex(bar.get_edgecolor()) == to_hex(plt.rcParams["text.color"]) for bar in outlines)
+            plt.close(ax.figure)
 
 
 def test_the_axes_given_are_drawn_on(law: NextToken, assert_nothing_clipped) -> None:
