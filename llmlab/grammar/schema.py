@@ -17,7 +17,7 @@ from llmlab.grammar.objects import count_keywords, counts, items, properties
 from llmlab.grammar.patterns import rust
 from llmlab.grammar.places import DEEPEST, Alternative, Document, Site
 from llmlab.grammar.scalars import BOUNDS, admits, integer, number, string
-from llmlab.grammar.vocabulary import GrammarError
+from llmlab.grammar.vocabulary import GrammarError, reason
 
 __all__ = ["WHITESPACE", "enforceable", "enforceable_at"]
 
@@ -264,7 +264,7 @@ def _error(made: Any) -> str | None:
     told = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS))
     if not told.strip():
         return None
-    return told.strip().splitlines()[-1].removeprefix("error: ")
+    return reason(told).splitlines()[-1].removeprefix("error: ")
 
 
 def _hollow(schema: dict[str, Any]) -> dict[str, Any]:

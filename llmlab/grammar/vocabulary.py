@@ -14,7 +14,7 @@ from jaxtyping import UInt32
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["GrammarError", "Vocabulary"]
+__all__ = ["GrammarError", "Vocabulary", "reason"]
 
 #: Compiled grammars that are kept: the rounds of a chat tend to have the same tools and the same schema.
 KEPT = 16
@@ -31,6 +31,14 @@ class GrammarError(ValueError):
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
+
+
+def reason(told: str) -> str:
+    """Why llguidance refuses a grammar, in its words; where it gave up, without the places in its own code."""
+    first = told.strip().partition("\n")[0]
+    if first.startswith("panic"):
+        return f"it is too large, or llguidance gives it up ({first.removeprefix('panic:').strip()})"
+    return told.strip()
 
 
 class Vocabulary:
@@ -123,7 +131,7 @@ class Vocabulary:
             limits = LLParserLimits(verbose_errors=False)
             found = LLMatcher(view, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
             if found.is_error():
-                raise GrammarError(found.get_error().strip())
+                raise GrammarError(reason(found.get_error()))
         with self._lock:
             self._kept[grammar] = found
             while len(self._kept) > KEPT:
