@@ -170,10 +170,13 @@ def _piece(piece: Piece) -> str:
 
 
 def _title(tokens: Tokens, at: int, names: Mapping[int, str], alternatives: int, completed: str) -> str:
-    """Everything known about a token, as lines of text: its figures, then its alternatives with bars."""
+    """Everything known about a token, as lines of text: its figures, then its alternatives with bars.
+
+    The panel cuts what is wider than 41 characters, whatever the vocabulary.
+    """
     token_id, raw = int(tokens.ids[at]), tokens.bytes[at]
     spelled = label(raw, name=name_of(token_id, names), limit=24)
-    lines = [f"{spelled}   id {token_id if token_id >= 0 else '–'} · position {at}"]
+    lines = [f"{spelled}   id {token_id if token_id >= 0 else '–'}"]
     if raw is not None:
         more = " …" if len(raw) > 8 else f"  completes {completed}" if completed else ""
         lines.append(f"bytes {raw[:8].hex(' ')}{more}")
@@ -186,7 +189,8 @@ def _title(tokens: Tokens, at: int, names: Mapping[int, str], alternatives: int,
         f"probability {_p(raw_law)}  {_p(law)}",
         f"logprob     {_f(raw_law)}  {_f(law)}",
         f"entropy     {_f(entropy)}  {_f(sampling_entropy)}",
-        f"rank {_n(int(tokens.rank[at]))} · margin {_f(margin).strip()} · kept {_n(int(tokens.kept[at]))}",
+        f"rank {_n(int(tokens.rank[at]))} · kept {_n(int(tokens.kept[at]))}",
+        f"margin {_f(margin).strip()} · position {at}",
     ]
     rows = [a for a in range(min(alternatives, tokens.top_ids.shape[1])) if _there(tokens, at, a)]
     if rows:
@@ -277,8 +281,8 @@ def _messages(completion: Completion) -> Iterator[tuple[str, str]]:
 
 
 def _tall(alternatives: int) -> int:
-    """Pixels that the details of a token take: eight lines and one for each alternative."""
-    return 22 + 18 * (8 + alternatives)
+    """Pixels that the details of a token take: nine lines and one for each alternative."""
+    return 22 + 18 * (9 + alternatives)
 
 
 @cache

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -82,17 +83,38 @@ def test_a_title_says_everything_about_its_token(hard) -> None:
     tokens = hard.choices[0].tokens
     for t, token in enumerate(Tree(strip(hard, names=NAMES)).tokens):
         lines = token["title"].splitlines()
-        assert lines[0].endswith(f"id {tokens.ids[t]} · position {t}")
+        assert lines[0].endswith(f"   id {tokens.ids[t]}")
         figures = {line.split()[0]: line.split()[1:] for line in lines if line.startswith(("prob", "logp", "entr"))}
         assert figures["logprob"] == [f"{tokens.logprob[t]:.3f}", f"{tokens.sampling_logprob[t]:.3f}"]
         assert figures["entropy"] == [f"{tokens.entropy[t]:.3f}", f"{tokens.sampling_entropy[t]:.3f}"]
-        assert f"rank {tokens.rank[t]} · margin {tokens.margin[t]:.3f} · kept {tokens.kept[t]}" in lines
+        assert f"rank {tokens.rank[t]} · kept {tokens.kept[t]}" in lines
+        assert f"margin {tokens.margin[t]:.3f} · position {t}" in lines
         rows = lines[lines.index("   raw sampl.") + 1 :]
         assert len(rows) == 5
         assert [float(row.split()[0]) for row in rows] == pytest.approx(np.exp(tokens.top_logprob[t, :5]), abs=6e-4)
         assert ["▸" in row for row in rows] == (tokens.top_ids[t, :5] == tokens.ids[t]).tolist()
         cells = [row.count("█") for row in rows]
         assert cells == [int(round(80 * p) // 8) for p in np.exp(tokens.top_logprob[t, :5].astype(float))]
+
+
+def test_a_title_fits_its_panel_whatever_the_vocabulary(make_tokens, make_completion) -> None:
+    tokens = make_tokens([8] * 3)
+    large = replace(
+        tokens,
+        ids=np.full(3, 151_935, np.int32),
+        bytes=(b" an-unreasonably-long-token",) * 3,
+        top_bytes=((b" an-unreasonably-long-token",) * 20,) * 3,
+        rank=np.full(3, 151_936, np.int32),
+        kept=np.full(3, 151_936, np.int32),
+        margin=np.full(3, -12.345, np.float32),
+        logprob=np.full(3, -12.345, np.float32),
+    )
+    page = strip(make_completion(large))
+    titles = re.findall(r'class="k[^>]*title="([^"]*)"', page)
+    assert len(titles) == 3
+    lines = [line for title in titles for line in unescape(title).splitlines()]
+    assert max(map(len, lines)) <= 41 and "rank 151,936 · kept 151,936" in lines
+    assert len(lines) == 3 * (9 + 5) and f"--tall:{22 + 18 * 14}px" in page, "the panel has room for all of them"
 
 
 def test_the_colour_and_a_second_sign_follow_the_probability(make_tokens, make_completion) -> None:
@@ -119,7 +141,7 @@ def test_what_is_not_known_has_no_colour_and_no_number(make_tokens, make_complet
     for token in Tree(strip(make_completion(blind))).tokens:
         assert token["class"] == "k unknown"
         assert not re.search(r"nan|-1\b", token["title"])
-        assert "rank – · margin – · kept –" in token["title"]
+        assert "rank – · kept –\nmargin – · position " in token["title"]
         assert "raw sampl." not in token["title"]
 
 
