@@ -299,8 +299,10 @@ class Batch:
         self._lengthen(length)
 
     def _reserve(self, row: Row) -> int:
-        """The positions that the longest row may come to need once this one has joined."""
-        return max([len(row.given) + row.budget, *(live.reserve for live in self.live)])
+        """The positions that the longest row may come to need once this one has joined; a cache does not get shorter
+        while rows are in it."""
+        held = self._slots.length if self._slots is not None and self.live else 0
+        return max([len(row.given) + row.budget, held, *(live.reserve for live in self.live)])
 
     def _narrow(self, width: int) -> None:
         while self._slots is not None and self._slots.width > width:
@@ -328,7 +330,8 @@ class Batch:
 
     def _have_room(self, steps: int) -> None:
         furthest = max(live.position for live in self.live)
-        self._lengthen(self._bucket(min(furthest + steps + 1, self.lengths[-1])))
+        # A chunk may be longer than what is left of every row.
+        self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
     def _steps(self) -> int:
         pace = self._pace.get((self._held().width, self._held().length))

@@ -192,8 +192,8 @@ class Engine:
         self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
     ) -> None:
         """Compile for every shape that the engine can meet; `progress` is told (done, all)."""
-        widths = self._lanes.allowed_widths(1)
-        visits = list(self.programs.visits(widths=widths, lengths=self.lengths, orders=orders))
+        widths = {length: self._lanes.allowed_widths(length) for length in self.lengths}
+        visits = list(self.programs.visits(widths=widths, orders=orders))
         for done, visit in enumerate(visits):
             self._call(visit)
             if progress:

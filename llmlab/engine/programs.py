@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -177,16 +177,15 @@ class Programs:
         with self._shape("release", slots.width):
             return slots._replace(active=self._release(slots.active, keep))
 
-    def visits(
-        self, *, widths: tuple[int, ...], lengths: tuple[int, ...], orders: tuple[str, ...]
-    ) -> Iterator[Callable[[], None]]:
-        """Calls that, each run once, leave nothing to compile for these shapes."""
-        for length in lengths:
+    def visits(self, *, widths: Mapping[int, tuple[int, ...]], orders: tuple[str, ...]) -> Iterator[Callable[[], None]]:
+        """Calls that, each run once, leave nothing to compile: `widths` are those of each cache length, rising."""
+        lengths = list(widths)
+        for length, longer in zip(lengths, [*lengths[1:], None], strict=True):
             yield partial(self._visit_row, length=length, orders=orders)
-            longer = next((x for x in lengths if x > length), None)
-            for width in widths:
+            for width in widths[length]:
+                grows = longer if longer and width in widths[longer] else None
                 yield partial(
-                    self._visit_batch, width=width, length=length, longer=longer, widths=widths, orders=orders
+                    self._visit_batch, width=width, length=length, longer=grows, widths=widths[length], orders=orders
                 )
 
     def _visit_row(self, *, length: int, orders: tuple[str, ...]) -> None:

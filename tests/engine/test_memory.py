@@ -4,9 +4,24 @@ import time
 
 import numpy as np
 
+from llmlab.engine import engine as engine_module
 from llmlab.engine.engine import Engine
 from llmlab.models.cache import cache_bytes
 from tests.engine.rows import END, read, row, run
+
+
+def watched(engine, config, monkeypatch):
+    """What the caches of an engine take in bytes, after each chunk."""
+    sizes, run_lanes = [], engine._lanes.run
+
+    def run(**options):  # on the driver's thread, where nobody else has hold of the slots
+        found = run_lanes(**options)
+        held = [slots for batch in engine._lanes._batches if (slots := batch._slots)]
+        sizes.append(sum(cache_bytes(config, batch=s.width, length=s.length, dtype=np.float32) for s in held))
+        return found
+
+    monkeypatch.setattr(engine._lanes, "run", run)
+    return sizes
 
 
 def test_the_lanes_keep_to_the_memory_together(decoder, monkeypatch):
@@ -14,15 +29,7 @@ def test_the_lanes_keep_to_the_memory_together(decoder, monkeypatch):
     one = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
     memory = one * 256 * 40  # 32 rows of 256 positions in one lane leave room for 8 in another
     engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
-    sizes, run_lanes = [], engine._lanes.run
-
-    def watched(**options):  # on the driver's thread, where nobody else has hold of the slots
-        found = run_lanes(**options)
-        held = [slots for batch in engine._lanes._batches if (slots := batch._slots)]
-        sizes.append(sum(cache_bytes(config, batch=s.width, length=s.length, dtype=np.float32) for s in held))
-        return found
-
-    monkeypatch.setattr(engine._lanes, "run", watched)
+    sizes = watched(engine, config, monkeypatch)
     ticket = engine.submit([row(choice=i, budget=200, ignore_ends=True) for i in range(48)])
     tokens, finish = 0, []
     for block in ticket:
@@ -30,6 +37,59 @@ def test_the_lanes_keep_to_the_memory_together(decoder, monkeypatch):
         finish += [piece.finish for piece in block if piece.finish]
     assert tokens == 48 * 200 and finish == ["length"] * 48
     assert one * 256 * 32 <= max(sizes) <= memory
+    engine.close()
+
+
+def test_a_cache_that_became_long_counts_as_long_while_rows_are_in_it(decoder, monkeypatch):
+    """A long row that has ended leaves the others in its long cache: as many as would fit a short one do not fit it."""
+    config, model = decoder
+    monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
+    memory = cache_bytes(config, batch=8, length=512, dtype=np.float32)  # or 32 rows of 128 positions
+    engine = Engine(config, model, ends=(END,), max_context=512, memory=memory)
+    sizes = watched(engine, config, monkeypatch)
+    long = engine.submit([row("x" * 300, budget=2, ignore_ends=True), row(budget=100, ignore_ends=True)])
+    blocks = iter(long)
+    next(blocks)
+    many = engine.submit([row(choice=i, budget=4, ignore_ends=True) for i in range(30)])
+    tokens, _, finish = read(many, 30)
+    assert [len(made) for made in tokens] == [4] * 30 and finish == ["length"] * 30
+    assert sum(len(piece.tokens) for block in blocks for piece in block if piece.row == 1) > 10
+    assert max(sizes) <= memory
+    engine.close()
+
+
+def test_a_cache_is_no_longer_than_its_rows_may_get(decoder, monkeypatch):
+    """Though a chunk has more steps than they have tokens left."""
+    config, model = decoder
+    engine = Engine(config, model, ends=(END,), max_context=256)
+    sizes = watched(engine, config, monkeypatch)
+    for budget in (127, 128):
+        tokens, _, _ = run(engine, row("x", budget=budget, ignore_ends=True))
+        assert len(tokens[0]) == budget
+        assert max(sizes) == cache_bytes(config, batch=1, length=128 if budget == 127 else 256, dtype=np.float32)
+    engine.close()
+
+
+def test_the_warmup_keeps_to_the_memory_and_leaves_nothing_out(decoder, monkeypatch):
+    config, model = decoder
+    memory = cache_bytes(config, batch=8, length=128, dtype=np.float32)
+    monkeypatch.setattr(engine_module, "WIDTHS", (1, 8))
+    monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
+    engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
+    sizes, empty = [], engine.programs.empty
+
+    def noted(*, width, length):
+        sizes.append(cache_bytes(config, batch=width, length=length, dtype=np.float32))
+        return empty(width=width, length=length)
+
+    monkeypatch.setattr(engine.programs, "empty", noted)
+    engine.warmup()
+    assert max(sizes) == memory
+    met = set(engine.programs._met)
+    for rows in ([row(budget=4)] * 8, [row("x" * 200, budget=4)], [row(budget=120)] * 2, [row(budget=200)] * 2):
+        run(engine, *rows)
+    run(engine, row(budget=8), *[row("x" * 130, budget=8)] * 2)
+    assert engine.programs._met == met
     engine.close()
 
 
