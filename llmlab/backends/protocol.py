@@ -24,7 +24,7 @@ TokenBytes: TypeAlias = bytes | None
 SEGMENTS = ("reasoning", "content", "tool_call", "end")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tokens:
     """The T generated tokens of one choice, in order, the end token included. Natural logs, entropies in nats.
 
@@ -52,6 +52,11 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        # Sixteen arrays are no answer to whoever looks at a choice; the frames show them.
+        T, A = self.top_ids.shape
+        return f"<{T:,} token{'' if T == 1 else 's'}, {A} alternatives each>"
 
 
 @dataclass(frozen=True)

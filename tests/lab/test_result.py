@@ -65,6 +65,15 @@ def test_a_large_result_is_cut_with_a_word(make_tokens, make_completion) -> None
     assert "… and 100 more tokens" in Result(make_completion(make_tokens((0,) * 1100, alternatives=1)))._repr_html_()
 
 
+def test_a_choice_is_no_page_of_arrays(make_tokens, make_completion) -> None:
+    result = Result(make_completion(make_tokens([0] * 1_500), make_tokens([0])))
+    first, second = result.choices
+    assert "tokens=<1,500 tokens, 20 alternatives each>" in repr(first) and first.text in repr(first)
+    assert repr(second.tokens) == "<1 token, 20 alternatives each>"
+    assert repr(make_tokens([])) == "<0 tokens, 20 alternatives each>"
+    assert len(repr(result.choices)) < len(first.text) + 500
+
+
 def test_the_frames_and_the_strip_name_control_tokens(two: Result) -> None:
     frame, top = two.logprobs_frame(), two.top_logprobs_frame(alternatives=20)
     assert frame["token"].iloc[4] == "<|im_end|>"
