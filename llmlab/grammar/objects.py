@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
+from llmlab.grammar.patterns import matches
 from llmlab.grammar.places import Site
 from llmlab.grammar.vocabulary import GrammarError
 
@@ -64,8 +64,8 @@ def _of_pattern(site: Site, pattern: str) -> list[Site]:
 
 def _matches(pattern: str, name: str, path: str) -> bool:
     try:
-        return re.search(pattern, name) is not None
-    except re.error as error:
+        return matches(pattern, name)
+    except ValueError as error:
         raise GrammarError(f"patternProperties: {pattern!r} is no regular expression ({error})", path=path) from None
 
 

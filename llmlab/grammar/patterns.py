@@ -9,8 +9,9 @@ r"""Regular expressions of JSON schemas as llguidance is to read them: in Rust's
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-__all__ = ["WRITABLE", "reaches_control", "rust"]
+__all__ = ["WRITABLE", "matches", "reaches_control", "rust"]
 
 #: What a string can hold: of the control characters, those that JSON has a short escape for.
 WRITABLE = r"^[^\x00-\x07\x0b\x0e-\x1f]*$"
@@ -40,6 +41,24 @@ def rust(pattern: str) -> str:
             out.append(_whole(opening, "".join(body)))
             body = None
     return "".join(out) if body is None else pattern  # a class without an end is llguidance's to refuse
+
+
+@lru_cache(maxsize=4096)
+def matches(pattern: str, text: str) -> bool:
+    """Whether an expression matches somewhere in a text, as llguidance reads it.
+
+    Python's own `re` can take forever over an expression such as `^(a+)+$`, and holds up everything else meanwhile.
+
+    Raises:
+        ValueError: it is no expression.
+    """
+    from llguidance import LLMatcher
+
+    schema = {"type": "string", "enum": [text], "pattern": rust(pattern)}
+    told = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema)).strip()
+    if told and not told.startswith("Unsatisfiable"):
+        raise ValueError(told.splitlines()[-1].removeprefix("error: "))
+    return not told
 
 
 def reaches_control(pattern: str) -> bool:

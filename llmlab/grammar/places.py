@@ -142,7 +142,7 @@ class Document:
             for j, other in enumerate(branches):
                 for here in one if i != j else []:
                     for there in other:
-                        if not any(excludes(self, rest + here, rest + there) for rest in beside):
+                        if not all(excludes(self, rest + here, rest + there) for rest in beside):
                             raise GrammarError(
                                 f"oneOf: what fits branch {i} may fit branch {j} too, and exactly one cannot be "
                                 "enforced; write anyOf, or tell the branches apart by a required property's const",

@@ -158,6 +158,11 @@ SCHEMAS: dict[str, Any] = {
         "patternProperties": {"^x-": {"minimum": 5}},
         "required": ["x-a"],
     },
+    "a name that Python's re is lost in": {
+        "type": "object",
+        "properties": {"a" * 40 + "b": BOOL},
+        "patternProperties": {"^(a+)+$": BOOL},
+    },
     "required without properties": {"type": "object", "required": ["id"], "properties": {"name": text(4)}},
     "at least one": closed("", a=INT, b=BOOL) | {"minProperties": 1},
     "at most one": closed("", a=BOOL, b=BOOL, c=BOOL) | {"maxProperties": 1},
@@ -186,6 +191,7 @@ SCHEMAS: dict[str, Any] = {
     "nullable object": maybe(closed(a=BOOL)),
     "oneOf by type": {"oneOf": [text(4), between(0, 9), NULL]},
     "oneOf by range": {"oneOf": [between(0, 3), between(10, 13)]},
+    "oneOf beside anyOf": {"anyOf": [BOOL, between(0, 9)], "oneOf": [{"const": False}, {"const": True}, INT]},
     "oneOf by values": {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["c"]}]},
     "shapes by kind": {
         "oneOf": [tagged("kind", "circle", r=between(0, 9)), tagged("kind", "square", side=between(0, 9))]
@@ -329,6 +335,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "unevaluatedItems": ({"type": "array", "unevaluatedItems": False}, "'unevaluatedItems'"),
     "$dynamicRef": (obj(a={"$dynamicRef": "#x"}), "#/properties/a: the keyword '$dynamicRef'"),
     "overlapping oneOf": ({"oneOf": [INT, NUM]}, "#: oneOf"),
+    "oneOf that overlaps in one of the ways beside it": (
+        {"anyOf": [BOOL, INT], "oneOf": [{"const": False}, BOOL]},
+        "#: oneOf: what fits branch 0 may fit branch 1",
+    ),
     "oneOf of objects that may be equal": (arr({"oneOf": [obj("a", a=INT), obj("a", a=INT, b=INT)]}), "#/items: oneOf"),
     "a look-ahead": (obj(p=pattern("^(?=a)")), "#/properties/p: pattern"),
     "a back reference": (pattern(r"^(a)\1$"), "pattern"),
@@ -339,6 +349,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a map of two at least": ({"type": "object", "additionalProperties": INT, "minProperties": 2}, "minProperties"),
     "two of three": (closed("", a=INT, b=INT, c=INT) | {"minProperties": 2}, "minProperties"),
     "two of three at most": (closed("", a=INT, b=INT, c=INT) | {"maxProperties": 2}, "maxProperties"),
+    "a pattern of names that is none": (
+        obj(a=INT) | {"patternProperties": {"[": BOOL}},
+        "#: patternProperties: '[' is no regular expression (unclosed character class)",
+    ),
     "patterns that overlap": (
         {"type": "object", "patternProperties": {"^a": INT, "b$": BOOL}},
         "patternProperties",
