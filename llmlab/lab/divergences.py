@@ -14,6 +14,7 @@ from llmlab.lab.arguments import listed
 from llmlab.lab.compare import changed_request, lab_of, read_all, start
 from llmlab.lab.diff import first_difference
 from llmlab.lab.frames import build
+from llmlab.lab.grid import column_kind, plain
 from llmlab.lab.spelling import token_text
 
 if TYPE_CHECKING:
@@ -61,18 +62,17 @@ class Divergences:
     @property
     def own(self) -> Any:
         """The value that the result itself was made with."""
-        return self.before.order if self.parameter == "order" else getattr(self.before.request, self.parameter)
+        return self._of(self.before)
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
-        numeric = all(isinstance(value, int | float | np.number) for value in self.values)
         rows: dict[str, list[Any]] = {name: [] for name in (self.parameter, *_COLUMNS)}
-        for value, result in zip(self.values, self.results, strict=True):
+        for result in self.results:
             theirs = {choice.index: choice for choice in result.choices}
             for choice in self.before.choices:
                 other = theirs[choice.index]
                 at = first_difference(choice.tokens, other.tokens)
-                rows[self.parameter].append(value if numeric else str(value))
+                rows[self.parameter].append(plain(self._of(result)))
                 rows["choice"].append(choice.index)
                 rows["same"].append(at is None)
                 rows["position"].append(-1 if at is None else at)
@@ -80,7 +80,7 @@ class Divergences:
                 rows["token_after"].append(self._text(other.tokens, at))
                 rows["tokens"].append(len(choice.tokens))
                 rows["tokens_after"].append(len(other.tokens))
-        return build(rows, {self.parameter: "number" if numeric else "text", **_COLUMNS})
+        return build(rows, {self.parameter: column_kind(self.parameter), **_COLUMNS})
 
     def frame(self) -> pd.DataFrame:
         """One row a value and choice.
@@ -110,6 +110,12 @@ class Divergences:
         own, *named = (value_name(self.parameter, value) for value in (self.own, *self.values[:_NAMED]))
         values = ", ".join([*named, *(["…"] if len(self.values) > _NAMED else [])])
         return f"Divergences: {self.parameter} {own} → {values} · {same} of {rows} answers are the same"
+
+    def _of(self, result: Result) -> Any:
+        """The parameter's value that a result was made with; a seed may have been drawn for it."""
+        if self.parameter in ("order", "seed"):
+            return getattr(result, self.parameter)
+        return getattr(result.request, self.parameter)
 
     def _text(self, tokens: Tokens, at: int | None) -> str | None:
         if at is None or at >= len(tokens):

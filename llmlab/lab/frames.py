@@ -144,8 +144,9 @@ def top_logprobs_frame(
 def build(columns: Mapping[str, object], kinds: Mapping[str, str]) -> pd.DataFrame:
     """The columns as a frame, each with the dtype of its kind, in the order of `kinds`.
 
-    Kinds: index (int64), count (Int64; negative or NaN is NA), number (Float64; NaN is NA), flag (bool), switch
-    (boolean; None is NA), text (str; None is NA), segment and token (categorical), bytes (objects: bytes or None).
+    Kinds: index (int64), count (Int64; negative or NaN is NA), integer (Int64, exact; None is NA), number (Float64;
+    NaN is NA), flag (bool), switch (boolean; None is NA), text (str; None is NA), segment and token (categorical),
+    bytes (objects: bytes or None).
     """
     return pd.DataFrame({name: _column(columns[name], kind) for name, kind in kinds.items()}, columns=list(kinds))
 
@@ -160,8 +161,8 @@ def _column(values: Any, kind: str) -> object:
         return pd.Categorical(values, categories=pd.Index(SEGMENTS, dtype="str"))
     if kind == "token":
         return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype="str"))
-    if kind == "switch":
-        return pd.array(list(values), dtype="boolean")
+    if kind in ("switch", "integer"):
+        return pd.array(list(values), dtype="boolean" if kind == "switch" else "Int64")
     if kind == "text":
         return pd.Series(list(values), dtype="str")
     if kind == "index":

@@ -26,12 +26,12 @@ _SEEDS = 2**31
 _LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping}
 #: Fields that a sweep gives each request itself.
 _OWN = {"stream": "a sweep waits for its answers", "stream_options": "a sweep waits for its answers"}
-#: Which kind of column a swept field has; one that is not here is text (JSON where it is neither text nor a number).
+#: Which kind of column a field's values make; where it is not here, text (JSON of what is neither text nor a number).
 _KINDS = {
     **dict.fromkeys(
         ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"), "number"
     ),
-    **dict.fromkeys(("top_k", "max_tokens", "max_completion_tokens", "min_tokens", "top_logprobs"), "count"),
+    **dict.fromkeys(("top_k", "n", "max_tokens", "max_completion_tokens", "min_tokens", "top_logprobs"), "count"),
     **dict.fromkeys(
         (
             "enable_thinking", "separate_reasoning", "parallel_tool_calls", "continue_final_message", "include_stop",
@@ -39,7 +39,7 @@ _KINDS = {
         ),
         "switch",
     ),
-    "prompt": "index",
+    "seed": "integer",
 }  # fmt: skip
 
 
@@ -84,7 +84,19 @@ class Grid:
     @property
     def columns(self) -> dict[str, str]:
         """Axis -> the kind of its column in a frame."""
-        return {axis: _KINDS.get(axis, "text") for axis in self.axes}
+        return {axis: "index" if axis == "prompt" else column_kind(axis) for axis in self.axes}
+
+
+def column_kind(field: str) -> str:
+    """The kind of the column that a field's values make in a frame, as `frames.build` names it."""
+    return _KINDS.get(field, "text")
+
+
+def plain(value: Any) -> Any:
+    """A field's value as a frame holds it: a number, a switch, text, None; anything else as its JSON."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return json.dumps(value, sort_keys=True)
 
 
 def build(
@@ -137,7 +149,7 @@ def build(
                 told = json.dumps([cell.to_dict(), which], sort_keys=True)
                 cell = cell.replace(seed=_derived(base, number, told))
             here = {"prompt": number} if several else {}
-            cells.append(Cell(here | {name: _plain(point[name]) for name in swept}, cell, which))
+            cells.append(Cell(here | {name: plain(point[name]) for name in swept}, cell, which))
     axes = {"prompt": tuple(range(len(whole)))} if several else {}
     axes |= {name: tuple(dict.fromkeys(cell.point[name] for cell in cells)) for name in swept}
     _check_apart(axes, swept)
@@ -209,13 +221,6 @@ def _ask(request: Callable[..., Request], subject: str, prompt: Any, fields: Map
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
-
-
-def _plain(value: Any) -> Any:
-    """A swept value as a frame holds it: a number, a switch, text, None; anything else as its JSON."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return json.dumps(value, sort_keys=True)
 
 
 def _seed(base: int, prompt: int) -> int:

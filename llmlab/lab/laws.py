@@ -14,6 +14,7 @@ from jaxtyping import Array, Float32, Int32, Int64
 
 from llmlab.errors import RequestError
 from llmlab.lab.arguments import most
+from llmlab.lab.grid import column_kind, plain
 from llmlab.lab.lookup import Token
 from llmlab.lab.step import Step
 from llmlab.sampling.draw import draw, noise
@@ -143,15 +144,15 @@ class Laws:
         return logprobs[:, :K], kept, entropy
 
     def _columns(self, *, each: int) -> dict[str, object]:
-        cells = self.cells
-        return {name: [cell[name] for cell in cells for _ in range(each)] for name in self.grid}
+        # As the request has them: a top_k of None or -1 is 0, off.
+        requests = [self._step.changed(cell) for cell in self.cells]
+        return {
+            name: [value for request in requests for value in [plain(getattr(request, name))] * each]
+            for name in self.grid
+        }
 
     def _kinds(self) -> dict[str, str]:
-        counts = ("top_k", "min_tokens")
-        return {
-            name: "count" if name in counts else "number" if _numeric(values) else "text"
-            for name, values in self.grid.items()
-        }
+        return {name: column_kind(name) for name in self.grid}
 
 
 def blocks(cells: Sequence[Any], *, V: int) -> Iterator[Sequence[Any]]:
@@ -199,7 +200,3 @@ def _drawn(final: Array, seeds: Array, choice: Array, position: Array) -> Array:
     S = seeds.shape[0]
     rows = noise(seeds, jnp.broadcast_to(choice, (S,)), jnp.broadcast_to(position, (S,)), final.shape[0])
     return draw(jnp.broadcast_to(final, rows.shape), rows)
-
-
-def _numeric(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,17 +47,21 @@ def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None =
     from matplotlib.ticker import MaxNLocator
 
     ax = new_axes(ax, width=6.4, height=3.8)
-    ordered = frame[parameter].dtype == "Float64"
-    values = list(dict.fromkeys(frame[parameter].tolist()))
+    asked: list[Any] = [
+        None if unknown else value for value, unknown in zip(frame[parameter], frame[parameter].isna(), strict=True)
+    ]
+    # One seed is no larger than another.
+    ordered = frame[parameter].dtype in ("Float64", "Int64") and None not in asked and parameter != "seed"
+    values = list(dict.fromkeys(asked))
     # Without top_k every token is kept: that is its largest value, and no number.
     has_off = ordered and parameter == "top_k" and 0 in values
     values = sorted(values, key=lambda value: value or math.inf) if has_off else values
     numeric = ordered and not has_off
     place = {value: float(value) if numeric else at for at, value in enumerate(values)}
-    x = np.array([place[value] for value in frame[parameter].tolist()])
+    x = np.array([place[value] for value in asked])
     position, same = frame["position"].to_numpy(float, na_value=np.nan), frame["same"].to_numpy(bool)
     y = np.where(same, frame["tokens"].to_numpy(float), position)
-    if own is not None and (numeric or own in place):
+    if own is not None and (own in place or (numeric and not (parameter == "top_k" and own == 0))):
         at = own if numeric else place[own]
         said = value_name(parameter, own)
         ax.axvline(at, color=palette.GREY, linestyle=":", linewidth=1.4, label=f"as it was: {said}")

@@ -66,9 +66,7 @@ def value_name(name: str, value: Any) -> str:
     """A swept value as a legend or an axis spells it."""
     if value is None or (name == "top_k" and value == 0):
         return "off" if name == "top_k" else "none"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.4g}"
-    text = str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 

@@ -59,6 +59,14 @@ def test_its_frame_is_that_of_each_cell(law: NextToken, order: str) -> None:
     assert repr(grid) == "<laws of the next token: 2 top_k x 2 temperature>"
 
 
+def test_its_columns_are_those_that_a_sweep_would_have(law: NextToken) -> None:
+    summary = law.under(top_k=[None, -1, 3], seed=[2**60 + 1, None]).summary()
+    assert summary["top_k"].tolist() == [0, 0, 0, 0, 3, 3]
+    assert summary["seed"].dtype == "Int64" and summary["seed"][0] == 2**60 + 1 and summary["seed"].isna()[1]
+    biased = law.under(logit_bias=[{}, {5: 1.0}], ignore_eos=[True]).summary()
+    assert biased["logit_bias"].tolist() == ["{}", '{"5": 1.0}'] and biased["ignore_eos"].dtype == "boolean"
+
+
 def test_a_grid_without_axes_is_one_law(law: NextToken) -> None:
     grid = law.under(top_k=3)
     assert grid.shape == () and len(grid) == 1 and len(grid.summary()) == 1

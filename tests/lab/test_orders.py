@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
 from llmlab.errors import RequestError
 from llmlab.lab.diff import first_difference
@@ -161,10 +163,32 @@ def test_divergences_are_those_of_each_rerun(story):
 def test_other_parameters_and_the_order(story):
     assert story.divergences(order=["vllm", "llama.cpp"]).frame()["order"].tolist() == ["vllm"] * 4 + ["llama.cpp"] * 4
     biased = story.divergences(logit_bias=[{}, {5: 1.0}])
-    assert str(biased.frame()["logit_bias"].dtype) == "str"
+    assert biased.frame()["logit_bias"].tolist() == ["{}"] * 4 + ['{"5": 1.0}'] * 4
     branched = story.branch(4, " once").divergences(temperature=[0.9, 0.0])
     positions = branched.frame()["position"]
     assert positions.isna()[0] and (positions.dropna() > 4).all()
+
+
+@pytest.mark.parametrize(
+    ("moved", "values", "dtype"),
+    [
+        ({"seed": [3, 2**60 + 1, -1]}, [3, 2**60 + 1, -1], "Int64"),  # to the last digit
+        ({"top_k": [None, -1, 3]}, [0, 0, 3], "Int64"),  # off is 0, as in a sweep
+        ({"max_tokens": [2, None]}, [2, pd.NA], "Int64"),
+        ({"temperature": [1, 0.5]}, [1.0, 0.5], "Float64"),
+        ({"enable_thinking": [True, None]}, [True, pd.NA], "boolean"),
+        ({"messages": ["Hi."]}, ['[{"content": "Hi.", "role": "user"}]'], "str"),
+    ],
+    ids=str,
+)
+def test_the_values_of_divergences_are_those_that_were_asked(demo, moved, values, dtype):
+    plain = demo.chat("Name a colour.", seed=3, max_tokens=2)
+    found = plain.divergences(**moved)
+    column = found.frame()[next(iter(moved))]
+    assert str(column.dtype) == dtype
+    assert [repr(value) for value in column.tolist()] == [repr(value) for value in values]
+    assert len(found.plot().lines) >= 1
+    plt.close("all")
 
 
 @pytest.mark.parametrize(

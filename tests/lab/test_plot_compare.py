@@ -83,6 +83,22 @@ def test_no_top_k_is_its_largest_value(assert_nothing_clipped):
     assert line(ax, "as it was: off")[0].tolist() == [2, 2]
 
 
+def test_whole_numbers_lie_where_they_are_and_seeds_side_by_side(assert_nothing_clipped):
+    positions = [(2, 4), (0, 0), (3, 3)]
+    frame = divergence_frame([40.0, 16_384.0, 3.0], positions)
+    whole = frame.assign(temperature=frame["temperature"].astype("Int64"))
+    ax = plot_compare.plot_divergences(whole.rename(columns={"temperature": "top_k"}), parameter="top_k", own=0)
+    assert_nothing_clipped(ax)
+    assert line(ax, "median over choices")[0].tolist() == [3, 40, 16_384]
+    assert "as it was: off" not in labels(ax), "off is no place between numbers"
+    ax = plot_compare.plot_divergences(whole.rename(columns={"temperature": "seed"}), parameter="seed", own=40)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["40", "16384", "3"]
+    assert line(ax, "as it was: 40")[0].tolist() == [0, 0]
+    some = whole.assign(temperature=whole["temperature"].where(whole["temperature"] > 3))
+    ax = plot_compare.plot_divergences(some.rename(columns={"temperature": "max_tokens"}), parameter="max_tokens")
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["40", "16384", "none"]
+
+
 def orders_frame(T=12):
     rng = np.random.default_rng(0)
     columns = {name: [] for name in ORDERS_COLUMNS}
