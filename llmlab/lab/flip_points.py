@@ -239,21 +239,25 @@ def flip_frame(step: Step, token: int, *, request: Request, order: str | None, n
     """See `NextToken.flip_points`."""
     from llmlab.lab.frames import build
 
+    params = step.params([request])[0]
+    settings = Settings.of(params)
     found = flip_points(
         step.shaped(request, order=order),
         token,
         stages=[stage.name for stage in step.sampler(order) if stage.name not in FIXED],
-        settings=(settings := Settings.of(step.params([request])[0])),
+        settings=settings,
         noise=noise.values(len(step.logits)),
     )
-    held = settings._asdict() | {COLD: settings.temperature}
+    # As it was asked for: 0.9, and not the float32 beside it.
+    asked = {name: float(getattr(params, name)) for name in LIMITS} | {"top_k": settings.top_k}
+    asked[COLD] = asked["temperature"]
     return build(
         {
             "parameter": [one.parameter for one in found],
             "event": [one.event for one in found],
             "low": [one.low for one in found],
             "high": [one.high for one in found],
-            "value": [held[one.parameter] for one in found],
+            "value": [asked[one.parameter] for one in found],
         },
         FLIP_COLUMNS,
     )

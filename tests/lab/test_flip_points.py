@@ -177,7 +177,7 @@ def test_the_frame() -> None:
     assert [str(kind) for kind in frame.dtypes] == ["str", "str", "Float64", "Float64", "Float64"]
     names = [COLD, "temperature", "top_k", "top_p", "min_p"]
     assert frame["parameter"].tolist() == names and set(frame["event"]) == {"kept"}, "without a seed nothing is drawn"
-    np.testing.assert_allclose(frame["value"].to_numpy(), [1.0, 1.0, np.inf, 0.9, 0.0], rtol=1e-6)
+    assert frame["value"].tolist() == [1.0, 1.0, np.inf, 0.9, 0.0]
     seeded = law.flip_points(7, seed=3)
     assert seeded["event"].tolist() == ["kept"] * 5 + ["drawn"] * 5
     winners = set()
