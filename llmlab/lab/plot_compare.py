@@ -128,7 +128,7 @@ def plot_orders(frame: pd.DataFrame, *, choice: int = 0, base: str = "llmlab", a
     top = own["total_variation"].to_numpy(float, na_value=0).max(initial=0.0)
     ax.set_ylim(-0.03 * max(top, 0.05), 1.1 * max(top, 0.05))
     _token_axis(ax, written, tokens=T)
-    _finish(ax, columns=4)
+    _finish(ax, columns=4, fine=fine)
     return ax
 
 
@@ -175,7 +175,10 @@ def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
     _token_axis(ax, written, tokens=T)
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     if handles:
-        ax.legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
+        ax.legend(
+            handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9,
+            markerscale=1 / fine,
+        )  # fmt: skip
     else:
         say_nothing_known(ax, "entropy", tokens=T)
     return ax
@@ -208,7 +211,7 @@ def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
     ax.set_ylabel("surprisal (bits)")
     ax.set_ylim(bottom=0)
     _token_axis(ax, written, tokens=T)
-    _finish(ax, columns=3)
+    _finish(ax, columns=3, fine=fineness(T))
     return ax
 
 
@@ -304,7 +307,10 @@ def _token_axis(ax: Axes, written: Sequence[str], *, tokens: int) -> None:
     ax.set_xlim(-0.7, max(tokens, 1) - 0.3)
 
 
-def _finish(ax: Axes, *, columns: int) -> None:
+def _finish(ax: Axes, *, columns: int, fine: float = 1.0) -> None:
     ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, fontsize=9)
+        ax.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, fontsize=9,
+            markerscale=1 / fine,
+        )  # fmt: skip

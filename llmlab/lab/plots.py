@@ -144,7 +144,9 @@ def plot_logprobs(data: Trace, *, surprise: float = SURPRISE, ax: Axes | None = 
         _name_surprises(ax, data, sorted(low.tolist(), key=lambda t: float(raw[t])))
     ax.set_xlim(-0.7, max(T, 1) - 0.3)
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+        ax.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9, markerscale=1 / fine
+        )
     else:
         say_nothing_known(ax, "logprobs", tokens=T)
     return ax

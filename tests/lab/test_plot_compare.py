@@ -256,6 +256,14 @@ def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, as
     assert long.get_window_extent().height > 0.7 * short.get_window_extent().height
 
 
+def test_marks_grow_finer_and_those_of_the_legend_do_not(make_completion, make_tokens):
+    for T, size in ((20, 4.0), (240, 2.0)):
+        answer = Answer(make_completion(make_tokens([7] * T)))
+        ax = plot_compare.plot_certainty(answer.logprobs_frame())
+        assert ax.get_lines()[0].get_markersize() == pytest.approx(size)
+        assert ax.get_legend().legend_handles[0].get_markersize() == pytest.approx(4.0)
+
+
 def test_the_most_likely_ways_are_the_ones_that_are_drawn():
     tree = a_tree(3, 3)
     shown, _ = tree.most_likely(2)
