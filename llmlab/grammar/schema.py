@@ -88,9 +88,19 @@ class _Writer:
     def _settle(self, root: Any) -> Any:
         """The root without references to places where nothing is valid, which llguidance would not follow."""
         while gone := {f"#/$defs/{name}" for name, made in self._defs.items() if made is False}:
-            self._defs = {name: _without(made, gone) for name, made in self._defs.items() if made is not False}
-            root = _without(root, gone)
-        return root
+            root = self._leave_out(gone, root)
+        ends, before = set[str](), -1
+        while before < len(ends):
+            before = len(ends)
+            ends |= {f"#/$defs/{name}" for name, made in self._defs.items() if _ends(made, ends)}
+        endless = {f"#/$defs/{name}" for name in self._defs} - ends
+        return self._leave_out(endless, root) if _ends(root, ends) else False
+
+    def _leave_out(self, gone: set[str], root: Any) -> Any:
+        """The root without some references; the places that they lead to go too."""
+        left = {name: made for name, made in self._defs.items() if f"#/$defs/{name}" not in gone}
+        self._defs = {name: _without(made, gone) for name, made in left.items()} if gone else left
+        return _without(root, gone) if gone else root
 
     def _try(self, made: dict[str, Any]) -> None:
         error = _error(made)
@@ -225,6 +235,25 @@ def _any_of(options: list[Any]) -> Any:
     if len(left) < 2:
         return left[0] if left else False
     return {"anyOf": left}
+
+
+def _ends(made: Any, ends: set[str]) -> bool:
+    """Whether something can be written to its end, if there is an end to what these references lead to.
+
+    A required property that is forbidden is not looked at: llguidance has words for it.
+    """
+    if not isinstance(made, dict):
+        return made is not False
+    if "$ref" in made:
+        return made["$ref"] in ends
+    for word, enough in (("anyOf", any), ("allOf", all)):
+        if word in made and not enough(_ends(each, ends) for each in made[word]):
+            return False
+    needed = [made.get("properties", {}).get(name) for name in made.get("required", ())]
+    least = made.get("minItems", 0)
+    first = made.get("prefixItems", [])
+    needed += [*first[:least], *([made.get("items")] if least > len(first) else [])]
+    return all(each is False or _ends(each, ends) for each in needed)
 
 
 def _without(made: Any, gone: set[str]) -> Any:

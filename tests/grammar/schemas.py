@@ -246,6 +246,13 @@ SCHEMAS: dict[str, Any] = {
             "e": {"oneOf": [tagged("k", "number", v=between(0, 9)), tagged("k", "sum", of=arr(ref("e"), 0, 2))]},
         },
     },
+    "one way ends": {
+        "$ref": "#/$defs/l",
+        "$defs": {
+            "l": {"anyOf": [closed(on=ref("l")), ref("never"), closed(v=between(0, 9))]},
+            "never": arr(ref("never"), 1),
+        },
+    },
     "many ways down": {
         "$ref": "#/$defs/n",
         "$defs": {"n": obj("", **{f"c{i}": {"type": ["object", "null"], "oneOf": [ref("n"), NULL]} for i in range(9)})},
@@ -378,6 +385,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
         obj(a={"$id": "https://example.com/a", "$ref": "#/$defs/x", "$defs": {"x": BOOL}}) | {"$defs": {"x": INT}},
         "#/properties/a: $ref starts from the $id 'https://example.com/a'",
     ),
+    "a circle of anyOf": (
+        {"anyOf": [ref("a")], "$defs": {"a": {"anyOf": [{"$ref": "#"}, ref("a")]}}},
+        "nothing is valid",
+    ),
+    "no end": ({"$ref": "#/$defs/l", "$defs": {"l": closed(next=ref("l"), v=BOOL)}}, "nothing is valid"),
+    "no end in items": (obj("a", a={"type": "array", "items": {"$ref": "#"}, "minItems": 1}), "nothing is valid"),
     "a circle": ({"$ref": "#/$defs/a", "$defs": {"a": ref("b"), "b": ref("a")}}, "circle"),
     "a number too exact": ({"const": 2**53 + 1}, "9007199254740993"),
     "an integer too large": ({"type": "integer", "minimum": 10**18}, "1000000000000000000"),
