@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from llmlab.errors import RequestError
 from llmlab.lab import palette
-from llmlab.lab.plots import ink, new_axes
+from llmlab.lab.plots import ink, length, new_axes
 from llmlab.lab.step import FIXED, NO_CUTS, Step, cut_settings, killers, kind, quotients, softmax
 from llmlab.lab.temperatures import CUT_STYLES
 from llmlab.request import Request
@@ -217,7 +217,10 @@ def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylabel("probability after the stage")
     end = f"removed by {kind(data.removed_by)}" if data.removed_by else f"can be drawn, p = {_prob(data.prob[-1])}"
-    ax.set_title(f"{data.label}: {end}", fontsize=10, loc="left", parse_math=False)
+    # A long token has a line of its own.
+    wide = length(f"{data.label}: {end}", size=10) > 0.85 * ax.get_window_extent().width / ax.figure.dpi
+    gap = "\n" if wide else " "
+    ax.set_title(f"{data.label}:{gap}{end}", fontsize=10, loc="left", parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

@@ -14,6 +14,7 @@ from llmlab.errors import RequestError
 from llmlab.lab import palette
 from llmlab.lab.next_token import NextToken
 from llmlab.lab.palette import contrast
+from llmlab.lab.plot_law import plot_ledger
 from llmlab.request import ChatRequest
 from llmlab.sampling.pipeline import ORDERS
 from tests.lab.test_next_token import END, FakeBackend, V, cut, softmax
@@ -126,6 +127,14 @@ def test_the_waterfall_is_drawn(law: NextToken, token: int | str, fields: dict, 
     boxes = [tick.get_window_extent() for tick in ax.get_xticklabels()]
     assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False)), "no label over another"
     assert_nothing_clipped(ax)
+
+
+def test_the_title_of_a_long_token_stays_inside(law: NextToken, assert_nothing_clipped) -> None:
+    data = law.waterfall(5)
+    assert plot_ledger(data).get_title(loc="left").count("\n") == 0
+    ax = plot_ledger(data._replace(label="W" * 18))
+    assert_nothing_clipped(ax)
+    assert ax.get_title(loc="left") == f"{'W' * 18}:\ncan be drawn, p = {data.prob[-1]:.3f}"
 
 
 def test_penalties_before_and_after(law: NextToken, assert_nothing_clipped) -> None:
