@@ -147,10 +147,16 @@ class Calibration:
 
         return plot_calibration(self, bins=bins, ax=ax)
 
+    @property
+    def size(self) -> str:
+        """How many laws and prompts were compared, in words."""
+        counts = {name: self.answers[name].nunique() for name in ("law", "prompt")}
+        return ", ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
+
     def __repr__(self) -> str:
-        laws, prompts = self.answers["law"].nunique(), self.answers["prompt"].nunique()
+        answers = f"{len(self.answers):,} answer{'' if len(self.answers) == 1 else 's'}"
         return (
-            f"Calibration: {self.model} · {laws:,} laws, {prompts:,} prompts, {len(self.answers):,} answers · "
+            f"Calibration: {self.model} · {self.size}, {answers} · "
             f"KL(truth || model) {self.kl:.4f} nats · total variation {self.total_variation:.4f} · "
             f"calibration error {self.ece():.4f} (likeliest answer), {self.classwise_ece():.4f} (every answer)"
         )

@@ -9,7 +9,7 @@ import numpy as np
 from llmlab.lab import palette
 from llmlab.lab.arguments import whole
 from llmlab.lab.check_sampler import SamplerCheck
-from llmlab.lab.plots import ink, new_axes
+from llmlab.lab.plots import ink, new_axes, sparse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_ylim(bottom, min(3 * prob.max(), 1.6))
     ax.set_xlim(-0.8, len(shown) - 0.2)
-    ax.set_xticks(at, labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
+    ax.set_xticks(*sparse(ax, labels), rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
     ax.set_xlabel("next token, most likely first")
     ax.set_ylabel("probability (log scale)")
     p = "" if np.isnan(check.p_value) else f": χ² {check.statistic:.1f}, {check.degrees} df, p = {check.p_value:.2g}"
@@ -98,7 +98,7 @@ def plot_calibration(report: Calibration, *, bins: int = 10, ax: Axes | None = N
         transform=ax.transAxes, ha="right", va="bottom", fontsize=8.5, linespacing=1.4,
     )  # fmt: skip
     ax.set_title(
-        f"{report.model}: {frame['law'].nunique():,} laws, {frame['prompt'].nunique():,} prompts",
+        f"{report.model}: {report.size}",
         fontsize=10,
         loc="left",
     )

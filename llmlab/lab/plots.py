@@ -29,8 +29,8 @@ LABELLED, _MOST_SURPRISES = 60, 12
 TOKEN_SIZE, _ROOM = 8, 0.8
 #: The most characters of a token's label, and those that are left where it is cut to its room.
 _LONGEST, _SHORTEST = 18, 3
-#: Inches between two labels that stand upright.
-_APART = 0.14
+#: Inches between two labels that stand upright, and between two slanted ones.
+_APART, _SLANTED = 0.14, 0.15
 
 
 class Trace(NamedTuple):
@@ -228,6 +228,13 @@ def length(label: str, *, size: float = TOKEN_SIZE) -> float:
     from matplotlib.textpath import text_to_path
 
     return text_to_path.get_text_width_height_descent(label, FontProperties(size=size), ismath=False)[0] / 72
+
+
+def sparse(ax: Axes, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Places from 0 on and slanted labels for an axis, as many as stand clear of each other."""
+    room = 0.7 * ax.get_window_extent().width / ax.figure.dpi
+    step = max(1, int(np.ceil(_SLANTED * len(labels) / max(room, 1e-9))))
+    return np.arange(0, len(labels), step), list(labels[::step])
 
 
 def fineness(tokens: int) -> float:

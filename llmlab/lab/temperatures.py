@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmlab.lab import palette
-from llmlab.lab.plots import ink, new_axes
+from llmlab.lab.plots import ink, new_axes, sparse
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -57,7 +57,9 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
     at = np.arange(K)
     scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
-    ax.set_xticks(at, data.labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
+    ax.set_xticks(
+        *sparse(ax, data.labels), rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9
+    )
     ax.set_yticks([-row for row in range(T)], [f"{t:.4g}" for t in data.temperatures])
     ax.set_ylabel("temperature")
     ax.set_xlabel("next token, most likely first")

@@ -75,7 +75,13 @@ def test_the_frames(report) -> None:
         assert law.total_variation == pytest.approx(0.5 * (np.abs(p - q).sum() + 1 - q.sum()))
         assert law.entropy == pytest.approx(stats.entropy(p)) and law.answers == len(part)
     assert report.total_variation == pytest.approx(laws["total_variation"].mean())
-    assert "4 laws, 4 prompts" in repr(report) and "<table" in report._repr_html_()
+    assert "4 laws, 4 prompts, " in repr(report) and "<table" in report._repr_html_()
+
+
+def test_one_of_a_thing_is_said_as_one(demo) -> None:
+    one = demo.calibration([{"messages": "Name a colour.", "distribution": {"Blue": 1.0}}])
+    assert repr(one).startswith("Calibration: demo · 1 law, 1 prompt, 1 answer · KL")
+    assert one.plot().get_title(loc="left") == "demo: 1 law, 1 prompt"
 
 
 def test_calibration_errors() -> None:

@@ -278,6 +278,17 @@ def test_small_axes_have_what_fits(law: NextToken, assert_nothing_clipped) -> No
     assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
 
 
+def test_of_many_tokens_those_are_named_that_stand_clear(law: NextToken, assert_nothing_clipped) -> None:
+    _, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+    law.plot_temperatures([1.0], top=V, ax=ax)
+    assert_nothing_clipped(ax)
+    ticks = ax.get_xticks()
+    inches = np.diff(ax.transData.transform([(at, 0) for at in ticks])[:, 0]) / ax.figure.dpi
+    assert 5 < len(ticks) < V and inches.min() > 0.12
+    assert law.labels([int(law.ranking[ticks[1]])])[0] == ax.get_xticklabels()[1].get_text()
+    assert len(law.plot_temperatures([1.0], top=12).get_xticks()) == 12
+
+
 def test_it_introduces_itself(law: NextToken) -> None:
     assert repr(law) == "<the token after a prompt of 3, over a vocabulary of 48>"
     assert "&lt;the token after" in law._repr_html_() and "sampling_logprob" in law._repr_html_()
