@@ -30,7 +30,12 @@ def short(value: Any) -> str:
         text = type(value).__name__
     except ValueError:  # Python does not write out an integer of more than some thousand digits
         text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
-    return text if len(text) <= 80 else text[:77] + "..."
+    return cut(text, most=80)
+
+
+def cut(text: str, *, most: int = 500) -> str:
+    """A text as a message shows it: a path holds names that are as long as the caller likes."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _unboxed(value: Any) -> Any:

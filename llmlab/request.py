@@ -28,6 +28,7 @@ from llmlab.fields import (
     check_stop,
     check_text,
     check_top_k,
+    cut,
     short,
 )
 from llmlab.shapes import (
@@ -282,7 +283,9 @@ class ChatRequest(SamplingRequest):
             raise RequestError("parallel_tool_calls=false needs tools", param="parallel_tool_calls")
         if isinstance(self.tool_choice, dict) and self.tool_choice["function"]["name"] not in names:
             wanted = self.tool_choice["function"]["name"]
-            raise RequestError(f"tool_choice names {wanted!r}; the tools are {', '.join(names)}", param="tool_choice")
+            raise RequestError(
+                f"tool_choice names {short(wanted)}; the tools are {cut(', '.join(names))}", param="tool_choice"
+            )
 
 
 class PromptRequest(SamplingRequest):
@@ -326,4 +329,4 @@ def _request_error(error: ValidationError) -> RequestError:
     field = str(first["loc"][0])
     bad = first.get("ctx", {}).get("error")
     path = bad.path if isinstance(bad, FieldError) else ""
-    return RequestError(f"{field}{path} {bad or first['msg']}", param=field)
+    return RequestError(f"{field}{cut(path)} {cut(str(bad or first['msg']))}", param=field)

@@ -559,3 +559,31 @@ def test_a_value_too_deep_to_be_written_is_refused_all_the_same(field):
     with pytest.raises(RequestError) as caught:
         build(**{field: nested(5000)})
     assert caught.value.param == field
+
+
+_LONG = "a" * 9_000
+
+
+def _named(name: str) -> dict:
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "text", _LONG: 1}},
+        {"tools": [_named("f")], "tool_choice": _named(_LONG)},
+        {
+            "tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(900)],
+            "tool_choice": _named("x"),
+        },
+        {"metadata": {_LONG: float("nan")}},
+        {"stream": True, "stream_options": {_LONG: True}},
+        {"stop": [_LONG, 5]},
+    ],
+    ids=lambda fields: " ".join(fields),
+)
+def test_an_error_is_as_long_as_one_reads(fields):
+    with pytest.raises(RequestError) as caught:
+        ChatRequest.build("hello", **fields)
+    assert caught.value.param in fields and len(str(caught.value)) < 1200

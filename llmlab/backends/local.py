@@ -25,6 +25,7 @@ from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError
+from llmlab.fields import short
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.models.config import ModelConfig
@@ -217,7 +218,7 @@ class LocalBackend:
         """The prompt's token ids [L]."""
         if request.model is not None and request.model != self.name:
             raise ModelNotFoundError(
-                f"the model {request.model!r} does not exist; loaded is {self.name!r}", param="model"
+                f"the model {short(request.model)} does not exist; loaded is {self.name!r}", param="model"
             )
         ids = self._raw(request) if isinstance(request, PromptRequest) else self._templated(request)
         if not ids:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GrammarError", "Vocabulary", "reason"]
 
+#: Characters that an error shows of the place, and of what is wrong there.
+_LONGEST = 500
+
 #: Compiled grammars that are kept: the rounds of a chat tend to have the same tools and the same schema.
 KEPT = 16
 
@@ -29,7 +32,9 @@ class GrammarError(ValueError):
     """
 
     def __init__(self, message: str, *, path: str = "") -> None:
-        super().__init__(f"{path}: {message}" if path else message)
+        # Either may hold a pattern or a name of any length.
+        shown, said = (text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..." for text in (path, message))
+        super().__init__(f"{shown}: {said}" if path else said)
         self.path = path
 
 

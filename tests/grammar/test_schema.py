@@ -145,6 +145,14 @@ def test_nothing_hangs_on_a_schema_made_to_be_heavy():
     assert enforceable(wide)
 
 
+def test_an_error_is_as_long_as_one_reads():
+    long = "a" * 9000
+    for schema in ({"type": "string", "pattern": f"^{long}$", "maxLength": 2}, obj(long, **{long: {"not": {}}})):
+        with pytest.raises(GrammarError) as caught:
+            enforceable(schema)
+        assert 50 < len(str(caught.value)) < 1200
+
+
 def test_a_schema_that_is_none():
     for bad in (3, "x", None, [1], {"properties": 3}, {"enum": [{1, 2}]}, {"const": float("nan")}):
         with pytest.raises(GrammarError):
