@@ -302,7 +302,8 @@ class Batch:
         """The positions that the longest row may come to need once this one has joined; a cache does not get shorter
         while rows are in it."""
         held = self._slots.length if self._slots is not None and self.live else 0
-        return max([len(row.given) + row.budget, held, *(live.reserve for live in self.live)])
+        began = self.prompts.row_length(row)  # a short answer may need less than its prompt's padded pieces
+        return max([len(row.given) + row.budget, began, held, *(live.reserve for live in self.live)])
 
     def _narrow(self, width: int) -> None:
         while self._slots is not None and self._slots.width > width:

@@ -93,6 +93,9 @@ class Lanes:
         roomy = self._roomy(job.rows[index])
         batch = next((batch for batch in roomy if len(batch.live) < share), None)
         batch = batch or min(roomy, key=lambda batch: len(batch.live))
+        for other in self._batches:  # who has no row claims no memory, and so must hold none
+            if other is not batch and not other.live:
+                other.clear()
         batch.admit(job, index, coming=max(1, min(waiting, share - len(batch.live))), waits=waits)
 
     def release(self, job: Job, rows: set[int]) -> int:

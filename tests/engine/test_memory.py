@@ -58,6 +58,33 @@ def test_a_cache_that_became_long_counts_as_long_while_rows_are_in_it(decoder, m
     engine.close()
 
 
+def test_a_lane_whose_rows_have_ended_leaves_its_memory_to_the_other(decoder, monkeypatch):
+    """Also while rows keep coming, so that nobody has the time to tidy up."""
+    config, model = decoder
+    monkeypatch.setattr(engine_module, "lane_count", lambda: 2)
+    memory = cache_bytes(config, batch=64, length=128, dtype=np.float32)  # two lanes of 32 short rows, or one of long
+    engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
+    monkeypatch.setattr(engine._lanes, "narrow", lambda: None)
+    sizes = watched(engine, config, monkeypatch)
+    run(engine, *[row(choice=i, budget=2, ignore_ends=True) for i in range(34)])
+    assert max(sizes) == memory
+    run(engine, *[row("x" * 100, choice=i, budget=100, ignore_ends=True) for i in range(32)])
+    assert max(sizes) == memory
+    engine.close()
+
+
+def test_a_prompts_padding_counts(decoder, monkeypatch):
+    """A prompt is read in pieces of fixed sizes: its cache may be longer than prompt and answer are."""
+    config, model = decoder
+    monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
+    memory = cache_bytes(config, batch=8, length=256, dtype=np.float32)
+    engine = Engine(config, model, ends=(END,), max_context=512, memory=memory)
+    sizes = watched(engine, config, monkeypatch)
+    run(engine, *[row("x" * 240, choice=i, budget=3, ignore_ends=True) for i in range(8)])
+    assert 0 < max(sizes) <= memory
+    engine.close()
+
+
 def test_a_cache_is_no_longer_than_its_rows_may_get(decoder, monkeypatch):
     """Though a chunk has more steps than they have tokens left."""
     config, model = decoder
