@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -164,10 +165,14 @@ class Orders:
         )
 
     def __repr__(self) -> str:
-        return f"<{', '.join(self.results)} along {self.base.order}'s tokens>\n{self.summary().to_string(index=False)}"
+        return f"{self._head()}\n{self.summary().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return self.summary().to_html(index=False)
+        return f"<div>{escape(self._head())}</div>{self.summary().to_html(index=False)}"
+
+    def _head(self) -> str:
+        others = [name for name in self.results if name != self.base.order]
+        return f"Orders: {', '.join(others)} against {self.base.order}, along the tokens of {self.base.order}"
 
     @property
     def _base_at(self) -> int:

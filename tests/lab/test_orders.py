@@ -108,7 +108,9 @@ def test_pairs_and_summary(compared):
     summary = compared.summary()
     assert summary["order"].tolist() == ["vllm", "sglang", "llama.cpp"]
     assert (summary["mean_total_variation"] <= summary["max_total_variation"]).all()
-    assert "llama.cpp" in repr(compared) and "<table" in compared._repr_html_()
+    head = "Orders: vllm, sglang, llama.cpp against llmlab, along the tokens of llmlab"
+    assert repr(compared).splitlines()[0] == head and "<table" in compared._repr_html_()
+    assert head in compared._repr_html_()
 
 
 def test_a_result_is_compared_as_it_is_also_under_a_grammar(demo):
