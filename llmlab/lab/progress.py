@@ -34,8 +34,8 @@ class Wait:
         self._bar: Any = None
 
     def tell(self, what: str) -> None:
-        """What is waited for; "waiting", for the model's own words, is worth no line."""
-        if what == "waiting":
+        """What is waited for; "waiting", for the model's own words, is worth no line, and nor is what nobody watches."""
+        if what == "waiting" or not (in_notebook() or sys.stderr.isatty()):
             return
         if self._bar is None:
             self._bar = progress_bar(total=None, unit="token")

@@ -93,6 +93,15 @@ def test_an_answer_that_grows_takes_the_line_away_again(outputs, monkeypatch, de
     assert len(outputs) == 2 and outputs[1][0].comm is None
 
 
+def test_a_wait_that_nobody_watches_costs_no_bar(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "in_notebook", lambda: False)
+    wait = progress.Wait()
+    wait.tell("compiling decode")
+    assert wait._bar is None
+    wait.over()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_tree_counts_its_levels(outputs, monkeypatch, demo) -> None:
     story = demo.chat("Hello!", seed=1, max_tokens=4)
     outputs.clear()
