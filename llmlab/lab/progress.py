@@ -34,7 +34,7 @@ class Wait:
         self._bar: Any = None
 
     def tell(self, what: str) -> None:
-        """What is waited for; "waiting", for the model's own words, is worth no line, and nor is what nobody watches."""
+        """What is waited for; "waiting", for the model's own words, is worth no line, nor is what nobody watches."""
         if what == "waiting" or not (in_notebook() or sys.stderr.isatty()):
             return
         if self._bar is None:
