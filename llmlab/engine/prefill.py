@@ -12,7 +12,7 @@ from jaxtyping import Array, Int32
 from llmlab.models.cache import KVCache
 from llmlab.models.transformer import causal_bias
 
-#: A prompt is cut into pieces of the largest size, and its tail is padded to the smallest size that holds it.
+#: A prompt is cut into pieces of the largest size, its tail into smaller ones, the last of which is padded.
 PIECES = (32, 128, 512)
 
 
@@ -33,13 +33,24 @@ def piece_sizes(length: int) -> tuple[int, ...]:
 
 def pieces(ids: np.ndarray, *, sizes: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
     """(start, padded tokens [1, C]) for each piece of a prompt."""
-    for start in range(0, len(ids), sizes[-1]):
-        piece = ids[start : start + sizes[-1]]
-        size = next(size for size in sizes if size >= len(piece))
+    start = 0
+    for size in _cut(len(ids), sizes):
+        piece = ids[start : start + size]
         yield start, np.pad(piece, (0, size - len(piece))).astype(np.int32)[None, :]
+        start += size
 
 
 def padded_length(count: int, *, sizes: tuple[int, ...]) -> int:
     """How many positions the pieces of a prompt write, padding included."""
-    whole, tail = divmod(count, sizes[-1])
-    return whole * sizes[-1] + (next(size for size in sizes if size >= tail) if tail else 0)
+    return sum(_cut(count, sizes))
+
+
+def _cut(count: int, sizes: tuple[int, ...]) -> Iterator[int]:
+    """The sizes of a prompt's pieces: the smallest that holds what is left, or two of the one below instead, which is
+    half of the work (a piece costs what it is long) and may need a shorter cache."""
+    while count > 0:
+        at = next((i for i, size in enumerate(sizes) if size >= count), len(sizes) - 1)
+        if at and count <= 2 * sizes[at - 1]:
+            at -= 1
+        yield sizes[at]
+        count -= sizes[at]
