@@ -155,6 +155,15 @@ def test_an_interrupt_of_a_growing_result_leaves_its_part_in_last(lab: Lab, monk
     until(lambda: not lab.backend.engine._lanes.live)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_of_chat_leaves_its_part_in_last(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     class Bar:
         """A progress bar whose reader loses patience."""
