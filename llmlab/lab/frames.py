@@ -145,8 +145,8 @@ def build(columns: Mapping[str, object], kinds: Mapping[str, str]) -> pd.DataFra
     """The columns as a frame, each with the dtype of its kind, in the order of `kinds`.
 
     Kinds: index (int64), count (Int64; negative or NaN is NA), integer (Int64, exact; None is NA), number (Float64;
-    NaN is NA), flag (bool), switch (boolean; None is NA), text (str; None is NA), segment and token (categorical),
-    bytes (objects: bytes or None).
+    NaN is NA), flag (bool), switch (boolean; None is NA), text (str, before pandas 3 objects; None is NA), segment and
+    token (categorical), bytes (objects: bytes or None).
     """
     return pd.DataFrame({name: _column(columns[name], kind) for name, kind in kinds.items()}, columns=list(kinds))
 
