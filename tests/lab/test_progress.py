@@ -6,6 +6,7 @@ import IPython.display
 import pytest
 
 from llmlab.lab import progress
+from llmlab.lab import tree as tree_module
 
 
 class Handle:
@@ -102,13 +103,25 @@ def test_a_wait_that_nobody_watches_costs_no_bar(monkeypatch, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_a_tree_counts_its_levels(outputs, monkeypatch, demo) -> None:
+def test_a_tree_counts_its_levels(monkeypatch, demo) -> None:
     story = demo.chat("Hello!", seed=1, max_tokens=4)
-    outputs.clear()
-    monkeypatch.setattr(progress, "DELAY", 1e-9)
+    asked, counted = [], []
+
+    class Bar:
+        """One that shows every step; a real one leaves out those that are quick."""
+
+        def __enter__(self) -> Bar:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            counted.append("over")
+
+        def update(self) -> None:
+            counted.append(1)
+
+    monkeypatch.setattr(tree_module, "progress_bar", lambda **options: asked.append(options) or Bar())
     story.tree(3, 2)
-    ((shown, handle),) = outputs
-    assert shown.children[1].max == 3 and handle.updates == [({"text/plain": ""}, True)]
+    assert [options["total"] for options in asked] == [3] and counted == [1, 1, 1, "over"]
 
 
 def test_what_is_quick_shows_nothing(outputs) -> None:
