@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt32
 
+from llmlab.fields import cut
+
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 __all__ = ["GrammarError", "Vocabulary", "reason"]
-
-#: Characters that an error shows of the place, and of what is wrong there.
-_LONGEST = 500
 
 #: Compiled grammars that are kept: the rounds of a chat tend to have the same tools and the same schema.
 KEPT = 16
@@ -33,8 +32,7 @@ class GrammarError(ValueError):
 
     def __init__(self, message: str, *, path: str = "") -> None:
         # Either may hold a pattern or a name of any length.
-        shown, said = (text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..." for text in (path, message))
-        super().__init__(f"{shown}: {said}" if path else said)
+        super().__init__(f"{cut(path)}: {cut(message)}" if path else cut(message))
         self.path = path
 
 

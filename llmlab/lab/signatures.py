@@ -63,7 +63,7 @@ def spells(
             Parameter(name, Parameter.KEYWORD_ONLY, default=_KEPT if kept else _DEFAULTS[name])
             for name in dict.fromkeys(names)
         ]
-        method.__signature__ = shown.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
+        vars(method)["__signature__"] = shown.replace(parameters=[*own, *fields])
         return method
 
     return spelled

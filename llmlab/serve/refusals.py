@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from llmlab.errors import LLMLabError
 
@@ -12,11 +13,12 @@ class RefusalError(LLMLabError):
 
     type = "invalid_request_error"
     default_status = 400
+    default_headers: ClassVar[Mapping[str, str]] = {}
 
     @property
     def headers(self) -> Mapping[str, str]:
         """What the response says besides its body."""
-        return {}
+        return self.default_headers
 
 
 class ApiKeyError(RefusalError):
@@ -24,11 +26,7 @@ class ApiKeyError(RefusalError):
 
     default_status = 401
     default_code = "invalid_api_key"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The scheme that is asked for."""
-        return {"www-authenticate": "Bearer"}
+    default_headers: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
 
 
 class PathError(RefusalError):
@@ -60,11 +58,8 @@ class BodyTimeoutError(RefusalError):
 
     default_status = 408
     default_code = "body_timeout"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What comes late would be taken for the next request."""
-        return {"connection": "close"}
+    # What comes late would be taken for the next request.
+    default_headers: ClassVar[Mapping[str, str]] = {"connection": "close"}
 
 
 class QueueFullError(RefusalError):
@@ -90,8 +85,5 @@ class ShuttingDownError(RefusalError):
     type = "server_error"
     default_status = 503
     default_code = "shutting_down"
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """This connection ends as well."""
-        return {"connection": "close"}
+    # This connection ends as well.
+    default_headers: ClassVar[Mapping[str, str]] = {"connection": "close"}

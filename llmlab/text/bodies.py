@@ -141,7 +141,8 @@ class JsonBody(CallBody):
         super().__init__(syntax, tools=tools, tape=tape)
         self._close = self._close[1:]  # the object's own bracket is read with the object
 
-    def read(self) -> Reading:  # noqa: D102 - as the class above says
+    def read(self) -> Reading:
+        """Read the object to its last bracket."""
         tape = self._tape
         yield from tape.sequence((b"{",))
         argued = False
@@ -184,7 +185,8 @@ class JsonBody(CallBody):
 class NamedBody(CallBody):
     """The name as it is, then the arguments as JSON."""
 
-    def read(self) -> Reading:  # noqa: D102 - as the class above says
+    def read(self) -> Reading:
+        """Read the name, and the arguments behind it."""
         tape = self._tape
         yield from self._bare_name()
         yield from tape.sequence(self._after_name)

@@ -26,7 +26,8 @@ class PairsBody(CallBody):
         super().__init__(syntax, tools=tools, tape=tape)
         (self._key_open,), (self._key_close, self._value_open), (self._value_close,) = map(markers, syntax.pair)
 
-    def read(self) -> Reading:  # noqa: D102 - as the class above says
+    def read(self) -> Reading:
+        """Read the name, and the pairs behind it."""
         tape = self._tape
         (close,) = self._close
         yield from self._bare_name()

@@ -55,6 +55,13 @@ def markers(literal: str) -> tuple[bytes, ...]:
     return tuple(part.encode() for part in _MARKER.findall(literal))
 
 
+def _behind(run: re.Pattern[bytes], data: bytes, at: int) -> int:
+    """Where a run of bytes that begins here, and may be of none, has ended."""
+    found = run.match(data, at)
+    assert found is not None
+    return found.end()
+
+
 def unfinished(data: bytes, wanted: bytes) -> int:
     """How many bytes at the end of the data are a beginning of what is wanted, but not the whole of it."""
     for size in range(min(len(wanted) - 1, len(data)), 0, -1):
@@ -104,7 +111,7 @@ class Tape:
     def space(self) -> Reading:
         """Pass over white space."""
         while True:
-            self.at = _SPACE.match(self.data, self.at).end()  # type: ignore[union-attr]  # it matches everything
+            self.at = _behind(_SPACE, self.data, self.at)
             if self.at < len(self.data):
                 return
             yield from self.more()
@@ -165,7 +172,7 @@ class Tape:
         """Pass over a JSON string, whose quotation mark comes next."""
         self.at += 1
         while True:
-            self.at = _RUN.match(self.data, self.at).end()  # type: ignore[union-attr]  # it matches everything
+            self.at = _behind(_RUN, self.data, self.at)
             byte = yield from self.peek()
             if byte == 0x22:
                 self.at += 1
@@ -218,7 +225,7 @@ class Tape:
             return
         word = b""
         while True:
-            begin, self.at = self.at, _WORD.match(self.data, self.at).end()  # type: ignore[union-attr]
+            begin, self.at = self.at, _behind(_WORD, self.data, self.at)
             word += self.data[begin : self.at]
             if self.at < len(self.data):
                 break
