@@ -24,15 +24,14 @@ from llmlab.errors import (
     ModelNotFoundError,
     RequestError,
 )
+from llmlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from llmlab.lab.lab import Lab
     from llmlab.lab.loading import connect, load
-    from llmlab.lab.result import Result
-    from llmlab.lab.sweep import Sweep
-    from llmlab.request import ChatRequest, PromptRequest
-
-__version__ = "0.1.0"
+    from llmlab.protocol.request import ChatRequest, PromptRequest
+    from llmlab.results.result import Result
+    from llmlab.sweeps.sweep import Sweep
 
 __all__ = [
     "ChatRequest",
@@ -52,11 +51,11 @@ __all__ = [
 
 #: Where the names live that are imported when they are first asked for (PEP 562).
 _LATE = {
-    "ChatRequest": "llmlab.request",
+    "ChatRequest": "llmlab.protocol.request",
     "Lab": "llmlab.lab.lab",
-    "PromptRequest": "llmlab.request",
-    "Result": "llmlab.lab.result",
-    "Sweep": "llmlab.lab.sweep",
+    "PromptRequest": "llmlab.protocol.request",
+    "Result": "llmlab.results.result",
+    "Sweep": "llmlab.sweeps.sweep",
     "connect": "llmlab.lab.loading",
     "load": "llmlab.lab.loading",
 }

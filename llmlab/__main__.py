@@ -1,5 +1,5 @@
 """`python -m llmlab` is the command `llmlab`."""
 
-from llmlab.cli import app
+from llmlab.cli.app import app
 
 app(prog_name="llmlab")

@@ -15,6 +15,8 @@ __all__ = [
     "LLMLabError",
     "ModelNotFoundError",
     "RequestError",
+    "cut",
+    "short",
 ]
 
 
@@ -89,3 +91,19 @@ class EngineError(LLMLabError, RuntimeError):
 
     type = "server_error"
     default_status = 500
+
+
+def short(value: Any) -> str:
+    """How a value reads in a message: its repr, cut where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:  # nested as deep as JSON's reader lets it be
+        text = type(value).__name__
+    except ValueError:  # Python does not write out an integer of more than some thousand digits
+        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return cut(text, most=80)
+
+
+def cut(text: str, *, most: int = 500) -> str:
+    """A text as a message shows it: a path holds names that are as long as the caller likes."""
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -33,6 +33,15 @@ settings.register_profile("llmlab", deadline=None, derandomize=bool(os.environ.g
 settings.load_profile("llmlab")
 
 
+from tests.completions import (  # noqa: E402 - after the import hook
+    _make_completion,  # noqa: F401 - fixtures for every room
+    _make_tokens,  # noqa: F401
+    assert_nothing_clipped,  # noqa: F401
+    hard,  # noqa: F401
+    story,  # noqa: F401
+)
+
+
 @pytest.fixture(scope="session")
 def demo():
     """The embedded model in a lab, its width pinned: the same request gives the same bits, whatever runs beside it."""

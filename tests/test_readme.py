@@ -11,7 +11,7 @@ import pytest
 
 import llmlab
 from llmlab.lab.lab import Lab
-from llmlab.request import ChatRequest, PromptRequest
+from llmlab.protocol.request import ChatRequest, PromptRequest
 from tests.serve.conftest import running
 
 ROOT = Path(__file__).resolve().parent.parent

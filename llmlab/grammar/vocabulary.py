@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt32
 
-from llmlab.fields import cut
+from llmlab.errors import cut
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -1,1 +1,1 @@
-"""The notebook's side of llmlab: results, frames, pictures. The only room that knows pandas, matplotlib and IPython."""
+"""The façade: `Lab`, `load`, `connect` and the in-process client."""

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from llmlab.backends.protocol import Backend
 from llmlab.errors import LLMLabError
+from llmlab.protocol.backend import Backend
 from llmlab.serve import conversation as talk
 from llmlab.serve.body import check_headers
 from llmlab.serve.conversation import Conversation, Reply

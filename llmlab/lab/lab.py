@@ -9,25 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Integer
 
-from llmlab.backends.protocol import Backend, Completion
-from llmlab.backends.protocol import Stream as Source
+from llmlab.display import banner
+from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
-from llmlab.lab import banner
-from llmlab.lab.arguments import listed, order_name
-from llmlab.lab.progress import progress_bar
-from llmlab.lab.result import Result
-from llmlab.lab.signatures import PROMPT_FIELDS, STREAMING, spells
-from llmlab.lab.stream import Stream
 from llmlab.lab.studies import Studies
-from llmlab.request import ChatRequest, PromptRequest, Request
+from llmlab.protocol.arguments import listed, order_name
+from llmlab.protocol.backend import Backend
+from llmlab.protocol.backend import Stream as Source
+from llmlab.protocol.completion import Completion
+from llmlab.protocol.request import ChatRequest, PromptRequest, Request
+from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, spells
+from llmlab.results.result import Result
+from llmlab.results.stream import Stream
 
 if TYPE_CHECKING:
     import openai
 
-    from llmlab.lab.next_token import NextToken
-    from llmlab.lab.orders import Orders
-    from llmlab.lab.playground import Playground
-    from llmlab.lab.score import Scored
+    from llmlab.counterfactuals.orders import Orders
+    from llmlab.counterfactuals.score import Scored
+    from llmlab.playground.playground import Playground
+    from llmlab.results.next_token import NextToken
 
 
 class Lab(Studies):
@@ -168,7 +169,7 @@ class Lab(Studies):
         Raises:
             RequestError: as in `chat`; also where the backend cannot give logits.
         """
-        from llmlab.lab.next_token import LogitsBackend, NextToken
+        from llmlab.results.next_token import LogitsBackend, NextToken
 
         if not isinstance(self.backend, LogitsBackend):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
@@ -204,7 +205,7 @@ class Lab(Studies):
             RequestError: as in `chat`; there is nothing to score; a token that the request's grammar forbids; also
                 where the backend takes no tokens as they are.
         """
-        from llmlab.lab.score import score
+        from llmlab.counterfactuals.score import score
 
         return score(self, messages, given, order=order, fields=fields)
 
@@ -228,7 +229,7 @@ class Lab(Studies):
         Raises:
             RequestError: as in `chat`; there is no such order; the backend gives no logits.
         """
-        from llmlab.lab.orders import compare_orders
+        from llmlab.counterfactuals.orders import compare_orders
 
         return compare_orders(self, messages, orders=orders, order=order, fields=fields)
 
@@ -248,7 +249,7 @@ class Lab(Studies):
         Raises:
             RequestError: as in `request`; also a field that cannot be set by hand.
         """
-        from llmlab.lab.playground import Playground
+        from llmlab.playground.playground import Playground
 
         if messages is None and fields.get("prompt") is None and fields.get("messages") is None:
             messages = "Tell me a short story."

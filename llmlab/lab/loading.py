@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llmlab.errors import ModelNotFoundError, RequestError
-from llmlab.fields import short
-from llmlab.lab import banner
+from llmlab.display import banner
+from llmlab.display.progress import progress_bar
+from llmlab.errors import ModelNotFoundError, RequestError, short
 from llmlab.lab.lab import Lab
-from llmlab.lab.progress import progress_bar
 
 __all__ = ["connect", "load"]
 
@@ -44,7 +43,7 @@ def load(
         CheckpointError: it is not a checkpoint that can be run; the message says why.
         RequestError: an argument that makes no sense, or asks for more than the model or the memory has.
     """
-    from llmlab.backends.local import LocalBackend
+    from llmlab.backends.local.backend import LocalBackend
 
     if not isinstance(name, str | os.PathLike):
         raise RequestError(
@@ -113,7 +112,7 @@ def connect(
         ModelNotFoundError: the endpoint has several models, or none, and none was named.
         LLMLabError: it cannot be reached, or refuses the key.
     """
-    from llmlab.backends.remote import RemoteBackend
+    from llmlab.backends.remote.backend import RemoteBackend
 
     lab = Lab(
         RemoteBackend.connect(

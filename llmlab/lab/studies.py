@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from llmlab.lab.signatures import STREAMING, spells
-from llmlab.request import Request
+from llmlab.protocol.request import Request
+from llmlab.protocol.signatures import STREAMING, spells
 
 if TYPE_CHECKING:
-    from llmlab.lab.calibration import Calibration
-    from llmlab.lab.check_sampler import SamplerCheck
+    from llmlab.checks.calibration import Calibration
+    from llmlab.checks.sampler import SamplerCheck
     from llmlab.lab.lab import Lab
-    from llmlab.lab.metrics import Metric
-    from llmlab.lab.sweep import Sweep
+    from llmlab.metrics import Metric
+    from llmlab.sweeps.sweep import Sweep
 
 
 class Studies:
@@ -64,7 +64,7 @@ class Studies:
             RequestError: as in `chat`, before anything runs; a metric without a name of its own; a file that holds
                 another sweep.
         """
-        from llmlab.lab.sweep_run import sweep
+        from llmlab.sweeps.run import sweep
 
         return sweep(
             cast("Lab", self), messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics,
@@ -95,7 +95,7 @@ class Studies:
         Raises:
             RequestError: as in `next_token`.
         """
-        from llmlab.lab.check_sampler import check_sampler
+        from llmlab.checks.sampler import check_sampler
 
         return check_sampler(cast("Lab", self), messages, draws=draws, seed=seed, order=order, fields=fields)
 
@@ -120,6 +120,6 @@ class Studies:
         Raises:
             RequestError: as in `chat`; a law that is none; a backend that cannot score given answers.
         """
-        from llmlab.lab.calibration import calibration
+        from llmlab.checks.calibration import calibration
 
         return calibration(cast("Lab", self), truth, prompts_per_law=prompts_per_law, fields=fields)

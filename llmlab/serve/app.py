@@ -10,9 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from llmlab import __version__
-from llmlab.backends.protocol import Backend
 from llmlab.errors import LLMLabError
+from llmlab.protocol.backend import Backend
 from llmlab.serve import conversation as talk
 from llmlab.serve import openapi
 from llmlab.serve.auth import ApiKey
@@ -22,6 +21,7 @@ from llmlab.serve.gate import Gate, send_reply
 from llmlab.serve.line import Line
 from llmlab.serve.page import page
 from llmlab.serve.refusals import PathError
+from llmlab.version import __version__
 
 #: What the engine's widest batch holds, for a backend that does not pin its slots.
 SLOTS = 128

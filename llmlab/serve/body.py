@@ -11,8 +11,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from llmlab.errors import RequestError
-from llmlab.fields import short
+from llmlab.errors import RequestError, short
 
 #: Bytes that a request's body may have.
 MAX_BYTES = 8 * 2**20

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmlab.backends.chunks import chunks
-from llmlab.backends.protocol import Backend, Completion, Stream
-from llmlab.backends.wire import finish_reason, whole
 from llmlab.errors import LLMLabError, ModelNotFoundError
-from llmlab.request import ChatRequest
+from llmlab.protocol.backend import Backend, Stream
+from llmlab.protocol.chunks import chunks
+from llmlab.protocol.completion import Completion
+from llmlab.protocol.request import ChatRequest
+from llmlab.protocol.wire import finish_reason, whole
 from llmlab.serve import body as bodies
 from llmlab.serve import sse
 from llmlab.serve.refusals import PathError, RefusalError

@@ -9,8 +9,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from llmlab.backends.protocol import Backend
 from llmlab.errors import RequestError
+from llmlab.protocol.backend import Backend
 from llmlab.serve.app import QUEUE, create_app
 from llmlab.serve.auth import ApiKey, check_address
 from llmlab.serve.line import Line

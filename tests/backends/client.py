@@ -7,7 +7,7 @@ from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from llmlab.request import Request
+from llmlab.protocol.request import Request
 
 LISTS = ("content", "reasoning", "tool_calls")
 

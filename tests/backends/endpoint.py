@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 
-from llmlab.backends.remote import RemoteBackend
+from llmlab.backends.remote.backend import RemoteBackend
 from llmlab.lab.lab import Lab
 
 #: What an endpoint does with a request's body: a whole answer, a list of chunks, a text that is sent as it

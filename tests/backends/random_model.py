@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.testing import tiny_checkpoint
 from llmlab.text.tokenizer import Tokenizer
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmlab.backends.answers import Answer
-from llmlab.backends.entries import Names
-from llmlab.backends.protocol import Choice
+from llmlab.backends.remote.logprobs import Names
+from llmlab.backends.remote.parse import Answer
+from llmlab.protocol.completion import Choice
 from tests.backends.endpoint import entry, piece
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from llmlab.backends.local import LocalBackend
-from llmlab.backends.wire import chat_completion
-from llmlab.request import ChatRequest
+from llmlab.backends.local.backend import LocalBackend
+from llmlab.protocol.request import ChatRequest
+from llmlab.protocol.wire import chat_completion
 from tests.backends.random_model import random_model
 from tests.text import folders
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from llmlab.backends.constrain import constraint
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
+from llmlab.backends.local.constraints import constraint
 from llmlab.errors import RequestError
 from llmlab.grammar.vocabulary import Vocabulary
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 from llmlab.text import formats
 from llmlab.text.formats import Format, ReasoningTags

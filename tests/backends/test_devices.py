@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from llmlab.backends import devices
+from llmlab.backends.local import devices
 
 
 @pytest.fixture

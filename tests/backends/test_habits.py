@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llmlab.backends.answers import Answer
-from llmlab.backends.entries import Names
-from llmlab.backends.habits import habits
-from llmlab.request import ChatRequest
+from llmlab.backends.remote.deviations import habits
+from llmlab.backends.remote.logprobs import Names
+from llmlab.backends.remote.parse import Answer
+from llmlab.protocol.request import ChatRequest
 from tests.backends.endpoint import entry, piece
 
 LONG = "The same words again, and more than a few of them."

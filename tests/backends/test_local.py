@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from llmlab.backends.local import LocalBackend
-from llmlab.backends.wire import NEVER, chat_completion
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.errors import ContextLengthError, ModelNotFoundError, RequestError
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
+from llmlab.protocol.wire import NEVER, chat_completion
 from llmlab.testing import tiny_checkpoint
 
 

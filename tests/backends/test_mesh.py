@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.errors import RequestError
 from llmlab.testing import tiny_checkpoint
 
@@ -20,9 +20,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import numpy as np
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.models.cache import KVCache
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 
 warnings.simplefilter("error")  # a cache that is donated in vain, for one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmlab.backends.refusal import named
+from llmlab.backends.remote.errors import named
 from llmlab.errors import ContextLengthError, EngineError, LLMLabError, ModelNotFoundError, RequestError
 from tests.backends.endpoint import Endpoint, refusal
 

@@ -12,7 +12,7 @@ import pytest
 import llmlab
 from llmlab.errors import ContextLengthError, LLMLabError, ModelNotFoundError, RequestError
 from llmlab.lab.lab import Lab
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 from tests.serve.conftest import Running, running
 
 #: Of every token: an endpoint of ours sends these to the last bit. It says no law's entropy but the model's own.
@@ -195,8 +195,8 @@ def test_a_sweep_goes_on_and_is_kept(remote, tmp_path):
 
 
 def test_a_sweep_keeps_to_the_limit_and_shows_how_far_it_is(served, monkeypatch):
-    from llmlab.backends.asking import Asking
-    from llmlab.lab import gather
+    from llmlab.backends.remote.attempts import Asking
+    from llmlab.sweeps import gather
 
     busy, most, lock, shown = [0], [0], threading.Lock(), []
     send = Asking._send

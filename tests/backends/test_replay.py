@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from llmlab.backends.given import Given, ReplayBackend
 from llmlab.errors import ContextLengthError, RequestError
-from llmlab.request import ChatRequest, PromptRequest
+from llmlab.protocol.backend import Given, ReplayBackend
+from llmlab.protocol.request import ChatRequest, PromptRequest
 
 JSON = {"type": "json_object"}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmlab.backends.local import LocalBackend
-from llmlab.backends.protocol import Choice
-from llmlab.request import ChatRequest
+from llmlab.backends.local.backend import LocalBackend
+from llmlab.protocol.completion import Choice
+from llmlab.protocol.request import ChatRequest
 from llmlab.testing import TEMPLATE, tiny_checkpoint
 
 #: ChatML whose assistant turns begin in the middle of the reasoning.

@@ -2,9 +2,9 @@
 
 import pytest
 
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.errors import RequestError
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 from tests.grammar.schemas import REFUSED, SCHEMAS, obj
 from tests.grammar.validity import problem

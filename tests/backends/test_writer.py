@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab.backends.writer import Writer
+from llmlab.backends.local.writer import Writer
 from llmlab.engine.scheduler import Piece
 from llmlab.sampling.logprobs import Figures
 from llmlab.text.formats import Format, ReasoningTags

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlab.backends.writer import Writer, call_id
+from llmlab.backends.local.writer import Writer, call_id
 from llmlab.text.formats import GLM, HERMES, MISTRAL, Format, ReasoningTags
 from llmlab.text.segments import Segmenter
 from llmlab.text.stops import StopMatcher

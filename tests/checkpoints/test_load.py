@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.checkpoints.load import load_model
 from llmlab.errors import CheckpointError, ModelNotFoundError, RequestError
 from llmlab.testing import tiny_checkpoint

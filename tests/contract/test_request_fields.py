@@ -12,7 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from llmlab.request import NO_EFFECT, ChatRequest
+from llmlab.protocol.request import NO_EFFECT, ChatRequest
 from tests.contract.ways import Way, assert_laws, calls, ids, said
 
 ANIMAL = "Name an animal."

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from llmlab.backends.local import LocalBackend
+from llmlab.backends.local.backend import LocalBackend
 from llmlab.engine import engine as engine_module
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 
 _COMPILED: list[str] = []

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from llmlab.errors import RequestError
-from llmlab.lab.arguments import PlaceError, choice_at, listed, place, whole
+from llmlab.protocol.arguments import PlaceError, choice_at, listed, place, whole
 
 SCRIPT = Path(__file__).with_name("wrong_arguments.py")
 

@@ -9,9 +9,9 @@ import openai
 import pytest
 
 import llmlab
-from llmlab.backends.wire import whole
 from llmlab.lab.lab import Lab
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
+from llmlab.protocol.wire import whole
 from tests.serve.puppet import Puppet
 
 ASK = [{"role": "user", "content": "Name an animal."}]

@@ -146,7 +146,7 @@ def test_loading_shows_the_banner_on_stderr_unless_quiet(tmp_path, capsys: pytes
 def test_a_notebook_gets_the_banner_as_html(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     import IPython.display
 
-    from llmlab.lab import banner
+    from llmlab.display import banner
 
     shown: list[object] = []
     monkeypatch.setattr(IPython.display, "display", shown.append)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nbformat
 
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_requests.ipynb"
 

@@ -13,7 +13,7 @@ from typing import Any
 from tests.conftest import ROOT
 from tests.serve.bodies import http
 
-_SERVE = "import sys; from llmlab.cli import app; app()"
+_SERVE = "import sys; from llmlab.cli.app import app; app()"
 
 
 class Process:

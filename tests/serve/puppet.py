@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from llmlab.backends.protocol import Choice, Completion, Delta, Header, Timing, Tokens
 from llmlab.errors import ModelNotFoundError
-from llmlab.request import ChatRequest
+from llmlab.protocol.completion import Choice, Completion, Delta, Header, Timing, Tokens
+from llmlab.protocol.request import ChatRequest
 
 _END = object()
 

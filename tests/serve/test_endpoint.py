@@ -9,8 +9,8 @@ import threading
 import openai
 import pytest
 
-from llmlab.backends.wire import whole
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
+from llmlab.protocol.wire import whole
 from tests.serve.bodies import ASK, encoded, error_of, http, post
 from tests.serve.puppet import Puppet, wait
 

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
 from llmlab.errors import LLMLabError
-from llmlab.request import ChatRequest
+from llmlab.protocol.request import ChatRequest
 from llmlab.serve import openapi, schema
 from llmlab.serve.app import create_app
 from tests.serve.bodies import ASK, encoded, error_of, http, post

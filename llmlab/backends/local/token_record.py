@@ -1,0 +1,101 @@
+"""The tokens of one choice as they are decided: what belongs to what, with the figures that came with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmlab.protocol.completion import TokenBytes, Tokens
+from llmlab.sampling.logprobs import Figures
+
+__all__ = ["Record"]
+
+
+class Record:
+    """Grows at two ends: `add` what was generated, then `decide` one token after the other.
+
+    Args:
+        token_bytes: the bytes of every token id, None for control tokens; ids beyond it have none either.
+    """
+
+    def __init__(self, token_bytes: Sequence[TokenBytes]) -> None:
+        self._table = token_bytes
+        self._ids: list[int] = []
+        self._bytes: list[TokenBytes] = []
+        self._top_bytes: list[tuple[TokenBytes, ...]] = []
+        self._segments: list[str] = []
+        self._lead: list[int] = []
+        self._overhang: list[int] = []
+        self._figures: list[Figures] = []  # in the pieces in which they came
+        self._borders = [0]  # where each piece begins, and where the last one ends
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def add(self, ids: list[int], figures: Figures) -> list[TokenBytes]:
+        """Generated tokens; their bytes."""
+        found = [self._look(token) for token in ids]
+        self._ids += ids
+        self._bytes += found
+        self._figures.append(figures)
+        self._borders.append(len(self._ids))
+        return found
+
+    def decide(self, segment: str, *, lead: int = 0, overhang: int = 0) -> None:
+        """What the next token belongs to."""
+        self._segments.append(segment)
+        self._lead.append(lead)
+        self._overhang.append(overhang)
+
+    def cut(self, count: int) -> None:
+        """Forget the tokens after the first so many."""
+        del self._segments[count:], self._lead[count:], self._overhang[count:]
+
+    def hide(self, index: int, size: int) -> None:
+        """So many more bytes at a token's end lie outside its segment's text."""
+        self._overhang[index] += size
+
+    def tokens(self, first: int, last: int) -> Tokens:
+        """A range of the tokens that are decided."""
+        figures = self._slice(first, last)
+        for row in figures.top_ids[len(self._top_bytes) - first :].tolist() if len(self._top_bytes) < last else ():
+            self._top_bytes.append(tuple(map(self._look, row)))
+        return Tokens(
+            ids=np.array(self._ids[first:last], np.int32),
+            bytes=tuple(self._bytes[first:last]),
+            segment=tuple(self._segments[first:last]),
+            lead=np.array(self._lead[first:last], np.int32),
+            overhang=np.array(self._overhang[first:last], np.int32),
+            logprob=figures.logprob,
+            sampling_logprob=figures.sampling_logprob,
+            rank=figures.rank,
+            entropy=figures.entropy,
+            sampling_entropy=figures.sampling_entropy,
+            margin=figures.margin,
+            kept=figures.kept,
+            top_ids=figures.top_ids,
+            top_bytes=tuple(self._top_bytes[first:last]),
+            top_logprob=figures.top_logprobs,
+            top_sampling_logprob=figures.top_sampling_logprobs,
+        )
+
+    def _slice(self, first: int, last: int) -> Figures:
+        parts: list[Figures] = []
+        for at in range(len(self._figures) - 1, -1, -1):
+            begin, end = self._borders[at], self._borders[at + 1]
+            if end <= first:
+                break
+            if begin < last:
+                low, high = max(first - begin, 0), min(last, end) - begin
+                parts.append(Figures(*(x[low:high] for x in self._figures[at])))
+        if len(parts) == 1:
+            return parts[0]
+        if parts:
+            return Figures(*(np.concatenate(x) for x in zip(*reversed(parts), strict=True)))
+        empty, wide = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
+        count = np.zeros(0, np.int32)
+        return Figures(empty, empty, count, empty, empty, empty, count, wide.astype(np.int32), wide, wide)
+
+    def _look(self, token: int) -> TokenBytes:
+        return self._table[token] if token < len(self._table) else None

@@ -1,1 +1,0 @@
-"""What `llmlab bench` runs: how fast this machine decodes a model, in the engine's own shapes."""

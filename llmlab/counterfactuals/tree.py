@@ -1,0 +1,264 @@
+"""The tree of what is likely to come: a few of the best tokens behind each beginning, level by level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from llmlab.counterfactuals.branch import kept
+from llmlab.counterfactuals.rerun import changed_request, replay_backend
+from llmlab.display.progress import progress_bar
+from llmlab.errors import RequestError
+from llmlab.frames.schema import build
+from llmlab.protocol.arguments import whole
+from llmlab.protocol.completion import Choice, TokenBytes
+from llmlab.results.result import lab_of
+from llmlab.text.spelling import label, name_of, token_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from llmlab.results.result import Result
+
+__all__ = ["Node", "Tree", "tree"]
+
+TREE_COLUMNS: dict[str, str] = {
+    "node": "index",
+    "parent": "count",
+    "depth": "index",
+    "position": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "text": "text",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "path_logprob": "number",
+    "path_sampling_logprob": "number",
+    "rank": "index",
+    "taken": "flag",
+    "end": "flag",
+}
+#: More steps of the model than this are a mistake.
+_MOST = 4096
+#: A tree as text has the ways to so many ends.
+_SHOWN = 20
+
+
+class Node(NamedTuple):
+    """A token of the tree: natural logs, `path_*` of all tokens from the tree's root to this one."""
+
+    parent: int  #: the node before it, -1 at the first level
+    depth: int  #: from 1
+    token_id: int
+    rank: int  #: from 1, by raw probability among the tokens that could come here
+    logprob: float
+    sampling_logprob: float
+    path_logprob: float
+    path_sampling_logprob: float
+    taken: bool  #: whether the result's own choice went this way
+    end: bool  #: an end token: nothing follows
+
+
+class Tree:
+    """Likely continuations of a choice from a position on; `result.tree()` makes one.
+
+    Attributes:
+        nodes: parents before their children.
+        position: of the first level.
+        context: the text just before it.
+    """
+
+    def __init__(
+        self,
+        nodes: tuple[Node, ...],
+        *,
+        position: int,
+        context: str,
+        token_bytes: tuple[TokenBytes, ...],
+        names: Mapping[int, str],
+    ) -> None:
+        self.nodes = nodes
+        self.position = position
+        self.context = context
+        self._token_bytes = token_bytes
+        self._names = names
+
+    def frame(self) -> pd.DataFrame:
+        """One row a node, parents before children.
+
+        Columns: node, parent (NA at the first level), depth (from 1), position (in the completion), token, token_id,
+        bytes, text (of the way from the root to here), logprob (raw), sampling_logprob, path_logprob and
+        path_sampling_logprob (of the whole way), rank (raw, from 1), taken (the result went this way), end (an end
+        token).
+        """
+        ids = [node.token_id for node in self.nodes]
+        raw = [self.bytes_of(i) for i in ids]
+        texts = [token_text(b, token_id=i, names=self._names) for b, i in zip(raw, ids, strict=True)]
+        columns: dict[str, object] = {
+            name: [getattr(node, name) for node in self.nodes] for name in Node._fields if name not in ("token_id",)
+        }
+        columns |= {
+            "node": range(len(ids)),
+            "position": [self.position + node.depth - 1 for node in self.nodes],
+            "token": texts,
+            "token_id": ids,
+            "bytes": raw,
+            "text": [self.text(at) for at in range(len(ids))],
+        }
+        return build(columns, TREE_COLUMNS)
+
+    def plot(self, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
+        """The tree drawn from left to right; see `llmlab.plots.counterfactual.plot_tree`.
+
+        Args:
+            leaves: draw no more ends of ways than so many, the most likely ones.
+            ax: where; by default a new figure.
+        """
+        from llmlab.plots.counterfactual import plot_tree
+
+        return plot_tree(self, leaves=leaves, ax=ax)
+
+    def text(self, node: int) -> str:
+        """What the way from the root to a node spells."""
+        return b"".join(self.bytes_of(self.nodes[at].token_id) or b"" for at in self.way(node)).decode(
+            "utf-8", "replace"
+        )
+
+    def way(self, node: int) -> list[int]:
+        """The nodes from the first level to this one."""
+        found: list[int] = []
+        while node >= 0:
+            found.append(node)
+            node = self.nodes[node].parent
+        return found[::-1]
+
+    def children(self, node: int) -> list[int]:
+        """The nodes behind one, the most likely first; of the root, -1, the first level."""
+        return [at for at, one in enumerate(self.nodes) if one.parent == node]
+
+    def most_likely(self, leaves: int) -> tuple[set[int], int]:
+        """The nodes on the ways to the `leaves` most likely ends, by the raw law, and how many nodes are left out."""
+        inner = {node.parent for node in self.nodes}
+        ends = [at for at in range(len(self)) if at not in inner]
+        ends.sort(key=lambda at: -self.nodes[at].path_logprob)
+        shown = {at for end in ends[: max(leaves, 1)] for at in self.way(end)}
+        return shown, len(self) - len(shown)
+
+    def bytes_of(self, token_id: int) -> TokenBytes:
+        """A token's bytes; a model's logits may be padded beyond its tokenizer."""
+        return self._token_bytes[token_id] if token_id < len(self._token_bytes) else None
+
+    def name(self, token_id: int) -> str:
+        """What a token without bytes is called."""
+        return name_of(token_id, self._names)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __repr__(self) -> str:
+        lines = [f"Tree from position {self.position}, behind {self.context!r}: raw probability, that drawn with"]
+        shown, hidden = self.most_likely(_SHOWN)
+        lines += self._lines(-1, "", shown)
+        if hidden:
+            lines.append(f"… and {hidden:,} less likely tokens: frame() has them")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="line-height:1.35">{escape(repr(self))}</pre>'
+
+    def _lines(self, node: int, margin: str, shown: set[int]) -> list[str]:
+        found: list[str] = []
+        children = [at for at in self.children(node) if at in shown]
+        for at in children:
+            one, last = self.nodes[at], at == children[-1]
+            name = label(self.bytes_of(one.token_id), name=self.name(one.token_id), limit=24)
+            taken = "  ← taken" if one.taken else ""
+            found.append(
+                f"{margin}{'└' if last else '├'}─ {name}  {_p(one.logprob)}, {_p(one.sampling_logprob)}{taken}"
+            )
+            found += self._lines(at, f"{margin}{' ' if last else '│'}  ", shown)
+        return found
+
+
+def _p(logprob: float) -> str:
+    value = math.exp(logprob)
+    return "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
+
+
+def tree(
+    result: Result,
+    choice: Choice,
+    *,
+    depth: int,
+    width: int,
+    position: int,
+    order: str | None,
+    changes: Mapping[str, Any],
+) -> Tree:
+    """See `Result.tree`."""
+    depth, width = whole("depth", depth, least=1), whole("width", width, least=1, most=20)
+    _check_size(depth, width)
+    backend = replay_backend(lab_of(result))
+    request = changed_request(result, changes)
+    before = kept(choice, position)
+    own = choice.tokens.ids[len(before) :].tolist()
+    ends = () if request.ignore_eos else backend.ends
+    nodes: list[Node] = []
+    level: list[tuple[int, list[int]]] = [(-1, [])]  # nodes to go on from, and the tokens up to them
+    with progress_bar(total=depth, unit="level", description="tree") as bar:
+        for deep in range(1, depth + 1):
+            made = [np.concatenate([before, np.array(way, np.int32)]).astype(np.int32) for _, way in level]
+            ways = backend.ways_on(request, made, order=result.order if order is None else order)
+            following: list[tuple[int, list[int]]] = []
+            for (parent, way), found in zip(level, ways, strict=True):
+                for rank in range(0 if found is None else min(width, len(found.ids))):
+                    assert found is not None
+                    node = _node(nodes, parent, deep, rank, found, way, own=own, ends=ends)
+                    nodes.append(node)
+                    if not node.end:
+                        following.append((len(nodes) - 1, [*way, node.token_id]))
+            level = following
+            bar.update()
+    shown = b"".join(raw or b"" for raw in choice.tokens.bytes[max(0, len(before) - 6) : len(before)])
+    return Tree(
+        tuple(nodes),
+        position=len(before),
+        context=shown.decode("utf-8", "replace"),
+        token_bytes=backend.token_bytes,
+        names=result.names,
+    )
+
+
+def _node(
+    nodes: list[Node], parent: int, deep: int, rank: int, found: Any, way: list[int], *, own: list[int], ends: Any
+) -> Node:
+    token = int(found.ids[rank])
+    logprob, sampling = float(found.logprob[rank]), float(found.sampling_logprob[rank])
+    before = nodes[parent] if parent >= 0 else None
+    return Node(
+        parent=parent,
+        depth=deep,
+        token_id=token,
+        rank=rank + 1,
+        logprob=logprob,
+        sampling_logprob=sampling,
+        path_logprob=logprob + (before.path_logprob if before else 0.0),
+        path_sampling_logprob=sampling + (before.path_sampling_logprob if before else 0.0),
+        taken=own[:deep] == [*way, token],
+        end=token in ends,
+    )
+
+
+def _check_size(depth: int, width: int) -> None:
+    steps = sum(width**deep for deep in range(min(depth, _MOST + 1)))
+    if steps > _MOST:
+        raise RequestError(
+            f"depth {depth} and width {width} make more than {_MOST:,} steps of the model: make the tree smaller",
+            param="depth",
+        )

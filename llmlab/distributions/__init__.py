@@ -1,0 +1,1 @@
+"""Next-token distributions: arrays and the sampler only; no request, model, pandas or text."""

@@ -1,0 +1,1 @@
+"""The playground's widgets; the only room with ipywidgets."""

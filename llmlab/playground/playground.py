@@ -1,0 +1,273 @@
+"""The playground: a prompt, every sampling parameter, and what they do to the next token and to the answer.
+
+Widgets alone, and core ipywidgets at that: what is asked, and when, is `playground_state`'s; what a control means is
+`playground_controls`'; the pictures are `law_bars`' and the token strip's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from llmlab.display import bars
+from llmlab.display.strip import strip
+from llmlab.display.theme import style_sheet
+from llmlab.errors import ContextLengthError, LLMLabError, RequestError
+from llmlab.playground.run import Run
+from llmlab.playground.side import SideView, error_line, hidden_html, shows, toggle
+from llmlab.playground.state import State
+from llmlab.protocol.request import Request
+from llmlab.results.result import Result
+
+if TYPE_CHECKING:
+    from llmlab.lab.lab import Lab
+
+#: Seconds that the first picture may take before the notebook is shown the widgets without it.
+_FIRST = 60.0
+#: The most tokens that the static picture shows.
+_TOKENS = 400
+_FULL = "100%"
+_NOTE = "A picture of llmlab’s playground as it stood; run the cell to move its sliders."
+
+
+class Playground:
+    """A lab to play with: shown by a notebook as widgets, and as a picture where widgets cannot run.
+
+    `lab.playground` makes one. Everything in it can be reached from the keyboard.
+
+    Args:
+        lab: who is asked.
+        request: what it opens with.
+        order: of the sampler's stages.
+
+    Attributes:
+        state: the sides' settings and answers, and the history.
+        widget: the whole page, an `ipywidgets.Widget`.
+
+    Raises:
+        RequestError: the request has a field that no control stands for.
+    """
+
+    def __init__(self, lab: Lab, request: Request, *, order: str = "llmlab") -> None:
+        self.state = State(lab, self, request=request, order=order)
+        self._prompt = _text(self.state.prompt, rows=3, hint="What do you want to ask?")
+        self._system = _text(self.state.system, rows=2, hint="How the model should behave; empty for no such message")
+        self._raw = widgets.Checkbox(
+            value=self.state.raw, description="raw text, without the chat template", indent=False,
+            layout=widgets.Layout(width="auto", margin="2px 8px"),
+        )  # fmt: skip
+        self._prompt_error = hidden_html()
+        self._before = hidden_html()
+        self._generate = _button("Generate", "play", "Ask; what is under way is stopped")
+        self._generate.button_style = "primary"
+        self._stop = _button("Stop", "stop", "Stop; what was made stays")
+        self._both = toggle("A beside B", "columns", "Other settings beside these, under the same noise")
+        self._same = _button("Set B as A", "clone", "Set B as A is")
+        self._same.layout.display = "none"
+        self._with_system = toggle("System message", "comment", "What stands before the conversation")
+        self._past = toggle("History", "history", "What was asked before")
+        self._history = widgets.Select(options=[], rows=6, layout=widgets.Layout(width=_FULL))
+        self._show_in = {name: _button(f"Show in {name}", "reply", f"Set {name} to what was asked") for name in "AB"}
+        self._sides = {name: SideView(self.state, name) for name in self.state.sides}
+        self.widget = self._laid_out()
+        self._observe()
+        self._show_prompt()
+        self.state.redraw("A")
+
+    # --- for a notebook's next cell ---------------------------------------------------------------------------------
+
+    @property
+    def result(self) -> Result | None:
+        """The last answer on side A; None as long as there is none."""
+        return self.state.sides["A"].result
+
+    @property
+    def results(self) -> list[Result]:
+        """Every answer of the history, the oldest first."""
+        return [run.result for run in self.state.history]
+
+    @property
+    def request(self) -> Request:
+        """What side A asks as it stands.
+
+        Raises:
+            RequestError: a control holds what cannot be asked.
+        """
+        return self.state.request("A")
+
+    def close(self) -> None:
+        """Stop what is under way, and take the widgets off the page."""
+        self.state.stop()
+        for widget in list(_tree(self.widget)):
+            widget.close()
+
+    # --- what the state tells, from its threads; see `View` ---------------------------------------------------------
+
+    def law(self, side: str, shown: bars.LawBars | str) -> None:
+        """See `View`."""
+        self._sides[side].law.value = bars.message(shown) if isinstance(shown, str) else bars.to_html(shown)
+        self._sides[side].show_snippets()
+
+    def waiting(self, side: str, what: str) -> None:
+        """See `View`."""
+        self._sides[side].status.value = f"{escape(what)} …"
+
+    def grew(self, side: str, result: Result) -> None:
+        """See `View`."""
+        self._sides[side].status.value = "writing …"
+        self._sides[side].show_answer(result, live=True)
+
+    def finished(self, side: str, run: Run) -> None:
+        """See `View`."""
+        self._sides[side].show_run(run)
+        self._history.options = [(each.title, each.number) for each in reversed(self.state.history)]
+
+    def wrong(self, side: str, error: LLMLabError | None) -> None:
+        """See `View`."""
+        of_prompt = error is not None and (
+            error.param in ("messages", "prompt") or (error.param is None and isinstance(error, ContextLengthError))
+        )
+        text = error_line(error) if error is not None and of_prompt else ""
+        if self._prompt_error.value != text:
+            self._prompt_error.value = text
+            self._prompt_error.layout.display = "" if text else "none"
+        self._sides[side].show_error(None if of_prompt else error)
+
+    # --- the page ---------------------------------------------------------------------------------------------------
+
+    def _laid_out(self) -> widgets.Widget:
+        facts = self.state.lab.describe()
+        where = " · ".join(str(facts[name]) for name in ("model", "device") if facts.get(name))
+        title = widgets.HTML(
+            f'<style>{style_sheet("playground")}</style><div class="llmlab-playground title">'
+            f"<b>llmlab playground</b> &nbsp;{escape(where)}</div>"
+        )
+        row = widgets.Layout(flex_flow="row wrap", align_items="center", width=_FULL)
+        system = widgets.VBox([_label("system"), self._system], layout=widgets.Layout(display="none", width=_FULL))
+        self._history_box = widgets.VBox(
+            [self._history, widgets.HBox(list(self._show_in.values()))],
+            layout=widgets.Layout(display="none", width=_FULL),
+        )
+        shows(self._with_system, system)
+        shows(self._past, self._history_box)
+        sides = [self._sides[name].box for name in ("A", "B")]
+        return widgets.VBox(
+            [
+                title, system, self._before, _label("prompt"), self._prompt, self._prompt_error,
+                widgets.HBox([self._generate, self._stop, self._both, self._same, self._past, self._with_system,
+                              self._raw], layout=row),
+                self._history_box,
+                widgets.HBox(sides, layout=widgets.Layout(
+                    flex_flow="row wrap", width=_FULL, grid_gap="8px 18px", align_items="flex-start")),
+            ],
+            layout=widgets.Layout(width=_FULL, padding="2px 6px 8px 2px"),
+        )  # fmt: skip
+
+    def _observe(self) -> None:
+        for side in self._sides.values():
+            side.observe()
+        for box in (self._prompt, self._system, self._raw):
+            box.observe(lambda _: self._prompt_changed(), names="value")
+        self._generate.on_click(lambda _: self._ask())
+        self._stop.on_click(lambda _: self.state.stop())
+        self._both.observe(lambda change: self._show_both(change["new"]), names="value")
+        self._same.on_click(lambda _: self._set_alike())
+        for name, button in self._show_in.items():
+            button.on_click(lambda _, name=name: self._load(name))
+        self._sides["B"].box.layout.display = "none"
+
+    def _prompt_changed(self) -> None:
+        self.state.set_prompt(prompt=self._prompt.value, system=self._system.value, raw=self._raw.value)
+        for name in self.state.names:
+            self._sides[name].show_positions(None)
+
+    def _ask(self) -> None:
+        for name in self.state.names:
+            self._sides[name].status.value = "waiting …"
+        self.state.generate()
+
+    def _show_both(self, both: bool) -> None:
+        self.state.both = both
+        for name, side in self._sides.items():
+            side.heading.layout.display = "" if both else "none"
+            if name == "B":
+                side.box.layout.display = "" if both else "none"
+        self._same.layout.display = "" if both else "none"
+        if both:
+            self.state.redraw("B")
+
+    def _set_alike(self) -> None:
+        self.state.copy("A", "B")
+        self._sides["B"].show_values()
+
+    def _load(self, name: str) -> None:
+        chosen = next((run for run in self.state.history if run.number == self._history.value), None)
+        if chosen is None:
+            return
+        self.state.load(chosen, name)
+        if name == "B":
+            self._both.value = True
+        self._show_prompt()
+        self._sides[name].show_values()
+
+    def _show_prompt(self) -> None:
+        state = self.state
+        prompt, system, raw = state.prompt, state.system, state.raw  # each assignment below tells the state of a change
+        self._prompt.value, self._system.value, self._raw.value = prompt, system, raw
+        if system:
+            self._with_system.value = True
+        said = "".join(
+            f"<div><b>{escape(message['role'])}</b> {escape(str(message.get('content') or ''))}</div>"
+            for message in state.before
+        )
+        self._before.value = f'<style>{style_sheet("playground")}</style><div class="llmlab-playground">{said}</div>'
+        self._before.layout.display = "" if said else "none"
+
+    # --- what a notebook shows --------------------------------------------------------------------------------------
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        for side in self.state.sides.values():
+            side.laws.wait(_FIRST)  # the picture has the law in it
+        shown = self.widget._repr_mimebundle_() or {}
+        return {**shown, "text/plain": repr(self), "text/html": self.to_html()}
+
+    def to_html(self) -> str:
+        """The playground as it stands, as a picture without widgets."""
+        parts = [f'<style>{style_sheet("playground")}</style><div class="llmlab-playground note">{_NOTE}</div>']
+        for name in self.state.names:
+            side = self.state.sides[name]
+            parts.append(f"<div><b>{name}</b></div>" if self.state.both else "")
+            try:
+                parts.append(self.state.request(name)._repr_html_())
+            except RequestError as error:
+                parts.append(error_line(error))
+            parts.append(self._sides[name].law.value)
+            if side.result is not None:
+                completion = side.result._completion
+                parts.append(strip(completion, names=completion.names, limit=_TOKENS))
+        return "".join(f'<div style="margin:.5em 0">{part}</div>' for part in parts if part)
+
+    def __repr__(self) -> str:
+        count = len(self.state.history)
+        return f"<a playground of {self.state.lab.backend.name}, {count} answer{'' if count == 1 else 's'}>"
+
+
+def _text(value: str, *, rows: int, hint: str) -> widgets.Textarea:
+    return widgets.Textarea(value=value, rows=rows, placeholder=hint, layout=widgets.Layout(width=_FULL))
+
+
+def _button(text: str, icon: str, hint: str) -> widgets.Button:
+    return widgets.Button(description=text, icon=icon, tooltip=hint, layout=widgets.Layout(width="auto"))
+
+
+def _label(text: str) -> widgets.Widget:
+    return widgets.Label(text, layout=widgets.Layout(margin="0"))
+
+
+def _tree(widget: widgets.Widget) -> Iterator[widgets.Widget]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from _tree(child)

@@ -1,0 +1,1 @@
+"""Figures from frames and arrays; the only room with matplotlib."""

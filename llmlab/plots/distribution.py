@@ -1,0 +1,160 @@
+"""Pictures of the law of one step: where the cuts fall, what became of one token, what the penalties moved.
+
+The law under several temperatures is in `llmlab.plots.temperatures`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmlab.display import palette
+from llmlab.distributions.stages import PenaltyShifts, TruncationCurve, Waterfall
+from llmlab.distributions.step import kind
+from llmlab.plots.style import _prob, _tokens, ink, length, new_axes
+from llmlab.plots.temperatures import CUT_STYLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: A curve goes on until no more than this is left of the law's mass.
+_TAIL = 1e-4
+_NAMES = {"logit_bias": "bias", "repetition": "repetition", "frequency": "frequency", "presence": "presence"}
+
+
+def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
+    """The probabilities before the cuts, falling, both axes logarithmic; what each cut removes is hatched in its style.
+
+    The legend says how many tokens each removes, and their mass; a level line stands where min_p does.
+    """
+    ax = new_axes(ax, width=6.4, height=4.0)
+    n = len(data.prob)
+    mass = np.cumsum(data.prob)
+    far = int(np.searchsorted(mass, 1 - _TAIL)) + 1
+    edges = [cut.kept for cut in data.cuts if cut.kept < n]
+    shown = min(n, max(far, *(2 * edge for edge in edges), 10))
+    rank = np.arange(1, shown + 1)
+    floor = min(max(float(data.prob[shown - 1]) / 2, 1e-12), float(data.prob[0]) / 1000)
+    # A step a token, its border half-way between two ranks.
+    borders = np.append(rank - 0.5, shown + 0.5)
+    kept = min(data.kept, shown)
+    ax.stairs(
+        data.prob[:kept], borders[: kept + 1], baseline=floor, fill=True, color=palette.BLUE, alpha=0.8,
+        label=f"kept: {_tokens(data.kept)}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
+    )  # fmt: skip
+    for cut in data.cuts:
+        colour, hatch, line = CUT_STYLES[cut.name]
+        low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
+        label = f"cut by {cut.name} = {cut.value:g}: {_tokens(cut.removed)}, {cut.mass:.2%}"
+        ax.stairs(
+            data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor=ax.get_facecolor(),
+            edgecolor=colour, hatch=hatch, linewidth=0, label=label,
+        )  # fmt: skip
+        if cut.removed:
+            ax.axvline(cut.kept + 0.5, color=colour, linestyle=line, linewidth=1.6)
+    ax.stairs(data.prob[:shown], borders, baseline=None, color=ink(), linewidth=1.0)
+    if np.isfinite(data.min_p_level):
+        colour, _, line = CUT_STYLES["min_p"]
+        ax.axhline(data.min_p_level, color=colour, linestyle=line, linewidth=1.6)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlim(0.5, max(shown, 10) + 0.5)
+    ax.set_ylim(floor, min(1.0, 2 * float(data.prob[0])) * 1.05)
+    ax.set_xlabel("rank of the token, before the cuts")
+    ax.set_ylabel("probability before the cuts")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=8.5, borderaxespad=0.2)
+    return ax
+
+
+def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
+    """The ledger of one token as a waterfall: how each stage moved its probability, with its logit written below.
+
+    A stage that nobody asked for is left out. Rises are blue, falls orange and hatched; the stage that took the token
+    out says so.
+    """
+    S = len(data.stages)
+    ax = new_axes(ax, width=min(max(1.05 * S + 1.6, 4.5), 11.0), height=3.8)
+    at = np.arange(S)
+    before = np.concatenate([[0.0], data.prob[:-1]])
+    change = data.prob - before
+    rise = change >= 0
+    colours = [palette.GREY, *(palette.BLUE if up else palette.ORANGE for up in rise[1:])]
+    bars = ax.bar(at, np.abs(change), 0.62, bottom=np.minimum(before, data.prob), color=colours, zorder=2)
+    for bar, up in zip(bars, rise, strict=True):
+        if not up:
+            bar.set(hatch="////", edgecolor="white", linewidth=0)
+    for s in range(S - 1):
+        ax.plot([s - 0.31, s + 1.31], [data.prob[s]] * 2, color=palette.GREY, linewidth=0.8, zorder=3)
+    top = max(float(data.prob.max()), 1e-9)
+    for s in range(S):
+        gone = not np.isfinite(data.logit[s])
+        here = gone and (s == 0 or np.isfinite(data.logit[s - 1]))
+        text = "removed" if here else "" if gone else _prob(data.prob[s])
+        high = max(before[s], data.prob[s])
+        ax.annotate(
+            text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8.5,
+            color=palette.VERMILION if here else ink(), fontweight="bold" if here else "normal",
+        )  # fmt: skip
+    logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
+    ax.set_xticks(
+        at, map("\n".join, zip(data.stages, data.settings, logits, strict=True)), fontsize=8, parse_math=False
+    )
+    ax.set_ylim(0, 1.15 * top)
+    ax.set_xlim(-0.6, S - 0.4)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_ylabel("probability after the stage")
+    end = f"removed by {kind(data.removed_by)}" if data.removed_by else f"can be drawn, p = {_prob(data.prob[-1])}"
+    # A long token has a line of its own.
+    wide = length(f"{data.label}: {end}", size=10) > 0.85 * ax.get_window_extent().width / ax.figure.dpi
+    gap = "\n" if wide else " "
+    ax.set_title(f"{data.label}:{gap}{end}", fontsize=10, loc="left", parse_math=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
+    """Each token's probability before (ring) and after (dot) bias and penalties, and what each added to its logit."""
+    from matplotlib.lines import Line2D
+
+    K = len(data.labels)
+    ax = new_axes(ax, width=7.0, height=0.3 * K + 1.5)
+    at = np.arange(K)
+    touched = np.any([shift != 0 for shift in data.shifts.values()], axis=0)
+    colours = np.where(touched, np.where(data.after < data.before, palette.ORANGE, palette.BLUE), palette.GREY)
+    for row in at:
+        ax.plot([data.before[row], data.after[row]], [row, row], color=colours[row], linewidth=2, zorder=1)
+    ax.scatter(
+        data.before, at, s=38, facecolor=ax.get_facecolor(), edgecolor=colours, linewidth=1.5, zorder=2, label="before"
+    )
+    ax.scatter(data.after, at, s=38, color=colours, zorder=3, label="after")
+    for row in at[touched]:
+        moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
+        ax.annotate(
+            ", ".join(moves), (1.0, row), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", fontsize=8,
+        )  # fmt: skip
+    ax.set_yticks(at, data.labels, parse_math=False)
+    ax.set_ylim(K - 0.4, -0.6)
+    ax.set_xscale("log")
+    ax.set_xlabel("probability at temperature 1, before the cuts")
+    ax.grid(axis="x", color="0.5", alpha=0.25, linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    ring = Line2D(
+        [], [], marker="o", linestyle="none", markerfacecolor=ax.get_facecolor(), markeredgecolor=palette.GREY
+    )
+    handles = [(ring, "before")]
+    for colour, label in (
+        (palette.ORANGE, "after: moved down"),
+        (palette.BLUE, "after: moved up"),
+        (palette.GREY, "after: only the others moved"),
+    ):
+        if colour in colours:
+            handles.append((Line2D([], [], marker="o", color=colour, linewidth=2), label))
+    ax.legend(
+        *zip(*handles, strict=True), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8.5,
+        borderaxespad=0.2,
+    )  # fmt: skip
+    return ax

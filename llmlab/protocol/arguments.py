@@ -1,0 +1,142 @@
+"""What the arguments of the lab's own methods may be; those of a request are checked by the request itself.
+
+Each check returns the value in the form that is computed with (a NumPy integer as a Python one, an iterator as a list),
+or raises a `RequestError` that names the argument, the value and the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmlab.errors import RequestError, short
+from llmlab.protocol.checks import FieldError, check_integer, check_number
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "PlaceError",
+    "check_lab",
+    "choice_at",
+    "file_path",
+    "flag",
+    "listed",
+    "most",
+    "number",
+    "one_of",
+    "order_name",
+    "place",
+    "whole",
+]
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
+
+
+class PlaceError(RequestError, IndexError):
+    """A position or a choice that is not there; also an `IndexError`, as a list would raise."""
+
+
+def whole(name: str, value: Any, *, least: int = _LEAST, most: int | None = None) -> int:
+    """An integer in [least, most]; not a bool, nor a float that is whole."""
+    try:
+        return check_integer(value, least, _MOST if least == _LEAST and most is None else most)
+    except FieldError as bad:
+        raise RequestError(f"{name} {bad}", param=name) from None
+
+
+def most(top: Any) -> int | None:
+    """How many of the best tokens; None for all of the vocabulary."""
+    try:
+        return None if top is None else whole("top", top, least=1)
+    except RequestError as bad:
+        raise RequestError(f"{bad.message}; None is the whole vocabulary", param="top") from None
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """A number in [low, high]."""
+    try:
+        return check_number(value, low, high)
+    except FieldError as bad:
+        raise RequestError(f"{name} {bad}", param=name) from None
+
+
+def file_path(value: Any, *, name: str = "path") -> Path:
+    """Where a file lies, with ~ for the home folder; neither a number nor bytes."""
+    try:
+        return Path(value).expanduser()
+    except TypeError:
+        raise RequestError(f"{name} must be the path of a file, got {short(value)}", param=name) from None
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that is merely truthy."""
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} must be True or False, got {short(value)}", param=name)
+    return value
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> str:
+    """One of some names."""
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        raise RequestError(f"{name} must be one of {', '.join(names)}, got {short(value)}", param=name)
+    return value
+
+
+def order_name(value: Any) -> str:
+    """The name of an order of the sampler's stages."""
+    from llmlab.sampling.pipeline import ORDERS
+
+    return one_of("order", value, ORDERS)
+
+
+def place(position: Any, *, among: Sized, choice: int, behind: bool = False) -> int:
+    """Where a position lies, from 0; a negative one counts from the end.
+
+    Args:
+        position: an integer.
+        among: the tokens.
+        choice: whose they are.
+        behind: one past the last token is a place too.
+    """
+    T = len(among)
+    at = whole("position", position)
+    if not -T <= at < T + behind:
+        last = f"0..{T} (the last is the one behind them)" if behind else f"0..{T - 1}"
+        there = f"{last}, or -1..-{T} from the end" if T else "0 alone" if behind else "none"
+        raise PlaceError(
+            f"position {at} is outside the {T} tokens of choice {choice}; there is {there}", param="position"
+        )
+    return at + T if at < 0 else at
+
+
+def choice_at(choice: Any, *, among: Sized) -> int:
+    """Which of a result's choices, from 0."""
+    at = whole("choice", choice)
+    if not 0 <= at < len(among):
+        n = len(among)
+        there = f"; there is {'0 alone' if n == 1 else f'0..{n - 1}'}" if n else ""
+        raise PlaceError(
+            f"choice {at} is outside the {n} choice{'' if n == 1 else 's'} of this result{there}", param="choice"
+        )
+    return at
+
+
+def listed(name: str, value: Any, *, of: str = "values") -> list[Any]:
+    """Several values as a list: a list, an array of one axis, a column, a range, whatever can be iterated once."""
+    single = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) == 0
+    if single or not isinstance(value, Iterable):
+        raise RequestError(f"{name} must be a list of {of}, got {short(value)}", param=name)
+    return list(value)
+
+
+def check_lab(lab: Any) -> None:
+    """A lab to tie something to, or None.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    if lab is not None and not hasattr(lab, "backend"):
+        raise RequestError(f"lab must be a Lab, such as llmlab.load gives, got {short(lab)}", param="lab")

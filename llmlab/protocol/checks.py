@@ -1,0 +1,174 @@
+"""What the value of a request field may be: one small check a kind of field, raising `FieldError` where it may not.
+
+A check returns the value in the form that the request keeps: NumPy scalars as Python numbers, lists as tuples, the keys
+of `logit_bias` as integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+from llmlab.errors import short
+
+#: How deep lists and objects may lie in each other.
+_DEEPEST = 100
+
+
+class FieldError(ValueError):
+    """A bad value somewhere inside a field: `path` is what to add to the field's name."""
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def _unboxed(value: Any) -> Any:
+    """A NumPy or JAX scalar as the Python number it holds; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def check_number(value: Any, low: float, high: float, *, above: bool = False) -> float:
+    """A number in [low, high], or in (low, high] where `above`; not a bool, not NaN, not a string of digits."""
+    value = _unboxed(value)
+    wanted = f"must be above {low:g} and at most {high:g}" if above else f"must be between {low:g} and {high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise FieldError(f"must be a number, got {short(value)}")
+    if not (low < value if above else low <= value) or not value <= high:  # NaN fails both
+        raise FieldError(f"{wanted}, got {short(value)}")
+    return float(value)
+
+
+def check_integer(value: Any, low: int, high: int | None) -> int:
+    """An integer in [low, high], without an upper bound where `high` is None; not a bool, nor a float that is whole."""
+    value = _unboxed(value)
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        raise FieldError(f"must be an integer, got {short(value)}; write {int(value)}")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FieldError(f"must be an integer, got {short(value)}")
+    if high is None and value < low:
+        raise FieldError(f"must be at least {low}, got {short(value)}")
+    if high is not None and not low <= value <= high:
+        bounds = "a signed 64-bit integer" if high == 2**63 - 1 else f"between {low} and {high}"
+        raise FieldError(f"must be {bounds}, got {short(value)}")
+    return value
+
+
+def check_flag(value: Any) -> bool:
+    """True or False, and nothing that is merely truthy."""
+    value = _unboxed(value)
+    if not isinstance(value, bool):
+        raise FieldError(f"must be true or false, got {short(value)}")
+    return value
+
+
+def check_text(value: Any, path: str = "") -> str:
+    """A string that UTF-8 can hold; JSON lets half of a surrogate pair through, and no tokenizer reads that."""
+    if not isinstance(value, str):
+        raise FieldError(f"must be a string, got {short(value)}", path=path)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise FieldError(f"has half of a surrogate pair at character {error.start}", path=path) from None
+    return value
+
+
+def check_mapping(value: Any, path: str = "") -> dict[str, Any]:
+    """An object, as a new dict; its values are as they were."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise FieldError(f"must be an object with string keys, got {short(value)}", path=path)
+    return {check_text(key, path): inner for key, inner in value.items()}
+
+
+def check_json(value: Any, path: str = "", *, depth: int = 0) -> Any:
+    """What JSON can hold, as new lists and dicts, so that nobody changes a request from outside."""
+    value = _unboxed(value)
+    if depth > _DEEPEST:
+        raise FieldError(f"is nested more than {_DEEPEST} deep", path=path)
+    if isinstance(value, str):
+        return check_text(value, path)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FieldError(f"must be a finite number, got {short(value)}", path=path)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        inside = check_mapping(value, path)
+        return {key: check_json(inner, f"{path}.{key}", depth=depth + 1) for key, inner in inside.items()}
+    if isinstance(value, list | tuple):
+        return [check_json(inner, f"{path}[{at}]", depth=depth + 1) for at, inner in enumerate(value)]
+    raise FieldError(f"must be something that JSON can hold, got {short(value)}", path=path)
+
+
+def check_object(value: Any, path: str = "") -> dict[str, Any]:
+    """An object of what JSON can hold."""
+    inside: dict[str, Any] = check_json(check_mapping(value, path), path)
+    return inside
+
+
+def check_top_k(value: Any) -> int:
+    """How many tokens to keep; off is 0, -1 or null, and comes out as 0."""
+    try:
+        return max(check_integer(value, -1, 128), 0)
+    except FieldError:
+        raise FieldError(
+            f"must be an integer between 1 and 128 (or 0, -1 or null for off), got {short(value)}"
+        ) from None
+
+
+def check_logit_bias(value: Any) -> dict[int, float]:
+    """Token ids (integers, or strings of digits as JSON has them) and biases."""
+    if not isinstance(value, Mapping):
+        raise FieldError(f"must be an object of token ids and biases, got {short(value)}")
+    biases: dict[int, float] = {}
+    for key, bias in value.items():
+        token = _unboxed(key)
+        # Digits of other scripts are no JSON client's idea of a number.
+        if isinstance(token, str) and token.isascii() and token.isdigit():
+            token = int(token)
+        if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+            raise FieldError(f"has the key {short(key)}, which is not a token id (an integer, or a string of digits)")
+        try:
+            number = check_number(bias, -100, 100)
+        except FieldError as bad:
+            raise FieldError(str(bad), path=f"[{token}]") from None
+        if token in biases:
+            raise FieldError(f"names token {token} twice")
+        biases[token] = number
+    return biases
+
+
+def check_stop(value: Any) -> str | tuple[str, ...]:
+    """A string, or up to four as a tuple; none of them empty."""
+    many = isinstance(value, list | tuple)
+    stops = tuple(value) if many else (value,)
+    if len(stops) > 4:
+        raise FieldError(f"must be a string or up to 4 strings, got {len(stops)}")
+    for index, stop in enumerate(stops):
+        path = f"[{index}]" if many else ""
+        if not isinstance(stop, str):
+            raise FieldError(f"must be a string{'' if many else ' or up to 4 strings'}, got {short(stop)}", path=path)
+        if not check_text(stop, path):
+            raise FieldError("must not be an empty string", path=path)
+    return stops if many else cast(str, value)
+
+
+def check_prompt(value: Any) -> str | tuple[int, ...]:
+    """A text, or token ids: a list or an array of one axis; neither of them empty."""
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, str | list | tuple):
+        raise FieldError(f"must be a text or a list of token ids, got {short(value)}")
+    if not value:
+        raise FieldError("must not be empty: there would be nothing to continue")
+    if isinstance(value, str):
+        return check_text(value)
+    return tuple(_token_id(item, f"[{i}]") for i, item in enumerate(value))
+
+
+def _token_id(value: Any, path: str) -> int:
+    try:
+        return check_integer(value, 0, None)
+    except FieldError as bad:
+        raise FieldError(str(bad), path=path) from None

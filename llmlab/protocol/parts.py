@@ -1,0 +1,188 @@
+"""What the request fields that are made of parts may look like: messages, tools, their choice, the response's format.
+
+A check returns fresh plain values, and raises `FieldError` with the path of the part that is wrong. Keys that the API
+does not know go to the chat template where a template reads them (messages, tools), and are errors elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmlab.errors import short
+from llmlab.protocol.checks import FieldError, check_flag, check_mapping, check_object, check_text
+
+ROLES = ("system", "user", "assistant", "tool")
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+def check_messages(value: Any) -> tuple[dict[str, Any], ...]:
+    """A non-empty list of messages: dicts, or the objects that the `openai` package answers with."""
+    if isinstance(value, str):
+        raise FieldError(f"must be a list of messages, got the string {short(value)}")
+    if isinstance(value, Mapping) or not isinstance(value, Sequence):
+        raise FieldError(f"must be a list of messages, got {short(value)}")
+    if not value:
+        raise FieldError("must not be empty: give at least one message")
+    return tuple(_message(message, f"[{index}]") for index, message in enumerate(value))
+
+
+def _message(value: Any, path: str) -> dict[str, Any]:
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json", exclude_unset=True)
+    # A key that is null was left out, as everywhere in the API; a template may well ask whether it is there.
+    message = {key: inner for key, inner in check_object(value, path).items() if inner is not None}
+    role, calls = message.get("role"), message.pop("tool_calls", None)
+    if role not in ROLES:
+        raise FieldError(f"must be one of {', '.join(ROLES)}, got {short(role)}", path=path + ".role")
+    for key in ("name", "tool_call_id", "reasoning_content"):
+        if key in message:
+            check_text(message[key], f"{path}.{key}")
+    if calls is not None and (made := _past_calls(calls, role, path + ".tool_calls")):
+        message["tool_calls"] = made
+    message["content"] = _content(message, path + ".content")
+    return message
+
+
+def _content(message: Mapping[str, Any], path: str) -> str | list[dict[str, Any]] | None:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and content:
+        return [_part(part, f"{path}[{index}]") for index, part in enumerate(content)]
+    said_otherwise = message.get("tool_calls") or message.get("reasoning_content")
+    if content is None and message["role"] == "assistant" and said_otherwise:
+        return None
+    found = "nothing" if content is None else short(content)
+    raise FieldError(f"must be text or a list of text parts, got {found}", path=path)
+
+
+def _part(value: Any, path: str) -> dict[str, Any]:
+    part = check_mapping(value, path)
+    if part.get("type") != "text":
+        raise FieldError(
+            f"must be 'text' (this engine reads nothing else), got {short(part.get('type'))}", path=path + ".type"
+        )
+    check_text(part.get("text"), path + ".text")
+    return part
+
+
+def _past_calls(value: Any, role: str, path: str) -> list[dict[str, Any]]:
+    if role != "assistant":
+        raise FieldError(f"belongs to an assistant's message, not to the role {role!r}", path=path)
+    if not isinstance(value, list):
+        raise FieldError(f"must be a list of tool calls, got {short(value)}", path=path)
+    return [_past_call(call, f"{path}[{index}]") for index, call in enumerate(value)]
+
+
+def _past_call(value: Any, path: str) -> dict[str, Any]:
+    call = check_mapping(value, path)
+    if call.get("type", "function") != "function":
+        raise FieldError(f"must be 'function', got {short(call['type'])}", path=path + ".type")
+    if call.get("id") is not None:
+        check_text(call["id"], path + ".id")
+    function = check_mapping(call.get("function"), path + ".function")
+    for key, what in (("name", "a string"), ("arguments", "a string that holds a JSON object")):
+        if not isinstance(function.get(key), str):
+            raise FieldError(f"must be {what}, got {short(function.get(key))}", path=f"{path}.function.{key}")
+    return call
+
+
+def check_tools(value: Any) -> tuple[dict[str, Any], ...]:
+    """A non-empty list of function definitions, each with a name of its own."""
+    if not isinstance(value, list | tuple):
+        raise FieldError(f"must be a list of function tools, got {short(value)}")
+    if not value:
+        raise FieldError("must not be empty: leave the field out to use no tools")
+    tools: list[dict[str, Any]] = []
+    for index, item in enumerate(value):
+        tool, path = _tool(item, f"[{index}]"), f"[{index}].function.name"
+        name = tool["function"]["name"]
+        if any(other["function"]["name"] == name for other in tools):
+            raise FieldError(f"{name!r} is defined twice", path=path)
+        tools.append(tool)
+    return tuple(tools)
+
+
+def _tool(value: Any, path: str) -> dict[str, Any]:
+    tool = check_object(value, path)
+    if tool.get("type") != "function":
+        raise FieldError(f"must be 'function', got {short(tool.get('type'))}", path=path + ".type")
+    path += ".function"
+    function = {key: inner for key, inner in check_mapping(tool.get("function"), path).items() if inner is not None}
+    _check_name(function.get("name"), path + ".name")
+    if "description" in function:
+        check_text(function["description"], path + ".description")
+    if "strict" in function:
+        _flag(function["strict"], path + ".strict")
+    path += ".parameters"
+    kind = check_mapping(function.get("parameters", {}), path).get("type", "object")
+    if "object" not in (kind if isinstance(kind, list) else [kind]):
+        raise FieldError(f"must be 'object' (a call's arguments are one), got {short(kind)}", path=path + ".type")
+    return {**tool, "function": function}
+
+
+def check_tool_choice(value: Any) -> str | dict[str, Any]:
+    """none, auto, required, or one function by name."""
+    if isinstance(value, str) and value in ("none", "auto", "required"):
+        return value
+    function = value.get("function") if isinstance(value, Mapping) and value.get("type") == "function" else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        wanted = "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}"
+        raise FieldError(f"must be {wanted}, got {short(value)}")
+    _known(value, ("type", "function"), "")
+    _known(function, ("name",), ".function")
+    return {"type": "function", "function": {"name": function["name"]}}
+
+
+def check_response_format(value: Any) -> dict[str, Any]:
+    """text, json_object, or json_schema with a schema; strict or not, it is enforced."""
+    form = {key: inner for key, inner in check_object(value).items() if inner is not None}
+    kind = form.get("type")
+    if kind not in ("text", "json_object", "json_schema"):
+        raise FieldError(f"must be 'text', 'json_object' or 'json_schema', got {short(kind)}", path=".type")
+    if kind != "json_schema":
+        _known(form, ("type",), "", hint="; a schema belongs to the type json_schema" if "schema" in form else "")
+        return form
+    _known(form, ("type", "json_schema"), "")
+    named = {k: v for k, v in check_mapping(form.get("json_schema"), ".json_schema").items() if v is not None}
+    _known(named, ("name", "description", "schema", "strict"), ".json_schema")
+    if "name" in named:
+        _check_name(named["name"], ".json_schema.name")
+    if "description" in named:
+        check_text(named["description"], ".json_schema.description")
+    if "strict" in named:
+        _flag(named["strict"], ".json_schema.strict")
+    if not isinstance(named.get("schema"), dict | bool):
+        raise FieldError(f"must be a JSON schema, got {short(named.get('schema'))}", path=".json_schema.schema")
+    return {"type": kind, "json_schema": named}
+
+
+def check_stream_options(value: Any) -> dict[str, bool]:
+    """include_usage, and nothing else."""
+    options = {key: flag for key, flag in check_mapping(value).items() if flag is not None}
+    for key, flag in options.items():
+        if key != "include_usage":
+            raise FieldError("is not a stream option; include_usage is the only one", path=f".{key}")
+        _flag(flag, ".include_usage")
+    return options
+
+
+def _check_name(value: Any, path: str) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise FieldError(f"must be a name of up to 64 letters, digits, _ and -, got {short(value)}", path=path)
+
+
+def _flag(value: Any, path: str) -> None:
+    try:
+        check_flag(value)
+    except FieldError as bad:
+        raise FieldError(str(bad), path=path) from None
+
+
+def _known(value: Mapping[str, Any], keys: tuple[str, ...], path: str, *, hint: str = "") -> None:
+    for key in value:
+        if key not in keys:
+            raise FieldError(f"is unknown here (known: {', '.join(keys)}){hint}", path=f"{path}.{key}")

@@ -1,0 +1,330 @@
+"""The requests: every field, its range, its default and its error.
+
+`ChatRequest` has messages, which the model's chat template turns into a prompt; `PromptRequest` has the prompt itself.
+
+A field that is out of range, of the wrong type or unknown is a `RequestError` whose `param` is the top-level field and
+whose message holds the path, what was wanted and what was found. Python and HTTP go through the same validation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from llmlab.errors import RequestError, cut, short
+from llmlab.protocol import export
+from llmlab.protocol.checks import (
+    FieldError,
+    check_flag,
+    check_integer,
+    check_logit_bias,
+    check_number,
+    check_object,
+    check_prompt,
+    check_stop,
+    check_text,
+    check_top_k,
+)
+from llmlab.protocol.parts import (
+    check_messages,
+    check_response_format,
+    check_stream_options,
+    check_tool_choice,
+    check_tools,
+)
+
+__all__ = ["ChatRequest", "PromptRequest", "Request"]
+
+
+def _real(low: float, high: float, *, above: bool = False) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_number(value, low, high, above=above))
+
+
+def _whole(low: int, high: int | None = None) -> BeforeValidator:
+    return BeforeValidator(lambda value: check_integer(value, low, high))
+
+
+def _checked(check: Callable[[Any], Any]) -> BeforeValidator:
+    return BeforeValidator(check)
+
+
+def _one_of(*allowed: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise FieldError(f"must be {' or '.join(map(repr, allowed))}, got {short(value)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+#: What older versions of the API, and other engines, call a field: nearer in meaning than any name that looks alike.
+_ELSEWHERE = {
+    "functions": "tools",
+    "function_call": "tool_choice",
+    "reasoning_effort": "enable_thinking",
+    "guided_json": "response_format",
+    "system": "messages",
+    "input": "messages",
+    "max_new_tokens": "max_tokens",
+    "num_return_sequences": "n",
+    "best_of": "n",
+}
+
+R = TypeVar("R", bound="SamplingRequest")
+
+#: Fields of the API that a local engine accepts, and that change nothing there.
+NO_EFFECT = frozenset({"user", "metadata", "store", "service_tier"})
+#: Where `llmlab serve` listens unless it is told otherwise, and the model it then serves.
+_SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
+
+Flag = Annotated[bool, _checked(check_flag)]
+
+
+class SamplingRequest(BaseModel):
+    """What the two kinds of request share: everything that does not say what there is to be answered.
+
+    None stands for a field's default everywhere, as in the API.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: Annotated[str | None, _checked(check_text)] = None
+
+    max_tokens: Annotated[int | None, _whole(1)] = None
+    max_completion_tokens: Annotated[int | None, _whole(1)] = None
+    context_length_exceeded_behavior: Annotated[Literal["truncate", "error"], _one_of("truncate", "error")] = "truncate"
+    n: Annotated[int, _whole(1, 128)] = 1
+    seed: Annotated[int | None, _whole(-(2**63), 2**63 - 1)] = None
+    stop: Annotated[str | tuple[str, ...] | None, _checked(check_stop)] = None
+
+    temperature: Annotated[float, _real(0, 2)] = 1.0
+    top_p: Annotated[float, _real(0, 1, above=True)] = 1.0
+    top_k: Annotated[int, _checked(check_top_k)] = 0  #: 0 is off, and so are null and -1
+    min_p: Annotated[float, _real(0, 1)] = 0.0
+    frequency_penalty: Annotated[float, _real(-2, 2)] = 0.0
+    presence_penalty: Annotated[float, _real(-2, 2)] = 0.0
+    repetition_penalty: Annotated[float, _real(0, 2, above=True)] = 1.0
+    logit_bias: Annotated[dict[int, float], _checked(check_logit_bias)] = Field(default_factory=dict)
+
+    logprobs: Flag = False
+    top_logprobs: Annotated[int | None, _whole(0, 20)] = None
+
+    stream: Flag = False
+    stream_options: Annotated[dict[str, bool] | None, _checked(check_stream_options)] = None
+    response_format: Annotated[dict[str, Any] | None, _checked(check_response_format)] = None
+    separate_reasoning: Flag = False
+
+    # Extensions.
+    include_stop: Flag = True
+    min_tokens: Annotated[int, _whole(0)] = 0
+    ignore_eos: Flag = False
+
+    # Accepted for the sake of clients; see NO_EFFECT.
+    user: Annotated[str | None, _checked(check_text)] = None
+    metadata: Annotated[dict[str, Any] | None, _checked(check_object)] = None
+    store: Annotated[bool | None, _checked(check_flag)] = None
+    service_tier: Annotated[str | None, _checked(check_text)] = None
+
+    #: The field that has to be there, and what to do where it is not.
+    subject: ClassVar[str]
+    missing: ClassVar[str]
+
+    def __init__(self, /, **fields: Any) -> None:
+        for name in fields:
+            if name not in type(self).model_fields:
+                raise RequestError(self._unknown(name), param=str(name))
+        given = {name: value for name, value in fields.items() if value is not None}
+        if self.subject not in given:
+            raise RequestError(f"{self.subject} is missing: {self.missing}", param=self.subject)
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise _request_error(error) from None
+        self._agree()
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The fields in a reader's order: what the request is about comes first."""
+        own = cls.model_fields.keys() - SamplingRequest.model_fields.keys()
+        return sorted(cls.model_fields, key=lambda name: (name != cls.subject, name != "model", name not in own))
+
+    def replace(self: R, **changes: Any) -> R:
+        """A new, validated request with some fields changed; None sets one back to its default."""
+        return type(self)(**{**self._given(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as API JSON: the fields that were given, lists for tuples, strings for token ids."""
+        plain = self.model_dump(mode="json", exclude_unset=True)
+        return {name: plain[name] for name in self.names() if name in plain}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The request as the API's JSON: what a POST would send."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    @property
+    def token_limit(self) -> int | None:
+        """`max_tokens` under either of its names, None where the context is the only limit."""
+        return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """`stop` as a tuple, empty where there is none."""
+        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.names() if name in self.model_fields_set}
+
+    @classmethod
+    def _unknown(cls, name: Any) -> str:
+        near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.6)
+        meant = _ELSEWHERE.get(str(name)) or (near[0] if near else None)
+        hint = f"did you mean {meant!r}?" if meant in cls.model_fields else f"the fields are {', '.join(cls.names())}"
+        return f"unknown field {name!r}; {hint}"
+
+    def _agree(self) -> None:
+        """What no field can know on its own."""
+        limit, other = self.max_tokens, self.max_completion_tokens
+        if limit is not None and other is not None and limit != other:
+            raise RequestError(
+                f"max_tokens is {limit} and max_completion_tokens {other}: they are two names of one field, give one",
+                param="max_tokens",
+            )
+        if self.token_limit is not None and self.min_tokens > self.token_limit:
+            raise RequestError(
+                f"min_tokens must not exceed max_tokens ({self.token_limit}), got {self.min_tokens}",
+                param="min_tokens",
+            )
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options needs stream=true", param="stream_options")
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={short(value)}" for name, value in self._given().items())
+        return f"{type(self).__name__}({given})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        fields = type(self).model_fields
+        # A field that holds nothing by default holds {} or null alike; what a reader expects to see is null.
+        defaults = {name: None if fields[name].is_required() else fields[name].default for name in self.names()}
+        plain = {name: value if isinstance(value, str | int | float) else None for name, value in defaults.items()}
+        return export.as_table(type(self).__name__, self.to_dict(), defaults=plain, without_effect=NO_EFFECT)
+
+
+class ChatRequest(SamplingRequest):
+    """A validated chat-completion request, immutable; the fields are spelled as the API spells them.
+
+    None stands for a field's default everywhere, as in the API. `build` also takes a plain string for the messages.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+
+    messages: Annotated[tuple[dict[str, Any], ...], _checked(check_messages)]
+
+    tools: Annotated[tuple[dict[str, Any], ...] | None, _checked(check_tools)] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, _checked(check_tool_choice)] = None
+    parallel_tool_calls: Flag = True
+    enable_thinking: Annotated[bool | None, _checked(check_flag)] = None
+
+    # Extensions.
+    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_object)] = Field(default_factory=dict)
+    continue_final_message: Flag = False
+
+    subject: ClassVar[str] = "messages"
+    missing: ClassVar[str] = "give at least one message"
+
+    @classmethod
+    def build(cls, messages: str | Sequence[Any], **fields: Any) -> ChatRequest:
+        """A request from messages, or from a plain string (one message of the user's), and any fields."""
+        chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        return cls(**{"messages": chat, **fields})
+
+    def to_openai(self, *, base_url: str = _SERVED, model: str = _MODEL) -> str:
+        """A Python program that makes this request with the `openai` package; extension fields go into `extra_body`.
+
+        Args:
+            base_url: of the endpoint; by default where `llmlab serve` listens.
+            model: for a request that names none, since an endpoint wants one.
+        """
+        return export.as_openai_call(self._named(model), base_url=base_url)
+
+    def to_curl(self, *, base_url: str = _SERVED, model: str = _MODEL) -> str:
+        """A line for a shell that makes this request; takes what `to_openai` takes."""
+        return export.as_curl(self._named(model), base_url=base_url)
+
+    def _named(self, model: str) -> dict[str, Any]:
+        return {"model": model, **self.to_dict()}
+
+    def _agree(self) -> None:
+        super()._agree()
+        if self.continue_final_message and self.messages[-1]["role"] != "assistant":
+            raise RequestError(
+                f"continue_final_message needs a last message of the assistant's, got {self.messages[-1]['role']!r}",
+                param="continue_final_message",
+            )
+        if self.continue_final_message and self.messages[-1]["content"] is None:
+            raise RequestError(
+                "continue_final_message needs text to go on with, and the last message has none",
+                param="continue_final_message",
+            )
+        names = [tool["function"]["name"] for tool in self.tools or ()]
+        if self.tool_choice not in (None, "none") and not names:
+            raise RequestError("tool_choice needs tools", param="tool_choice")
+        if not self.parallel_tool_calls and not names:
+            raise RequestError("parallel_tool_calls=false needs tools", param="parallel_tool_calls")
+        if isinstance(self.tool_choice, dict) and self.tool_choice["function"]["name"] not in names:
+            wanted = self.tool_choice["function"]["name"]
+            raise RequestError(
+                f"tool_choice names {short(wanted)}; the tools are {cut(', '.join(names))}", param="tool_choice"
+            )
+
+
+class PromptRequest(SamplingRequest):
+    """A validated request to continue a raw prompt, without a chat template; immutable.
+
+    It has the fields of a `ChatRequest` but for those that speak of messages: `prompt` stands in their place, a text or
+    the token ids themselves (a list, or an array of one axis). Readers of either kind of request find `messages` empty
+    and no tools.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+
+    prompt: Annotated[str | tuple[int, ...], _checked(check_prompt)]
+
+    subject: ClassVar[str] = "prompt"
+    missing: ClassVar[str] = "give a text or token ids"
+    messages: ClassVar[tuple[dict[str, Any], ...]] = ()
+    tools: ClassVar[None] = None
+    tool_choice: ClassVar[None] = None
+    parallel_tool_calls: ClassVar[bool] = True
+
+    @classmethod
+    def build(cls, prompt: Any, **fields: Any) -> PromptRequest:
+        """A request from a text or from token ids, and any fields."""
+        return cls(**{"prompt": prompt, **fields})
+
+    @classmethod
+    def _unknown(cls, name: Any) -> str:
+        if name in ChatRequest.model_fields:
+            return f"{name} belongs to a chat: a raw prompt has no messages, and no template that could read it"
+        return super()._unknown(name)
+
+
+#: Either kind.
+Request: TypeAlias = ChatRequest | PromptRequest
+
+
+def _request_error(error: ValidationError) -> RequestError:
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    bad = first.get("ctx", {}).get("error")
+    path = bad.path if isinstance(bad, FieldError) else ""
+    return RequestError(f"{field}{cut(path)} {cut(str(bad or first['msg']))}", param=field)

@@ -1,0 +1,1 @@
+"""What a user holds: `Result`, `Stream`, `NextToken` and `NextTokenGrid`."""

@@ -1,0 +1,1 @@
+"""Grids of requests: run as one batch, read as frames with intervals, saved and resumed."""

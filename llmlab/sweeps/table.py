@@ -1,0 +1,90 @@
+"""A sweep as a frame: one row a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmlab.errors import RequestError, short
+from llmlab.frames.schema import build
+from llmlab.frames.tokens import logprobs_frame
+from llmlab.metrics import Metric, distinct
+from llmlab.protocol.completion import Choice, Completion
+from llmlab.sweeps.grid import Cell, Grid
+from llmlab.sweeps.intervals import measure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]) -> dict[str, Metric]:
+    """The caller's metrics, if they can be told from the columns that are there anyhow."""
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise RequestError(f"metrics must be a dict, name -> function, got {short(metrics)}", param="metrics")
+    for name, metric in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise RequestError(f"metrics: a name must be a string, got {short(name)}", param="metrics")
+        if not callable(metric):
+            raise RequestError(f"metric {name!r} must be a function frame -> number, got {metric!r}", param="metrics")
+        if name in taken or name in SWEEP_COLUMNS:
+            raise RequestError(f"metric {name!r} has the name of a column that is there; rename it", param="metrics")
+    return dict(metrics or {})
+
+
+def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """What `Sweep.frame` gives, of the cells that are done."""
+    kinds = {**grid.columns, **SWEEP_COLUMNS, **dict.fromkeys(metrics, "number")}
+    rows: dict[str, list[Any]] = {name: [] for name in kinds}
+    for cell, completion in cells:
+        tokens = logprobs_frame(completion, names=completion.names) if metrics else None
+        for choice in completion.choices:
+            found: dict[str, Any] = {**cell.point, **_figures(choice), "seed": completion.seed}
+            if found["tokens"] < 0 and len(completion.choices) == 1:
+                found["tokens"] = completion.completion_tokens
+            if tokens is not None:
+                own = tokens[tokens["choice"] == choice.index].reset_index(drop=True)
+                found |= {name: measure(metric, own, name=name) for name, metric in metrics.items()}
+            for name in kinds:
+                rows[name].append(found[name])
+    return build(rows, kinds)
+
+
+def _figures(choice: Choice) -> dict[str, Any]:
+    """A choice's own columns; the figures are those of `metrics` over its tokens."""
+    tokens = choice.tokens
+    ids: list[Any] = tokens.ids.tolist()
+    if len(tokens) and tokens.ids.min() < 0:  # an endpoint without ids
+        ids = [] if None in tokens.bytes else list(tokens.bytes)
+    logprob, entropy = (x.astype(np.float64) for x in (tokens.logprob, tokens.entropy))
+    mean = logprob.mean() if len(tokens) else np.nan
+    with np.errstate(over="ignore"):
+        perplexity = np.exp(-mean)
+    return {
+        "choice": choice.index,
+        "text": choice.text,
+        "finish_reason": choice.finish_reason,
+        # An endpoint that lists no tokens made some all the same.
+        "tokens": len(tokens) if choice.is_listed else -1,
+        "mean_logprob": mean,
+        "perplexity": perplexity,
+        "mean_entropy": entropy.mean() if len(tokens) else np.nan,
+        "distinct_1": distinct([ids], n=1),
+        "distinct_2": distinct([ids], n=2),
+    }
+
+
+#: A sweep's rows: after its swept parameters, and before the metrics of the caller's own, which are numbers.
+SWEEP_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "seed": "index",
+    "text": "text",
+    "finish_reason": "text",
+    "tokens": "count",
+    "mean_logprob": "number",
+    "perplexity": "number",
+    "mean_entropy": "number",
+    "distinct_1": "number",
+    "distinct_2": "number",
+}

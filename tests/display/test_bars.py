@@ -1,0 +1,110 @@
+"""A law as bars: the figures are the law's, and whatever a token holds, the page stays whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from llmlab.display.bars import LawBars, law_bars, message, to_html
+from llmlab.text.spelling import label
+from tests.completions import VOCABULARY
+from tests.display.test_strip import Tree
+
+CUTS = {"top_k": 8, "top_p": 0.9, "min_p": 0.02}
+
+
+@pytest.fixture(scope="module")
+def law(demo):
+    return demo.next_token("Name an animal.")
+
+
+@pytest.mark.parametrize("order", ["llmlab", "vllm", "sglang", "llama.cpp"])
+def test_the_figures_are_those_of_the_law(law, order) -> None:
+    fields = {"temperature": 1.4, **CUTS}
+    bars = law_bars(law, place="the first token", order=order, seed=5, **fields)
+    frame = law.frame(top=None, order=order, **fields).set_index("token_id").loc[list(bars.token_ids)]
+    np.testing.assert_allclose(bars.raw, np.exp(frame.logprob), atol=1e-6)
+    np.testing.assert_allclose(bars.final, np.exp(frame.sampling_logprob), atol=1e-6)
+    assert [by == "" for by in bars.removed_by] == frame.kept.tolist()
+    assert bars.kept == law.frame(top=None, order=order, **fields).kept.sum()
+    assert bars.kept + sum(count for count, _ in bars.removed.values()) == bars.vocab_size == len(law.logits)
+    assert all(by in ("", *CUTS) for by in bars.removed_by) and any(bars.removed_by)
+    assert len(bars.labels) == 12 and not law.drawn
+
+
+def test_the_noise_draws_what_the_engine_draws(demo, law) -> None:
+    for seed in range(4):
+        bars = law_bars(law, place="the first token", order="llmlab", seed=seed, temperature=1.5)
+        token = demo.chat("Name an animal.", seed=seed, temperature=1.5, max_tokens=1).choices[0].tokens.ids[0]
+        assert bars.would == (token, label(law.bytes_of(int(token)), name="<|im_end|>"))
+    assert law_bars(law, place="the first token", order="llmlab", seed=None).would is None
+
+
+def bars_of(**changes) -> LawBars:
+    K = len(VOCABULARY)
+    prob = np.full(K, 1 / K)
+    fields = {
+        "labels": tuple(label(raw, name="<|im_end|>") for raw in VOCABULARY), "token_ids": tuple(range(K)),
+        "raw": prob, "prob": prob, "final": prob, "removed_by": ("",) * K, "kept": K, "vocab_size": K,
+        "settings": {}, "removed": {}, "place": "<b>here</b>",
+    }  # fmt: skip
+    return LawBars(**(fields | changes))
+
+
+def test_any_token_can_be_shown() -> None:
+    bars = bars_of(would=(16, "<script>"), drawn=(18, "</script>"), seed=-(2**63))
+    source = to_html(bars)
+    tree = Tree(source)
+    assert not {"script", "link", "img"} & tree.tags
+    assert not [name for name in tree.attributes if name.startswith("on")]
+    assert "http" not in source
+    for name in bars.labels:
+        assert name in tree.text
+    assert "<b>here</b>" in tree.text
+    assert "the answer has </script> · the noise of seed -9223372036854775808 draws <script> here" in tree.text
+    rows = re.findall(r'<div class="row ([a-z ]*)" title="id (\d+)', source)
+    assert [at for marks, at in rows if "would" in marks] == ["16"]
+    assert [at for marks, at in rows if "drawn" in marks] == ["18"]
+
+
+@dataclass
+class Case:
+    raw: float
+    prob: float
+    final: float
+    cut: str
+    scale: str
+    width: str
+    tick: str
+    shown: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(0.04, 0.05, 0.08, "", "0.1", "80.00%", "40.00%", "0.080"),
+        Case(0.5, 0.4, 0.45, "", "0.5", "90.00%", "100.00%", "0.450"),
+        Case(0.3, 0.6, 0.0, "top_p", "1", "60.00%", "30.00%", "top_p"),
+        Case(1.0, 0.0, 0.0, "", "1", "0.00%", "100.00%", "0"),
+        Case(0.0, 1e-5, 1e-5, "", "0.1", "0.01%", "0.00%", "1e-05"),
+    ],
+)
+def test_a_bar_is_as_long_as_its_probability(case: Case) -> None:
+    bars = bars_of(
+        labels=("a",), token_ids=(0,), raw=np.array([case.raw]), prob=np.array([case.prob]),
+        final=np.array([case.final]), removed_by=(case.cut,), settings={"top_p": 0.9} if case.cut else {},
+        removed={"top_p": (3, 0.25)} if case.cut else {},
+    )  # fmt: skip
+    source = to_html(bars)
+    assert f'<span class="end">{case.scale}</span>' in source
+    assert f'<span class="bar {case.cut}" style="width:{case.width};' in source
+    assert f'<span class="tick" style="left:{case.tick}">' in source
+    assert f'<span class="p">{case.shown}</span>' in source
+    assert ("top_p cuts 3 (25.00%)" in source) == bool(case.cut)
+
+
+def test_where_there_is_no_law_there_is_a_sentence() -> None:
+    assert Tree(message("no <law> here")).text.endswith("no <law> here")

@@ -1,0 +1,98 @@
+"""The playground's controls: all fields, none out of range, and there and back without a change."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from llmlab.errors import RequestError
+from llmlab.playground.controls import CONTROLS, WITHOUT_CONTROL, controls_for, fields_of, values_of
+from llmlab.protocol.request import ChatRequest, PromptRequest
+
+DEFAULTS = {control.name: control.default for control in CONTROLS}
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+EVERYTHING = {
+    "temperature": 0.73, "top_k": 7, "top_p": 0.9, "min_p": 0.03, "repetition_penalty": 0.01, "frequency_penalty": -1.5,
+    "presence_penalty": 2.0, "logit_bias": {7: -100, 9: 1.5}, "max_tokens": 12, "stop": ["a", "\n"], "seed": -(2**63),
+    "n": 3, "enable_thinking": False, "min_tokens": 4, "ignore_eos": True, "include_stop": False,
+    "separate_reasoning": True, "response_format": {"type": "json_object"}, "tools": [TOOL], "tool_choice": "none",
+    "parallel_tool_calls": False, "chat_template_kwargs": {"deep": [1, None]},
+    "context_length_exceeded_behavior": "error",
+}  # fmt: skip
+
+
+def test_every_field_has_a_control_or_a_reason_to_have_none() -> None:
+    names = [control.name for control in CONTROLS]
+    assert len(set(names)) == len(names)
+    assert {*names, *WITHOUT_CONTROL} == {*ChatRequest.model_fields, "order"}
+    assert not set(names) & WITHOUT_CONTROL.keys()
+    assert {*EVERYTHING, "order"} == set(names), "the round trip below is over all of them"
+
+
+def test_controls_that_nobody_touched_ask_for_nothing() -> None:
+    assert fields_of(DEFAULTS) == {}
+    assert fields_of(DEFAULTS | {"seed": "  ", "logit_bias": "\n"}) == {}
+
+
+@pytest.mark.parametrize("control", [c for c in CONTROLS if c.kind in ("number", "count")], ids=lambda c: c.name)
+def test_a_slider_ends_where_the_contract_does(control) -> None:
+    for value in (control.low, control.high, control.default):
+        cast = float(value) if control.kind == "number" else int(value)
+        assert getattr(ChatRequest.build("x", max_tokens=500, **{control.name: cast}), control.name) == cast
+    if control.name not in ("min_tokens",):  # which has no upper end
+        with pytest.raises(RequestError, match=control.name):
+            ChatRequest.build("x", **{control.name: control.high + 1})
+
+
+def test_a_request_comes_back_as_it_went_in() -> None:
+    request = ChatRequest.build("hello", **EVERYTHING)
+    values = values_of(request, order="vllm")
+    fields = fields_of(values)
+    assert fields.pop("order") == "vllm"
+    assert ChatRequest.build("hello", **fields) == request
+
+
+@pytest.mark.parametrize("stop", ["END", '"quoted"', "[", "{x}", " ", ["one"], ["a", "b", "c", "d"]])
+def test_a_stop_comes_back_whatever_it_looks_like(stop) -> None:
+    request = ChatRequest.build("hello", stop=stop)
+    assert fields_of(values_of(request)) == {"stop": stop}
+
+
+def test_max_tokens_has_two_names_and_one_control() -> None:
+    assert values_of(ChatRequest.build("x", max_completion_tokens=9))["max_tokens"] == "9"
+    assert fields_of(DEFAULTS | {"max_tokens": " 12 ", "seed": "−5"}) == {"max_tokens": 12, "seed": -5}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", "1.5", "seed must be an integer, got '1.5'"),
+        ("max_tokens", "many", "max_tokens must be an integer"),
+        ("logit_bias", "{1: 2}", r"logit_bias must be JSON, such as \{\"42\": -100\}"),
+        ("stop", '["a"', "stop must be JSON"),
+        ("tools", "now", "tools must be JSON"),
+    ],
+)
+def test_what_cannot_be_read_is_named(name: str, value: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        fields_of(DEFAULTS | {name: value})
+    assert caught.value.param == name
+
+
+def test_a_switch_that_a_model_lacks_is_not_offered() -> None:
+    def backend(*switches: str) -> SimpleNamespace:
+        return SimpleNamespace(template=SimpleNamespace(has_switch=lambda name: name in switches))
+
+    names = {control.name for control in CONTROLS}
+    assert {control.name for control in controls_for(backend("enable_thinking"))} == names
+    assert {control.name for control in controls_for(backend())} == names - {"enable_thinking"}
+    assert {control.name for control in controls_for(SimpleNamespace())} == names - {"order"}
+    with pytest.raises(RequestError, match="enable_thinking cannot be set here") as caught:
+        values_of(ChatRequest.build("x", enable_thinking=True), controls=controls_for(backend()))
+    assert caught.value.param == "enable_thinking"
+
+
+def test_a_raw_prompt_has_the_fields_that_it_can_have() -> None:
+    request = PromptRequest.build("Once", temperature=0.5, seed=3)
+    assert fields_of(values_of(request)) == {"temperature": 0.5, "seed": 3}
