@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.errors import RequestError, short
 from llmlab.frames.parquet import save
 from llmlab.protocol.arguments import check_lab
+from llmlab.protocol.backend import Backend
+from llmlab.protocol.backend import Stream as Source
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import STREAMING, spells
 from llmlab.results.answer import Answer
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
     from llmlab.protocol.backend import Stream
     from llmlab.results.next_token import NextToken
     from llmlab.text.token_names import Token
+
+
+@runtime_checkable
+class Asker(Protocol):
+    """Who can be asked again; a `Lab` is one. A result knows no more of it than this."""
+
+    backend: Backend
+
+    def read(self, source: Source, *, parent: Result | None = None) -> Result:
+        """Waits for a backend's stream and returns the result of it."""
+
+    def keep(self, completion: Completion, *, parent: Result | None = None) -> Result:
+        """Returns the result of a completion that is there already."""
 
 
 class Result(Answer):

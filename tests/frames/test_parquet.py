@@ -106,7 +106,7 @@ def test_what_a_result_was_made_from_is_kept(demo, tmp_path) -> None:
 
 
 def test_no_field_is_forgotten() -> None:
-    known = {*parquet.TOKEN_COLUMNS, *parquet.TOP_COLUMNS}
+    known = {*kept_files.TOKEN_COLUMNS, *kept_files.TOP_COLUMNS}
     assert known == {field.name for field in dataclasses.fields(Tokens)}
     # A new field of a choice needs a column, and a case above.
     assert {field.name for field in dataclasses.fields(Choice)} == {
@@ -274,9 +274,9 @@ def test_without_pyarrow_the_error_says_what_to_install(story, demo, tmp_path, m
 
 
 def test_requests_are_compared_by_value() -> None:
-    pool = parquet.Pool()
+    pool = kept_files.Pool()
     one = pool.put_request(ChatRequest.build("hello", seed=1))
     assert pool.put_request(ChatRequest.build("hello", seed=1)) == one
     two = pool.put_request(ChatRequest.build("hello", seed=2))
     assert two != one and len(pool.values) == 3, "two requests about one thing"
-    assert parquet.Pool(pool.values).request(two) == ChatRequest.build("hello", seed=2)
+    assert kept_files.Pool(pool.values).request(two) == ChatRequest.build("hello", seed=2)
