@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 import llmlab
 from llmlab.errors import RequestError
+from llmlab.frames import parquet as kept_files
 from llmlab.protocol.completion import Choice, Completion, Tokens, ToolCall
 from llmlab.protocol.request import ChatRequest, PromptRequest
 from llmlab.results.result import Result
