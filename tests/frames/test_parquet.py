@@ -226,7 +226,7 @@ def test_what_is_no_file_of_ours(story, demo, tmp_path, monkeypatch) -> None:
         llmlab.ModelNotFoundError, match="no model: llmlab.Result.load reads a result .* llmlab.Sweep.l"
     ):
         llmlab.load(path)
-    monkeypatch.setattr(keeping, "FORMAT", 99)
+    monkeypatch.setattr(kept_files, "FORMAT", 99)
     Result(story).save(path)
     monkeypatch.undo()
     with pytest.raises(RequestError, match=f"written by llmlab {llmlab.__version__}, in a later format; update llmlab"):

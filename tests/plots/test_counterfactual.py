@@ -247,7 +247,7 @@ def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, as
             return completion.plot_logprobs(completion.trace(answer.choices[0])._replace(labels=label_of(ids)))
         frame = answer.logprobs_frame() if kind == "certainty" else answer.surprisal_frame()
         frame["bytes"] = [label.encode() for label in label_of(ids)]
-        return getattr(plot_compare, f"plot_{kind}")(frame)
+        return getattr(completion, f"plot_{kind}")(frame)
 
     def label_of(ids):
         return tuple("WWWWWWWWWWWWWWWWWW" if i == 8 else "fox" for i in ids)

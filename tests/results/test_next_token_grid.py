@@ -90,7 +90,7 @@ def test_blocks_come_in_few_shapes(law: NextToken, cells: int, monkeypatch: pyte
         shapes.append(len(inputs.top_k))
         return compiled(logits, inputs, *rest, **more)
 
-    monkeypatch.setattr(laws, "_figures", noted)
+    monkeypatch.setattr(next_token_grid, "_figures", noted)
     values = np.linspace(0.1, 2.0, cells)
     grid = law.under(temperature=values)
     assert grid.kept.shape == (cells,)
