@@ -2,7 +2,8 @@
 
     cli -> __init__ -> lab -> {playground, sweeps, checks} -> results -> counterfactuals -> plots -> {frames, display}
         -> {protocol, distributions, text, metrics} -> {sampling, errors}
-    lab -> backends -> {engine, checkpoints} -> {models, grammar, text, protocol} -> {sampling, errors};  serve -> protocol
+    lab -> backends -> {engine, checkpoints} -> {models, grammar, text, protocol} -> {sampling, errors}
+    serve -> protocol
 
 A room imports rooms on floors below its own, never beside or above it, and no two files import each other by any way
 round. Imports inside functions and imports for the type checker alone count like all others.
@@ -121,9 +122,7 @@ def imports(path: Path) -> Iterator[Import]:
 FILES = sorted(PACKAGE.rglob("*.py"))
 ALL = [found for path in FILES for found in imports(path)]
 #: Dotted name -> file.
-MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES
-}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 
 
 def rooms(found: Import) -> tuple[str, str] | None:

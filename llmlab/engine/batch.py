@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from llmlab.engine.constraint import Held, masks_of
+from llmlab.engine.constraint import ConstrainedRow, masks_of
 from llmlab.engine.decode import CHUNK, Emitted
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
@@ -205,9 +205,9 @@ class Batch:
             self._live[slot] = None
         return found + self._collect(out)
 
-    def _grammars(self) -> list[Held]:
+    def _grammars(self) -> list[ConstrainedRow]:
         return [
-            Held(
+            ConstrainedRow(
                 slot,
                 live.matcher,
                 not live.row.ignore_ends and len(live.row.made) + live.made >= live.row.params.min_tokens,
