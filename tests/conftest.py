@@ -63,7 +63,7 @@ def shared_data() -> Path:
     return folder
 
 
-# --- what the plain command leaves out ---------------------------------------------------------------------------------
+# --- what the plain command leaves out -----------------------------------------------------------------------------
 
 #: Kinds of test that `addopts` leaves out, and what runs them.
 LEFT_OUT = {
