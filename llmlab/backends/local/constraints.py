@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmlab.errors import RequestError
-from llmlab.grammar.arguments import pairs
+from llmlab.grammar.arguments import tagged_arguments
 from llmlab.grammar.compose import JSON, Choice, Optional, Part, Reasoning, Repeat, Series, Text, grammar
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import GrammarError, Vocabulary
@@ -124,7 +124,7 @@ def _call(name: str, parameters: dict[str, Any], syntax: CallSyntax, where: str)
     if syntax.style == "pairs":
         closes = tuple(mark.decode() for mark in markers(syntax.close))
         try:
-            arguments = pairs(
+            arguments = tagged_arguments(
                 parameters,
                 tags=syntax.pair,
                 is_text=lambda key: argument_types(parameters, key) == {"string"},
