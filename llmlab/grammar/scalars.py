@@ -59,7 +59,8 @@ def tightest_bounds(schemas: Iterable[dict[str, Any]]) -> tuple[float | None, bo
     """The narrowest bounds of several schemas.
 
     Returns:
-        The lower bound (None if there is none), whether it is excluded itself, the upper bound, and likewise.
+        (lower, lower_excluded, upper, upper_excluded). A bound that no schema sets is None. A bound is excluded if the
+        number itself is not valid.
     """
     lower: tuple[float, bool] | None = None
     upper: tuple[float, bool] | None = None

@@ -1,6 +1,6 @@
-"""Schemas as people write them: for extraction, classification, tool arguments, forms, trees, and odd corners.
+"""Realistic JSON schemas (extraction, classification, tool arguments, forms, trees) and corner cases.
 
-`SCHEMAS` compile; `REFUSED` do not, each with the words that its error must hold.
+Those in `SCHEMAS` compile. Those in `REFUSED` do not; each comes with words that its error must contain.
 """
 
 from __future__ import annotations

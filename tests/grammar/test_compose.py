@@ -1,4 +1,4 @@
-"""Grammars of several parts: texts and control tokens, strings as they are, and the reasoning before them."""
+"""Grammars composed of parts: literal texts and control tokens, raw strings, and reasoning before them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Masks: their bits, tokens of one spelling, vocabularies without an end, and what goes wrong."""
+"""Token masks: their bits, tokens with equal bytes, vocabularies without an end token, and errors."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_compiled_once():
     assert len(words._kept) < 40
 
 
-def test_nobody_is_shown_where_llguidance_gave_up():
+def test_a_panic_of_llguidance_is_shown_without_its_backtrace():
     # What it says of a grammar of more than 65,000 symbols, which takes it seconds.
     told = "panic: assertion failed: symbols.len() < u16::MAX as usize - 10\n<backtrace>\n   0: <unknown>\n"
     found = error_text(told)

@@ -1,4 +1,4 @@
-"""Schemas: what is written under one is valid under it, what cannot be enforced is refused by name."""
+"""JSON schemas: what is generated is valid, and a keyword that cannot be enforced is refused by name."""
 
 import json
 from random import Random

@@ -21,10 +21,9 @@ from llmlab.grammar.compose import JSON, Choice, Optional, Part, Reasoning, Repe
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import GrammarError, Vocabulary
 from llmlab.protocol.request import ChatRequest, PromptRequest
-from llmlab.text.formats import CallSyntax, Format
-from llmlab.text.pairs import argument_types
+from llmlab.text.formats import CallSyntax, Format, markers
 from llmlab.text.segments import reasoning_open
-from llmlab.text.tape import markers
+from llmlab.text.tag_calls import argument_types
 
 __all__ = ["constraint"]
 
