@@ -1,4 +1,4 @@
-"""Objects and arrays: what several subschemas that all hold say together about each property and each item."""
+"""Objects and arrays: what several subschemas say together about each property and each item."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Properties(NamedTuple):
     """The properties of an object.
 
     Attributes:
-        named: by name, the subschemas that hold for that property.
+        named: by name, the subschemas that apply to that property.
         patterns: by regular expression (`patternProperties`), the subschemas of the properties that match it.
         additional: the subschemas of every other property; None if there are no others.
         required: the names that must be there, in the order of the schema.
@@ -29,7 +29,7 @@ class Items(NamedTuple):
     """The items of an array.
 
     Attributes:
-        first: for each of the first items (`prefixItems`), the subschemas that hold for it.
+        first: for each of the first items (`prefixItems`), the subschemas that apply to it.
         additional: the subschemas of every item that follows; None if none follow.
         least: the smallest number of items (`minItems`).
         most: the largest number of items (`maxItems`); None if there is no limit.
@@ -42,7 +42,7 @@ class Items(NamedTuple):
 
 
 def merged_properties(alternative: Alternative) -> Properties:
-    """The properties of an object for which all these plain subschemas hold.
+    """The properties of an object to which all these plain subschemas apply.
 
     An object whose schema names properties and does not mention others gets no others. Everything that is valid under
     this narrower reading is valid under the schema, and it keeps a model from inventing names without end.
@@ -89,7 +89,7 @@ def _matches(pattern: str, name: str, path: str) -> bool:
 
 
 def merged_items(alternative: Alternative) -> Items:
-    """The items of an array for which all these plain subschemas hold.
+    """The items of an array to which all these plain subschemas apply.
 
     If the first items have subschemas of their own and the schema does not mention further items, there are none, for
     the reason given in `merged_properties`.
@@ -125,7 +125,7 @@ def _count_limits(alternative: Alternative, lower: str, upper: str) -> tuple[int
 
 
 def count_keywords(properties: Properties, least: int, most: int | None, path: str) -> dict[str, Any]:
-    """The minProperties and maxProperties that llguidance must still enforce; those that hold anyway are left out.
+    """The minProperties and maxProperties that llguidance must still enforce; those that are met anyway are left out.
 
     Raises:
         GrammarError: a count that llguidance cannot enforce. It counts names without checking whether one is repeated.

@@ -21,7 +21,7 @@ class BranchComparison:
     """Compares the branches of a document's `oneOf`s and counts the comparisons.
 
     Args:
-        alternatives: resolves subschemas that hold for one value (`Document.alternatives`). It is passed in because
+        alternatives: resolves subschemas that apply to one value (`Document.alternatives`). It is passed in because
             the document itself needs this comparison.
     """
 
@@ -81,7 +81,7 @@ class BranchComparison:
 
 
 def _of_property(properties: Properties, name: str) -> list[Subschema] | None:
-    """The subschemas that hold for a property if it is generated; None if it never is."""
+    """The subschemas that apply to a property if it is generated; None if it never is."""
     if name in properties.named:
         return properties.named[name]
     return [] if properties.additional is not None or properties.patterns else None

@@ -2,7 +2,7 @@
 
 JSON Schema lets any number of subschemas apply to one value: side by side, through `allOf` and through `$ref`. They
 are brought into disjunctive normal form here. A value has *alternatives*, one for each way through its `anyOf` and
-`oneOf`; each alternative is a list of plain subschemas, without any of these keywords, that must all hold.
+`oneOf`; each alternative is a list of plain subschemas, without any of these keywords, that all apply.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Document:
         return [subschema.child("anyOf", i) for i in range(len(schema["anyOf"]))]
 
     def alternatives(self, subschemas: list[Subschema]) -> list[Alternative]:
-        """The alternatives of a value for which all these subschemas hold."""
+        """The alternatives of a value that must be valid under all these subschemas."""
         found: list[Alternative] = [[]]
         for subschema in subschemas:
             found = _product(found, self._of(subschema, frozenset()), subschema.path)

@@ -1,6 +1,6 @@
 """Rewrites a JSON schema so that llguidance enforces all of it, with limited white space and numbers that fit a float.
 
-In the rewritten schema, subschemas that hold for one value are merged, references point into `$defs`, and every number,
+In the rewritten schema, subschemas that apply to one value are merged, references point into `$defs`, and every number,
 every open object and every unconstrained value has explicit limits. It may be narrower than the given schema, never
 wider: an object whose properties are named has no others, properties come in the order of the schema, and numbers are
 written without exponents.
@@ -48,7 +48,7 @@ def llguidance_schema(schema: Any) -> dict[str, Any]:
 
 
 def llguidance_subschema(document: Document, subschemas: list[Subschema]) -> dict[str, Any]:
-    """A schema for llguidance's `%json`, for a value under which all these subschemas of a document hold.
+    """A schema for llguidance's `%json`, for a value that is valid under all these subschemas of a document.
 
     Raises:
         GrammarError: as `llguidance_schema`.
@@ -79,7 +79,7 @@ class _Rewriter:
         self._plain: list[tuple[str, dict[str, Any]]] = []
 
     def rewrite(self, subschemas: list[Subschema]) -> dict[str, Any]:
-        """The schema for a value under which all these subschemas hold; llguidance has accepted it."""
+        """The schema for a value that is valid under all these subschemas; llguidance has accepted it."""
         root = self._value(subschemas) if subschemas else self._any()
         while self._waiting:
             name, combination = self._waiting.pop()
@@ -121,7 +121,7 @@ class _Rewriter:
         raise GrammarError(error, path="#")
 
     def _value(self, subschemas: list[Subschema]) -> Any:
-        """The rewritten schema for a value under which all these subschemas hold; False if there is no such value."""
+        """The rewritten schema for a value that is valid under all these subschemas; False if there is none."""
         if len(subschemas) == 1:
             target = self._document.referenced(subschemas[0])
             if target:

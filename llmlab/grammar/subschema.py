@@ -1,7 +1,7 @@
 """A subschema with its place in the schema that holds it, and groups of subschemas that apply to one value.
 
 JSON Schema lets any number of subschemas apply to one value: side by side, through `allOf` and through `$ref`. In this
-package a `list[Subschema]` always means that all of them hold.
+package a `list[Subschema]` always means that all of them apply.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Subschema(NamedTuple):
         return Subschema(schema, path)
 
 
-#: Plain subschemas that all hold for one value. Plain means without `$ref`, `allOf`, `anyOf` and `oneOf`.
+#: Plain subschemas that all apply to one value. Plain means without `$ref`, `allOf`, `anyOf` and `oneOf`.
 Alternative: TypeAlias = list[Subschema]
 
 #: A plain schema under which no value is valid.
