@@ -24,7 +24,7 @@ from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError, ContextLengthError, ModelNotFoundError, RequestError, short
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
-from llmlab.models.config import ModelConfig
+from llmlab.models.families import parameter_count, read_config
 from llmlab.models.sharding import checked_mesh
 from llmlab.protocol.backend import Given, Next
 from llmlab.protocol.completion import Completion, Header
@@ -94,8 +94,8 @@ class LocalBackend:
         check_options(dtype=dtype, max_context=max_context, slots=slots)
         label, folder = resolve(name, revision=revision)
         raw = read_json(folder, "config.json")
-        check_context(ModelConfig.from_dict(raw), max_context)
-        mesh = None if mesh is None else checked_mesh(mesh, ModelConfig.from_dict(raw))
+        check_context(read_config(raw), max_context)
+        mesh = None if mesh is None else checked_mesh(mesh, read_config(raw))
         chosen, notes = choose_dtype(raw, dtype)
         config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress, mesh=mesh)
         tokenizer = Tokenizer.load(folder)
@@ -142,7 +142,7 @@ class LocalBackend:
         return {
             "model": self.name,
             "family": self.engine.config.family,
-            "parameters": self.engine.config.parameters,
+            "parameters": parameter_count(self.engine.config),
             "dtype": str(self.engine.programs.dtype),
             "device": f"{mesh.size} x {found['kind']}" if mesh and mesh.size > 1 else found["kind"],
             "platform": found["platform"],
