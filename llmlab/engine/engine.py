@@ -2,7 +2,7 @@
 
 The life of a request, from its token ids to the tokens that come back:
 
- 1. `Engine.submit` checks the rows (one for each choice of a request: a prompt, sampling parameters, a budget, perhaps a
+ 1. `Engine.submit` checks the rows (one per choice of a request: a prompt, sampling parameters, a budget, perhaps a
     grammar), wraps them in a `Job`, posts the job to the driver's mailbox and returns a `Ticket` at once.
  2. The driver thread takes the job out of the mailbox (`_read_mail`) and puts its rows in the queue (`Scheduler.add`).
  3. Between two chunks of decoding the driver fills free slots (`_admit_waiting`): the scheduler picks the next row,
