@@ -100,8 +100,9 @@ def name_slanted(ax: Axes, labels: Sequence[str]) -> None:
 
 
 def turn(axis: Any, names: Sequence[str]) -> None:
-    """Slant the tick labels of an axis where they are so long that they would overlap."""
-    if len(names) * max(map(len, names), default=0) > 60:
+    """Slant the tick labels of an x axis where they are so long that they would overlap."""
+    widest = max((length(name, size="medium") for name in names), default=0.0)
+    if widest * len(names) > 0.9 * inches(axis.axes):
         for text in axis.get_ticklabels():
             text.set(rotation=30, ha="right", rotation_mode="anchor")
 

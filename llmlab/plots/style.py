@@ -132,7 +132,7 @@ def legend_above(
         ax: the axes.
         handles: what the entries show; by default all that has a label on the axes.
         labels: the texts of `handles`.
-        columns: the number of columns.
+        columns: the number of columns, fewer where they would be wider than the figure.
         centred: in the middle; otherwise it begins at the left end of the axes.
         marker_scale: the size of markers relative to that in the plot.
         options: more of matplotlib's options of a legend.
@@ -144,7 +144,10 @@ def legend_above(
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)} if centred else {
         "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2
     }  # fmt: skip
-    ax.legend(handles, labels, ncols=columns, markerscale=marker_scale, **{**place, **options})
+    for ncols in range(columns, 0, -1):
+        legend = ax.legend(handles, labels, ncols=ncols, markerscale=marker_scale, **{**place, **options})
+        if legend.get_window_extent().width < ax.figure.bbox.width:
+            break
     return True
 
 

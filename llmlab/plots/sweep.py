@@ -131,7 +131,8 @@ def plot_heatmap(
         linewidth=0.5,
     )  # fmt: skip
     metric = _metric(summary)
-    ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(metric, metric), pad=0.02)
+    bar = ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(metric, metric), pad=0.02)
+    _spell_out(bar.ax.yaxis)
     if table.size <= _WRITTEN:
         for (row, column), value in np.ndenumerate(table):
             red, green, blue = mesh.cmap(mesh.norm(value))[:3]
