@@ -17,6 +17,7 @@ from llmlab.errors import LLMLabError, RequestError
 from llmlab.playground.controls import WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.playground.latest import Latest
 from llmlab.playground.run import Answer, Run, View, in_place
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.export import as_lab_call
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 
@@ -80,8 +81,6 @@ class State:
     @property
     def has_law(self) -> bool:
         """Whether the backend gives logits."""
-        from llmlab.results.next_token import LogitsBackend
-
         return isinstance(self.lab.backend, LogitsBackend)
 
     @property

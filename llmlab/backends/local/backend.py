@@ -26,7 +26,7 @@ from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.models.families import parameter_count, read_config
 from llmlab.models.sharding import checked_mesh
-from llmlab.protocol.backend import Given, Next
+from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend
 from llmlab.protocol.completion import Completion, Header
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 from llmlab.sampling.params import SamplingParams
@@ -41,7 +41,7 @@ from llmlab.version import __version__
 _CACHE_SHARE = 0.5
 
 
-class LocalBackend:
+class LocalBackend(LogitsBackend):
     """A tokenizer, a template and an engine. `load` makes one from a name or a folder."""
 
     def __init__(self, name: str, *, tokenizer: Tokenizer, template: ChatTemplate, engine: Engine):
@@ -50,10 +50,11 @@ class LocalBackend:
         self.template = template
         self.engine = engine
         self.token_bytes = tokenizer.token_bytes
-        self.names = {i: tokenizer.name(i) for i, raw in enumerate(tokenizer.token_bytes) if raw is None}
-        self.controls = template.format.controls(self.names)
-        self.ends = engine.ends
+        self.token_names = {i: tokenizer.name(i) for i, raw in enumerate(tokenizer.token_bytes) if raw is None}
+        self.controls = template.format.controls(self.token_names)
+        self.end_ids = engine.ends
         self.notes: tuple[str, ...] = ()
+        self.unsupported = frozenset({"enable_thinking"} if not template.has_switch("enable_thinking") else ())
 
     @classmethod
     def load(
@@ -209,7 +210,7 @@ class LocalBackend:
             seed=seed,
             prompt_ids=prompt,
             system_fingerprint=self.system_fingerprint,
-            names=self.names,
+            names=self.token_names,
             order=order,
         )
 
@@ -269,8 +270,8 @@ class LocalBackend:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokens, for grammars."""
-        controls = {name: token for token, name in self.names.items()}
-        return Vocabulary(self.token_bytes, size=self.engine.config.vocab_size, ends=self.ends, controls=controls)
+        controls = {name: token for token, name in self.token_names.items()}
+        return Vocabulary(self.token_bytes, size=self.engine.config.vocab_size, ends=self.end_ids, controls=controls)
 
     def prompt_tail(self, prompt: np.ndarray) -> bytes:
         """The end of a prompt, as far as it is one turn's text."""
@@ -290,7 +291,7 @@ class LocalBackend:
         row = Row(prompt, SamplingParams(), budget=0, made=tokens[:given])
         return self.engine.step_logits(row, tokens[given:], rows=rows)
 
-    def allowed(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+    def allowed_tokens(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
         """The tokens [V] that the request's grammar has room for after `made`; None where answers are free."""
         grammar = self.grammar(request, prompt)
         return None if grammar is None else grammar.allowed(made.tolist())
@@ -319,26 +320,30 @@ class LocalBackend:
         )
 
     def score(
-        self, request: Request, given: Sequence[Given], *, seed: int | None = None, order: str = "llmlab"
+        self, request: Request, given: Sequence[GivenTokens], *, seed: int | None = None, order: str = "llmlab"
     ) -> Completion:
         """The figures of given tokens after a request's prompt; see `llmlab.backends.local.replay.score`."""
         return replay.score(self, request, given, seed=draw_seed() if seed is None else seed, order=order)
 
-    def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> LocalStream:
-        """Start a request whose choices begin with given tokens; see `llmlab.backends.local.replay.go_on`."""
-        return replay.go_on(self, request, given, seed=seed, order=order)
+    def continue_from(
+        self, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
+    ) -> LocalStream:
+        """Start a request whose choices begin with given tokens; see `llmlab.backends.local.replay.continue_from`."""
+        return replay.continue_from(self, request, given, seed=seed, order=order)
 
-    def ways_on(self, request: Request, made: Sequence[np.ndarray], *, order: str = "llmlab") -> Sequence[Next | None]:
-        """What may come behind each of some beginnings; see `llmlab.backends.local.replay.ways_on`."""
-        return replay.ways_on(self, request, made, order=order)
+    def next_candidates(
+        self, request: Request, made: Sequence[np.ndarray], *, order: str = "llmlab"
+    ) -> Sequence[Candidates | None]:
+        """What may come behind each of some beginnings; see `llmlab.backends.local.replay.next_candidates`."""
+        return replay.next_candidates(self, request, made, order=order)
 
     def logits(self, prompt: np.ndarray, tokens: np.ndarray) -> Iterator[np.ndarray]:
         """The raw logits that tokens [T] after a prompt [L] were drawn from: pieces [C, V] that add up to T rows."""
         return self.engine.logits(Row(prompt, SamplingParams(), budget=0), tokens)
 
-    def masks(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
-        """The tokens that the grammar allows at each position of `made`, as packed bits; see `replay.masks`."""
-        return replay.masks(self, request, prompt=prompt, made=made)
+    def grammar_masks(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+        """The tokens that the grammar allows at each position of `made`, as packed bits; see `replay.grammar_masks`."""
+        return replay.grammar_masks(self, request, prompt=prompt, made=made)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text that continues something."""
@@ -363,7 +368,7 @@ class LocalBackend:
             token_bytes=self.token_bytes,
             segmenter=segmenter,
             stops=stops,
-            end_ids=() if request.ignore_eos else self.ends,
+            end_ids=() if request.ignore_eos else self.end_ids,
             controls=self.controls,
             separate_reasoning=request.separate_reasoning,
             parallel_tool_calls=request.parallel_tool_calls,

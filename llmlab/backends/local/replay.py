@@ -22,7 +22,7 @@ from llmlab.engine.scheduler import Piece, Row
 from llmlab.engine.state import history_of
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.grammar.matcher import Grammar, fill_masks
-from llmlab.protocol.backend import Given, Next
+from llmlab.protocol.backend import Candidates, GivenTokens
 from llmlab.protocol.completion import Completion, Delta, Timing
 from llmlab.protocol.request import Request
 from llmlab.sampling.logprobs import ALTERNATIVES, Figures, law
@@ -33,14 +33,14 @@ from llmlab.text.stops import StopMatcher
 if TYPE_CHECKING:
     from llmlab.backends.local.backend import LocalBackend
 
-__all__ = ["go_on", "masks", "score", "ways_on"]
+__all__ = ["continue_from", "grammar_masks", "next_candidates", "score"]
 
 #: Allowed tokens that an error lists.
 _LISTED = 8
 
 
 def score(
-    backend: LocalBackend, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab"
+    backend: LocalBackend, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
 ) -> Completion:
     """The figures of given tokens after a request's prompt, as if they had been drawn: a completion of them alone.
 
@@ -56,7 +56,9 @@ def score(
     """
     began = time.perf_counter()
     start = _Start.of(backend, request, seed=seed, order=order)
-    writers = [start.begin(one, finish=one.finish or ("stop" if start.ended(one) else "length"))[0] for one in given]
+    writers = [
+        start.begin(one, finish=one.finish_reason or ("stop" if start.ended(one) else "length"))[0] for one in given
+    ]
     header = backend.header(request, start.prompt, seed=seed, order=order)
     total = time.perf_counter() - began
     return Completion(
@@ -66,8 +68,8 @@ def score(
     )
 
 
-def go_on(
-    backend: LocalBackend, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab"
+def continue_from(
+    backend: LocalBackend, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
 ) -> LocalStream:
     """Start a request whose choices begin with given tokens; `max_tokens` counts them.
 
@@ -96,9 +98,9 @@ def go_on(
     return LocalStream(backend.engine, rows, writers, header=header, begun=begun)
 
 
-def ways_on(
+def next_candidates(
     backend: LocalBackend, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
-) -> list[Next | None]:
+) -> list[Candidates | None]:
     """What may come behind each of some beginnings: the engine's alternatives, from one batch of one step.
 
     Under a grammar they are the best of what it allows, each from a pass of its own, for the engine's alternatives are
@@ -113,35 +115,35 @@ def ways_on(
     """
     start = _Start.of(backend, request, seed=0, order=order)
     places = [at for at, ids in enumerate(made) if len(start.prompt) + len(ids) < backend.engine.max_context]
-    found: list[Next | None] = [None] * len(made)
+    found: list[Candidates | None] = [None] * len(made)
     if start.grammar is not None:
         for place in places:
             found[place] = _allowed_ways(start, start.grammar, made[place])
         return found
-    rows = [replace(start.row(Given(0, made[place]), budget=1), ignore_ends=True) for place in places]
+    rows = [replace(start.row(GivenTokens(0, made[place]), budget=1), ignore_ends=True) for place in places]
     for block in backend.engine.submit(rows, order=order):
         for piece in block:
             f = piece.figures
-            found[places[piece.row]] = Next(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
+            found[places[piece.row]] = Candidates(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
     return found
 
 
-def _allowed_ways(start: _Start, grammar: Grammar, ids: np.ndarray) -> Next | None:
+def _allowed_ways(start: _Start, grammar: Grammar, ids: np.ndarray) -> Candidates | None:
     backend = start.backend
     try:
         mask = _masks(backend, start.request, grammar, ids)[-1:]
     except RequestError:
         return None
-    row, V = start.row(Given(0, ids)), backend.engine.config.vocab_size
-    inputs = stack([row.params], vocab_size=V, ends=backend.ends)
+    row, V = start.row(GivenTokens(0, ids)), backend.engine.config.vocab_size
+    inputs = stack([row.params], vocab_size=V, ends=backend.end_ids)
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
     history = history_of(start.prompt, ids, vocab_size=V)
     raw, drawn = _laws(backend.engine.next_logits(row.given)[None, :], inputs, history, order=start.order)
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:V].astype(bool)
-    allowed[list(backend.ends)] &= len(ids) >= start.request.min_tokens
+    allowed[list(backend.end_ids)] &= len(ids) >= start.request.min_tokens
     raw, drawn = np.asarray(raw), np.asarray(drawn)
     best = np.argsort(np.where(allowed, -raw, np.inf), kind="stable")[: min(ALTERNATIVES, int(allowed.sum()))]
-    return Next(best.astype(np.int32), raw[best], drawn[best]) if len(best) else None
+    return Candidates(best.astype(np.int32), raw[best], drawn[best]) if len(best) else None
 
 
 @partial(jax.jit, static_argnames="order")
@@ -149,7 +151,7 @@ def _laws(logits: Array, inputs: SamplerInputs, history: History, *, order: str)
     return law(logits)[0][0], law(process(logits, inputs, history, order=ORDERS[order]))[0][0]
 
 
-def masks(
+def grammar_masks(
     backend: LocalBackend, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
 ) -> UInt32[np.ndarray, "T+1 W"] | None:
     """What the request's grammar allows in the place of each token and after them; None where answers are free.
@@ -179,18 +181,18 @@ class _Start(NamedTuple):
         prompt = backend.render(request)
         return cls(backend, request, prompt, backend.grammar(request, prompt), seed, order)
 
-    def row(self, one: Given, *, budget: int = 0) -> Row:
+    def row(self, one: GivenTokens, *, budget: int = 0) -> Row:
         """The engine's row that goes on behind the given tokens."""
         params = self.backend.sampling_params(self.request, seed=self.seed, choice=one.choice)
         ignore = self.request.ignore_eos
         return Row(self.prompt, params, budget=budget, ignore_ends=ignore, grammar=self.grammar, made=one.ids)
 
-    def ended(self, one: Given) -> bool:
+    def ended(self, one: GivenTokens) -> bool:
         """Whether the last of the tokens ends the choice."""
-        ends = () if self.request.ignore_eos else self.backend.ends
+        ends = () if self.request.ignore_eos else self.backend.end_ids
         return bool(one.drawn and len(one.ids) and int(one.ids[-1]) in ends)
 
-    def begin(self, one: Given, *, finish: str | None) -> tuple[Writer, list[Delta]]:
+    def begin(self, one: GivenTokens, *, finish: str | None) -> tuple[Writer, list[Delta]]:
         """A writer that has the tokens behind it, with the figures that they have under this request."""
         count, most = len(one.ids), self.backend.engine.max_context
         if len(self.prompt) + count > most:
@@ -218,7 +220,7 @@ class _Start(NamedTuple):
         return writer, deltas
 
 
-def _piece(one: Given, found: Figures, first: int, last: int, *, finish: str | None) -> Piece:
+def _piece(one: GivenTokens, found: Figures, first: int, last: int, *, finish: str | None) -> Piece:
     part: Figures = jax.tree.map(lambda x: x[first:last], found)
     return Piece(0, one.ids[first:last], part, finish)
 
@@ -227,7 +229,7 @@ def _masks(backend: LocalBackend, request: Request, grammar: Grammar, ids: np.nd
     matcher = grammar.matcher()
     found = np.zeros((len(ids) + 1, backend.vocabulary.words), np.uint32)
     for at in range(len(ids) + 1):
-        if at and int(ids[at - 1]) in backend.ends:
+        if at and int(ids[at - 1]) in backend.end_ids:
             break
         fill_masks([matcher], found[at : at + 1])
         if at < len(ids):
