@@ -209,11 +209,11 @@ def majority_share(frame: pd.DataFrame, *, column: str = "text") -> float:
 def sample_entropy(frame: pd.DataFrame, *, column: str = "text", corrected: bool = False) -> float:
     """The entropy of the answers among n sampled completions, in nats; white space around a text does not count.
 
-    Reads a frame of completions. It is the plug-in estimate, which is at most log n; `corrected` adds (K - 1) / 2n for K
+    Reads a frame of completions. It is the plug-in estimate, at most log n; `corrected` adds (K - 1) / 2n for K
     different answers.
 
-    Sources: Kuhn, Gal, Farquhar 2023, "Semantic uncertainty" (with each text a meaning of its own); Miller 1955, "Note on the bias
-    of information estimates".
+    Sources: Kuhn, Gal, Farquhar 2023, "Semantic uncertainty" (with each text a meaning of its own);
+    Miller 1955, "Note on the bias of information estimates".
     """
     counts = np.array(_answers(frame, column, "sample_entropy"), np.float64)
     if not len(counts):
