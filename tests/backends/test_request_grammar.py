@@ -12,9 +12,8 @@ from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 from llmlab.text import formats
-from llmlab.text.formats import Format, ReasoningTags
+from llmlab.text.formats import Format, ReasoningTags, markers
 from llmlab.text.segments import Segmenter
-from llmlab.text.tape import markers
 from llmlab.text.template import ChatTemplate
 from tests.grammar.schemas import BOOL, arr, between, closed, form, obj, text
 from tests.grammar.validity import problem

@@ -16,15 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from llmlab.errors import RequestError
-from llmlab.grammar.arguments import pairs
+from llmlab.grammar.arguments import tagged_arguments
 from llmlab.grammar.compose import JSON, Choice, Optional, Part, Reasoning, Repeat, Series, Text, grammar
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import GrammarError, Vocabulary
 from llmlab.protocol.request import ChatRequest, PromptRequest
-from llmlab.text.formats import CallSyntax, Format
-from llmlab.text.pairs import argument_types
+from llmlab.text.formats import CallSyntax, Format, markers
 from llmlab.text.segments import reasoning_open
-from llmlab.text.tape import markers
+from llmlab.text.tag_calls import argument_types
 
 __all__ = ["request_grammar"]
 
@@ -125,7 +124,7 @@ def _call(name: str, parameters: dict[str, Any], syntax: CallSyntax, where: str)
     if syntax.style == "pairs":
         closes = tuple(mark.decode() for mark in markers(syntax.close))
         try:
-            arguments = pairs(
+            arguments = tagged_arguments(
                 parameters,
                 tags=syntax.pair,
                 is_text=lambda key: argument_types(parameters, key) == {"string"},
