@@ -10,8 +10,7 @@ from jaxtyping import Integer
 
 from llmlab.counterfactuals.rerun import changed_request, logits_backend
 from llmlab.errors import RequestError, short
-from llmlab.frames.schema import build
-from llmlab.frames.tokens import PROMPT_COLUMNS
+from llmlab.frames.schema import PROMPT_COLUMNS, build
 from llmlab.protocol.arguments import listed
 from llmlab.protocol.backend import GivenTokens, LogitsBackend
 from llmlab.protocol.checks import FieldError, check_text

@@ -122,7 +122,7 @@ class Tree:
         """
         from llmlab.plots.counterfactual import plot_tree
 
-        return plot_tree(self, leaves=leaves, ax=ax)
+        return plot_tree(self.frame(), leaves=leaves, ax=ax)
 
     def text(self, node: int) -> str:
         """What the way from the root to a node spells."""

@@ -169,7 +169,7 @@ class Step:
 
     def labels(self, ids: Sequence[int]) -> tuple[str, ...]:
         """These tokens as an axis spells them."""
-        from llmlab.plots.style import token_labels
+        from llmlab.plots.labels import token_labels
 
         return token_labels([self.bytes_of(i) for i in ids], ids, self.names(ids))
 
