@@ -132,7 +132,7 @@ class Batch:
         return len(self.live) < max(self.allowed_widths(self._reserve(row)), default=0)
 
     def admit(self, job: Job, index: int, *, coming: int, waits: Callable[[bytes], bool]) -> None:
-        """Puts a row, the first of `coming` rows, into a slot; `waits` tells whether a row with a given key is queued."""
+        """Puts a row, the first of `coming` rows, into a slot; `waits` tells whether a row with a key is queued."""
         row = job.rows[index]
         widest = self.allowed_widths(self._reserve(row))[-1]
         # The rows so far may have been short enough for a width that does not fit into memory with this longer row.

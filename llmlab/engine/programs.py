@@ -42,7 +42,7 @@ class Programs:
         self.config = config
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
-        # As a list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
+        # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
         self._weights, tree = jax.tree.flatten(weights)
         self.dtype = model.dtype
         flags = np.zeros(config.vocab_size, bool)
