@@ -12,8 +12,10 @@ import numpy as np
 from llmlab.display import palette
 from llmlab.distributions.stages import PenaltyShifts, TruncationCurve, Waterfall
 from llmlab.distributions.step import kind
-from llmlab.plots.style import _prob, _tokens, ink, length, new_axes
+from llmlab.plots.labels import TOKEN_SIZE, length, longest, name_ticks
+from llmlab.plots.style import grid, inches, ink, legend_above, new_axes, open_frame, style, title
 from llmlab.plots.temperatures import CUT_STYLES
+from llmlab.text.numbers import count, probability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +25,7 @@ _TAIL = 1e-4
 _NAMES = {"logit_bias": "bias", "repetition": "repetition", "frequency": "frequency", "presence": "presence"}
 
 
+@style()
 def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     """The probabilities before the cuts, falling, both axes logarithmic; what each cut removes is hatched in its style.
 
@@ -41,12 +44,12 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     kept = min(data.kept, shown)
     ax.stairs(
         data.prob[:kept], borders[: kept + 1], baseline=floor, fill=True, color=palette.BLUE, alpha=0.8,
-        label=f"kept: {_tokens(data.kept)}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
+        label=f"kept: {count(data.kept, 'token')}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
     )  # fmt: skip
     for cut in data.cuts:
         colour, hatch, line = CUT_STYLES[cut.name]
         low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
-        label = f"cut by {cut.name} = {cut.value:g}: {_tokens(cut.removed)}, {cut.mass:.2%}"
+        label = f"cut by {cut.name} = {cut.value:g}: {count(cut.removed, 'token')}, {cut.mass:.2%}"
         ax.stairs(
             data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor=ax.get_facecolor(),
             edgecolor=colour, hatch=hatch, linewidth=0, label=label,
@@ -64,11 +67,12 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(floor, min(1.0, 2 * float(data.prob[0])) * 1.05)
     ax.set_xlabel("rank of the token, before the cuts")
     ax.set_ylabel("probability before the cuts")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=8.5, borderaxespad=0.2)
+    open_frame(ax)
+    legend_above(ax)
     return ax
 
 
+@style()
 def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
     """The ledger of one token as a waterfall: how each stage moved its probability, with its logit written below.
 
@@ -76,7 +80,11 @@ def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
     out says so.
     """
     S = len(data.stages)
-    ax = new_axes(ax, width=min(max(1.05 * S + 1.6, 4.5), 11.0), height=3.8)
+    logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
+    lines = list(zip(data.stages, data.settings, logits, strict=True))
+    # The labels of two stages must not overlap, whatever the user's font.
+    stage = max(1.05, longest(line for each in lines for line in each) + 0.1)
+    ax = new_axes(ax, width=min(max(stage * S + 1.6, 4.5), 12.0), height=3.8)
     at = np.arange(S)
     before = np.concatenate([[0.0], data.prob[:-1]])
     change = data.prob - before
@@ -92,29 +100,29 @@ def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
     for s in range(S):
         gone = not np.isfinite(data.logit[s])
         here = gone and (s == 0 or np.isfinite(data.logit[s - 1]))
-        text = "removed" if here else "" if gone else _prob(data.prob[s])
+        text = "removed" if here else "" if gone else probability(data.prob[s])
         high = max(before[s], data.prob[s])
         ax.annotate(
-            text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8.5,
+            text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize="small",
             color=palette.VERMILION if here else ink(), fontweight="bold" if here else "normal",
         )  # fmt: skip
-    logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
-    ax.set_xticks(
-        at, map("\n".join, zip(data.stages, data.settings, logits, strict=True)), fontsize=8, parse_math=False
-    )
+    name_ticks(ax.xaxis, at, ["\n".join(each) for each in lines], fontsize=TOKEN_SIZE)
     ax.set_ylim(0, 1.15 * top)
     ax.set_xlim(-0.6, S - 0.4)
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylabel("probability after the stage")
-    end = f"removed by {kind(data.removed_by)}" if data.removed_by else f"can be drawn, p = {_prob(data.prob[-1])}"
+    end = (
+        f"removed by {kind(data.removed_by)}" if data.removed_by else f"can be drawn, p = {probability(data.prob[-1])}"
+    )
     # A long token has a line of its own.
-    wide = length(f"{data.label}: {end}", size=10) > 0.85 * ax.get_window_extent().width / ax.figure.dpi
+    wide = length(f"{data.label}: {end}", size="medium") > 0.85 * inches(ax)
     gap = "\n" if wide else " "
-    ax.set_title(f"{data.label}:{gap}{end}", fontsize=10, loc="left", parse_math=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    title(ax, f"{data.label}:{gap}{end}")
+    open_frame(ax)
     return ax
 
 
+@style()
 def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     """Each token's probability before (ring) and after (dot) bias and penalties, and what each added to its logit."""
     from matplotlib.lines import Line2D
@@ -134,14 +142,14 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
         moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
         ax.annotate(
             ", ".join(moves), (1.0, row), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", fontsize=8,
+            va="center", fontsize="small",
         )  # fmt: skip
-    ax.set_yticks(at, data.labels, parse_math=False)
+    name_ticks(ax.yaxis, at, data.labels)
     ax.set_ylim(K - 0.4, -0.6)
     ax.set_xscale("log")
     ax.set_xlabel("probability at temperature 1, before the cuts")
-    ax.grid(axis="x", color="0.5", alpha=0.25, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+    grid(ax, "x")
+    open_frame(ax)
     ring = Line2D(
         [], [], marker="o", linestyle="none", markerfacecolor=ax.get_facecolor(), markeredgecolor=palette.GREY
     )
@@ -153,8 +161,6 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     ):
         if colour in colours:
             handles.append((Line2D([], [], marker="o", color=colour, linewidth=2), label))
-    ax.legend(
-        *zip(*handles, strict=True), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8.5,
-        borderaxespad=0.2,
-    )  # fmt: skip
+    shown, labels = zip(*handles, strict=True)
+    legend_above(ax, shown, labels, columns=2)
     return ax

@@ -8,7 +8,8 @@ import numpy as np
 
 from llmlab.display import palette
 from llmlab.distributions.stages import TemperatureLaws
-from llmlab.plots.style import ink, new_axes, sparse
+from llmlab.plots.labels import name_slanted, points
+from llmlab.plots.style import NEXT_TOKEN, inches, ink, legend_above, new_axes, open_frame, style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,11 +23,12 @@ CUT_STYLES = {
 }
 _ROW = 0.78  # how much of the space between two rows the tallest bar takes
 _NOTE_INCHES = 1.45
-_DIGIT_INCHES = 0.062  # a figure's
-_LINE_INCHES = 0.13  # a line of notes, from the one before
+_DIGIT = 0.64  # the width of a digit, in heights
+_LINE = 1.35  # the distance between two lines of notes, in heights
 _LEGEND_INCHES = 4.8  # the legend's two columns
 
 
+@style()
 def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     """A row of bars a temperature: the law before the cuts, each bar hatched by the cut that removed it.
 
@@ -38,27 +40,24 @@ def plot_temperatures(data: TemperatureLaws, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
     at = np.arange(K)
     scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
-    ax.set_xticks(
-        *sparse(ax, data.labels), rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9
-    )
+    name_slanted(ax, data.labels)
     ax.set_yticks([-row for row in range(T)], [f"{t:.4g}" for t in data.temperatures])
     ax.set_ylabel("temperature")
-    ax.set_xlabel("next token, most likely first")
+    ax.set_xlabel(NEXT_TOKEN)
     ax.set_ylim(-T + 0.85, 1.0)
     _legend(ax, data)
     # What fits is known when all around the axes has its place.
     ax.figure.canvas.figure.draw_without_rendering()
-    box = ax.get_window_extent()
-    inches = box.width / ax.figure.dpi
-    room = max(inches - _NOTE_INCHES, 1.0) / K
-    lines = max(int(box.height / ax.figure.dpi / (T + 0.15) / _LINE_INCHES), 1)
+    width, height = inches(ax), ax.get_window_extent().height / ax.figure.dpi
+    room = max(width - _NOTE_INCHES, 1.0) / K
+    lines = max(int(height / (T + 0.15) / (_LINE * points("x-small") / 72)), 1)
     for row in range(T):
         _draw_row(ax, data, row, at=at, scale=scale, room=room, lines=lines)
     if "top_k" in data.settings and data.settings["top_k"] < K:
         colour, _, line = CUT_STYLES["top_k"]
         ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
-    ax.set_xlim(-0.7, K - 0.4 + K * _NOTE_INCHES / max(inches - _NOTE_INCHES, 1.0))
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlim(-0.7, K - 0.4 + K * _NOTE_INCHES / max(width - _NOTE_INCHES, 1.0))
+    open_frame(ax)
     return ax
 
 
@@ -76,14 +75,15 @@ def _draw_row(
         at[kept], data.final[row][kept] * scale, 0.74, bottom=base, fill=False, edgecolor=ink(), linewidth=1,
         zorder=3,
     )  # fmt: skip
+    digit = _DIGIT * points("x-small") / 72
     for k, p in enumerate(data.prob[row]):
         top = base + scale * max(p, data.final[row][k])
         text = f"{p:.2f}".removeprefix("0") if p >= 0.005 else "0" if p == 0 else "<.01"
-        if len(text) * _DIGIT_INCHES > room:
+        if len(text) * digit > room:
             continue  # it would lie on its neighbour's
         ax.annotate(
             text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
-            fontsize=7, zorder=5,
+            fontsize="x-small", zorder=5,
             bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.3, "alpha": 0.75},
         )  # fmt: skip
     ax.axhline(base, color="0.6", linewidth=0.6, zorder=1)
@@ -92,7 +92,7 @@ def _draw_row(
     for cut in data.settings:
         notes.append(f"{cut} cuts {data.removed[cut][row]:,} ({data.removed_mass[cut][row]:.2%})")
     shown = "\n".join(notes[:lines])
-    ax.text(len(at) - 0.3, base + _ROW / 2, shown, fontsize=7.5, va="center", linespacing=1.25)
+    ax.text(len(at) - 0.3, base + _ROW / 2, shown, fontsize="x-small", va="center", linespacing=1.25)
 
 
 def _draw_cuts(ax: Axes, data: TemperatureLaws, row: int, *, base: float, scale: float) -> None:
@@ -124,8 +124,7 @@ def _legend(ax: Axes, data: TemperatureLaws) -> None:
         bar = Patch(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
         labels.append(f"cut by {cut} = {data.settings[cut]:g}")
-    columns = 2 if ax.get_window_extent().width / ax.figure.dpi > _LEGEND_INCHES else 1
-    ax.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, fontsize=8.5,
-        borderaxespad=0.2, handlelength=3.2, handler_map={tuple: HandlerTuple(ndivide=None, pad=0.4)},
+    legend_above(
+        ax, handles, labels, columns=2 if inches(ax) > _LEGEND_INCHES else 1, handlelength=3.2,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.4)},
     )  # fmt: skip

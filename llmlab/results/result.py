@@ -272,7 +272,7 @@ class Result(Answer):
         """How likely each token of a choice was; see `llmlab.plots.completion.plot_logprobs`."""
         from llmlab.plots import completion
 
-        return completion.plot_logprobs(completion.trace(self._choice(choice), names=self._completion.names), ax=ax)
+        return completion.plot_logprobs(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
 
     def plot_alternatives(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
         """What else could have come at a position (negative: from the end), the `top` best of it."""
