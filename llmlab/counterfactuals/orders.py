@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.counterfactuals.attribution import Backend
 from llmlab.counterfactuals.rerun import changed_request, start
 from llmlab.distributions.figures import _PIECE, _Laws, _laws
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import choice_at, listed, one_of, order_name
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Choice
 from llmlab.results.result import Result, read_all
 from llmlab.sampling.params import History, stack
@@ -72,7 +72,7 @@ class Orders:
         results: order -> its completion, the base's own among them.
     """
 
-    def __init__(self, base: Result, results: Mapping[str, Result], *, backend: Backend) -> None:
+    def __init__(self, base: Result, results: Mapping[str, Result], *, backend: LogitsBackend) -> None:
         self.base = base
         self.results = dict(results)
         self._backend = backend
@@ -170,12 +170,12 @@ class Orders:
         backend, request, prompt = self._backend, self.base.request, self.base.prompt_ids
         ids = choice.tokens.ids
         params = backend.sampling_params(request, seed=self.base.seed, choice=choice.index)
-        masks = backend.masks(request, prompt=prompt, made=ids)
+        masks = backend.grammar_masks(request, prompt=prompt, made=ids)
         parts, at = [], 0
         for raw in backend.logits(prompt, ids):
             C, V = raw.shape
             room = _PIECE - C
-            inputs = stack([params], vocab_size=V, ends=backend.ends)
+            inputs = stack([params], vocab_size=V, ends=backend.end_ids)
             if masks is not None:
                 piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
                 inputs = inputs._replace(mask=piece, masked=np.arange(_PIECE) < C)
@@ -206,7 +206,7 @@ def compare_orders(
 ) -> Orders:
     """See `Lab.compare_orders`."""
     backend = lab.backend
-    if not isinstance(backend, Backend):
+    if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{backend.name} is an endpoint with an order of its own; llmlab.load a model for that")
     asked = [orders] if isinstance(orders, str) else listed("orders", orders, of="orders")
     for name in asked:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llmlab.counterfactuals.branch import kept
-from llmlab.counterfactuals.rerun import changed_request, replay_backend
+from llmlab.counterfactuals.rerun import changed_request, logits_backend
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
@@ -204,17 +204,17 @@ def tree(
     """See `Result.tree`."""
     depth, width = whole("depth", depth, least=1), whole("width", width, least=1, most=20)
     _check_size(depth, width)
-    backend = replay_backend(lab_of(result))
+    backend = logits_backend(lab_of(result))
     request = changed_request(result, changes)
     before = kept(choice, position)
     own = choice.tokens.ids[len(before) :].tolist()
-    ends = () if request.ignore_eos else backend.ends
+    ends = () if request.ignore_eos else backend.end_ids
     nodes: list[Node] = []
     level: list[tuple[int, list[int]]] = [(-1, [])]  # nodes to go on from, and the tokens up to them
     with progress_bar(total=depth, unit="level", description="tree") as bar:
         for deep in range(1, depth + 1):
             made = [np.concatenate([before, np.array(way, np.int32)]).astype(np.int32) for _, way in level]
-            ways = backend.ways_on(request, made, order=result.order if order is None else order)
+            ways = backend.next_candidates(request, made, order=result.order if order is None else order)
             following: list[tuple[int, list[int]]] = []
             for (parent, way), found in zip(level, ways, strict=True):
                 for rank in range(0 if found is None else min(width, len(found.ids))):

@@ -14,6 +14,7 @@ from llmlab.protocol.arguments import listed, order_name
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
 from llmlab.sampling.params import History, SamplerInputs
+from llmlab.text.spelling import name_of
 from llmlab.text.token_names import Token, token_id
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Step:
         requests = [self.changed(one) if isinstance(one, Mapping) else one for one in settings]
         requests += requests[-1:] * (bucket(len(requests)) - len(requests))
         V = len(self.logits)
-        inputs = stack(self.params(requests), vocab_size=V, ends=self._backend.ends)
+        inputs = stack(self.params(requests), vocab_size=V, ends=self._backend.end_ids)
         masks = [self.allowed(request) for request in requests]
         if any(mask is not None for mask in masks):
             bits = np.zeros((len(masks), -(-V // 32) * 32), bool)
@@ -154,7 +155,7 @@ class Step:
         """The tokens that the request's grammar allows here; None where it has none."""
         key = repr(request.response_format)
         if self._allowed is None or self._allowed[0] != key:
-            mask = self._backend.allowed(request, prompt=self.prompt_ids, made=self.made)
+            mask = self._backend.allowed_tokens(request, prompt=self.prompt_ids, made=self.made)
             self._allowed = (key, mask)
         return self._allowed[1]
 
@@ -196,10 +197,7 @@ class Step:
 
     def names(self, ids: Sequence[int]) -> Mapping[int, str]:
         """The names of those of these tokens that have no bytes."""
-        tokenizer = getattr(self._backend, "tokenizer", None)
-        if tokenizer is None:
-            return {}
-        return {i: tokenizer.name(i) for i in ids if self.bytes_of(i) is None}
+        return {i: name_of(i, self._backend.token_names) for i in ids if self.bytes_of(i) is None}
 
 
 def kind(stage: str) -> str:

@@ -1,4 +1,4 @@
-"""The host's part of a step with grammars: a mask for each row that has one, and who cannot go on."""
+"""The host's part of a decoding step with grammars: a token mask per constrained row, and the rows that have to end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from jaxtyping import Bool, UInt32
 from llmlab.grammar.matcher import Matcher, fill_masks
 
 
-class Held(NamedTuple):
-    """A row that a grammar holds: its slot, its matcher, and whether it may draw an end token now."""
+class ConstrainedRow(NamedTuple):
+    """A row with a grammar: its slot, its matcher, and whether it may draw an end token at this step."""
 
     slot: int
     matcher: Matcher
@@ -20,16 +20,16 @@ class Held(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """The packed masks of W slots, which slots they count for, and the rows that draw no more."""
+    """Packed token masks of W slots, the slots that have one, and the rows that have to end."""
 
     mask: UInt32[np.ndarray, "W M"]
     masked: Bool[np.ndarray, " W"]
-    ended: list[int]  #: slots of complete rows that nothing may follow but an end that they may not draw
-    failed: dict[int, str]  #: why the row in this slot cannot go on
+    ended: list[int]  #: slots whose grammar is complete and allows only an end token, which the row may not draw
+    failed: dict[int, str]  #: slot -> why the row in it cannot go on
 
 
-def masks_of(rows: Sequence[Held], *, width: int, words: int) -> Masks:
-    """Look at every row's grammar, all of them at once."""
+def masks_of(rows: Sequence[ConstrainedRow], *, width: int, words: int) -> Masks:
+    """Computes the masks of all constrained rows, in parallel."""
     mask = np.zeros((width, words), np.uint32)
     masked = np.zeros(width, bool)
     failed = {row.slot: error for row in rows if (error := row.matcher.error)}

@@ -1,4 +1,26 @@
-"""The engine: anybody submits rows, one driver thread owns the device and serves every ticket."""
+"""The engine: any thread submits rows, and one driver thread owns the device and serves all of them.
+
+The life of a request, from its token ids to the tokens that come back:
+
+ 1. `Engine.submit` checks the rows (one per choice of a request: a prompt, sampling parameters, a budget, perhaps a
+    grammar), wraps them in a `Job`, posts the job to the driver's mailbox and returns a `Ticket` at once.
+ 2. The driver thread takes the job out of the mailbox (`_read_mail`) and puts its rows in the queue (`Scheduler.add`).
+ 3. Between two chunks of decoding the driver fills free slots (`_admit_waiting`): the scheduler picks the next row,
+    fairly between clients, and `Lanes.admit` puts it into a batch that has the memory for it.
+ 4. Admission is the prefill: `Prompts.read` runs the prompt through the model in padded pieces, once for all rows that
+    share it, and the KV cache that results is copied into the row's slot. The batch grows to a wider or longer bucket
+    if the row needs one.
+ 5. `_run_chunk` decodes: `Batch.run` launches one compiled program that makes up to `CHUNK` steps for all slots on the
+    device. A step is two pure functions, `forward` (the model) and `sample` (the stages of the sampler, and the draw).
+    If a row has a grammar the chunk is a single step, and the host computes the token masks during `forward`.
+ 6. The new tokens and their statistics come back to the host as one `Piece` per row. A row ends with an end token
+    ("stop"), with its budget used up ("length"), or with a grammar that is complete.
+ 7. The pieces go into the job's result queue, and the thread that iterates over the ticket yields them. The slots of
+    rows that ended are free for step 3.
+ 8. `Ticket.cancel`, an interrupt or a forgotten ticket posts a message that frees the slots of these rows and of no
+    others. An error on the driver thread reaches every reader as an `EngineError`; the engine itself goes on.
+ 9. After two seconds without work the driver frees the batch and its thread ends; the next submission starts it again.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +47,7 @@ from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
 
-#: Seconds without work after which the driver's thread ends and frees the batch; the next submission starts it again.
+#: Seconds without work after which the driver thread frees the batch and ends; the next submission starts it again.
 IDLE_SECONDS = 2.0
 
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -42,17 +64,17 @@ class _Call(NamedTuple):
 
 
 class Engine:
-    """Generates token ids. Thread-safe: any thread may submit, one driver works.
+    """Generates token ids. Thread-safe: any thread may submit rows; one driver thread runs them.
 
     Args:
         config: the decoder's shape.
         model: the decoder.
-        ends: token ids that end a row.
+        ends: the token ids that end a row.
         max_context: positions a row may take, at most the model's own.
-        slots: pin the batch width (and the cache's length): the same row then gives the same bits alone or beside
-            anything. Without it the width follows the load.
-        memory: bytes that the batch's cache may take; what does not fit waits its turn.
-        mesh: what the model's weights are spread over, where they are.
+        slots: pins the batch width and the cache length, so that a row gives the same bits alone or beside any other
+            rows. Without it the width follows the load.
+        memory: bytes that the batch's KV cache may take; rows that do not fit wait in the queue.
+        mesh: the devices over which the model's weights are spread; None for a single device.
     """
 
     def __init__(
@@ -69,7 +91,7 @@ class Engine:
         self.config = config
         self.max_context = min(max_context or config.max_position, config.max_position)
         self.ends = tuple(sorted(set(ends)))
-        # Two programs at once, each over all the devices, would wait for each other.
+        # Two programs that each use all devices would only wait for each other.
         count = 1 if slots or mesh else lane_count()
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
@@ -80,8 +102,8 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._process = os.getpid()
-        # What follows belongs to the driver's thread alone.
-        self._line = Scheduler()
+        # Only the driver thread touches the attributes below.
+        self._queue = Scheduler()
         self._lanes = Lanes(
             self.programs,
             count=count,
@@ -95,20 +117,20 @@ class Engine:
 
     @property
     def prefills(self) -> int:
-        """How many prompts have been prefilled so far."""
+        """The number of prompts that were prefilled so far."""
         return self._lanes.prefills
 
     def submit(self, rows: Sequence[Row], *, order: str = "llmlab", client: object = None) -> Ticket:
-        """Put rows in line; read their tokens from the ticket.
+        """Queues rows for generation and returns the ticket from which their tokens are read.
 
         Args:
             rows: what to generate.
-            order: of the sampler's stages.
-            client: who asks; slots are shared out fairly between clients, and to one client's rows in their order.
-                None: somebody who asks this alone.
+            order: the name of the order of the sampler's stages.
+            client: any object that stands for the caller. Slots are shared out fairly between clients, and in order of
+                submission within one. None makes this submission a client of its own.
 
         Raises:
-            ValueError: an unknown order; a row that is empty, may make no token, is too long for the context, or has
+            ValueError: the order is unknown; a row is empty, has a budget below 1, is too long for the context, or has
                 ids outside the vocabulary.
             EngineError: the engine is closed.
         """
@@ -127,21 +149,21 @@ class Engine:
         return ticket
 
     def next_logits(self, prompt: np.ndarray) -> np.ndarray:
-        """The raw logits [V], float32, of the token that follows the prompt [L]."""
+        """Returns the raw logits [V], float32, of the token that follows the prompt [L]."""
         self._check(prompt, budget=0)
         row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0)
-        logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._line.waits))
+        logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._queue.waits))
         return logits
 
     def score(self, row: Row, tokens: np.ndarray, *, masks: np.ndarray | None = None, order: str = "llmlab") -> Figures:
-        """The figures [T, ...] of given tokens, as if the row had drawn them: teacher forcing.
+        """Returns the statistics [T, ...] of given tokens as if the row had drawn them (teacher forcing).
 
-        The row's budget, seed and grammar do not count: a law is asked about, nothing is drawn.
+        Nothing is drawn, so the row's budget, seed and grammar have no effect.
 
         Args:
-            row: prompt, tokens made so far, and the sampling fields that the processed law is of.
+            row: the prompt, the tokens before the given ones, the sampling parameters of the processed distribution.
             tokens: token ids [T], at least one.
-            masks: [T, ceil(V / 32)] what a grammar allowed in the place of each, packed; None where all were free.
+            masks: packed bits [T, ceil(V / 32)], the tokens that a grammar allowed at each position; or None.
             order: the order of the stages.
         """
         if order not in ORDERS:
@@ -149,41 +171,41 @@ class Engine:
         if not len(tokens):
             raise ValueError("there is no token to score")
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        waits = self._line.waits
+        waits = self._queue.waits
         parts = list(self._parts(lambda: self._lanes.score(row, tokens, masks=masks, order=order, waits=waits)))
         joined: Figures = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return joined
 
     def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """The raw logits, float32, that given tokens [T] were drawn from: pieces [C, V] that add up to T rows.
+        """Yields the raw logits, float32, of given tokens [T] in pieces [C, V] that add up to T rows.
 
-        They come a piece at a time, because those of a long text over a large vocabulary would not fit the memory.
+        Pieces, because the logits of a long text over a large vocabulary would not fit into memory.
 
         Args:
-            row: prompt and tokens made so far; nothing else of it counts.
+            row: the prompt and the tokens before the given ones; its other fields have no effect.
             tokens: token ids [T].
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        return self._parts(lambda: self._lanes.logits(row, tokens, waits=self._line.waits))
+        return self._parts(lambda: self._lanes.logits(row, tokens, waits=self._queue.waits))
 
     def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int = 1) -> np.ndarray:
-        """The raw logits [V], float32, behind tokens that the row drew, by the steps in which it drew them.
+        """Returns the raw logits [V], float32, after tokens that the row drew, one decoding step per token.
 
-        Equal to the bit to those that the next token was drawn from, where the batch had the same width then as it has
-        now with so many `rows`; `logits` does many positions in a pass, and may differ from those in the last bits.
+        They are bit-equal to the logits that the next token was drawn from, provided that `rows` rows make the batch as
+        wide now as it was then. `logits` reads many positions in one pass, and may differ in the last bits.
 
         Args:
-            row: prompt and tokens made before; nothing else of it counts.
-            tokens: token ids [T], also none.
-            rows: how many were generated side by side.
+            row: the prompt and the tokens before the drawn ones; its other fields have no effect.
+            tokens: token ids [T]; T may be 0.
+            rows: how many rows were generated side by side.
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        parts = self._parts(lambda: self._lanes.step_logits(row, tokens, rows=rows, waits=self._line.waits))
+        parts = self._parts(lambda: self._lanes.step_logits(row, tokens, rows=rows, waits=self._queue.waits))
         logits: np.ndarray = list(parts)[-1]
         return logits
 
     def _parts(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-        """What the driver's thread works out a pass at a time, so that rows being generated need not wait for all."""
+        """Yields the items of an iterator; the driver thread advances it between two chunks of decoding."""
         found = self._call(start)
         while (part := self._call(lambda: next(found, None))) is not None:
             yield part
@@ -191,7 +213,7 @@ class Engine:
     def warmup(
         self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Compile for every shape that the engine can meet; `progress` is told (done, all)."""
+        """Compiles the programs for every shape the engine can meet; `progress` is called with (done, total)."""
         widths = {length: self._lanes.allowed_widths(length) for length in self.lengths}
         visits = list(self.programs.visits(widths=widths, orders=orders))
         for done, visit in enumerate(visits):
@@ -200,9 +222,9 @@ class Engine:
                 progress(done + 1, len(visits))
 
     def close(self) -> None:
-        """End the driver; what was running fails with an EngineError. A closed engine takes no more rows."""
+        """Ends the driver thread; unfinished rows fail with an EngineError, and later submissions are refused."""
         if os.getpid() != self._process:
-            return  # the driver is the other process's
+            return  # a fork: the driver thread lives in the parent process
         with self._starting:
             self._closed = True
             thread = self._thread
@@ -219,7 +241,7 @@ class Engine:
             raise ValueError(f"prompt ids must lie in 0..{self.config.vocab_size - 1}")
 
     def _cancel(self, job: Job, rows: Iterable[int] | None) -> None:
-        # May run inside a garbage collection on any thread: nothing but a set and a re-entrant queue is touched.
+        # This may run inside a garbage collection on any thread, so it touches only a set and a re-entrant queue.
         which = tuple(range(len(job.rows)) if rows is None else rows)
         job.dropped.update(which)
         self._mail.put(_Cancel(job, which))
@@ -232,8 +254,8 @@ class Engine:
     def _post(self, message: Job | _Call) -> None:
         if os.getpid() != self._process:
             raise EngineError(
-                "this process was forked from the one that loaded the model, and its driver's thread did not come "
-                "along; load the model here, or start processes by 'spawn'"
+                "this process was forked from the one that loaded the model, and a fork has no copy of the engine's "
+                "thread; load the model in this process, or start processes with the 'spawn' method"
             )
         with self._starting:
             if self._closed:
@@ -243,7 +265,7 @@ class Engine:
                 self._thread = threading.Thread(target=self._drive, name="llmlab-engine", daemon=True)
                 self._thread.start()
 
-    # --- the driver's thread ---------------------------------------------------------------------------------------
+    # --- the driver thread -----------------------------------------------------------------------------------------
 
     def _drive(self) -> None:
         while True:
@@ -253,13 +275,15 @@ class Engine:
                 self._admit_waiting()
                 if self._lanes.live:
                     self._run_chunk()
-            except BaseException as error:  # a panic of compiled code too: the readers hear of it, the engine goes on
+            except (
+                BaseException
+            ) as error:  # panics of compiled code included: the readers get the error, the engine goes on
                 self._fail(error)
 
     def _read_mail(self) -> bool:
-        """Take in what was posted; wait when there is nothing else to do. False: the thread ends."""
+        """Handles posted messages; waits if there is nothing else to do. Returns False where the thread has to end."""
         while True:
-            busy = bool(self._lanes.live or self._line.waiting(order=None))
+            busy = bool(self._lanes.live or self._queue.waiting(order=None))
             try:
                 message = self._mail.get(block=not busy, timeout=IDLE_SECONDS)
             except queue.Empty:
@@ -275,7 +299,7 @@ class Engine:
                 self._fail(EngineError("the engine was closed", status=503))
                 return False
             if isinstance(message, Job):
-                self._line.add(message)
+                self._queue.add(message)
             elif isinstance(message, _Cancel):
                 self._drop(message.job, set(message.rows))
             else:
@@ -283,54 +307,54 @@ class Engine:
 
     def _drop(self, job: Job, rows: set[int], error: EngineError | None = None) -> None:
         for _ in range(self._lanes.release(job, rows)):
-            self._line.ended(job)
-        self._line.drop(job, rows)
+            self._queue.ended(job)
+        self._queue.drop(job, rows)
         if job.open:
             job.open -= rows
             if not job.open:
                 job.results.put(error)
 
     def _fail(self, error: BaseException) -> None:
-        jobs = {live.job for live in self._lanes.live} | set(self._line.clear())
+        jobs = {live.job for live in self._lanes.live} | set(self._queue.clear())
         self._lanes.clear()
         self._order = None
-        told = _told(error)
+        wrapped = _as_engine_error(error)
         for job in jobs:
             job.open.clear()
-            job.results.put(told)
+            job.results.put(wrapped)
 
     def _admit_waiting(self) -> None:
-        """Fill the slots. A row that fails on its way into one ends its own job and no other."""
+        """Fills free slots from the queue. A row that cannot be admitted ends its own job and no other."""
         while True:
             if not self._lanes.live:
                 self._order = None
-            first = self._line.first(order=self._order)
+            first = self._queue.first(order=self._order)
             if first is None or not self._lanes.has_room(first[0].rows[first[1]]):
                 break
             job, index = first
             self._order = job.order
             try:
-                self._lanes.admit(job, index, waiting=self._line.waiting(order=job.order), waits=self._line.waits)
+                self._lanes.admit(job, index, waiting=self._queue.waiting(order=job.order), waits=self._queue.waits)
             except BaseException as error:
-                self._drop(job, set(range(len(job.rows))), _told(error))
+                self._drop(job, set(range(len(job.rows))), _as_engine_error(error))
             else:
-                self._line.started(job)
+                self._queue.started(job)
         if self._lanes.live and first is None:
             self._lanes.narrow()
 
     def _run_chunk(self) -> None:
-        """Give every job the tokens of its rows; a job of which a row failed ends with the row's error."""
+        """Runs a chunk and hands every job the tokens of its rows; a job ends with the error of a row that failed."""
         assert self._order is not None
         blocks: dict[Job, list[Piece]] = {}
         failed: dict[Job, EngineError] = {}
         for live, outcome in self._lanes.run(order=self._order):
             if isinstance(outcome, EngineError):
                 failed.setdefault(live.job, outcome)
-                self._line.ended(live.job)
+                self._queue.ended(live.job)
                 continue
             blocks.setdefault(live.job, []).append(outcome)
             if outcome.finish:
-                self._line.ended(live.job)
+                self._queue.ended(live.job)
                 live.job.open.discard(live.index)
         for job, block in blocks.items():
             job.results.put(block)
@@ -340,27 +364,27 @@ class Engine:
             self._drop(job, set(range(len(job.rows))), error)
 
 
-def _told(error: BaseException) -> EngineError:
-    """What a reader is told of an error on the driver's thread."""
+def _as_engine_error(error: BaseException) -> EngineError:
+    """Returns the EngineError that readers get for an error on the driver thread."""
     if isinstance(error, EngineError):
         return error
     if "RESOURCE_EXHAUSTED" in str(error):
-        told = EngineError(f"the device ran out of memory; load with a smaller max_context or slots ({error})")
+        wrapped = EngineError(f"the device ran out of memory; load with a smaller max_context or slots ({error})")
     else:
-        told = EngineError(f"the engine failed: {type(error).__name__}: {error}")
-    told.__cause__ = error
-    return told
+        wrapped = EngineError(f"the engine failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _answer(call: _Call) -> None:
     try:
         call.answer.set_result(call.function())
-    except BaseException as error:  # the caller's thread raises it
+    except BaseException as error:  # raised again on the caller's thread
         call.answer.set_exception(error)
 
 
 @atexit.register
 def _close_engines() -> None:
-    """A thread inside XLA while the interpreter goes down would abort the process."""
+    """Ends all driver threads at exit: one inside XLA while the interpreter shuts down would abort the process."""
     for engine in list(_ENGINES):
         engine.close()

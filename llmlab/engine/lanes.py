@@ -1,8 +1,8 @@
-"""Batches side by side: on a CPU, two of them run at once where one would leave a core idle.
+"""Runs two batches concurrently on CPUs, where one batch would leave a core idle.
 
-XLA's CPU backend runs the products of attention, one small product a row and head, on a single thread, however wide
-the batch is. Two batches of 32 rows in two threads take 0.7 times as long as one of 64 (on two cores, with the
-embedded model). Up to `SPREAD` rows one batch is the better: the weights are read once for all of them.
+XLA's CPU backend computes the products of attention (one small product per row and head) on a single thread, however
+wide the batch is. Two batches of 32 rows on two threads take 0.7 times as long as one batch of 64 (two cores, embedded
+model). Up to `SPREAD` rows a single batch is faster, because it reads the weights once for all rows.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Row
 from llmlab.sampling.logprobs import Figures
 
-#: Rows that one lane takes before the next one is opened.
+#: The rows that one lane takes before a second lane is used.
 SPREAD = 32
 
 
 def lane_count() -> int:
-    """Two on a CPU of at least two cores; an accelerator runs one program at a time."""
+    """The number of lanes: 2 on a CPU of two cores or more, else 1 (an accelerator runs one program at a time)."""
     return 2 if jax.default_backend() == "cpu" and (os.cpu_count() or 1) >= 2 else 1
 
 
 class Lanes:
-    """One or more batches behind the face of one. Everything but `run` stays on the driver's thread.
+    """One or more batches with the interface of one. All methods are called on the driver thread.
 
     Args:
         programs: the compiled programs, shared.
         count: how many batches.
-        widths: the widths of each, rising; one alone pins it.
-        lengths: the cache lengths, rising.
-        memory: bytes that all caches together may take, None for no limit.
-        ends: token ids that end a row.
+        widths: the batch widths of each lane, ascending; a single one pins the width.
+        lengths: the cache lengths, ascending.
+        memory: bytes that all caches together may take; None for no limit.
+        ends: the token ids that end a row.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Lanes:
 
     @property
     def live(self) -> list[Live]:
-        """The rows that are being generated."""
+        """The rows that are being generated, of all lanes."""
         return [live for batch in self._batches for live in batch.live]
 
     @property
     def prefills(self) -> int:
-        """How many prompts have been run through the model."""
+        """The number of prompts that were run through the model so far."""
         return self._prompts.prefills
 
     def clear(self) -> None:
-        """Forget every row, free the device's memory and end the threads."""
+        """Drops every row, frees the device's memory and ends the worker threads."""
         for batch in self._batches:
             batch.clear()
         self._prompts.clear()
@@ -80,30 +80,37 @@ class Lanes:
             self._pool = None
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
-        """The widths of a lane whose cache fits the memory; see `Batch.allowed_widths`."""
+        """The lane widths whose cache fits into memory; see `Batch.allowed_widths`."""
         return self._batches[0].allowed_widths(length)
 
     def has_room(self, row: Row) -> bool:
-        """Whether some lane can take the row."""
+        """Whether some lane can take the row now."""
         return bool(self._roomy(row))
 
     def admit(self, job: Job, index: int, *, waiting: int, waits: Callable[[bytes], bool]) -> None:
-        """Put a row in a slot; `waiting` rows stand in line, this one among them; `waits`: whether one has a prompt."""
+        """Puts a row into a slot.
+
+        Args:
+            job: the job that the row belongs to.
+            index: the row's index in the job.
+            waiting: the number of rows in the queue, this one included.
+            waits: tells whether a row with a given key is in the queue, so that its prefilled prompt is kept.
+        """
         share = self._share(len(self.live) + waiting)
         roomy = self._roomy(job.rows[index])
         batch = next((batch for batch in roomy if len(batch.live) < share), None)
         batch = batch or min(roomy, key=lambda batch: len(batch.live))
-        for other in self._batches:  # who has no row claims no memory, and so must hold none
+        for other in self._batches:  # a lane without rows is counted as using no memory, so it must free its cache
             if other is not batch and not other.live:
                 other.clear()
         batch.admit(job, index, coming=max(1, min(waiting, share - len(batch.live))), waits=waits)
 
     def release(self, job: Job, rows: set[int]) -> int:
-        """Free the slots of some of a job's rows; how many there were."""
+        """Frees the slots of some of a job's rows and returns how many slots that were."""
         return sum(batch.release(job, rows) for batch in self._batches)
 
     def narrow(self) -> None:
-        """Lanes of which few rows are left go on narrower, and those of which none is left free their memory."""
+        """Makes lanes with few rows narrower, and frees the memory of lanes without rows."""
         for batch in self._batches:
             if batch.live:
                 batch.narrow()
@@ -111,9 +118,9 @@ class Lanes:
                 batch.clear()
 
     def run(self, *, order: str) -> list[tuple[Live, Outcome]]:
-        """A chunk of steps of every lane, all at once: what every row got."""
+        """Runs a chunk of steps in every lane at the same time and returns what each row got."""
         busy = [batch for batch in self._batches if batch.live]
-        # A lane whose rows go step by step must not wait for another's whole chunk.
+        # A lane that runs single steps (a grammar) must not wait for a whole chunk of another lane.
         most = 1 if any(batch.constrained for batch in busy) else CHUNK
         if len(busy) == 1:
             return busy[0].run(order=order, most=most)
@@ -122,7 +129,7 @@ class Lanes:
         others = [self._pool.submit(batch.run, order=order, most=most) for batch in busy[1:]]
         try:
             found = busy[0].run(order=order, most=most)
-        finally:  # no lane may still be running when an error is dealt with
+        finally:  # no lane may still run while an error is handled
             rest = [other.exception() or other.result() for other in others]
         for outcome in rest:
             if isinstance(outcome, BaseException):
@@ -131,7 +138,7 @@ class Lanes:
         return found
 
     def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
-        """The raw logits [V] of what follows a prompt."""
+        """Returns the raw logits [V] of the token after the row's tokens."""
         return self._batches[0].next_logits(row, waits=waits)
 
     def score(
@@ -143,21 +150,21 @@ class Lanes:
         order: str,
         waits: Callable[[bytes], bool],
     ) -> Iterator[Figures]:
-        """The figures of given tokens; see `Batch.score`."""
+        """Yields the statistics of given tokens; see `Batch.score`."""
         return self._batches[0].score(row, tokens, masks=masks, order=order, waits=waits)
 
     def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
-        """The raw logits that given tokens were drawn from; see `Batch.logits`."""
+        """Yields the raw logits of given tokens; see `Batch.logits`."""
         return self._batches[0].logits(row, tokens, waits=waits)
 
     def step_logits(
         self, row: Row, tokens: np.ndarray, *, rows: int, waits: Callable[[bytes], bool]
     ) -> Iterator[np.ndarray]:
-        """The raw logits behind tokens that a row drew, by the same steps; see `Batch.step_logits`."""
+        """Yields the raw logits after drawn tokens, by single steps; see `Batch.step_logits`."""
         return self._batches[0].step_logits(row, tokens, rows=min(rows, self._share(rows)), waits=waits)
 
     def _roomy(self, row: Row) -> list[Batch]:
-        """The lanes that can take a row, with what the others may come to need left to them."""
+        """The lanes that can take a row, with the memory that the other lanes' rows may still need set aside."""
         if self._memory is not None:
             claims = {batch: batch.claim for batch in self._batches}
             for batch in self._batches:

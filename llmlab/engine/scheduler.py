@@ -1,4 +1,4 @@
-"""Who runs when: buckets of shapes, rows waiting for a slot, and the ticket through which their tokens are read."""
+"""Rows, the queue in which they wait for a slot, and the ticket from which their tokens are read."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from llmlab.grammar.matcher import Grammar
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import SamplingParams
 
-#: The batch widths that are compiled for; `load(slots=N)` pins one of the caller's. 64 is there for CPUs, where a step
-#: of a small model costs as much as its width: 64 rows in 128 slots would take nearly twice as long.
+#: The batch widths that programs are compiled for; `load(slots=N)` pins one width instead. 64 is there for CPUs, where
+#: the time of a small model's step is proportional to its width: 64 rows in 128 slots would take nearly twice as long.
 WIDTHS = (1, 8, 32, 64, 128)
 
-#: How often a reader that waits is told so.
+#: Seconds after which a waiting reader's `on_wait` is called, again and again.
 WAIT_SECONDS = 0.5
 
-#: The shortest cache; each next one is twice as long.
+#: The shortest cache, in positions; each longer bucket is twice as long as the one before.
 SHORTEST = 128
 
 
 def cache_lengths(max_context: int) -> tuple[int, ...]:
-    """The cache lengths that are compiled for; the last one holds the whole context."""
+    """The cache lengths that programs are compiled for; the last one holds the whole context."""
     lengths = [SHORTEST]
     while lengths[-1] < max_context:
         lengths.append(lengths[-1] * 2)
@@ -37,11 +37,17 @@ def cache_lengths(max_context: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One sequence to generate: prompt ids (at least one), its sampling, and how many tokens it may make.
+    """One sequence to generate.
 
-    `made` are tokens that count as generated already: they follow the prompt, penalties count them, and the noise of
-    the next one is that of its place behind them. A `grammar` says what the tokens may spell. Once it is complete and
-    nothing more may come the row ends, whether or not `ignore_ends` or its min_tokens would have it go on.
+    Attributes:
+        prompt: token ids [L], at least one.
+        params: the sampling parameters.
+        budget: the most tokens that may be generated.
+        ignore_ends: whether end tokens are drawn like any other token and end nothing.
+        grammar: restricts the tokens. A complete grammar that allows nothing more ends the row, even where
+            `ignore_ends` or min_tokens would let it go on.
+        made: token ids that count as generated already. They follow the prompt, penalties count them, and the noise of
+            the next token is that of its position after them.
     """
 
     prompt: np.ndarray
@@ -53,20 +59,20 @@ class Row:
 
     @cached_property
     def given(self) -> np.ndarray:
-        """All the tokens that are there before the first one is drawn."""
+        """The tokens before the first one that is drawn: the prompt, then `made`."""
         return np.concatenate([self.prompt, self.made]).astype(np.int32)
 
     @property
     def key(self) -> bytes:
-        """Rows with one key share one prefill."""
+        """Identifies the given tokens; rows with equal keys share one prefill."""
         return self.given.tobytes()
 
 
 class Piece(NamedTuple):
-    """A run of tokens of one row, as they leave the device: ids [T], figures [T, ...].
+    """Consecutive tokens of one row as they leave the device: ids [T], statistics [T, ...].
 
-    `finish` is None while the row goes on; "length", or "stop": an end token, which is the last of the tokens, or a
-    grammar that nothing can follow (then there may be no token at all).
+    `finish` is None while the row goes on, "length" where its budget is used up, and "stop" where it ended with an end
+    token (the last of the tokens) or with a complete grammar that allows nothing more (then T may be 0).
     """
 
     row: int
@@ -77,11 +83,11 @@ class Piece(NamedTuple):
 
 @dataclass(eq=False)
 class Job:
-    """The engine's side of a ticket. Jobs of one `client` count as one when slots are given out."""
+    """The engine's side of a ticket: rows submitted together. Jobs of one `client` share that client's slots."""
 
     rows: Sequence[Row]
     order: str
-    client: object = None  #: None: the job by itself
+    client: object = None  #: None makes the job a client of its own
     results: queue.SimpleQueue[list[Piece] | BaseException | None] = field(default_factory=queue.SimpleQueue)
     waiting: deque[int] = field(default_factory=deque)
     open: set[int] = field(default_factory=set)
@@ -93,10 +99,10 @@ class Job:
 
 
 class Ticket:
-    """The reader's side: iterate for blocks of pieces until every row has ended; `cancel` at any time.
+    """The reader's side of a job: iterating yields lists of pieces until every row has ended.
 
-    Leaving the iteration early, by an exception, an interrupt or by forgetting the ticket, cancels its rows and no
-    others. `on_wait`, where it is set, is called on the reader's thread about twice a second while nothing comes.
+    Leaving the iteration early (an exception, an interrupt, a ticket that is garbage collected) cancels these rows and
+    no others. `on_wait`, if it is set, is called on the reading thread about twice a second while nothing arrives.
     """
 
     def __init__(self, job: Job, cancel: Callable[[Job, Iterable[int] | None], None]):
@@ -107,7 +113,7 @@ class Ticket:
         self._gone.atexit = False
 
     def cancel(self, rows: Iterable[int] | None = None) -> None:
-        """Stop some rows, or all. What they have made was already handed out; nothing more comes."""
+        """Stops some rows, or all of them. Tokens that were handed out remain valid; no more follow."""
         self._cancel(self._job, rows)
 
     def __iter__(self) -> Iterator[list[Piece]]:
@@ -120,7 +126,7 @@ class Ticket:
                         self.on_wait()
                     continue
                 if block is None or isinstance(block, BaseException):
-                    self._job.results.put(block)  # whoever reads on comes to the same end
+                    self._job.results.put(block)  # a second iteration ends in the same way
                     if block is None:
                         return
                     raise block
@@ -128,33 +134,37 @@ class Ticket:
                 if kept:
                     yield kept
         finally:
-            # Cancels, and lets go of the job: an error in its results remembers this frame, and with it the ticket,
-            # which could then never be forgotten.
+            # Cancels the rows and releases the job. An exception kept in the job's results holds this frame, and with
+            # it the ticket, which could otherwise never be collected.
             self._gone()
 
 
 class Scheduler:
-    """Rows in line for a slot. The next one comes from the client with the fewest rows running, and there from the
-    oldest job: a long sweep does not shut out a short question, and its own requests end one after the other."""
+    """The queue of rows that wait for a slot.
+
+    The next row is the oldest one of the client with the fewest running rows: a long sweep does not shut out a short
+    question, and the sweep's own requests end one after the other.
+    """
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._running: dict[Job, int] = {}
 
     def add(self, job: Job) -> None:
-        """Put a job's rows in line."""
+        """Appends a job's rows to the queue."""
         self._jobs.append(job)
 
     def drop(self, job: Job, rows: Iterable[int]) -> None:
-        """Take rows out of line."""
+        """Removes rows from the queue."""
         gone = set(rows)
         job.waiting = deque(row for row in job.waiting if row not in gone)
         self._forget(job)
 
     def first(self, *, order: str | None) -> tuple[Job, int] | None:
-        """Who is next in line, of the given order (one program runs one order at a time), or of any.
+        """Returns the next (job, row index) that runs in `order` (None: in any order), or None if there is none.
 
-        Nobody, once who has waited longest wants another order: it gets its turn when the batch has run empty.
+        A batch runs one order at a time. Once the oldest waiting job wants another order, no more rows are admitted, so
+        that its turn comes as soon as the batch is empty.
         """
         ready = [job for job in self._jobs if job.waiting]
         if not ready or order not in (None, ready[0].order):
@@ -167,25 +177,25 @@ class Scheduler:
         return job, job.waiting[0]
 
     def started(self, job: Job) -> None:
-        """The job's first row in line has a slot."""
+        """Notes that the job's first waiting row got a slot."""
         job.waiting.popleft()
         self._running[job] = self._running.get(job, 0) + 1
 
     def ended(self, job: Job) -> None:
-        """One of the job's running rows has left its slot."""
+        """Notes that one of the job's running rows left its slot."""
         self._running[job] -= 1
         self._forget(job)
 
     def waits(self, key: bytes) -> bool:
-        """Whether a row with this prompt is in line."""
+        """Whether a row with this key is waiting."""
         return any(job.rows[row].key == key for job in self._jobs for row in job.waiting)
 
     def waiting(self, *, order: str | None) -> int:
-        """How many rows are in line."""
+        """The number of waiting rows, of one order or (None) of all."""
         return sum(len(job.waiting) for job in self._jobs if order in (None, job.order))
 
     def clear(self) -> list[Job]:
-        """Forget everything; the jobs that were not done."""
+        """Empties the queue and returns the jobs that were not finished."""
         jobs, self._jobs, self._running = list(self._jobs), [], {}
         return jobs
 

@@ -18,6 +18,7 @@ from llmlab.playground.bars import distribution_bars
 from llmlab.playground.controls import WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.playground.latest import Latest
 from llmlab.playground.run import Answer, Run, View, in_place
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.export import as_lab_call
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 
@@ -81,8 +82,6 @@ class State:
     @property
     def has_law(self) -> bool:
         """Whether the backend gives logits."""
-        from llmlab.results.next_token import LogitsBackend
-
         return isinstance(self.lab.backend, LogitsBackend)
 
     @property

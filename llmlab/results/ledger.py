@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
-
-import numpy as np
-from jaxtyping import Float32, Int32
-
 from llmlab.errors import RequestError
 from llmlab.protocol.arguments import PlaceError, place
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Completion
 from llmlab.results.next_token import NextToken
 
-if TYPE_CHECKING:
-    pass
-
-
 #: How far the logprob of the token that was drawn may lie from the one that was reported, before something is wrong:
 #: far more than batches of another width differ by, and far less than other weights do.
 _SAME = 0.05
 
 
-@runtime_checkable
-class StepsBackend(LogitsBackend, Protocol):
-    """A backend that can go the way of a completion again."""
-
-    def step_logits(
-        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, given: int, rows: int
-    ) -> Float32[np.ndarray, " V"]:
-        """The raw logits behind `tokens`, of which the first `given` were there already, drawn beside other `rows`."""
-
-
 def ledger(completion: Completion, backend: object, *, position: int, choice: int) -> NextToken:
     """The step in which a completion drew the token at `position`; see `Result.ledger`."""
-    if not isinstance(backend, StepsBackend):
+    if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{completion.model} was asked of an endpoint that gives no logits; llmlab.load a model")
     found = next((one for one in completion.choices if one.index == choice), None)
     if found is None:

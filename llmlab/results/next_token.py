@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llmlab.distributions.stages import PenaltyShifts, TemperatureLaws, TruncationCurve, Waterfall
     from llmlab.results.next_token_grid import Laws
 
-__all__ = ["LogitsBackend", "NextToken"]
+__all__ = ["NextToken"]
 
 #: The largest choice and position that noise is drawn for.
 _INT32 = 2**31 - 1

@@ -58,7 +58,7 @@ def test_a_row_that_cannot_join_leaves_the_others_alone(pinned, monkeypatch):
         read(bad, 2)
     assert len(read(good, 1)[0][0]) == 3
     same(read([first, *blocks], 3), expected)
-    assert not pinned._line._jobs and not pinned._line._running
+    assert not pinned._queue._jobs and not pinned._queue._running
 
 
 def test_logits_that_are_not_numbers_are_an_error_of_their_own_rows(decoder):
@@ -169,6 +169,6 @@ def test_nothing_is_left_behind(pinned):
         for ticket in tickets:
             read(ticket, 1)
     assert threading.active_count() <= threads
-    assert not pinned._line._jobs and not pinned._line._running and not pinned._lanes.live
+    assert not pinned._queue._jobs and not pinned._queue._running and not pinned._lanes.live
     assert len(pinned._lanes._prompts._read) <= 2
     assert np.isfinite(run(pinned, row())[1][0][0]).all()

@@ -6,10 +6,11 @@ import json
 import shlex
 from html.parser import HTMLParser
 
-from llmlab.serve import openapi, schema
-from llmlab.serve.page import page
+from llmlab.serve.docs_page import page
+from llmlab.serve.routes.chat import CHAT
 from tests.serve.bodies import http
 from tests.serve.puppet import Puppet
+from tests.serve.test_openapi import FIELDS
 
 
 class Page(HTMLParser):
@@ -59,16 +60,16 @@ def test_the_page_says_what_the_document_says(running) -> None:
             words[:2] == ["curl", server.url + "/v1/chat/completions"] and words[3] == "Content-Type: application/json"
         )
         example = json.loads(words[words.index("-d") + 1])
-        assert example == openapi._EXAMPLE
+        assert example == CHAT.example
     assert all(path in shown.text for path in document["paths"]) and "/docs" not in document["paths"]
     assert {name.lower() for name in document["components"]["schemas"]} == shown.ids
     # The first table of fields is the request's; later ones have fields of the same names.
     rows = {row[0].removesuffix(" required"): row for row in reversed(shown.rows) if len(row) == 3}
-    for name, field in schema.FIELDS.items():
+    for name, field in FIELDS.items():
         assert rows[name][2] == field["description"], name
         for bound in ("minimum", "exclusiveMinimum", "maximum", "default"):
             if bound in field and name != "seed":
-                assert json.dumps(field[bound]) in rows[name][1], (name, bound)
+                assert json.dumps(field[bound]).removesuffix(".0") in rows[name][1], (name, bound)
     assert rows["messages"][0] == "messages required" and rows["seed"][1] == "integer, signed 64-bit"
     assert rows["messages[].role"][1] == '"system" or "user" or "assistant" or "tool"'
     assert rows["top_p"][1] == "number, above 0 to 1, by default 1"

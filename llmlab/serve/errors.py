@@ -1,4 +1,4 @@
-"""What the endpoint itself turns down, whatever the model: one class a reason, with its status and its headers."""
+"""The errors of the endpoint itself, whatever the model: one class per reason, with its status and headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmlab.errors import LLMLabError
 
 
 class RefusalError(LLMLabError):
-    """A request that never reached the model."""
+    """A request that is refused before it reaches the model."""
 
     type = "invalid_request_error"
     default_status = 400
@@ -17,12 +17,12 @@ class RefusalError(LLMLabError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the response says besides its body."""
+        """The response's additional headers."""
         return self.default_headers
 
 
 class ApiKeyError(RefusalError):
-    """No key, or a wrong one; HTTP 401."""
+    """The API key is missing or wrong; HTTP 401."""
 
     default_status = 401
     default_code = "invalid_api_key"
@@ -30,40 +30,40 @@ class ApiKeyError(RefusalError):
 
 
 class PathError(RefusalError):
-    """Nothing lives at this path; HTTP 404, or 405 where only the method is wrong."""
+    """The path does not exist, HTTP 404, or takes another method, HTTP 405."""
 
     default_status = 404
     default_code = "unknown_path"
 
     def __init__(self, message: str, *, allowed: str = "") -> None:
-        """`allowed` names the methods that the path does take."""
+        """`allowed` names the methods that the path takes; empty where it does not exist."""
         super().__init__(message, status=405 if allowed else 404, code="method_not_allowed" if allowed else None)
         self.allowed = allowed
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What would have been the right method."""
+        """The allowed methods, for a 405."""
         return {"allow": self.allowed} if self.allowed else {}
 
 
 class BodyTooLargeError(RefusalError):
-    """More bytes than a request may have; HTTP 413."""
+    """The body has more bytes than allowed; HTTP 413."""
 
     default_status = 413
     default_code = "body_too_large"
 
 
 class BodyTimeoutError(RefusalError):
-    """The client announced a body and does not send it; HTTP 408."""
+    """The announced body did not arrive; HTTP 408."""
 
     default_status = 408
     default_code = "body_timeout"
-    # What comes late would be taken for the next request.
+    # Bytes that arrive later would be read as the next request.
     default_headers: ClassVar[Mapping[str, str]] = {"connection": "close"}
 
 
 class QueueFullError(RefusalError):
-    """As many answers wait as may; HTTP 429, with the seconds after which to ask again."""
+    """The queue is full; HTTP 429, with the seconds after which to try again."""
 
     type = "rate_limit_error"
     default_status = 429
@@ -75,15 +75,15 @@ class QueueFullError(RefusalError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """When to come back."""
+        """The `Retry-After` header."""
         return {"retry-after": str(self.retry_after)}
 
 
 class ShuttingDownError(RefusalError):
-    """The server finishes what runs and takes nothing more; HTTP 503."""
+    """The server finishes running requests and accepts no more; HTTP 503."""
 
     type = "server_error"
     default_status = 503
     default_code = "shutting_down"
-    # This connection ends as well.
+    # Closes this connection too.
     default_headers: ClassVar[Mapping[str, str]] = {"connection": "close"}

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from llmlab.serve.line import Line, Place
-from llmlab.serve.refusals import QueueFullError, ShuttingDownError
+from llmlab.serve.admission import Admission, Place
+from llmlab.serve.errors import QueueFullError, ShuttingDownError
 from tests.serve.bodies import encoded, error_of, post
 from tests.serve.puppet import Puppet, wait
 
 
-def taken(line: Line, *answers: int) -> list[Place]:
+def taken(line: Admission, *answers: int) -> list[Place]:
     """Requests inside, so many answers each."""
     places = []
     for wanted in answers:
@@ -23,7 +23,7 @@ def taken(line: Line, *answers: int) -> list[Place]:
 
 
 def test_a_request_counts_as_many_as_its_answers() -> None:
-    line = Line(slots=2, queue=2)
+    line = Admission(slots=2, queue=2)
     one, two = taken(line, 1, 2)
     late = line.enter()
     with pytest.raises(QueueFullError, match=r"3 answers .* the 2 of n .* \(at most 4\)") as caught:
@@ -42,12 +42,12 @@ def test_a_request_counts_as_many_as_its_answers() -> None:
 
 
 def test_a_request_alone_is_always_let_in() -> None:
-    line = Line(slots=1, queue=0)
+    line = Admission(slots=1, queue=0)
     (wide,) = taken(line, 128)
     with pytest.raises(QueueFullError, match="128 answers"):
         line.enter()
     line.leave(wide)
-    line = Line(slots=1, queue=1)
+    line = Admission(slots=1, queue=1)
     reading, wide = line.enter(), line.enter()
     line.widen(wide, answers=128)  # the other has yet to say what it wants, and may be none at all
     with pytest.raises(QueueFullError):
@@ -59,7 +59,7 @@ def test_a_request_alone_is_always_let_in() -> None:
 
 def test_requests_that_are_read_have_a_place_each() -> None:
     """Each of them holds a thread and a body."""
-    line = Line(slots=1, queue=2)
+    line = Admission(slots=1, queue=2)
     reading = [line.enter() for _ in range(3)]
     with pytest.raises(QueueFullError):
         line.enter()
@@ -68,7 +68,7 @@ def test_requests_that_are_read_have_a_place_each() -> None:
 
 
 def test_nobody_enters_a_server_that_closes() -> None:
-    line = Line(slots=1, queue=0)
+    line = Admission(slots=1, queue=0)
     line.closing = True
     with pytest.raises(ShuttingDownError):
         line.enter()
@@ -86,7 +86,7 @@ def test_many_answers_of_one_request_fill_the_queue(running, stream) -> None:
         assert int(refused.headers["retry-after"]) >= 1
         puppet.streams[0].finish()
         asking.join(timeout=30)
-        wait(lambda: server.line.inside == 0)
+        wait(lambda: server.admission.inside == 0)
         beside = threading.Thread(target=post, args=(server.url, encoded()))
         beside.start()
         wait(lambda: len(puppet.streams) == 2)
@@ -94,5 +94,5 @@ def test_many_answers_of_one_request_fill_the_queue(running, stream) -> None:
         assert refused.status_code == 429 and "the 4 of n" in error_of(refused)["message"]
         puppet.streams[1].finish()
         beside.join(timeout=30)
-        wait(lambda: server.line.inside == 0)
+        wait(lambda: server.admission.inside == 0)
         assert len(puppet.streams) == 2, "who is refused costs the model nothing"

@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: the key, the closing time, the log, and a last net for failures."""
+"""What wraps every request: the check of the key, the refusal at shutdown, the log line, a reply to any failure."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmlab.errors import LLMLabError
+from llmlab.serve.admission import Admission
 from llmlab.serve.auth import ApiKey
-from llmlab.serve.conversation import Reply, refusal, request_name
-from llmlab.serve.line import Line
+from llmlab.serve.handler import Reply, refusal, request_name
 from llmlab.serve.logs import LOG, unforeseen
 
-#: Characters of a path that a log line holds.
+#: The most characters of a path that a log line shows.
 _PATH = 100
 
 
-class Gate:
-    """Wraps an application. Its requests carry `scope["facts"]`, where the log's figures are left.
+class Middleware:
+    """Wraps an application. Handlers add to `scope["facts"]` what the log line should say.
 
-    A pure ASGI application rather than one of the framework's middlewares: those put a task and a queue between the
-    answer and the socket, and hide that a client has left.
+    It is a plain ASGI application rather than a Starlette middleware, because those put a task and a queue between the
+    answer and the socket, and hide that a client has disconnected.
     """
 
-    def __init__(self, app: ASGIApp, *, key: ApiKey, line: Line) -> None:
+    def __init__(self, app: ASGIApp, *, key: ApiKey, admission: Admission) -> None:
         self._app = app
         self._key = key
-        self._line = line
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or hand on what is not HTTP."""
+        """Answers one request; passes on what is not HTTP."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -39,7 +39,7 @@ class Gate:
         status = 0
         scope["facts"] = facts = dict[str, Any]()
         method = scope["method"]
-        if method == "HEAD":  # what GET would say, of which the web server, by its own scope, leaves the body out
+        if method == "HEAD":  # answered as GET; the web server, which sees HEAD in its own scope, leaves the body out
             scope = {**scope, "method": "GET"}
 
         async def tell(message: Message) -> None:
@@ -66,21 +66,21 @@ class Gate:
             LOG.info("request", extra={"facts": shown | facts | took})
 
     def _check(self, scope: Scope) -> None:
-        self._line.check_open()
+        self._admission.check_open()
         if scope["path"].startswith("/v1"):
             headers = dict(scope["headers"])
             self._key.check(headers.get(b"authorization"))
 
 
 async def send_reply(reply: Reply, send: Send) -> None:
-    """Send a reply that is there already, in one part."""
+    """Sends a complete reply as one part."""
     body = b"".join(reply.parts)
     await send(start_of(reply, length=len(body)))
     await send({"type": "http.response.body", "body": body})
 
 
 def start_of(reply: Reply, *, length: int | None) -> Message:
-    """The message that begins a response."""
+    """Returns the ASGI message that begins a response."""
     headers = {"content-type": reply.media_type, **reply.headers}
     if length is not None:
         headers["content-length"] = str(length)
