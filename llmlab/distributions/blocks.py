@@ -1,4 +1,4 @@
-"""How many rows of V logits are evaluated at once: so many that memory stays small, in few sizes, so that few compile."""
+"""How many rows of V logits are evaluated at once: few enough for the memory, in few sizes to compile for."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
@@ -19,7 +19,7 @@ from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 #: The stages that remove tokens by their place in the distribution; the others reshape it.
 CUTS = ("top_k", "top_p", "min_p")
 #: The values of these parameters that keep every token.
-NO_CUTS: dict[str, float] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+NO_CUTS: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 #: The stages before the temperature and the cuts, in every order.
 FIXED = ("logit_bias", "repetition", "frequency", "presence", "mask")
 
@@ -108,7 +108,7 @@ class Step:
         return self.before_cuts([changed(row, temperature=1.0)], order=order)[0]
 
 
-def changed(row: SamplerRow, **params: float) -> SamplerRow:
+def changed(row: SamplerRow, **params: Any) -> SamplerRow:
     """The row with some of its parameters changed."""
     return row._replace(params=replace(row.params, **params))
 

@@ -1,4 +1,5 @@
-"""What can be read off a trace: stage name -> logits [B, V] after that stage, in the order of the stages, "raw" first."""
+"""What can be read off a trace: a mapping from stage to logits [B, V] after it, in the order of the stages, "raw" first.
+"""
 
 from __future__ import annotations
 

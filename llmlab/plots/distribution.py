@@ -123,7 +123,9 @@ def plot_stages(data: TokenStages, *, ax: Axes | None = None) -> Axes:
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylabel("probability after the stage")
     end = (
-        f"removed by {parameter_of(data.removed_by)}" if data.removed_by else f"can be drawn, p = {probability(data.prob[-1])}"
+        f"removed by {parameter_of(data.removed_by)}"
+        if data.removed_by
+        else f"can be drawn, p = {probability(data.prob[-1])}"
     )
     # A long token has a line of its own.
     wide = length(f"{data.label}: {end}", size="medium") > 0.85 * inches(ax)

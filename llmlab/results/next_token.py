@@ -302,9 +302,7 @@ class NextToken:
             raise RequestError("temperatures is empty: give at least one", param="temperatures")
         top = whole("top", top, least=1)
         rows = [self._row({**fields, "temperature": value}) for value in asked]
-        return temperature_distributions(
-            self._step, rows=rows, order=self._order(order), top=top, labels=self._labels
-        )
+        return temperature_distributions(self._step, rows=rows, order=self._order(order), top=top, labels=self._labels)
 
     @_shows_fields_except_temperature
     def plot_temperatures(
@@ -316,7 +314,7 @@ class NextToken:
         ax: Axes | None = None,
         **fields: Any,
     ) -> Axes:
-        """Draw the distribution at several temperatures, with what top_k, top_p and min_p remove; see `temperatures`."""
+        """Draw the distribution at several temperatures, and what top_k, top_p and min_p remove; see `temperatures`."""
         from llmlab.plots.distribution import plot_temperatures
 
         return plot_temperatures(self.temperatures(temperatures, top=top, order=order, **fields), ax=ax)
@@ -345,9 +343,7 @@ class NextToken:
         from llmlab.distributions.stages import penalty_shifts
 
         top = whole("top", top, least=1)
-        return penalty_shifts(
-            self._step, row=self._row(fields), order=self._order(order), top=top, labels=self._labels
-        )
+        return penalty_shifts(self._step, row=self._row(fields), order=self._order(order), top=top, labels=self._labels)
 
     @_shows_fields
     def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:

@@ -58,9 +58,7 @@ class StepRequest:
         """
         for name in fields:
             if name in _OTHER_STEP:
-                raise RequestError(
-                    f"{name} makes another prompt: ask lab.next_token for its distribution", param=name
-                )
+                raise RequestError(f"{name} makes another prompt: ask lab.next_token for its distribution", param=name)
         return self.request.replace(**fields) if fields else self.request
 
     def replaced(self, request: Request) -> StepRequest:
