@@ -19,10 +19,11 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.score import pieces, with_masks
-from llmlab.engine.state import RowFields, Slots, history_of, row_fields
+from llmlab.engine.state import RowFields, Slots, row_fields
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
 from llmlab.models.families import cache_bytes
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import Figures
 
 #: The seconds that a chunk should take: long enough to keep the device busy, short enough for streams and interrupts.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Int32
 from llmlab.models.config import ModelConfig
 from llmlab.models.families import empty_cache
 from llmlab.models.kv.protocol import Cache
+from llmlab.sampling.history import history_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 
 
@@ -83,14 +84,6 @@ def row_fields(
         inputs=stack([params], vocab_size=vocab_size, ends=ends),
         history=history_of(prompt, made, vocab_size=vocab_size),
     )
-
-
-def history_of(prompt: np.ndarray, made: np.ndarray, *, vocab_size: int) -> History:
-    """What a row has seen, as host arrays that lead with 1."""
-    seen = np.zeros((1, vocab_size), bool)
-    seen[0, prompt] = True
-    counts = np.bincount(made, minlength=vocab_size).astype(np.int32)[None, :]
-    return History(prompt=seen, counts=counts, position=np.array([len(made)], np.int32))
 
 
 def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:
