@@ -3,8 +3,8 @@
 Three kinds of frame go in, and each function says which one it reads:
 
 - tokens: `Result.logprobs_frame()`, or the part of it that is one choice: what `lab.sweep(metrics=...)` takes.
-- completions: a row a completion with its `text`, as `lab.sweep(...).frame()` has: what `Sweep.summary(metrics=...)`
-  takes.
+- completions: a row a completion with its `text`, as `lab.sweep(...).frame()` has: what
+  `Sweep.summary_frame(metrics=...)` takes.
 - laws and outcomes: a row a token or an answer, with columns of probabilities.
 
 Natural logs, entropies in nats. A number that the frame cannot tell (nothing in it, or a figure that is NA) is NaN.
