@@ -7,7 +7,9 @@ programs that XLA compiled once are kept between runs.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +61,46 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real tokenizers and chat templates are not at {folder}")
     return folder
+
+
+# --- what the plain command leaves out -----------------------------------------------------------------------------
+
+#: Kinds of test that `addopts` leaves out, and what runs them.
+LEFT_OUT = {
+    "slow": "pytest -m slow",
+    "reference": "pytest -m reference, with torch",
+    "browser": "pytest -m browser, with a chromium",
+}
+_COUNTS = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_COUNTS] = Counter()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        kinds = [kind for kind in LEFT_OUT if item.get_closest_marker(kind)]
+        item.config.stash[_COUNTS].update(kinds[:1])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # Under xdist the tests are collected in the workers, each of them all tests, and the summary is the controller's.
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = dict(session.config.stash[_COUNTS])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    counts = getattr(node, "workeroutput", {}).get("left_out")
+    if counts:
+        node.config.stash[_COUNTS] = Counter(counts)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    counts = config.stash[_COUNTS]
+    if counts:
+        terminalreporter.section("left out of this run; .ci/run runs all of it")
+        for kind, count in counts.items():
+            terminalreporter.line(f"{count:5d} {kind:10s} {LEFT_OUT[kind]}")

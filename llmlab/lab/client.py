@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import LLMLabError
 from llmlab.protocol.backend import Backend
-from llmlab.serve import conversation as talk
 from llmlab.serve.body import check_headers
-from llmlab.serve.conversation import Conversation, Reply
+from llmlab.serve.handler import Handler, Reply, answer, find, refusal, request_name
+from llmlab.serve.route import Lookup, Query
 
 if TYPE_CHECKING:
     import openai
@@ -64,34 +64,35 @@ class _Transport:
         """There is nothing to close: the backend belongs to the lab."""
 
     def handle_request(self, request: Any) -> Any:
-        """Answer one request, as the HTTP server would."""
-        talking = Conversation(self._backend)
+        """Answers one request as the HTTP server would."""
+        handler: Handler | None = None
         try:
-            reply = self._reply(request, talking)
+            route, parameters = find(request.method, request.url.path)
+            if isinstance(route, Lookup) and route.method == "GET":
+                reply = answer(route.look(Query(self._backend, parameters, {}, running=0)))
+            else:
+                kind, encoding = (request.headers.get(name) for name in ("content-type", "content-encoding"))
+                check_headers(content_type=kind, content_encoding=encoding)
+                handler = Handler(self._backend, route, parameters)
+                reply = handler.start(request.read())
         except LLMLabError as error:
-            reply = talk.refusal(error)
-        headers = {"content-type": reply.media_type, "x-request-id": talk.request_name(), **reply.headers}
-        body = self._body(reply, talking)
+            reply = refusal(error)
+        headers = {"content-type": reply.media_type, "x-request-id": request_name(), **reply.headers}
+        body = self._body(reply, handler)
         return self._http.Response(reply.status, headers=headers, stream=body, request=request)
-
-    def _reply(self, request: Any, talking: Conversation) -> Reply:
-        if (request.method, request.url.path) != ("POST", talk.CHAT):
-            return talk.answer(talk.route(self._backend, method=request.method, path=request.url.path))
-        kind, encoding = (request.headers.get(name) for name in ("content-type", "content-encoding"))
-        check_headers(content_type=kind, content_encoding=encoding)
-        return talking.start(request.read())
 
 
 class _Body:
-    """The parts of a reply, and the end of its work when the client leaves it."""
+    """The parts of a reply; closing it ends the request's work."""
 
-    def __init__(self, reply: Reply, talking: Conversation) -> None:
+    def __init__(self, reply: Reply, handler: Handler | None) -> None:
         self._parts = reply.parts
-        self._talking = talking
+        self._handler = handler
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._parts
 
     def close(self) -> None:
-        """The client has read it, or has had enough."""
-        self._talking.leave()
+        """Ends the work: the client has read the body, or stops reading it."""
+        if self._handler is not None:
+            self._handler.leave()

@@ -1,4 +1,4 @@
-"""The endpoint as a FastAPI application: which path does what. What is answered lives in `conversation`."""
+"""The endpoint as a FastAPI application. What lives at each path is in `routes/`, how it is answered in `handler`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from starlette.types import Receive, Scope, Send
 
 from llmlab.errors import LLMLabError
 from llmlab.protocol.backend import Backend
-from llmlab.serve import conversation as talk
 from llmlab.serve import openapi
+from llmlab.serve.admission import Admission
 from llmlab.serve.auth import ApiKey
-from llmlab.serve.conversation import Conversation, Reply
+from llmlab.serve.docs_page import page
+from llmlab.serve.errors import PathError
 from llmlab.serve.exchange import SILENCE, STALLED, Exchange
-from llmlab.serve.gate import Gate, send_reply
-from llmlab.serve.line import Line
-from llmlab.serve.page import page
-from llmlab.serve.refusals import PathError
+from llmlab.serve.handler import Handler, Reply, answer, refusal
+from llmlab.serve.middleware import Middleware, send_reply
+from llmlab.serve.route import Lookup, Query, Route
+from llmlab.serve.routes import ROUTES
 from llmlab.version import __version__
 
-#: What the engine's widest batch holds, for a backend that does not pin its slots.
+#: The rows of the engine's widest batch, for a backend that does not pin its slots.
 SLOTS = 128
 
 #: Answers that may wait for a slot.
 QUEUE = 128
 
-#: Of the page: a browser loads and runs nothing but its style.
-_NOTHING_FROM_ELSEWHERE = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+#: Headers of the page at /docs: a browser loads nothing for it and runs no script.
+_NO_SCRIPTS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
 
 
 def create_app(
@@ -41,82 +42,77 @@ def create_app(
     silence: float = SILENCE,
     stalled: float = STALLED,
 ) -> FastAPI:
-    """The application, to be run by any ASGI server.
+    """Returns the application, to be run by any ASGI server.
 
     Args:
-        backend: who answers.
-        api_key: what requests to /v1 have to bring; None lets everybody in.
-        max_queue: how many answers may wait (a request wants n) besides as many as there are slots; more are refused
-            with 429, but for a request that is alone.
+        backend: the backend that answers.
+        api_key: the key that requests to /v1 must carry; None asks for no key.
+        max_queue: how many answers (a request counts `n`) may wait, besides as many as there are slots; more are
+            refused with 429, except for a request that is alone.
         silence: seconds without a token after which a stream sends a comment.
-        stalled: seconds after which a client that takes nothing of what it asked for, or sends nothing of its body,
-            counts as gone.
+        stalled: seconds after which a client that does not read its answer, or does not send its body, counts as gone.
     """
-    line = Line(slots=backend.describe().get("slots") or SLOTS, queue=max_queue)
-    # A thread for each request inside: it waits for the engine most of the time, and the engine makes one batch of all.
-    threads = ThreadPoolExecutor(max_workers=line.places, thread_name_prefix="llmlab-serve")
+    admission = Admission(slots=backend.describe().get("slots") or SLOTS, queue=max_queue)
+    # One thread per admitted request: it mostly waits for the engine, which makes one batch of all of them.
+    threads = ThreadPoolExecutor(max_workers=admission.places, thread_name_prefix="llmlab-serve")
     app = _Application(
         title="llmlab",
         version=__version__,
         description=openapi.DESCRIPTION,
-        docs_url=None,  # the framework's loads its script from elsewhere
+        docs_url=None,  # FastAPI's page loads its script from elsewhere
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.line = line
+    app.state.admission = admission
     app.state.threads = threads
-    app.add_middleware(Gate, key=ApiKey(api_key), line=line)
+    app.add_middleware(Middleware, key=ApiKey(api_key), admission=admission)
 
-    @app.post(talk.CHAT, **openapi.chat_completions())
-    async def create_chat_completion(request: Request) -> Response:
-        return Exchange(Conversation(backend), line=line, threads=threads, silence=silence, stalled=stalled)
+    def add(route: Route) -> None:
+        async def respond(request: Request) -> Response:
+            if isinstance(route, Lookup) and route.method == "GET":
+                return _Ready(answer(route.look(Query(backend, request.path_params, {}, running=admission.inside))))
+            handler = Handler(backend, route, request.path_params)
+            return Exchange(handler, admission=admission, threads=threads, silence=silence, stalled=stalled)
 
-    @app.get("/v1/models", **openapi.models())
-    async def list_models() -> Response:
-        return _Ready(talk.answer(talk.models(backend)))
+        app.add_api_route(route.path, respond, methods=[route.method], **openapi.operation(route))
 
-    @app.get("/v1/models/{model:path}", **openapi.model())
-    async def retrieve_model(model: str) -> Response:
-        return _Ready(talk.answer(talk.model(backend, model)))
-
-    @app.get("/health", **openapi.health())
-    async def health() -> Response:
-        return _Ready(talk.answer({"status": "ok", "model": backend.name, "requests": line.inside}))
+    for route in ROUTES:
+        add(route)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page(app.openapi(), url=str(request.base_url).rstrip("/")), headers=_NOTHING_FROM_ELSEWHERE)
+        return HTMLResponse(page(app.openapi(), url=str(request.base_url).rstrip("/")), headers=_NO_SCRIPTS)
 
     @app.exception_handler(LLMLabError)
     async def refused(request: Request, error: LLMLabError) -> Response:
         request.scope["facts"] |= {"error": error.code or error.type}
-        return _Ready(talk.refusal(error))
+        return _Ready(refusal(error))
 
     @app.exception_handler(HTTPException)
-    async def nowhere(request: Request, error: HTTPException) -> Response:
+    async def no_such_path(request: Request, error: HTTPException) -> Response:
         what = f"{request.method} {request.url.path}"
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
             bad = PathError(f"{what}: this path takes {allowed}", allowed=allowed)
         else:
-            bad = PathError(f"{what}: there is nothing; see /docs for what there is")
+            bad = PathError(f"{what}: this path does not exist; see /docs for those that do")
         return await refused(request, bad)
 
     return app
 
 
 class _Application(FastAPI):
-    """Its OpenAPI page describes the requests as `ChatRequest` takes them."""
+    """An application whose OpenAPI document has the schemas of `ChatRequest` and of the answers."""
 
     def openapi(self) -> dict[str, Any]:
-        """The description, made once."""
+        """Returns the document, which is made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = openapi.complete(super().openapi())
+            self.openapi_schema = openapi.complete(super().openapi(), ROUTES)
         return self.openapi_schema
 
 
 class _Ready(Response):
-    """A reply that is there already."""
+    """A reply that is complete already."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(status_code=reply.status)

@@ -1,4 +1,4 @@
-"""Who may ask: an API key, and which addresses may be listened on without one."""
+"""The API key, and the addresses on which the server may listen without one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hmac
 import ipaddress
 
 from llmlab.errors import RequestError
-from llmlab.serve.refusals import ApiKeyError
+from llmlab.serve.errors import ApiKeyError
 
 
 class ApiKey:
-    """A key that requests have to bring as `Authorization: Bearer`; None lets everybody in.
+    """The key that requests must carry as `Authorization: Bearer`; None asks for no key.
 
     Raises:
-        RequestError: a key that no header could carry.
+        RequestError: a header cannot carry the key.
     """
 
     def __init__(self, key: str | None) -> None:
@@ -23,25 +23,25 @@ class ApiKey:
 
     @property
     def wanted(self) -> bool:
-        """Whether a key is asked for."""
+        """Whether requests need a key."""
         return self._key is not None
 
     def check(self, authorization: bytes | None) -> None:
-        """Let a request in by its header, or raise `ApiKeyError`."""
+        """Raises `ApiKeyError` where the header does not carry the key."""
         if self._key is None:
             return
         scheme, _, given = (authorization or b"").strip().partition(b" ")
-        # In constant time: how long a comparison takes must not tell how much of a guess was right.
+        # Compared in constant time, so that the time does not tell how much of a guess was right.
         if not hmac.compare_digest(given.strip(), self._key) or scheme.lower() != b"bearer":
             what = "this API key is wrong" if authorization else "an API key is needed"
             raise ApiKeyError(f"{what}: send it as 'Authorization: Bearer KEY'")
 
 
 def check_address(host: str, *, key: ApiKey) -> None:
-    """Refuse to listen where others can reach the server, unless there is a key.
+    """Refuses an address that other machines can reach, unless there is a key.
 
     Raises:
-        RequestError: an address other than loopback, and no key.
+        RequestError: the address is not a loopback address, and there is no key.
     """
     if key.wanted or host == "localhost":
         return

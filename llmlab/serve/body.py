@@ -1,8 +1,8 @@
-"""From the bytes of a request's body to the fields of a `ChatRequest`, or to one clear error.
+"""Parses a request's body into fields, or raises one clear error.
 
-What JSON's own reader lets through and no request should hold ends here: the same key twice, NaN and the infinities,
-numbers without end. What a field may hold is checked by the request itself, the same from Python. Where the body as a
-whole is to blame, the error's `param` is "body".
+It refuses what Python's JSON reader accepts and no request should hold: duplicate keys, NaN and infinities, numbers
+with thousands of digits. The values of fields are checked by the request itself, as in Python. Where the body as a
+whole is wrong, the error's `param` is "body".
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 from llmlab.errors import RequestError, short
 
-#: Bytes that a request's body may have.
+#: The most bytes of a body.
 MAX_BYTES = 8 * 2**20
 
-#: Characters that a field's name may have; it comes back in the error that names it.
+#: The most characters of a field's name, since an error repeats the name.
 MAX_NAME = 100
 
-#: The `param` of an error that is about the body as a whole.
+#: The `param` of an error about the body as a whole.
 WHOLE = "body"
 
 
 def check_headers(*, content_type: str | None, content_encoding: str | None) -> None:
-    """Refuse a body that is not said to be plain JSON.
+    """Refuses a body whose headers do not say plain JSON.
 
-    A page on the web may send anybody's browser to a server on loopback, but not with this content type.
+    A web page can make a browser send requests to a server on loopback, but not with this content type.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -39,10 +39,10 @@ def check_headers(*, content_type: str | None, content_encoding: str | None) -> 
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    """The fields of a request.
+    """Returns the fields of a request.
 
     Raises:
-        RequestError: not JSON, not an object, or an object with a key that stands twice.
+        RequestError: the body is not JSON, not an object, or has an object with a duplicate key.
     """
     twice: list[_Twice] = []
 
@@ -62,7 +62,7 @@ def parse(data: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise RequestError(f"the body is not JSON: {error.msg} at {where}", param=WHOLE) from None
-    except ValueError as error:  # a number of more digits than Python reads, or none at all
+    except ValueError as error:  # a number with more digits than Python reads, or NaN
         raise RequestError(f"the body is not JSON: {str(error).partition(';')[0]}", param=WHOLE) from None
     if not isinstance(fields, dict):
         raise RequestError(f"the body must be a JSON object, got {_KINDS[type(fields)]}", param=WHOLE)
@@ -78,7 +78,7 @@ _KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", b
 
 
 class _Twice(dict[str, Any]):
-    """An object in which a key stood twice; readers differ in which of the two they take."""
+    """An object with a duplicate key; JSON readers differ in which of the two values they take."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
@@ -93,7 +93,7 @@ def _ambiguous(fields: dict[str, Any], bad: _Twice) -> RequestError:
 
 
 def _holds(value: Any, wanted: _Twice) -> bool:
-    """Whether it lies somewhere in there; not recursive, since nobody has checked the depth yet."""
+    """Whether `wanted` lies anywhere in `value`. Not recursive, because the depth is not checked yet."""
     left = [value]
     while left:
         inner = left.pop()

@@ -1,4 +1,4 @@
-"""One conversation over HTTP: the body in, the answer out as it comes, and an eye on whether anybody still listens."""
+"""One request with a body over HTTP: reads the body, sends the answer, notices a client that disconnects."""
 
 from __future__ import annotations
 
@@ -10,58 +10,57 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from llmlab.errors import LLMLabError
-from llmlab.serve import conversation as talk
 from llmlab.serve import sse
+from llmlab.serve.admission import Admission, Place
 from llmlab.serve.body import MAX_BYTES, WHOLE, check_headers
-from llmlab.serve.conversation import ClientGoneError, Conversation, Reply
-from llmlab.serve.gate import send_reply, start_of
-from llmlab.serve.line import Line, Place
+from llmlab.serve.errors import BodyTimeoutError, BodyTooLargeError
+from llmlab.serve.handler import ClientGoneError, Handler, Reply, refusal
 from llmlab.serve.logs import unforeseen
-from llmlab.serve.refusals import BodyTimeoutError, BodyTooLargeError
+from llmlab.serve.middleware import send_reply, start_of
 
-#: Seconds of silence after which a stream says that it is still there.
+#: Seconds without a token after which a stream sends a comment, so that proxies keep the connection.
 SILENCE = 15.0
 
-#: Seconds after which a client that takes nothing, or sends nothing of its body, counts as gone.
+#: Seconds after which a client that does not read its answer, or does not send its body, counts as gone.
 STALLED = 60.0
 
-#: What is still taken in of a body that is too large, so that a client in the middle of sending comes to read why.
+#: Bytes of a body that is too large that are still read, so that a client that is sending gets to read the refusal.
 _DISCARDED = 64 * 2**20
 
 
 class Exchange(Response):
-    """Reads the body, runs the request on a thread, and sends what comes; one that is left behind ends its work.
+    """Reads the body, runs the request on a thread and sends the answer; stops the work when the client disconnects.
 
-    A response of the framework's, so that a path can return it; the sending is its own: the framework's streaming
-    would iterate on a small pool of threads that all streams share, and would not watch over an answer that does not
-    stream.
+    It is a Starlette response, so that a path can return it, but it sends the parts itself: Starlette's streaming
+    would iterate on a small thread pool that all streams share, and would not notice a disconnect before an answer
+    that does not stream.
 
     Args:
-        conversation: not yet started.
-        line: where it has to find a place.
-        threads: as many as the line has places.
+        handler: a handler that has not been started.
+        admission: where the request has to find a place.
+        threads: a pool of as many threads as `admission` has places.
         silence: seconds without a token after which a stream sends a comment.
-        stalled: seconds after which a client that takes nothing, or sends nothing of its body, counts as gone.
+        stalled: seconds after which a client that does not read, or does not send its body, counts as gone.
     """
 
     def __init__(
         self,
-        conversation: Conversation,
+        handler: Handler,
         *,
-        line: Line,
+        admission: Admission,
         threads: ThreadPoolExecutor,
         silence: float,
         stalled: float,
     ) -> None:
         super().__init__()
-        self._talk = conversation
-        self._line = line
+        self._handler = handler
+        self._admission = admission
         self._threads = threads
         self._silence = silence
         self._stalled = stalled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The exchange, as ASGI calls it."""
+        """Runs the exchange, as ASGI calls it."""
 
         async def patiently(message: Message) -> None:
             try:
@@ -81,37 +80,37 @@ class Exchange(Response):
         try:
             check_headers(content_type=_text(kind), content_encoding=_text(encoding))
             data = await _body(receive, announced=headers.get(b"content-length"), stalled=self._stalled)
-            place = self._line.enter()
+            place = self._admission.enter()
         except BodyTooLargeError as error:
             scope["facts"] |= {"error": error.code}
-            await _refuse_and_drain(talk.refusal(error), receive, send)
+            await _refuse_and_drain(refusal(error), receive, send)
             return
         except LLMLabError as error:
             scope["facts"] |= {"error": error.code or error.type, "param": error.param}
-            await send_reply(talk.refusal(error), send)
+            await send_reply(refusal(error), send)
             return
         watch = asyncio.create_task(self._watch(receive))
         try:
-            await self._converse(data, place, send)
+            await self._respond(data, place, send)
         finally:
-            self._talk.leave()
+            self._handler.leave()
             watch.cancel()
-            self._line.leave(place)
-            scope["facts"] |= self._talk.facts
+            self._admission.leave(place)
+            scope["facts"] |= self._handler.facts
 
-    async def _converse(self, data: bytes, place: Place, send: Send) -> None:
+    async def _respond(self, data: bytes, place: Place, send: Send) -> None:
         loop = asyncio.get_running_loop()
         try:
-            request = await loop.run_in_executor(self._threads, self._talk.read, data)
-            self._line.widen(place, answers=request.n)
-            reply = await loop.run_in_executor(self._threads, self._talk.run, request)
+            request = await loop.run_in_executor(self._threads, self._handler.read, data)
+            self._admission.widen(place, answers=getattr(request, "n", 1))
+            reply = await loop.run_in_executor(self._threads, self._handler.run, request)
         except ClientGoneError:
             raise
         except LLMLabError as error:
-            self._talk.facts.setdefault("error", error.code or error.type)
-            reply = talk.refusal(error)
+            self._handler.facts.setdefault("error", error.code or error.type)
+            reply = refusal(error)
         except Exception as error:
-            reply = talk.refusal(unforeseen(error))
+            reply = refusal(unforeseen(error))
         if not reply.streams:
             await send_reply(reply, send)
             return
@@ -128,19 +127,19 @@ class Exchange(Response):
             if part is None:
                 break
             await send(_part(part))
-        if self._talk.left:
+        if self._handler.left:
             raise ClientGoneError
         await send({"type": "http.response.body", "body": b""})
 
     async def _watch(self, receive: Receive) -> None:
-        """Once the body is read, the next thing that a client can do is to leave."""
+        """Waits for the disconnect, the only message that can follow a body."""
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._talk.leave()
+        self._handler.leave()
 
 
 def _part(data: bytes) -> Message:
-    """The message of a part of a body that is not the last."""
+    """Returns the ASGI message of a part of a body that is not the last part."""
     return {"type": "http.response.body", "body": data, "more_body": True}
 
 
@@ -153,33 +152,34 @@ def _text(value: bytes | None) -> str | None:
 
 
 async def _body(receive: Receive, *, announced: bytes | None, stalled: float) -> bytes:
-    """The whole body, which is never held beyond the limit.
+    """Returns the whole body; never holds more than the limit.
 
     Raises:
-        BodyTooLargeError: as soon as that is known. BodyTimeoutError: nothing came for so many seconds.
-        ClientGoneError: the client left while sending.
+        BodyTooLargeError: raised as soon as the size is known.
+        BodyTimeoutError: nothing arrived for `stalled` seconds.
+        ClientGoneError: the client disconnected while sending.
     """
     if announced is not None and announced.isdigit() and (len(announced) > 15 or int(announced) > MAX_BYTES):
-        raise BodyTooLargeError(f"the body may have {MAX_BYTES} bytes; this one has more", param=WHOLE)
+        raise BodyTooLargeError(f"the body may have {MAX_BYTES} bytes, and this one has more", param=WHOLE)
     data = bytearray()
     while True:
         try:
             async with asyncio.timeout(stalled):
                 message = await receive()
         except TimeoutError:
-            said = f"nothing more of the body came for {stalled:g} s, after {len(data)} bytes"
+            said = f"the body stopped after {len(data)} bytes: nothing arrived for {stalled:g} s"
             raise BodyTimeoutError(said, param=WHOLE) from None
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         data += message.get("body", b"")
         if len(data) > MAX_BYTES:
-            raise BodyTooLargeError(f"the body may have {MAX_BYTES} bytes; this one has more", param=WHOLE)
+            raise BodyTooLargeError(f"the body may have {MAX_BYTES} bytes, and this one has more", param=WHOLE)
         if not message.get("more_body"):
             return bytes(data)
 
 
 async def _refuse_and_drain(reply: Reply, receive: Receive, send: Send) -> None:
-    """Say so at once, then let the client finish: a connection that is cut while it sends loses the answer."""
+    """Sends the refusal at once, then reads on: a connection that is closed while the client sends loses the answer."""
     body = b"".join(reply.parts)
     await send(start_of(reply, length=len(body)))
     await send(_part(body))
@@ -192,5 +192,5 @@ async def _refuse_and_drain(reply: Reply, receive: Receive, send: Send) -> None:
                 if not message.get("more_body"):
                     break
     except TimeoutError:
-        pass  # whoever sends so slowly may lose it
+        pass  # a client that sends so slowly may lose the answer
     await send({"type": "http.response.body", "body": b""})

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line, on standard error. Figures, names and reasons; never what was said."""
+"""The log: one JSON object per line on standard error, with numbers, names and reasons, never prompts or answers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LOG = logging.getLogger("llmlab.serve")
 
 
 class JsonLines(logging.Formatter):
-    """A record as a line of JSON: when, how bad, what, and the record's `facts`."""
+    """Formats a record as a line of JSON: time, level, event, and the record's `facts`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Returns the line, without the line break."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
 
 
 def start_logging() -> None:
-    """Send this room's log, and what the web server has to complain about, to standard error."""
+    """Sends this package's log, and the web server's warnings, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for logger, level in ((LOG, logging.INFO), (logging.getLogger("uvicorn"), logging.WARNING)):
@@ -39,9 +39,9 @@ def start_logging() -> None:
 
 
 def unforeseen(error: Exception) -> LLMLabError:
-    """Log an error of a kind that nobody raises on purpose, and give one that can be told in its place.
+    """Logs an unexpected error, and returns the error that the client gets instead.
 
-    The log says where, and of which kind; its message may hold what a client sent.
+    The log has the error's type and place, but not its message, which may hold what a client sent.
     """
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     LOG.error("unforeseen", extra={"facts": {"exception": type(error).__name__, "at": places}})

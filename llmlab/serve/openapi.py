@@ -1,123 +1,121 @@
-"""What the OpenAPI page says of each path: bodies, answers, and every error with its reason."""
+"""The OpenAPI document: FastAPI writes the paths, pydantic the schemas of requests and answers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmlab.serve import schema, sse
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+
+from llmlab.serve import sse
+from llmlab.serve.answers import ChatCompletionChunk, Error
 from llmlab.serve.body import MAX_BYTES
+from llmlab.serve.route import ANYWHERE, Generation, Route
 
 DESCRIPTION = (
     "The chat-completion API over one model. Every field works or is refused with an error that names it; "
-    "`logprobs` come with the figures of what the sampler did."
+    "`logprobs` come with statistics of what the sampler did."
 )
-
-#: The schemas by the names that the page gives them.
-SCHEMAS = {
-    "ChatCompletionRequest": schema.request,
-    "ChatCompletion": schema.completion,
-    "ChatCompletionChunk": schema.chunk,
-    "Event": schema.event,
-    "Error": schema.error,
-    "Model": schema.model,
-    "ModelList": schema.models,
-    "Health": schema.health,
-}
 
 _REASONS = {
     400: "The request cannot be honoured; `param` names the field.",
-    401: "No API key, or a wrong one.",
-    404: "Another model than the one that is loaded.",
-    408: "The body does not come.",
+    401: "The API key is missing or wrong.",
+    404: "The model is not the one that is loaded.",
+    408: "The body was announced and did not arrive.",
     413: f"The body has more than {MAX_BYTES} bytes.",
-    429: "As many answers wait as may; `Retry-After` says when to come back.",
+    429: "The queue is full; `Retry-After` says when to try again.",
     500: "The server failed.",
     503: "The server is shutting down.",
 }
 
-_EXAMPLE = {"messages": [{"role": "user", "content": "Tell me a short story."}], "temperature": 0.8, "seed": 7}
+_PREFIX = "#/components/schemas/"
 
-
-def chat_completions() -> dict[str, Any]:
-    """`POST /v1/chat/completions`."""
-    return {
-        "summary": "Answer a conversation",
-        "description": "A whole answer, or with `stream` its chunks as server-sent events, which end with `[DONE]`.",
-        "operation_id": "createChatCompletion",
-        "responses": {
-            200: {
-                "description": "The answer.",
-                "content": {
-                    "application/json": {"schema": _ref("ChatCompletion")},
-                    sse.MEDIA_TYPE: {"schema": _ref("Event")},
-                },
-            },
-            **_errors(400, 401, 404, 408, 413, 429, 500, 503),
-        },
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": _ref("ChatCompletionRequest"), "example": _EXAMPLE}},
-            },
-            **_KEY,
-        },
-    }
-
-
-def models() -> dict[str, Any]:
-    """`GET /v1/models`."""
-    answer = {200: _json("The model that is loaded.", "ModelList")}
-    return {
-        "summary": "List the models",
-        "operation_id": "listModels",
-        "responses": answer | _errors(401, 503),
-        "openapi_extra": dict(_KEY),
-    }
-
-
-def model() -> dict[str, Any]:
-    """`GET /v1/models/{model}`."""
-    answer = {200: _json("The model.", "Model")}
-    return {
-        "summary": "Describe a model",
-        "operation_id": "retrieveModel",
-        "responses": answer | _errors(401, 404, 503),
-        "openapi_extra": dict(_KEY),
-    }
-
-
-def health() -> dict[str, Any]:
-    """`GET /health`."""
-    answer = {200: _json("The server takes requests.", "Health")}
-    return {"summary": "Whether it is there", "operation_id": "health", "responses": answer | _errors(503)}
-
-
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """The framework's document of the paths, with the schemas that they refer to and without what no path answers."""
-    parts = document.setdefault("components", {})
-    parts["schemas"] = {name: made() for name, made in SCHEMAS.items()}
-    parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    for path in document["paths"].values():
-        for operation in path.values():
-            # The framework's own errors of validation, which cannot happen here.
-            operation["responses"].pop("422", None)
-    return document
-
-
-#: A key where the server was started with one.
+#: A key is wanted where the server was started with one.
 _KEY: dict[str, Any] = {"security": [{"key": []}, {}]}
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
+def operation(route: Route) -> dict[str, Any]:
+    """Returns the keyword arguments with which FastAPI describes a route."""
+    content: dict[str, Any] = {"application/json": {"schema": _ref(route.answer)}}
+    if isinstance(route, Generation):
+        content[sse.MEDIA_TYPE] = {"schema": _ref(route.event)}
+    under_key = route.path.startswith("/v1")
+    statuses = sorted({*route.errors, *(status for status in ANYWHERE if status != 401 or under_key)})
+    extra: dict[str, Any] = dict(_KEY) if under_key else {}
+    if route.request is not None:
+        body = {"schema": _ref(route.request), "example": dict(route.example)}
+        extra["requestBody"] = {"required": True, "content": {"application/json": body}}
+    return {
+        "summary": route.summary,
+        "description": route.description,
+        "operation_id": route.name,
+        "responses": {
+            200: {"description": (route.answer.__doc__ or "").strip(), "content": content},
+            **_errors(statuses),
+        },
+        "openapi_extra": extra,
+    }
 
 
-def _json(text: str, name: str) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": _ref(name)}}}
+def complete(document: dict[str, Any], routes: tuple[Route, ...]) -> dict[str, Any]:
+    """Returns FastAPI's document with the schemas that its paths refer to and without responses that cannot occur."""
+    parts = document.setdefault("components", {})
+    parts["schemas"] = schemas(routes)
+    parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path in document["paths"].values():
+        for described in path.values():
+            described["responses"].pop("422", None)  # FastAPI's own validation, which no route uses
+    return document
 
 
-def _errors(*statuses: int) -> dict[int, dict[str, Any]]:
-    errors = {status: _json(_REASONS[status], "Error") for status in statuses}
+def schemas(routes: tuple[Route, ...]) -> dict[str, Any]:
+    """Returns the schema of every request, answer and event by name; their parts are written out inside them."""
+    models: dict[type[BaseModel], None] = {}
+    for route in routes:
+        event = route.event if isinstance(route, Generation) else None
+        models |= dict.fromkeys(model for model in (route.request, route.answer, event) if model is not None)
+    models |= dict.fromkeys((ChatCompletionChunk, Error))
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in models]
+    _, found = models_json_schema(wanted, ref_template=_PREFIX + "{model}", schema_generator=_Plain)
+    names = [model.__name__ for model in models]
+    return {name: _inlined(found["$defs"][name], found["$defs"], kept=names) for name in names}
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any], *, kept: Sequence[str]) -> Any:
+    """Returns a schema with the definitions that it refers to in place of the references, except those in `kept`."""
+    if isinstance(schema, list):
+        return [_inlined(inner, definitions, kept=kept) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    name = str(schema.get("$ref", "")).removeprefix(_PREFIX)
+    if name in definitions and name not in kept:
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
+        return _inlined({**definitions[name], **rest}, definitions, kept=kept)
+    return {key: _inlined(inner, definitions, kept=kept) for key, inner in schema.items() if key != "title"}
+
+
+class _Plain(GenerateJsonSchema):
+    """Leaves out what readers of the document know anyway: titles, and that an optional field is null by default."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        if schema.get("default", ...) is None:
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"{_PREFIX}{model.__name__}"}
+
+
+def _errors(statuses: list[int]) -> Mapping[int, dict[str, Any]]:
+    content = {"application/json": {"schema": _ref(Error)}}
+    errors: dict[int, dict[str, Any]] = {
+        status: {"description": _REASONS[status], "content": content} for status in statuses
+    }
     if 429 in errors:
         errors[429]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
     return errors

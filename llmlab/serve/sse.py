@@ -1,7 +1,6 @@
-"""Server-sent events: one JSON value an event, and the mark of the end.
+"""Server-sent events: one JSON value per event, and the end mark.
 
-The framing is two lines of code, and one place makes it for the HTTP server and for `lab.client()` alike; that is why
-no library does it.
+The framing is two lines of code, shared by the HTTP server and `lab.client()`; a library would add nothing.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from typing import Any
 #: The content type of a stream of events.
 MEDIA_TYPE = "text/event-stream"
 
-#: What a stream ends with, after an error too.
+#: The last event of every stream, after an error too.
 DONE = b"data: [DONE]\n\n"
 
-#: A comment: clients skip it, and proxies see that somebody is alive.
+#: A comment, which clients skip and which keeps proxies from closing the connection.
 STILL_HERE = b": waiting\n\n"
 
 
 def encode(value: Any) -> bytes:
-    """JSON in ASCII: some readers break lines at U+2028 and its like, which JSON would allow inside a string."""
+    """Returns JSON in ASCII: some readers break lines at U+2028 and the like, which JSON allows inside strings."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def event(value: Any) -> bytes:
-    """An event that carries a JSON value."""
+    """Returns an event with a JSON value."""
     return b"data: " + encode(value) + b"\n\n"

@@ -45,7 +45,7 @@ def test_what_surrounds_an_answer_is_the_servers(client):
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.list()
     assert caught.value.status_code == 405 and caught.value.response.headers["allow"] == "POST"
-    with pytest.raises(openai.NotFoundError, match="there is nothing"):
+    with pytest.raises(openai.NotFoundError, match="this path does not exist"):
         client.embeddings.create(model="demo", input="x")
 
 

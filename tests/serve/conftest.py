@@ -22,11 +22,11 @@ class Running:
     def __init__(self, backend: Any, **options: Any):
         self.backend = backend
         self.app = create_app(backend, **options)
-        self.line = self.app.state.line
+        self.admission = self.app.state.admission
         self._sock = bind("127.0.0.1", 0, api_key=options.get("api_key"))
         self.port = self._sock.getsockname()[1]
         self.url = url_of(self._sock)
-        self.server = Server(config(self.app), line=self.line)
+        self.server = Server(config(self.app), admission=self.admission)
         self._clients: list[openai.OpenAI] = []
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._sock]})
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.backends.local.backend import LocalStream
+from llmlab.backends.local.stream import LocalStream
 from llmlab.engine.batch import Live
 from llmlab.engine.scheduler import Job
 from llmlab.grammar.matcher import Matcher
 from llmlab.serve.app import create_app
-from llmlab.serve.conversation import Conversation
+from llmlab.serve.handler import Handler
+from llmlab.serve.routes.chat import CHAT
 from tests.serve.bodies import encoded, error_of, head_of, http, post, vanish
 from tests.serve.mutations import VALID, requests
 from tests.serve.puppet import Puppet, wait
@@ -35,7 +36,7 @@ def test_thousands_of_mutated_requests(demo):
     """In-process, through the code that the server answers with: what nobody foresaw is raised here."""
 
     def answer(data):
-        conversation = Conversation(demo.backend)
+        conversation = Handler(demo.backend, CHAT)
         reply = conversation.start(data)
         body = next(reply.parts)  # of a stream the beginning will do
         conversation.leave()
@@ -61,7 +62,7 @@ def test_mutated_requests_over_the_socket(server):
             if answer.status_code != 200:
                 assert answer.status_code in (400, 404) and error_of(answer)["param"] is not None, data
     assert statuses[400] > 200 and statuses[200] > 10
-    wait(lambda: server.line.inside == 0)
+    wait(lambda: server.admission.inside == 0)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +95,14 @@ def test_two_hundred_clients_at_once_on_eight_slots(server):
     answers = asyncio.run(all_of_them())
     counts = Counter(answer.status_code for answer in answers)
     print(f"\n{dict(counts)}, {threading.active_count()} threads")
-    assert set(counts) <= {200, 429} and counts[200] >= server.line.places
+    assert set(counts) <= {200, 429} and counts[200] >= server.admission.places
     for answer in answers:
         if answer.status_code == 429:
             assert error_of(answer)["code"] == "queue_full" and int(answer.headers["retry-after"]) >= 1
     # Whoever sat beside them: one seed, one answer.
     texts = {seed: {text_of(a) for a in answers[seed::4] if a.status_code == 200} for seed in range(4)}
     assert [len(found) for found in texts.values()] == [1, 1, 1, 1]
-    wait(lambda: server.line.inside == 0)
+    wait(lambda: server.admission.inside == 0)
 
 
 def test_a_request_that_fails_inside_a_shared_batch_disturbs_nobody(server, monkeypatch):
@@ -126,7 +127,7 @@ def test_a_request_that_fails_inside_a_shared_batch_disturbs_nobody(server, monk
     *events, last, done, _ = failed.text.split("\n\n")
     assert "it broke" in json.loads(last.removeprefix("data: "))["error"]["message"] and done == "data: [DONE]"
     assert [text_of(answer) for answer in answers] == alone
-    assert "choices" in events[0] and server.line.inside == 0
+    assert "choices" in events[0] and server.admission.inside == 0
 
 
 def text_of(answer):
@@ -147,8 +148,8 @@ def test_clients_that_vanish_end_their_work(running, stream):
     puppet = Puppet(slots=8, script=lambda stream: stream.say("Once"))
     with running(puppet, max_queue=100) as server:
         asyncio.run(vanish_all(server.port, [encoded(stream=stream)] * 100, reads=[300 * stream] * 100))
-        wait(lambda: len(puppet.streams) == 100 or not server.line.inside)
-        wait(lambda: server.line.inside == 0)
+        wait(lambda: len(puppet.streams) == 100 or not server.admission.inside)
+        wait(lambda: server.admission.inside == 0)
         assert all(stream.closed.is_set() for stream in puppet.streams)
 
 
@@ -160,7 +161,7 @@ def test_a_client_that_takes_nothing_counts_as_gone(running):
         wait(lambda: puppet.streams)
         for _ in range(200):
             puppet.streams[0].say("x" * 2**16)
-        wait(lambda: puppet.streams[0].closed.is_set() and server.line.inside == 0)
+        wait(lambda: puppet.streams[0].closed.is_set() and server.admission.inside == 0)
 
 
 @pytest.mark.parametrize("full", ["start", 1, 2, "end"])
@@ -188,7 +189,7 @@ def test_a_stream_ends_wherever_the_client_stops_to_take_it(full):
         await asyncio.wait_for(app(scope, receive, send), timeout=30)
 
     asyncio.run(ask())
-    assert puppet.streams[0].closed.is_set() and app.state.line.inside == 0
+    assert puppet.streams[0].closed.is_set() and app.state.admission.inside == 0
     app.state.threads.shutdown()
     assert len(sent) == {"start": 1, 1: 2, 2: 3, "end": 6}[full] and (full == "end") is not sent[-1].get("more_body", 1)
 
@@ -199,13 +200,13 @@ def test_vanished_clients_leave_no_slot_and_no_memory(server):
 
     def once():
         asyncio.run(vanish_all(server.port, datas, reads=reads))
-        wait(lambda: server.line.inside == 0)
+        wait(lambda: server.admission.inside == 0)
 
     def all_gone():
         """How many objects there are, once none is left of a request; a row in line or in a slot would be one."""
         gc.collect()
         objects = gc.get_objects()
-        kinds = (Conversation, LocalStream, Job, Live)
+        kinds = (Handler, LocalStream, Job, Live)
         return 0 if any(type(thing) in kinds for thing in objects) else len(objects)
 
     once()

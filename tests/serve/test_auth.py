@@ -6,7 +6,7 @@ import pytest
 
 from llmlab.errors import RequestError
 from llmlab.serve.auth import ApiKey, check_address
-from llmlab.serve.refusals import ApiKeyError
+from llmlab.serve.errors import ApiKeyError
 from llmlab.serve.server import bind, url_of
 
 

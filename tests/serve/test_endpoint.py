@@ -125,7 +125,7 @@ def test_an_error_is_the_clients_own_class_and_names_the_field(client, fields, e
 
 
 def test_a_path_or_a_method_that_is_not_there(server, client):
-    with pytest.raises(openai.NotFoundError, match="POST /v1/embeddings: there is nothing") as caught:
+    with pytest.raises(openai.NotFoundError, match="POST /v1/embeddings: this path does not exist") as caught:
         client.embeddings.create(model="demo", input="x")
     assert caught.value.code == "unknown_path"
     with pytest.raises(openai.APIStatusError, match="takes POST") as caught:
@@ -182,7 +182,7 @@ def test_a_full_queue_is_429_and_the_clients_own_retries_get_through(running):
         hello(puppet.streams[2])
         for thread in (*inside, late):
             thread.join(timeout=30)
-        assert answers == ["Hello there"] * 3 and server.line.inside == 0
+        assert answers == ["Hello there"] * 3 and server.admission.inside == 0
 
 
 @pytest.mark.parametrize(
@@ -216,5 +216,5 @@ def test_a_failure_under_way_is_told(running, puppet, caplog, error, says, unfor
         puppet.streams[1].fail(failure)
         thread.join(timeout=30)
         assert lines[0][0] == 500 and says in lines[0][1]
-        assert server.line.inside == 0
+        assert server.admission.inside == 0
     assert "secret" not in caplog.text

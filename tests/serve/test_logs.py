@@ -92,7 +92,7 @@ def test_a_client_that_left_is_no_failure(running, lines, stream):
     with running(puppet) as server:
         data = encoded(stream=stream)
         asyncio.run(vanish(server.port, data, reads=300 * stream))
-        wait(lambda: len(lines) == 1 and not server.line.inside)
+        wait(lambda: len(lines) == 1 and not server.admission.inside)
     (line,) = map(json.loads, lines)
     assert line["left"] is True and line["level"] == "info" and line["status"] == (200 if stream else 0)
 

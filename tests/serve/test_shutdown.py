@@ -25,7 +25,7 @@ def test_what_runs_is_finished_and_what_comes_is_refused(running, puppet):
         asking.start()
         wait(lambda: len(puppet.streams) == 2)
         server.loop.call_soon_threadsafe(server.server.close)
-        wait(lambda: server.line.closing)
+        wait(lambda: server.admission.closing)
         for refused in (post(server.url, encoded()), http.get(server.url + "/health"), http.get(server.url + "/x")):
             assert refused.status_code == 503 and error_of(refused)["code"] == "shutting_down"
         with pytest.raises(openai.InternalServerError) as caught:
@@ -46,7 +46,7 @@ def test_a_second_signal_ends_it_at_once(running, puppet, caplog):
         stream = server.client().chat.completions.create(model="puppet", messages=ASK, stream=True)
         next(stream)
         server.server.handle_exit(signal.SIGTERM, None)
-        wait(lambda: server.line.closing)
+        wait(lambda: server.admission.closing)
         assert not server.server.should_exit
         server.server.handle_exit(signal.SIGTERM, None)
         server.thread.join(timeout=30)

@@ -34,14 +34,14 @@ def chunked(*parts: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (*parts, b""))
 
 
-class Line:
+class Connection:
     """A connection; `read` gives one answer: its status, its headers and its body."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self._file = self._socket.makefile("rb")
 
-    def send(self, data: bytes) -> Line:
+    def send(self, data: bytes) -> Connection:
         self._socket.sendall(data)
         return self
 
@@ -82,11 +82,11 @@ def served(request) -> Iterator:
 
 
 @pytest.fixture
-def line(served) -> Iterator[Line]:
-    line = Line(served.port)
+def line(served) -> Iterator[Connection]:
+    line = Connection(served.port)
     yield line
     line.close()
-    wait(lambda: served.line.inside == 0)
+    wait(lambda: served.admission.inside == 0)
 
 
 def said(answer: tuple[int, dict[str, str], bytes]) -> str:
@@ -176,10 +176,10 @@ def test_what_is_not_http_is_400_and_ends_the_line(line, bad) -> None:
 
 def test_a_body_that_does_not_come_is_not_waited_for(running) -> None:
     with running(Puppet(script=hello), stalled=0.2) as server:
-        line = Line(server.port)
+        line = Connection(server.port)
         status, headers, body = line.send(asked(POST, b'{"messages": [', **JSON, Content_Length="500")).read()
         error = json.loads(body)["error"]
         assert (status, error["code"], error["param"]) == (408, "body_timeout", "body")
         assert re.search(r"nothing more of the body came for 0\.2 s, after 14 bytes", error["message"])
-        assert headers["connection"] == "close" and line.ended() and server.line.inside == 0
+        assert headers["connection"] == "close" and line.ended() and server.admission.inside == 0
         line.close()

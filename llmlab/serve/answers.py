@@ -1,0 +1,232 @@
+"""The responses as types, for the OpenAPI document. `protocol/wire.py` and `protocol/chunks.py` write these shapes.
+
+A test validates real responses against the schemas of these types, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Shape(BaseModel):
+    """An object that has no other properties than these."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class _OpenShape(BaseModel):
+    """An object that may gain properties in later versions."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Alternative(_OpenShape):
+    """A token that could have stood at a position."""
+
+    token: str = Field(description="The bytes read as UTF-8, with U+FFFD for bytes that are not UTF-8.")
+    token_id: Count | None
+    bytes: list[Byte] | None = Field(description="The token's bytes; null for a control token, which has no text.")
+    logprob: float | None = Field(
+        description="Of the model's own distribution, before every stage; -9999 for minus infinity."
+    )
+    sampling_logprob: float | None = Field(description="Of the distribution that the token was drawn from.")
+
+
+class TokenLogprob(Alternative):
+    """A token of the answer with its statistics."""
+
+    rank: int | None = Field(description="In the model's own distribution, from 1.")
+    entropy: float | None = Field(description="Of the model's own distribution, in nats.")
+    kept: int | None = Field(description="The number of tokens that could have been drawn.")
+    lead: Count = Field(description="Bytes at the token's start that lie outside the text.")
+    overhang: Count = Field(description="Bytes at the token's end that lie outside the text.")
+    top_logprobs: list[Alternative]
+
+
+class Logprobs(_OpenShape):
+    """The tokens of a choice, in the lists of the texts that they belong to."""
+
+    content: list[TokenLogprob]
+    reasoning: list[TokenLogprob] = Field(default_factory=list, description="Extension.")
+    tool_calls: list[TokenLogprob] = Field(default_factory=list, description="Extension.")
+
+
+class Function(_Shape):
+    """The function that a tool call names."""
+
+    name: str
+    arguments: str = Field(description="JSON text.")
+
+
+class ToolCall(_Shape):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionDelta(_Shape):
+    """A piece of a call: its name at the start, then pieces of its arguments."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(_Shape):
+    """A piece of a tool call in a stream."""
+
+    index: Count
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
+class Message(_Shape):
+    """What the model answered."""
+
+    role: Literal["assistant"]
+    content: str | None
+    reasoning_content: str | None = Field(default=None, description="Extension, with separate_reasoning.")
+    refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class Delta(_Shape):
+    """What is new of a message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    reasoning_content: str | None = Field(default=None, description="Extension, with separate_reasoning.")
+    refusal: None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class Choice(_Shape):
+    """One of the `n` answers."""
+
+    index: Count
+    message: Message
+    finish_reason: FinishReason
+    logprobs: Logprobs | None
+
+
+class ChunkChoice(_Shape):
+    """What is new of one of the `n` answers."""
+
+    index: Count
+    delta: Delta
+    finish_reason: FinishReason | None
+    logprobs: Logprobs | None
+
+
+class Usage(_Shape):
+    """Numbers of tokens."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+
+
+CompletionId = Annotated[str, Field(pattern="^chatcmpl-")]
+
+
+class ChatCompletion(_Shape):
+    """A whole answer."""
+
+    id: CompletionId
+    object: Literal["chat.completion"]
+    created: Count
+    model: str
+    system_fingerprint: str
+    seed: int = Field(description="Extension: the seed that was used.")
+    choices: list[Choice]
+    usage: Usage
+
+
+class ChatCompletionChunk(_Shape):
+    """What each event of a stream holds, except the last, which is `[DONE]`."""
+
+    id: CompletionId
+    object: Literal["chat.completion.chunk"]
+    created: Count
+    model: str
+    system_fingerprint: str = ""
+    seed: int | None = Field(default=None, description="Extension: the seed that was used, on the last finish chunk.")
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class ErrorDetail(_Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field to blame; `body` for the body as a whole.")
+    code: str | None
+
+
+class Error(_Shape):
+    """Every answer that is not a success; in a stream, an event."""
+
+    error: ErrorDetail
+
+
+class Event(_OpenShape):
+    """A server-sent event."""
+
+    data: Annotated[
+        Any,
+        Field(
+            description="A chunk, or an error that occurred on the way, as JSON; at the end `[DONE]`.",
+            json_schema_extra={
+                "anyOf": [
+                    {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "contentSchema": {
+                            "anyOf": [
+                                {"$ref": "#/components/schemas/ChatCompletionChunk"},
+                                {"$ref": "#/components/schemas/Error"},
+                            ]
+                        },
+                    },
+                    {"const": "[DONE]"},
+                ]
+            },
+        ),
+    ]
+
+
+class Model(_Shape):
+    """The loaded model."""
+
+    id: str
+    object: Literal["model"]
+    created: Count
+    owned_by: str
+    context_length: int | None = Field(default=None, description="Extension: tokens of prompt and answer together.")
+    dtype: str | None = Field(default=None, description="Extension.")
+
+
+class ModelList(_Shape):
+    """The list of loaded models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class Health(_Shape):
+    """The state of the server."""
+
+    status: Literal["ok"]
+    model: str
+    requests: Count = Field(description="The requests that are being answered or wait.")
