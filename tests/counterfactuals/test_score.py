@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from llmlab.errors import RequestError
-from llmlab.frames.tokens import PROMPT_COLUMNS, SURPRISAL_COLUMNS
+from llmlab.frames.schema import PROMPT_COLUMNS, SURPRISAL_COLUMNS
 from llmlab.lab.lab import Lab
 from llmlab.metrics import perplexity
 from llmlab.protocol.backend import Backend, Stream
