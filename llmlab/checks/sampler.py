@@ -125,9 +125,9 @@ def check_sampler(step: NextToken, backend: Backend, *, draws: int, seed: int) -
         RequestError: `draws` or `seed` is not an integer in range.
     """
     draws, seed = whole("draws", draws, least=1), whole("seed", seed)
-    logprobs = _sampling_logprobs(step)
+    logprobs = step.sampling_logprobs()
     # Consecutive seeds, as people choose them: the draws must be independent all the same.
-    observed = np.bincount(step.draws(_seeds(seed, draws)), minlength=len(logprobs))
+    observed = np.bincount(step.sample(_seeds(seed, draws)), minlength=len(logprobs))
     agrees = _count_agreeing(step, backend, logprobs, seed=seed)
     return goodness_of_fit(observed, np.exp(logprobs), step=step, engine_draws=ENGINE_DRAWS, engine_agrees=agrees)
 
@@ -158,7 +158,7 @@ def goodness_of_fit(
     statistic = float(((seen - expected) ** 2 / expected).sum()) if degrees else math.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         residual = np.where(p < 1, (seen - expected) / np.sqrt(expected * (1 - p)), np.nan)
-    spelled = step.frame(top=None).set_index("token_id").loc[frequent.tolist()]
+    spelled = step.token_names.columns(frequent.tolist())
     pooled = [f"{len(rest):,} other tokens"] * bool(len(rest))
     cells = build(
         {
@@ -183,14 +183,6 @@ def goodness_of_fit(
         engine_draws=engine_draws,
         engine_agrees=engine_agrees,
     )
-
-
-def _sampling_logprobs(step: NextToken) -> np.ndarray:
-    """The logprobs [V] of the distribution that is sampled from, by token id."""
-    frame = step.frame(top=None)
-    logprobs = np.full(len(step.logits), -np.inf)
-    logprobs[frame["token_id"].to_numpy(np.int64)] = frame["sampling_logprob"].to_numpy(np.float64)
-    return logprobs
 
 
 def _count_agreeing(step: NextToken, backend: Backend, logprobs: np.ndarray, *, seed: int) -> int:

@@ -13,7 +13,7 @@ from llmlab.protocol.arguments import place
 from llmlab.protocol.backend import GivenTokens
 from llmlab.protocol.completion import Choice
 from llmlab.results.result import lab_of
-from llmlab.text.token_names import Token, token_ids
+from llmlab.text.token_names import Token, TokenNames
 
 if TYPE_CHECKING:
     from llmlab.results.result import Result
@@ -34,11 +34,7 @@ def branch(
     lab = lab_of(result)
     backend = logits_backend(lab)
     before = kept(choice, position)
-    forced = (
-        []
-        if token is None
-        else token_ids(token, token_bytes=backend.token_bytes, names=result.names, encode=backend.encode)
-    )
+    forced = [] if token is None else TokenNames(backend.token_bytes, result.names).spell(token, backend.encode)
     made = np.concatenate([before, np.array(forced, np.int32)]).astype(np.int32)
     request = changed_request(result, {"n": None, **changes})
     indices = range(request.n) if changes.get("n") is not None else (choice.index,)

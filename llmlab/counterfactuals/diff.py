@@ -15,6 +15,7 @@ from llmlab.frames.schema import build
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Choice, TokenBytes, Tokens
 from llmlab.text.spelling import label, name_of
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +278,8 @@ class Diff:
     def _named(self, token: int) -> str:
         backend = self.after.lab.backend if self.after.lab else None
         known = backend.token_bytes if isinstance(backend, LogitsBackend) else ()
-        return _readable(known[token] if token < len(known) else None, name_of(token, self._names))
+        names = TokenNames(known, self._names)
+        return _readable(names.bytes_of(token), names.name(token))
 
     @property
     def _names(self) -> Mapping[int, str]:

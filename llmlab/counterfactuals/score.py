@@ -16,7 +16,7 @@ from llmlab.protocol.backend import GivenTokens, LogitsBackend
 from llmlab.protocol.checks import FieldError, check_text
 from llmlab.protocol.request import PromptRequest, Request
 from llmlab.results.result import Result, lab_of
-from llmlab.text.spelling import token_text
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,11 +144,5 @@ def prompt_frame(result: Result) -> pd.DataFrame:
         request = PromptRequest(prompt=(int(ids[0]),))
         tokens = backend.score(request, [GivenTokens(0, ids[1:].astype(np.int32))], seed=0).choices[0].tokens
         columns = {name: [np.nan, *getattr(tokens, name).tolist()] for name in figures}
-    known = [backend.token_bytes[i] if i < len(backend.token_bytes) else None for i in ids.tolist()]
-    columns |= {
-        "position": list(range(len(ids))),
-        "token_id": ids.tolist(),
-        "bytes": known,
-        "token": [token_text(b, token_id=i, names=result.names) for b, i in zip(known, ids.tolist(), strict=True)],
-    }
-    return build(columns, PROMPT_COLUMNS)
+    named = TokenNames(backend.token_bytes, result.names).columns(ids.tolist())
+    return build({**columns, **named, "position": range(len(ids))}, PROMPT_COLUMNS)

@@ -113,11 +113,11 @@ class Result(Answer):
             IndexError: there is no such position or choice.
             RequestError: the result has no lab any more, its endpoint gives no logits, or other weights made it.
         """
-        from llmlab.results.ledger import ledger
+        from llmlab.results.next_token_at import next_token_at
 
         if self._lab is None:
             raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
-        return ledger(self._completion, self._lab.backend, position=position, choice=self._choice(choice).index)
+        return next_token_at(self._completion, self._lab.backend, position=position, choice=self._choice(choice).index)
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row a token, the first without figures.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmlab.frames.parquet import Pool, _whole, load, save
+from llmlab.frames.parquet import Pool, damage_named, load, save
 from llmlab.protocol.completion import Completion
 from llmlab.sweeps.grid import Cell, Grid
 
@@ -50,7 +50,7 @@ def load_sweep(path: str | os.PathLike[str]) -> tuple[Grid, dict[int, Completion
     """
     kept = load(path, kind="sweep")
     about = kept.about
-    with _whole(path):
+    with damage_named(path):
         grid = Grid(
             axes={name: tuple(values) for name, values in about["axes"].items()},
             cells=tuple(
