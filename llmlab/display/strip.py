@@ -21,12 +21,11 @@ from llmlab.display.theme import _variables, style_sheet
 from llmlab.protocol.arguments import one_of, whole
 from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, Tokens
 from llmlab.protocol.partial import UNFINISHED
+from llmlab.sampling.stages import FIELDS
 from llmlab.text.spelling import Piece, completed_characters, label, name_of, pieces, speed
 
-#: Fields of a request that a reader wants to see beside its answer.
-_SAMPLING_FIELDS = (
-    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
-)  # fmt: skip
+#: Fields of a request that are shown beside its answer: those of the sampler that hold one number.
+_SAMPLING_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_scalar)
 #: What a token can be coloured by.
 FIGURES = ("logprob", "sampling_logprob")
 _BAR = 10

@@ -16,7 +16,7 @@ from llmlab.errors import ContextLengthError, RequestError
 from llmlab.protocol.arguments import listed, most, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
-from llmlab.protocol.signatures import LAW_FIELDS, spells
+from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.text.token_names import Token
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class NextToken(Step):
         law.allowed(request)  # a grammar that cannot be had is an error now
         return law
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
         """The `top` tokens by raw probability (None: all V), one a row.
 
@@ -91,7 +91,7 @@ class NextToken(Step):
             NEXT_TOKEN_COLUMNS,
         )
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def stages(
         self,
         *,
@@ -120,7 +120,7 @@ class NextToken(Step):
         ids = self._top(top) if tokens is None else self.token_ids(tokens)
         return ledger_frame(self, ids, request=self.changed(fields), order=order)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def flip_points(
         self,
         token: Token,
@@ -154,7 +154,7 @@ class NextToken(Step):
         at = Noise(request.seed if "seed" in fields else self.seed, *self._place(choice, position))
         return flip_frame(self, self.token_id(token), request=request, order=order, noise=at)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def under(self, *, order: str | None = None, **fields: Any) -> Laws:
         """The laws of a whole grid at once: fields that are given a list are varied, all against all.
 
@@ -178,7 +178,7 @@ class NextToken(Step):
         )  # fmt: skip
         return Laws(step, grid=grid, order=self.order_name(order))
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def draws(
         self,
         seeds: Iterable[int],
@@ -197,7 +197,7 @@ class NextToken(Step):
         final = last(self.trace([fields], order=order))[0]
         return drawn(final, words, choice=noise_choice, position=noise_position)
 
-    @spells(only=LAW_FIELDS, but=("temperature",), kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, without=("temperature",), unchanged=True)
     def temperatures(
         self,
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
@@ -246,7 +246,7 @@ class NextToken(Step):
             kept=left.sum(-1),
         )
 
-    @spells(only=LAW_FIELDS, but=("temperature",), kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, without=("temperature",), unchanged=True)
     def plot_temperatures(
         self,
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
@@ -264,35 +264,35 @@ class NextToken(Step):
 
         return plot_temperatures(self.temperatures(temperatures, top=top, order=order, **fields), ax=ax)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def truncation(self, *, order: str | None = None, **fields: Any) -> TruncationCurve:
         """The probabilities before the cuts, falling, and what each cut takes: what `plot_truncation` draws."""
         from llmlab.distributions.stages import truncation_curve
 
         return truncation_curve(self, request=self.changed(fields), order=order)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def plot_truncation(self, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """Where top_k, top_p and min_p cut the law, and the mass that each removes."""
         from llmlab.plots.distribution import plot_truncation
 
         return plot_truncation(self.truncation(order=order, **fields), ax=ax)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def waterfall(self, token: Token, *, order: str | None = None, **fields: Any) -> Waterfall:
         """What each stage that these fields ask for did to one token: what `plot_ledger` draws."""
         from llmlab.distributions.stages import waterfall
 
         return waterfall(self, self.token_id(token), request=self.changed(fields), order=order)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def plot_ledger(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """The ledger of one token as a waterfall: what moved its probability, and what removed it."""
         from llmlab.plots.distribution import plot_ledger
 
         return plot_ledger(self.waterfall(token, order=order, **fields), ax=ax)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def penalties(self, *, top: int = 15, order: str | None = None, **fields: Any) -> PenaltyShifts:
         """The most likely tokens before and after bias and penalties: what `plot_penalties` draws.
 
@@ -303,7 +303,7 @@ class NextToken(Step):
 
         return penalty_shifts(self, request=self.changed(fields), order=order, top=whole("top", top, least=1))
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """How bias and the repetition, frequency and presence penalties moved the most likely tokens."""
         from llmlab.plots.distribution import plot_penalties

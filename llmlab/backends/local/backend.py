@@ -252,19 +252,7 @@ class LocalBackend:
                     f"logit_bias: token id {token} is not in the vocabulary (0..{self.tokenizer.vocab_size - 1})",
                     param="logit_bias",
                 )
-        return SamplingParams(
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            min_p=request.min_p,
-            repetition_penalty=request.repetition_penalty,
-            frequency_penalty=request.frequency_penalty,
-            presence_penalty=request.presence_penalty,
-            logit_bias=request.logit_bias,
-            min_tokens=request.min_tokens,
-            seed=seed,
-            choice=choice,
-        )
+        return SamplingParams.of(request, seed=seed, choice=choice)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
