@@ -1,13 +1,19 @@
-"""Numbers of a frame: each metric is a function frame -> number, with the source that it is from.
+"""Metrics: each takes a dataframe and returns one number, and names its source.
 
-Three kinds of frame go in, and each function says which one it reads:
+    from llmlab import metrics
 
-- tokens: `Result.logprobs_frame()`, or the part of it that is one choice: what `lab.sweep(metrics=...)` takes.
-- completions: a row a completion with its `text`, as `lab.sweep(...).frame()` has: what `Sweep.summary(metrics=...)`
-  takes.
-- laws and outcomes: a row a token or an answer, with columns of probabilities.
+    metrics.perplexity(result.logprobs_frame())
+    lab.sweep("Tell me a story.", temperature=[0.5, 1.0], n=16).summary(metrics={"agreement": metrics.majority_share})
 
-Natural logs, entropies in nats. A number that the frame cannot tell (nothing in it, or a figure that is NA) is NaN.
+Each docstring says which kind of frame the metric reads:
+
+- a frame of tokens: `Result.logprobs_frame()`, or the rows of one choice. `lab.sweep(metrics=...)` passes the latter.
+- a frame of completions: one row per completion with its `text`, as `Sweep.frame()` has. `Sweep.summary(metrics=...)`
+  passes the rows of one group.
+- a frame of probabilities: one row per token or answer.
+
+Logarithms are natural, entropies in nats. A metric is NaN where the frame cannot tell it: it has no rows, or a value is
+NA. A missing column is a `RequestError`.
 """
 
 from __future__ import annotations
@@ -24,17 +30,37 @@ from llmlab.errors import RequestError
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What a metric is.
+__all__ = [
+    "Metric",
+    "distinct_n",
+    "entropy",
+    "expected_calibration_error",
+    "kl_divergence",
+    "length_normalised_entropy",
+    "majority_share",
+    "mean_entropy",
+    "mean_logprob",
+    "mean_varentropy",
+    "perplexity",
+    "sample_entropy",
+    "self_bleu",
+    "total_variation",
+    "varentropy",
+]
+
+#: A function from a frame to a number.
 Metric: TypeAlias = "Callable[[pd.DataFrame], float]"
 
 
 def mean_logprob(frame: pd.DataFrame, *, column: str = "logprob") -> float:
-    """The mean log-probability of a token, in nats. Reads tokens."""
+    """The mean log-probability per token, in nats. Reads a frame of tokens."""
     return _mean(_numbers(frame, column, "mean_logprob"))
 
 
 def perplexity(frame: pd.DataFrame, *, column: str = "logprob") -> float:
-    """exp of minus the mean log-probability: how many equally likely tokens would surprise as much. Reads tokens.
+    """The perplexity, exp of minus the mean log-probability. Reads a frame of tokens.
+
+    It is the number of equally likely tokens that would be as hard to predict.
 
     Source: Jelinek, Mercer, Bahl, Baker 1977, "Perplexity: a measure of the difficulty of speech recognition tasks".
     """
@@ -43,18 +69,21 @@ def perplexity(frame: pd.DataFrame, *, column: str = "logprob") -> float:
 
 
 def mean_entropy(frame: pd.DataFrame, *, column: str = "entropy") -> float:
-    """The mean entropy of the laws that the tokens came from, in nats; `sampling_entropy` for the processed laws.
+    """The mean entropy of the next-token distributions along the tokens, in nats. Reads a frame of tokens.
 
-    Reads tokens. Source: Shannon 1948, "A mathematical theory of communication".
+    The raw distributions, or with the column `sampling_entropy` those that were sampled from.
+
+    Source: Shannon 1948, "A mathematical theory of communication".
     """
     return _mean(_numbers(frame, column, "mean_entropy"))
 
 
 def length_normalised_entropy(frame: pd.DataFrame, *, column: str = "sampling_logprob") -> float:
-    """An estimate of the entropy of whole answers per token: the mean over choices of minus their mean logprob, nats.
+    """The length-normalised entropy of answers: the mean over choices of minus their mean logprob, in nats per token.
 
-    Reads tokens of one or many choices (told apart by the column `choice`, where there is one); every choice counts
-    alike, however long it is. The law that was drawn from is the one whose entropy samples tell, hence the column.
+    Reads a frame of tokens of one or many choices, told apart by the column `choice` where there is one. Every choice
+    has the same weight, however long it is. By default it reads the sampling logprobs, because samples estimate the
+    entropy of the distribution that they were sampled from.
 
     Source: Malinin and Gales 2021, "Uncertainty estimation in autoregressive structured prediction", eq. 12; used as
     a baseline in Kuhn, Gal, Farquhar 2023, "Semantic uncertainty".
@@ -67,38 +96,52 @@ def length_normalised_entropy(frame: pd.DataFrame, *, column: str = "sampling_lo
 
 
 def mean_varentropy(frame: pd.DataFrame) -> float:
-    """An unbiased estimate of the mean varentropy of the laws that were drawn from, in squared nats. Reads tokens.
+    """An unbiased estimate of the mean varentropy of the distributions sampled from, in squared nats.
 
-    A drawn token's surprisal less its law's entropy has mean zero and the law's varentropy as its variance, so the mean
-    of its squares estimates it; `varentropy` is exact where the whole law is at hand.
+    Reads a frame of tokens. The surprisal of a sampled token minus the entropy of its distribution has mean zero, and
+    its variance is the varentropy, so the mean of its squares estimates that. `varentropy` is exact where the whole
+    distribution is known.
+
+    Source: Kontoyiannis and Verdu 2014, "Optimal lossless data compression: non-asymptotics and asymptotics".
     """
     surprisal = -_numbers(frame, "sampling_logprob", "mean_varentropy")
     return _mean((surprisal - _numbers(frame, "sampling_entropy", "mean_varentropy")) ** 2)
 
 
 def entropy(frame: pd.DataFrame, *, column: str = "logprob") -> float:
-    """The entropy of a law in nats. Reads a law by its log-probabilities: `lab.next_token(...).frame(top=None)`.
+    """The entropy of a distribution in nats.
 
-    Source: Shannon 1948.
+    Reads a frame with the log-probabilities of a whole distribution: `lab.next_token(...).frame(top=None)`.
+
+    Raises:
+        RequestError: the probabilities do not sum to one.
+
+    Source: Shannon 1948, "A mathematical theory of communication".
     """
-    prob, surprisal = _law(frame, column, "entropy")
+    prob, surprisal = _distribution(frame, column, "entropy")
     return float(prob @ surprisal) if len(prob) else math.nan
 
 
 def varentropy(frame: pd.DataFrame, *, column: str = "logprob") -> float:
-    """The variance of a law's surprisal, in squared nats. Reads what `entropy` reads.
+    """The varentropy of a distribution: the variance of the surprisal, in squared nats. Reads the frames of `entropy`.
+
+    Raises:
+        RequestError: the probabilities do not sum to one.
 
     Source: Kontoyiannis and Verdu 2014, "Optimal lossless data compression: non-asymptotics and asymptotics".
     """
-    prob, surprisal = _law(frame, column, "varentropy")
+    prob, surprisal = _distribution(frame, column, "varentropy")
     return float(prob @ (surprisal - prob @ surprisal) ** 2) if len(prob) else math.nan
 
 
 def distinct_n(frame: pd.DataFrame, *, n: int = 2) -> float:
-    """Distinct n-grams of token ids per n-gram, over all tokens of the frame, end tokens included. Reads tokens.
+    """The share of distinct n-grams among all n-grams of token ids, 0 to 1. Reads a frame of tokens.
 
-    n-grams lie within one choice and are counted over all of them. Tokens without ids (an endpoint's) count by their
-    bytes. NaN where no choice has n tokens.
+    An n-gram lies within one choice; all choices are counted together, end tokens included. Tokens without ids, from an
+    endpoint, are compared by their bytes. NaN where no choice has `n` tokens.
+
+    Raises:
+        RequestError: `n` is below 1.
 
     Source: Li, Galley, Brockett, Gao, Dolan 2016, "A diversity-promoting objective function for neural conversation
     models".
@@ -116,7 +159,7 @@ def distinct_n(frame: pd.DataFrame, *, n: int = 2) -> float:
 
 
 def distinct(sequences: Sequence[Sequence[Hashable]], *, n: int) -> float:
-    """Distinct n-grams per n-gram of some sequences; what `distinct_n` counts."""
+    """The share of distinct n-grams among all n-grams of some sequences; see `distinct_n`."""
     if n < 1:
         raise RequestError(f"n must be at least 1, got {n}", param="n")
     grams = [gram for sequence in sequences for gram in _grams(sequence, n)]
@@ -128,12 +171,20 @@ def self_bleu(
 ) -> float:
     """The mean BLEU of each completion against all others, 0 to 1: the higher, the more alike they are.
 
-    Reads completions. Clipped n-gram precisions up to `order`, those above 1 smoothed by adding one to both counts
-    (Lin and Och 2004, "ORANGE: a method for evaluating automatic evaluation metrics for machine translation"); a text
-    shorter than `order` words goes up to its own length; the brevity penalty takes the closest length, ties to the
-    shorter. An empty text has 1 where all others are empty, else 0. NaN with fewer than two completions.
+    Reads a frame of completions. Precisions of clipped n-grams up to `order`, for n above 1 smoothed by adding one to
+    both counts; a text shorter than `order` words goes up to its own length. The brevity penalty takes the closest
+    length, and of two the shorter. An empty text has 1 where all others are empty, otherwise 0. NaN with fewer than two
+    completions.
 
-    Source: Zhu, Lu, Zheng, Guo, Zhang, Wang, Yu 2018, "Texygen: a benchmarking platform for text generation models".
+    Args:
+        frame: one row per completion.
+        order: the longest n-grams.
+        column: the column of the texts.
+        split: the function from a text to its words.
+
+    Sources: Zhu, Lu, Zheng, Guo, Zhang, Wang, Yu 2018, "Texygen: a benchmarking platform for text generation models";
+    for the smoothing Lin and Och 2004, "ORANGE: a method for evaluating automatic evaluation metrics for machine
+    translation".
     """
     _need(frame, column, "self_bleu")
     texts = [split(text) for text in frame[column]]
@@ -144,9 +195,11 @@ def self_bleu(
 
 
 def majority_share(frame: pd.DataFrame, *, column: str = "text") -> float:
-    """The share of completions that give the commonest answer (texts compared without white space around them).
+    """The share of completions that give the most common answer, 0 to 1; white space around a text does not count.
 
-    Reads completions. Source: Wang, Wei, Schuurmans, Le, Chi, Narang, Chowdhery, Zhou 2023, "Self-consistency improves
+    Reads a frame of completions.
+
+    Source: Wang, Wei, Schuurmans, Le, Chi, Narang, Chowdhery, Zhou 2023, "Self-consistency improves
     chain of thought reasoning in language models".
     """
     counts = _answers(frame, column, "majority_share")
@@ -154,12 +207,13 @@ def majority_share(frame: pd.DataFrame, *, column: str = "text") -> float:
 
 
 def sample_entropy(frame: pd.DataFrame, *, column: str = "text", corrected: bool = False) -> float:
-    """The entropy in nats of the answers among n samples, an answer being a text without white space around it.
+    """The entropy of the answers among n sampled completions, in nats; white space around a text does not count.
 
-    Reads completions. It is the plug-in estimate, at most log n; `corrected` adds (K - 1) / 2n for K different answers.
+    Reads a frame of completions. It is the plug-in estimate, at most log n; `corrected` adds (K - 1) / 2n for K
+    different answers.
 
-    Sources: Kuhn, Gal, Farquhar 2023, "Semantic uncertainty" (with one meaning a text); Miller 1955, "Note on the bias
-    of information estimates".
+    Sources: Kuhn, Gal, Farquhar 2023, "Semantic uncertainty" (with each text a meaning of its own);
+    Miller 1955, "Note on the bias of information estimates".
     """
     counts = np.array(_answers(frame, column, "sample_entropy"), np.float64)
     if not len(counts):
@@ -171,12 +225,20 @@ def sample_entropy(frame: pd.DataFrame, *, column: str = "text", corrected: bool
 def expected_calibration_error(
     frame: pd.DataFrame, *, confidence: str = "confidence", correct: str = "correct", bins: int = 10
 ) -> float:
-    """The mean distance between confidence and accuracy over `bins` equal bins of confidence, weighted by their size.
+    """The mean distance between confidence and accuracy over equal bins of confidence, weighted by their size, 0 to 1.
 
-    Reads outcomes: a row a prediction, with its confidence in [0, 1] and whether it was right (or the probability that
-    it is, where that is known). A bin holds its upper edge. NaN for an empty frame.
+    Reads a frame with one row per prediction. A bin includes its upper edge. NaN for an empty frame.
 
-    Source: Naeini, Cooper, Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning"; Guo,
+    Args:
+        frame: one row per prediction.
+        confidence: the column of the predictions' confidences in [0, 1].
+        correct: the column that says whether each prediction was right, or the probability that it is.
+        bins: the number of bins.
+
+    Raises:
+        RequestError: a confidence is outside [0, 1], or `bins` is below 1.
+
+    Sources: Naeini, Cooper, Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning"; Guo,
     Pleiss, Sun, Weinberger 2017, "On calibration of modern neural networks".
     """
     said = _numbers(frame, confidence, "expected_calibration_error")
@@ -189,7 +251,11 @@ def expected_calibration_error(
 
 
 def calibration_bins(confidence: np.ndarray, *, bins: int) -> np.ndarray:
-    """Which of `bins` equal parts of [0, 1] each confidence lies in, from 0; an upper edge belongs to its part."""
+    """The number, from 0, of the bin of [0, 1] that each confidence lies in; a bin includes its upper edge.
+
+    Raises:
+        RequestError: a confidence is outside [0, 1], or `bins` is below 1.
+    """
     if bins < 1:
         raise RequestError(f"bins must be at least 1, got {bins}", param="bins")
     if len(confidence) and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
@@ -201,10 +267,11 @@ def calibration_bins(confidence: np.ndarray, *, bins: int) -> np.ndarray:
 
 
 def kl_divergence(frame: pd.DataFrame, *, p: str = "p", q: str = "q") -> float:
-    """KL(p || q) in nats of two columns of probabilities; infinite where q is 0 and p is not.
+    """KL(p || q) of two columns of probabilities, in nats; infinite where q is 0 and p is not.
 
-    Reads laws: a row an outcome; q may keep mass for outcomes that are not listed. Source: Kullback and Leibler 1951,
-    "On information and sufficiency".
+    Reads a frame with one row per outcome; q may have probability left for outcomes that are not listed.
+
+    Source: Kullback and Leibler 1951, "On information and sufficiency".
     """
     one, other = _numbers(frame, p, "kl_divergence"), _numbers(frame, q, "kl_divergence")
     if not len(one) or np.isnan(one).any() or np.isnan(other).any():
@@ -215,10 +282,12 @@ def kl_divergence(frame: pd.DataFrame, *, p: str = "p", q: str = "q") -> float:
 
 
 def total_variation(frame: pd.DataFrame, *, p: str = "p", q: str = "q") -> float:
-    """The largest difference in probability that two laws give any event, 0 to 1. Reads what `kl_divergence` reads.
+    """The largest difference between the probabilities that two distributions give to any event, 0 to 1.
 
-    Half the sum of the absolute differences; mass that a column does not list (1 less its sum) counts as an outcome of
-    its own. Source: Levin, Peres, Wilmer 2009, "Markov chains and mixing times", proposition 4.2.
+    Reads the frames of `kl_divergence`. It is half the sum of the absolute differences; probability that a column does
+    not list (1 minus its sum) counts as an outcome of its own.
+
+    Source: Levin, Peres, Wilmer 2009, "Markov chains and mixing times", proposition 4.2.
     """
     one, other = _numbers(frame, p, "total_variation"), _numbers(frame, q, "total_variation")
     if not len(one):
@@ -227,11 +296,11 @@ def total_variation(frame: pd.DataFrame, *, p: str = "p", q: str = "q") -> float
 
 
 def _matched(counts: Sequence[Counter[tuple[Hashable, ...]]]) -> list[int]:
-    """How many n-grams of each text are matched by the others together, a gram as often as the one that has it most.
+    """The number of n-grams of each text that the others match: each as often as the text that has it most often.
 
-    That is the sum of min(own count, second largest count of all), since the largest is either not the text's own, and
-    then no other is below it, or the second largest is the most that the others have. So each text is gone through
-    twice, however many others there are.
+    An n-gram is matched min(own count, largest count among the others) times. Where the text's own count is the
+    largest of all, the largest among the others is the second largest of all; where it is not, its own count is at most
+    the second largest. So it is min(own count, second largest count), and two passes over the texts are enough.
     """
     most: dict[tuple[Hashable, ...], int] = {}
     second: dict[tuple[Hashable, ...], int] = {}
@@ -246,13 +315,13 @@ def _matched(counts: Sequence[Counter[tuple[Hashable, ...]]]) -> list[int]:
 
 
 def _bleu(texts: Sequence[Sequence[str]], matched: Sequence[int], at: int) -> float:
-    """BLEU of the text `at` against all others; `matched` are its n-grams that they have, for each n from 1."""
+    """The BLEU of the text `at` against all others; `matched` counts its n-grams that they match, for each n from 1."""
     text, lengths = texts[at], [len(text) for other, text in enumerate(texts) if other != at]
     if not text:
         return float(not any(lengths))
     logs = []
     for n, found in enumerate(matched[: len(text)]):
-        extra = 1 if n else 0  # the first precision is not smoothed: nothing in common is 0
+        extra = 1 if n else 0  # single words are not smoothed: texts without a common word have 0
         if found + extra == 0:
             return 0.0
         logs.append(math.log((found + extra) / (len(text) - n + extra)))
@@ -270,13 +339,14 @@ def _answers(frame: pd.DataFrame, column: str, metric: str) -> list[int]:
     return list(Counter(text.strip() for text in frame[column]).values())
 
 
-def _law(frame: pd.DataFrame, column: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and surprisals of what can happen at all."""
+def _distribution(frame: pd.DataFrame, column: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """The probabilities and surprisals of the outcomes with a probability above zero."""
     logprob = _numbers(frame, column, metric)
     prob = np.exp(logprob)
     if len(prob) and not abs(prob.sum() - 1) < 1e-3:
         raise RequestError(
-            f"{metric} reads a whole law, and {column!r} sums to {prob.sum():.4g}; take frame(top=None)", param="frame"
+            f"{metric} reads a whole distribution, and {column!r} sums to {prob.sum():.4g}; take frame(top=None)",
+            param="frame",
         )
     there = prob > 0
     return prob[there], -logprob[there]

@@ -33,7 +33,7 @@ def make_tokens(
     top_k: int = 6,
     key: int = 0,
 ) -> Tokens:
-    """Tokens drawn (by decree) from random laws, with every figure computed from those laws in float64."""
+    """Tokens as if sampled from random distributions, with every value computed from those in float64."""
     T, V = len(ids), len(VOCABULARY)
     rng = np.random.default_rng(key)
     logits = rng.normal(0.0, 1.5, (T, V))
@@ -46,7 +46,7 @@ def make_tokens(
     drawn = np.where(
         (rank < top_k) | (np.arange(V) == np.array(ids, int).reshape(-1, 1)), logits / temperature, -np.inf
     )
-    law = drawn - np.log(np.exp(drawn).sum(-1, keepdims=True))
+    sampling = drawn - np.log(np.exp(drawn).sum(-1, keepdims=True))
     at = (np.arange(T), np.array(ids, int))
     others = raw.copy()
     others[at] = -np.inf
@@ -62,16 +62,16 @@ def make_tokens(
         lead=np.zeros(T, np.int32),
         overhang=np.zeros(T, np.int32),
         logprob=raw[at].astype(np.float32),
-        sampling_logprob=law[at].astype(np.float32),
+        sampling_logprob=sampling[at].astype(np.float32),
         rank=(rank[at] + 1).astype(np.int32),
         entropy=entropy(raw).astype(np.float32),
-        sampling_entropy=entropy(law).astype(np.float32),
+        sampling_entropy=entropy(sampling).astype(np.float32),
         margin=(raw[at] - others.max(-1, initial=-np.inf)).astype(np.float32),
-        kept=np.isfinite(law).sum(-1).astype(np.int32),
+        kept=np.isfinite(sampling).sum(-1).astype(np.int32),
         top_ids=top.astype(np.int32),
         top_bytes=tuple(tuple(VOCABULARY[i] for i in row) for row in top),
         top_logprob=np.take_along_axis(raw, top, -1).astype(np.float32),
-        top_sampling_logprob=np.take_along_axis(law, top, -1).astype(np.float32),
+        top_sampling_logprob=np.take_along_axis(sampling, top, -1).astype(np.float32),
     )
 
 

@@ -56,10 +56,10 @@ def test_perplexity_of_an_even_choice_is_its_size(story) -> None:
 def test_the_estimate_of_the_varentropy_is_unbiased() -> None:
     rng = np.random.default_rng(0)
     prob = np.array([0.5, 0.25, 0.15, 0.1])
-    law = pd.DataFrame({"logprob": np.log(prob)})
+    distribution = pd.DataFrame({"logprob": np.log(prob)})
     surprisal = -np.log(prob)
-    assert metrics.entropy(law) == pytest.approx(stats.entropy(prob))
-    exact = metrics.varentropy(law)
+    assert metrics.entropy(distribution) == pytest.approx(stats.entropy(prob))
+    exact = metrics.varentropy(distribution)
     of_surprisal = stats.rv_discrete(values=(range(4), prob)).expect(lambda k: surprisal[k.astype(int)] ** 2)
     assert exact == pytest.approx(of_surprisal - stats.entropy(prob) ** 2)
     drawn = surprisal[rng.choice(4, 40_000, p=prob)]
@@ -186,5 +186,12 @@ def test_what_is_not_known_makes_a_mean_unknown(tokens) -> None:
 
 
 def test_a_part_of_a_law_is_refused() -> None:
-    with pytest.raises(RequestError, match="reads a whole law, and 'logprob' sums to 0.5; take frame"):
+    with pytest.raises(RequestError, match="reads a whole distribution, and 'logprob' sums to 0.5; take frame"):
         metrics.entropy(pd.DataFrame({"logprob": [math.log(0.5)]}))
+
+
+def test_the_public_metrics_are_explained() -> None:
+    functions = [getattr(metrics, name) for name in metrics.__all__ if name != "Metric"]
+    assert len(functions) == 14 and all(found.__doc__ and "Reads" in found.__doc__ for found in functions)
+    # Every metric that is not a mean of logprobs comes from the literature.
+    assert [found.__name__ for found in functions if "Source" not in found.__doc__] == ["mean_logprob"]

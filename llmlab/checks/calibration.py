@@ -19,7 +19,7 @@ from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import listed, whole
-from llmlab.protocol.backend import Given, ReplayBackend
+from llmlab.protocol.backend import GivenTokens, LogitsBackend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,7 @@ def calibration(
 ) -> Calibration:
     """What `Lab.calibration` does."""
     backend = lab.backend
-    if not isinstance(backend, ReplayBackend):
+    if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{backend.name} is an endpoint that scores no given answers; llmlab.load a model for that")
     for name in ("messages", "prompt"):
         if fields.get(name) is not None:
@@ -248,12 +248,12 @@ def _checked(row: Any, number: int) -> Truth:
     return Truth(row["messages"], law, str(row.get("law", f"law {number}")))
 
 
-def _logprobs(backend: ReplayBackend, request: Any, answers: Sequence[str]) -> list[float]:
+def _logprobs(backend: LogitsBackend, request: Any, answers: Sequence[str]) -> list[float]:
     """The log-probability of each answer, to its end: under any of the tokens that end one."""
     bodies = [backend.encode(answer) for answer in answers]
     given = [
-        Given(index, np.array([*body, end], np.int32))
-        for index, (body, end) in enumerate((body, end) for body in bodies for end in backend.ends)
+        GivenTokens(index, np.array([*body, end], np.int32))
+        for index, (body, end) in enumerate((body, end) for body in bodies for end in backend.end_ids)
     ]
     scored = backend.score(request, given, seed=0).choices
     each = np.array([choice.tokens.sampling_logprob.astype(np.float64).sum() for choice in scored])

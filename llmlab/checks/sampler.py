@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlab.distributions.draws import Noise
-from llmlab.distributions.step import last, softmax
 from llmlab.frames.schema import build
+from llmlab.plots.labels import token_labels
 from llmlab.protocol.arguments import whole
 from llmlab.results.next_token import NextToken
 
@@ -119,10 +119,10 @@ def check_sampler(
     """What `Lab.check_sampler` does."""
     draws, seed = whole("draws", draws, least=1), whole("seed", seed)
     law = lab.next_token(messages, order=order, **fields)
-    final = last(law.trace([law.request]))[0]
-    prob = softmax(final)
+    final = law.sampling_logprobs()
+    prob = np.exp(final)
     # One seed after the other, as people choose them: what the noise is made of must not let that show.
-    tokens = law.draws(_seeds(seed, draws))
+    tokens = law.sample(_seeds(seed, draws))
     observed = np.bincount(tokens, minlength=len(prob))
     agrees = _ask_engine(lab, law, final, seed=seed, order=order)
     return goodness_of_fit(observed, prob, law=law, engine_draws=ENGINE_DRAWS, engine_agrees=agrees)
@@ -152,7 +152,7 @@ def goodness_of_fit(
     statistic = float(((seen - expected) ** 2 / expected).sum()) if degrees else math.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         residual = np.where(p < 1, (seen - expected) / np.sqrt(expected * (1 - p)), np.nan)
-    spelled = law.spelled([int(token) for token in frequent])
+    spelled = law.token_names.columns(frequent.tolist())
     pooled = [f"{len(rest):,} other tokens"] * bool(len(rest))
     cells = build(
         {
@@ -169,7 +169,7 @@ def goodness_of_fit(
     )
     return SamplerCheck(
         cells=cells,
-        labels=(*law.labels([int(token) for token in frequent]), *pooled),
+        labels=(*token_labels(spelled["bytes"], frequent.tolist(), law.token_names.names), *pooled),
         draws=draws,
         statistic=statistic,
         degrees=degrees,

@@ -261,9 +261,9 @@ def devices() -> None:
     """Show what JAX can run on here."""
     import jax
 
-    from llmlab.backends.local.devices import device
+    from llmlab.backends.local.devices import device_facts
 
-    found = device()
+    found = device_facts()
     typer.echo(f"jax {jax.__version__} on {found['platform']}")
     for each in jax.devices():
         typer.echo(f"  {each.id}: {each.device_kind}")

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
 from llmlab.distributions.draws import perturb
 from llmlab.errors import RequestError
-from llmlab.protocol.backend import ReplayBackend
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
-from llmlab.sampling.params import SamplingParams
 
 #: Fields that say how an answer is asked for or returned, or when it ends; no law depends on them.
 OUTSIDE = frozenset(
@@ -29,30 +28,6 @@ OUTSIDE = frozenset(
 )
 #: So many changes are tried in all their combinations; of more, each alone, in pairs, and one by one taken back.
 _ALL_SUBSETS = 6
-
-
-@runtime_checkable
-class Backend(ReplayBackend, Protocol):
-    """A backend whose laws can be worked out under other parameters."""
-
-    def render(self, request: Request) -> Int32[np.ndarray, " L"]:
-        """The prompt's token ids."""
-
-    def next_logits(self, prompt: Int32[np.ndarray, " L"]) -> Float32[np.ndarray, " V"]:
-        """The raw logits of the token that follows."""
-
-    def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
-        """The request's sampling fields."""
-
-
-@runtime_checkable
-class StepsBackend(Backend, Protocol):
-    """One that can also go the way of a completion again, step by step."""
-
-    def step_logits(
-        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, given: int, rows: int
-    ) -> Float32[np.ndarray, " V"]:
-        """The raw logits behind `tokens`, of which the first `given` were there already, drawn beside other `rows`."""
 
 
 class Drawn(NamedTuple):
@@ -139,7 +114,7 @@ class Step:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: LogitsBackend,
         *,
         before: Setting,
         after: Setting,
@@ -160,7 +135,7 @@ class Step:
         """Which of these changes flipped the token."""
         names = tuple(name for name in names if name not in OUTSIDE)
         reproduced = self._reproduced(names)
-        if not reproduced and isinstance(self._backend, StepsBackend):
+        if not reproduced:
             # One pass over all the tokens may differ in the last bits from the steps in which they were drawn.
             self._by_steps, self._logits, self._seen = True, {}, {}
             reproduced = self._reproduced(names)
@@ -209,14 +184,14 @@ class Step:
         key = prompt.tobytes()
         if key not in self._logits:
             self._logits[key] = self._behind(prompt)
-        mask = self._backend.masks(setting.request, prompt=prompt, made=self._made)
+        mask = self._backend.grammar_masks(setting.request, prompt=prompt, made=self._made)
         params = self._backend.sampling_params(setting.request, seed=setting.seed, choice=self._choice)
         final, perturbed = perturb(
             self._logits[key],
             params,
             prompt=prompt,
             made=self._made,
-            ends=self._backend.ends,
+            ends=self._backend.end_ids,
             mask=None if mask is None else mask[-1],
             order=setting.order,
         )
@@ -230,6 +205,6 @@ class Step:
         return Drawn(int(np.argmax(perturbed)), float(law[before]), float(law[after]), lead)
 
     def _behind(self, prompt: np.ndarray) -> np.ndarray:
-        if self._by_steps and isinstance(self._backend, StepsBackend):
+        if self._by_steps:
             return self._backend.step_logits(prompt, self._made, given=self._given, rows=self._rows)
         return self._backend.next_logits(np.concatenate([prompt, self._made]).astype(np.int32))

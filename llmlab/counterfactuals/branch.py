@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.counterfactuals.rerun import changed_request, replay_backend
+from llmlab.counterfactuals.rerun import changed_request, logits_backend
 from llmlab.errors import RequestError
 from llmlab.protocol.arguments import place
-from llmlab.protocol.backend import Given
+from llmlab.protocol.backend import GivenTokens
 from llmlab.protocol.completion import Choice
 from llmlab.results.result import lab_of
-from llmlab.text.token_names import Token, token_ids
+from llmlab.text.token_names import Token, TokenNames
 
 if TYPE_CHECKING:
     from llmlab.results.result import Result
@@ -32,19 +32,15 @@ def branch(
 ) -> Result:
     """See `Result.branch`."""
     lab = lab_of(result)
-    backend = replay_backend(lab)
+    backend = logits_backend(lab)
     before = kept(choice, position)
-    forced = (
-        []
-        if token is None
-        else token_ids(token, token_bytes=backend.token_bytes, names=result.names, encode=backend.encode)
-    )
+    forced = [] if token is None else TokenNames(backend.token_bytes, result.names).spell(token, backend.encode)
     made = np.concatenate([before, np.array(forced, np.int32)]).astype(np.int32)
     request = changed_request(result, {"n": None, **changes})
     indices = range(request.n) if changes.get("n") is not None else (choice.index,)
-    given = [Given(index, made, drawn=min(len(forced), 1)) for index in indices]
+    given = [GivenTokens(index, made, drawn=min(len(forced), 1)) for index in indices]
     seed = result.seed if request.seed is None else request.seed
-    source = backend.go_on(request, given, seed=seed, order=result.order if order is None else order)
+    source = backend.continue_from(request, given, seed=seed, order=result.order if order is None else order)
     return lab.read(source, parent=result)
 
 

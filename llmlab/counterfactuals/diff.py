@@ -9,11 +9,13 @@ from html import escape
 from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmlab.counterfactuals.attribution import Backend, Reason, Setting, Step, changes
+from llmlab.counterfactuals.attribution import Reason, Setting, Step, changes
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import build
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Choice, TokenBytes, Tokens
 from llmlab.text.spelling import label, name_of
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -274,8 +276,10 @@ class Diff:
         return name_of(int(tokens.ids[at]), self._names)
 
     def _named(self, token: int) -> str:
-        known = getattr(self.after.lab.backend, "token_bytes", ()) if self.after.lab else ()
-        return _readable(known[token] if token < len(known) else None, name_of(token, self._names))
+        backend = self.after.lab.backend if self.after.lab else None
+        known = backend.token_bytes if isinstance(backend, LogitsBackend) else ()
+        names = TokenNames(known, self._names)
+        return _readable(names.bytes_of(token), names.name(token))
 
     @property
     def _names(self) -> Mapping[int, str]:
@@ -326,7 +330,7 @@ class Diff:
     def _reason(self, before: Choice, after: Choice, at: int) -> Reason | None:
         lab = self.after.lab
         pair = int(before.tokens.ids[at]), int(after.tokens.ids[at])
-        if lab is None or not isinstance(lab.backend, Backend) or min(pair) < 0:
+        if lab is None or not isinstance(lab.backend, LogitsBackend) or min(pair) < 0:
             return None
         if self.before.model != self.after.model or self.before.request.subject != self.after.request.subject:
             return None

@@ -105,7 +105,7 @@ class Divergences:
 
     def _head(self) -> str:
         same, rows = int(self._frame["same"].sum()), len(self._frame)
-        from llmlab.plots.style import value_name
+        from llmlab.plots.labels import value_name
 
         own, *named = (value_name(self.parameter, value) for value in (self.own, *self.values[:_NAMED]))
         values = ", ".join([*named, *(["…"] if len(self.values) > _NAMED else [])])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import RequestError
-from llmlab.protocol.backend import Given, ReplayBackend
+from llmlab.protocol.backend import GivenTokens, LogitsBackend
 from llmlab.protocol.request import ChatRequest, Request
 from llmlab.results.result import lab_of
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmlab.protocol.backend import Stream
     from llmlab.results.result import Result
 
-__all__ = ["changed_request", "replay_backend", "rerun", "start"]
+__all__ = ["changed_request", "logits_backend", "rerun", "start"]
 
 
 def rerun(result: Result, *, order: str | None, changes: Mapping[str, Any]) -> Result:
@@ -23,9 +23,9 @@ def rerun(result: Result, *, order: str | None, changes: Mapping[str, Any]) -> R
     lab, request = lab_of(result), changed_request(result, changes)
     if all(choice.given == len(choice.tokens) > 0 for choice in result.choices):
         # Nothing was drawn: these are figures of given tokens, and so they are again.
-        given = [Given(choice.index, choice.tokens.ids, choice.finish_reason) for choice in result.choices]
+        given = [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in result.choices]
         order = result.order if order is None else order
-        found = replay_backend(lab).score(request, given, seed=_seed(request, result), order=order)
+        found = logits_backend(lab).score(request, given, seed=_seed(request, result), order=order)
         return lab.keep(found, parent=result)
     return lab.read(start(lab, result, order=order, request=request), parent=result)
 
@@ -42,10 +42,10 @@ def start(lab: Lab, result: Result, *, request: Request, order: str | None) -> S
         )
     # The last of the given tokens counts as drawn where it ended the choice, so that it does so again.
     given = [
-        Given(choice.index, choice.tokens.ids[: choice.given], drawn=int(choice.given == len(choice.tokens)))
+        GivenTokens(choice.index, choice.tokens.ids[: choice.given], drawn=int(choice.given == len(choice.tokens)))
         for choice in result.choices
     ]
-    return replay_backend(lab).go_on(request, given, seed=_seed(request, result), order=order)
+    return logits_backend(lab).continue_from(request, given, seed=_seed(request, result), order=order)
 
 
 def changed_request(result: Result, changes: Mapping[str, Any]) -> Request:
@@ -63,13 +63,13 @@ def changed_request(result: Result, changes: Mapping[str, Any]) -> Request:
     return result.request.replace(**fields)
 
 
-def replay_backend(lab: Lab) -> ReplayBackend:
+def logits_backend(lab: Lab) -> LogitsBackend:
     """The lab's backend, as one that takes tokens which are there already.
 
     Raises:
         RequestError: it is an endpoint that does not.
     """
-    if not isinstance(lab.backend, ReplayBackend):
+    if not isinstance(lab.backend, LogitsBackend):
         raise RequestError(
             f"{lab.backend.name} is an endpoint that does not take tokens as they are; llmlab.load a model for that"
         )

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Integer
 
-from llmlab.counterfactuals.rerun import changed_request, replay_backend
+from llmlab.counterfactuals.rerun import changed_request, logits_backend
 from llmlab.errors import RequestError, short
-from llmlab.frames.schema import build
-from llmlab.frames.tokens import PROMPT_COLUMNS
+from llmlab.frames.schema import PROMPT_COLUMNS, build
 from llmlab.protocol.arguments import listed
-from llmlab.protocol.backend import Given, ReplayBackend
+from llmlab.protocol.backend import GivenTokens, LogitsBackend
 from llmlab.protocol.checks import FieldError, check_text
 from llmlab.protocol.request import PromptRequest, Request
 from llmlab.results.result import Result, lab_of
-from llmlab.text.spelling import token_text
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +35,7 @@ _MOST = 128
 
 def score(lab: Lab, messages: Any, given: Scored | None, *, order: str | None, fields: Mapping[str, Any]) -> Result:
     """See `Lab.score`."""
-    backend = replay_backend(lab)
+    backend = logits_backend(lab)
     check_given(fields)
     if isinstance(messages, Result):
         if given is not None:
@@ -53,7 +52,7 @@ def score(lab: Lab, messages: Any, given: Scored | None, *, order: str | None, f
         request, choices = _prompt(backend, request)
     else:
         texts = _several(given)
-        choices = [Given(index, _ids(backend, text)) for index, text in enumerate(texts)]
+        choices = [GivenTokens(index, _ids(backend, text)) for index, text in enumerate(texts)]
         request = request.replace(n=len(choices))
     found = backend.score(request, choices, seed=request.seed, order=order or "llmlab")
     return lab.keep(found)
@@ -71,7 +70,7 @@ def check_given(fields: Mapping[str, Any]) -> None:
 
 
 def _own(
-    lab: Lab, backend: ReplayBackend, messages: Any, result: Result, *, order: str | None, fields: Mapping[str, Any]
+    lab: Lab, backend: LogitsBackend, messages: Any, result: Result, *, order: str | None, fields: Mapping[str, Any]
 ) -> Result:
     """A result's tokens, after its own prompt or after another."""
     changes = dict(fields) if messages is None else {"messages": messages, **fields}
@@ -79,7 +78,7 @@ def _own(
         request = changed_request(result, changes)
     else:
         request = lab.request(messages, **fields)
-    choices = [Given(choice.index, choice.tokens.ids, choice.finish_reason) for choice in result.choices]
+    choices = [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in result.choices]
     for one in choices:
         if (one.ids < 0).any():
             raise RequestError("the endpoint did not say which tokens these are: score the text", param="given")
@@ -87,7 +86,7 @@ def _own(
     return lab.keep(found, parent=result)
 
 
-def _prompt(backend: ReplayBackend, request: Request) -> tuple[PromptRequest, list[Given]]:
+def _prompt(backend: LogitsBackend, request: Request) -> tuple[PromptRequest, list[GivenTokens]]:
     """A raw prompt's tokens from the second on, after the first."""
     if not isinstance(request, PromptRequest):
         raise RequestError(
@@ -98,7 +97,7 @@ def _prompt(backend: ReplayBackend, request: Request) -> tuple[PromptRequest, li
         raise RequestError(
             "prompt: one token alone has no figures, for nothing comes before it; give at least two", param="prompt"
         )
-    return request.replace(prompt=(int(ids[0]),)), [Given(0, ids[1:])]
+    return request.replace(prompt=(int(ids[0]),)), [GivenTokens(0, ids[1:])]
 
 
 def _several(given: Any) -> list[Any]:
@@ -113,7 +112,7 @@ def _several(given: Any) -> list[Any]:
     return texts
 
 
-def _ids(backend: ReplayBackend, given: Any) -> np.ndarray:
+def _ids(backend: LogitsBackend, given: Any) -> np.ndarray:
     if isinstance(given, str):
         try:
             ids = backend.encode(check_text(given))
@@ -138,18 +137,12 @@ def _ids(backend: ReplayBackend, given: Any) -> np.ndarray:
 def prompt_frame(result: Result) -> pd.DataFrame:
     """See `Result.prompt_logprobs_frame`."""
     lab = lab_of(result)
-    backend, ids = replay_backend(lab), result.prompt_ids
+    backend, ids = logits_backend(lab), result.prompt_ids
     figures = ("logprob", "rank", "entropy", "margin")
     columns: dict[str, list[Any]] = {name: [np.nan] for name in figures}  # nothing comes before the first token
     if len(ids) > 1:
         request = PromptRequest(prompt=(int(ids[0]),))
-        tokens = backend.score(request, [Given(0, ids[1:].astype(np.int32))], seed=0).choices[0].tokens
+        tokens = backend.score(request, [GivenTokens(0, ids[1:].astype(np.int32))], seed=0).choices[0].tokens
         columns = {name: [np.nan, *getattr(tokens, name).tolist()] for name in figures}
-    known = [backend.token_bytes[i] if i < len(backend.token_bytes) else None for i in ids.tolist()]
-    columns |= {
-        "position": list(range(len(ids))),
-        "token_id": ids.tolist(),
-        "bytes": known,
-        "token": [token_text(b, token_id=i, names=result.names) for b, i in zip(known, ids.tolist(), strict=True)],
-    }
-    return build(columns, PROMPT_COLUMNS)
+    named = TokenNames(backend.token_bytes, result.names).columns(ids.tolist())
+    return build({**columns, **named, "position": range(len(ids))}, PROMPT_COLUMNS)

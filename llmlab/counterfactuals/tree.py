@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llmlab.counterfactuals.branch import kept
-from llmlab.counterfactuals.rerun import changed_request, replay_backend
+from llmlab.counterfactuals.rerun import changed_request, logits_backend
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import whole
-from llmlab.protocol.completion import Choice, TokenBytes
+from llmlab.protocol.completion import Choice
 from llmlab.results.result import lab_of
-from llmlab.text.spelling import label, name_of, token_text
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,13 +80,11 @@ class Tree:
         *,
         position: int,
         context: str,
-        token_bytes: tuple[TokenBytes, ...],
-        names: Mapping[int, str],
+        names: TokenNames,
     ) -> None:
         self.nodes = nodes
         self.position = position
         self.context = context
-        self._token_bytes = token_bytes
         self._names = names
 
     def frame(self) -> pd.DataFrame:
@@ -98,17 +96,13 @@ class Tree:
         token).
         """
         ids = [node.token_id for node in self.nodes]
-        raw = [self.bytes_of(i) for i in ids]
-        texts = [token_text(b, token_id=i, names=self._names) for b, i in zip(raw, ids, strict=True)]
         columns: dict[str, object] = {
             name: [getattr(node, name) for node in self.nodes] for name in Node._fields if name not in ("token_id",)
         }
         columns |= {
             "node": range(len(ids)),
             "position": [self.position + node.depth - 1 for node in self.nodes],
-            "token": texts,
-            "token_id": ids,
-            "bytes": raw,
+            **self._names.columns(ids),
             "text": [self.text(at) for at in range(len(ids))],
         }
         return build(columns, TREE_COLUMNS)
@@ -122,11 +116,11 @@ class Tree:
         """
         from llmlab.plots.counterfactual import plot_tree
 
-        return plot_tree(self, leaves=leaves, ax=ax)
+        return plot_tree(self.frame(), leaves=leaves, ax=ax)
 
     def text(self, node: int) -> str:
         """What the way from the root to a node spells."""
-        return b"".join(self.bytes_of(self.nodes[at].token_id) or b"" for at in self.way(node)).decode(
+        return b"".join(self._names.bytes_of(self.nodes[at].token_id) or b"" for at in self.way(node)).decode(
             "utf-8", "replace"
         )
 
@@ -150,14 +144,6 @@ class Tree:
         shown = {at for end in ends[: max(leaves, 1)] for at in self.way(end)}
         return shown, len(self) - len(shown)
 
-    def bytes_of(self, token_id: int) -> TokenBytes:
-        """A token's bytes; a model's logits may be padded beyond its tokenizer."""
-        return self._token_bytes[token_id] if token_id < len(self._token_bytes) else None
-
-    def name(self, token_id: int) -> str:
-        """What a token without bytes is called."""
-        return name_of(token_id, self._names)
-
     def __len__(self) -> int:
         return len(self.nodes)
 
@@ -177,7 +163,7 @@ class Tree:
         children = [at for at in self.children(node) if at in shown]
         for at in children:
             one, last = self.nodes[at], at == children[-1]
-            name = label(self.bytes_of(one.token_id), name=self.name(one.token_id), limit=24)
+            name = self._names.label(one.token_id, limit=24)
             taken = "  ← taken" if one.taken else ""
             found.append(
                 f"{margin}{'└' if last else '├'}─ {name}  {_p(one.logprob)}, {_p(one.sampling_logprob)}{taken}"
@@ -204,17 +190,17 @@ def tree(
     """See `Result.tree`."""
     depth, width = whole("depth", depth, least=1), whole("width", width, least=1, most=20)
     _check_size(depth, width)
-    backend = replay_backend(lab_of(result))
+    backend = logits_backend(lab_of(result))
     request = changed_request(result, changes)
     before = kept(choice, position)
     own = choice.tokens.ids[len(before) :].tolist()
-    ends = () if request.ignore_eos else backend.ends
+    ends = () if request.ignore_eos else backend.end_ids
     nodes: list[Node] = []
     level: list[tuple[int, list[int]]] = [(-1, [])]  # nodes to go on from, and the tokens up to them
     with progress_bar(total=depth, unit="level", description="tree") as bar:
         for deep in range(1, depth + 1):
             made = [np.concatenate([before, np.array(way, np.int32)]).astype(np.int32) for _, way in level]
-            ways = backend.ways_on(request, made, order=result.order if order is None else order)
+            ways = backend.next_candidates(request, made, order=result.order if order is None else order)
             following: list[tuple[int, list[int]]] = []
             for (parent, way), found in zip(level, ways, strict=True):
                 for rank in range(0 if found is None else min(width, len(found.ids))):
@@ -230,8 +216,7 @@ def tree(
         tuple(nodes),
         position=len(before),
         context=shown.decode("utf-8", "replace"),
-        token_bytes=backend.token_bytes,
-        names=result.names,
+        names=TokenNames(backend.token_bytes, result.names),
     )
 
 

@@ -1,19 +1,19 @@
-"""What a lab says of itself: the model, what it runs on, and what has to be said loudly."""
+"""The banner of a lab: its model, what it runs on, and its warnings."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from llmlab.display.html import render
 from llmlab.display.progress import in_notebook
 
 __all__ = ["as_html", "as_text", "show"]
 
 
 def show(lab: object) -> None:
-    """Show a lab's banner where somebody looks: in the notebook, else on standard error."""
+    """Show a lab's banner in the notebook, or on standard error where there is no notebook."""
     if in_notebook():
         from IPython.display import display
 
@@ -23,28 +23,23 @@ def show(lab: object) -> None:
 
 
 def as_text(facts: Mapping[str, Any]) -> str:
-    """The banner for a terminal, of what a backend's `describe` gives."""
+    """The banner for a terminal.
+
+    Args:
+        facts: what the backend's `describe` returns.
+    """
     head, rest, warnings = _lines(facts)
     return "\n".join([f"llmlab · {head}", *rest, *(f"*** {text} ***" for text in warnings)])
 
 
 def as_html(facts: Mapping[str, Any]) -> str:
-    """The banner for a notebook."""
+    """The banner for a notebook; see `as_text`."""
     head, rest, warnings = _lines(facts)
-    loud = "".join(
-        '<div style="margin-top:.5em;padding:.4em .7em;border-left:5px solid #d55e00;background:#fdebd8;'
-        f'color:#1f2328;font-weight:600">⚠ {escape(text)}</div>'
-        for text in warnings
-    )
-    lines = "".join(f"<div>{escape(line)}</div>" for line in rest)
-    return (
-        '<div style="max-width:60em;padding:.5em .8em;border:1px solid #8c959f;border-radius:6px;'
-        f'font:13px/1.5 system-ui,sans-serif"><div><b>{escape(head)}</b></div>{lines}{loud}</div>'
-    )
+    return render("banner", head=head, lines=rest, warnings=warnings)
 
 
 def _lines(facts: Mapping[str, Any]) -> tuple[str, list[str], list[str]]:
-    """The model's name, lines about it, and what has to be said loudly. A fact that is not known is left out."""
+    """The model's name, lines about it, and its warnings. A fact that is not known is left out."""
     model = [str(facts["family"])] if facts.get("family") else []
     if facts.get("parameters"):
         model.append(f"{_short(facts['parameters'], 1000, ('', ' K', ' M', ' B', ' T'))} parameters")

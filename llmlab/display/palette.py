@@ -1,4 +1,4 @@
-"""Colours that a colour-blind reader can tell apart, and the steps of probability that the token strip paints."""
+"""Colours that colour-blind readers can tell apart, and the colours of the token strip's steps of probability."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Okabe and Ito, "Color Universal Design" (2008), without the yellow, which white paper swallows.
+# Okabe and Ito, "Color Universal Design" (2008), without its yellow, which is hard to see on white.
 BLACK = "#000000"
 ORANGE = "#e69f00"
 SKY = "#56b4e9"
@@ -25,13 +25,13 @@ class Ink(NamedTuple):
     text: str
 
 
-#: Lower ends of the steps of probability, falling; what is below the last one is the last step.
+#: Lower ends of the steps of probability, in falling order; the last step is what lies below the last of them.
 STEPS = (0.9, 0.75, 0.5, 0.25, 0.1, 0.03, 0.01)
-#: How each step is drawn beside its colour, so that the colour is not the only sign.
+#: The line or weight of each step, so that the colour is not its only sign.
 STEP_SIGNS = ("", "", "", "thin", "thin", "thick", "thick", "bold")
 
 _DARK, _LIGHT = "#111111", "#ffffff"
-#: One blue hue (252 degrees), lightness in equal steps of OKLCH: the less likely, the further from the page's ground.
+#: One blue hue (252 degrees) in equal steps of OKLCH lightness: the less likely, the further from the background.
 LIGHT_RAMP = (
     Ink("#f7fafe", _DARK),
     Ink("#d0e0f3", _DARK),
@@ -59,14 +59,14 @@ LIGHT_PANEL, DARK_PANEL = Ink("#f6f8fa", "#1f2328"), Ink("#1f242c", "#e6e6e6")
 
 
 def step(probability: float) -> int | None:
-    """Which step of the ramp a probability falls on, 0 the most likely; None where it is not known (NaN)."""
+    """The step of a probability, 0 the most likely; None where the probability is not known (NaN)."""
     if math.isnan(probability):
         return None
     return next((at for at, lower in enumerate(STEPS) if probability >= lower), len(STEPS))
 
 
 def step_names() -> tuple[str, ...]:
-    """The steps for a legend, the most likely first."""
+    """The names of the steps for a legend, the most likely first."""
     return (*(f"≥ {lower:g}" for lower in STEPS), f"< {STEPS[-1]:g}")
 
 

@@ -1,4 +1,4 @@
-"""The style sheets of everything shown as HTML."""
+"""The style sheets of everything shown as HTML, with the colours of light and dark notebooks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,36 @@ from functools import cache
 from importlib.resources import files
 
 from llmlab.display import palette
+from llmlab.display.html import Markup
+
+#: How JupyterLab, Colab, Sphinx and VS Code say that they are dark.
+_DARK_HOSTS = ('[data-jp-theme-light="false"]', 'html[theme="dark"]', '[data-theme="dark"]', ".vscode-dark")
 
 
 @cache
-def style_sheet(name: str) -> str:
-    """The rules of `<name>.css` with their colours, on one line; a dark notebook theme brings its own."""
-    # How JupyterLab, Colab, Sphinx and VS Code say that they are dark.
-    dark_hosts = ('[data-jp-theme-light="false"]', 'html[theme="dark"]', '[data-theme="dark"]', ".vscode-dark")
-    rules = re.sub(r"/\*.*?\*/", "", (files("llmlab.display") / f"{name}.css").read_text("utf-8"), flags=re.DOTALL)
-    dark = ", ".join(f"{host} .llmlab-{name}" for host in dark_hosts)
-    sheet = f".llmlab-{name} {{ {_variables(dark=False)} }} {dark} {{ {_variables(dark=True)} }} {rules}"
-    return " ".join(sheet.split())
+def style_sheet(name: str) -> Markup:
+    """The rules of `<name>.css` on one line, with the colours of a light notebook and those of a dark one."""
+    dark = ", ".join(f"{host} .llmlab-{name}" for host in _DARK_HOSTS)
+    colours = f".llmlab-{name} {{ {_variables(dark=False)} }} {dark} {{ {_variables(dark=True)} }}"
+    return _on_one_line(f"{colours} {_rules(name)}")
+
+
+@cache
+def page_sheet() -> Markup:
+    """The rules of a page of its own, which is dark where the reader's system is."""
+    light = f":root {{ color-scheme: light dark; {_variables(dark=False)} }}"
+    dark = f"@media (prefers-color-scheme: dark) {{ :root, :root .llmlab-strip {{ {_variables(dark=True)} }} }}"
+    return _on_one_line(f"{light} {dark} {_rules('page')}")
+
+
+def _rules(name: str) -> str:
+    """A style sheet of this room without its comments."""
+    return re.sub(r"/\*.*?\*/", "", (files("llmlab.display") / f"{name}.css").read_text("utf-8"), flags=re.DOTALL)
+
+
+def _on_one_line(sheet: str) -> Markup:
+    # Style sheets are made of this room's own text alone, and `>` in them must stay what it is.
+    return Markup(" ".join(sheet.split()))
 
 
 def _variables(*, dark: bool) -> str:

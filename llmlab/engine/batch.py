@@ -19,10 +19,11 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.score import pieces, with_masks
-from llmlab.engine.state import RowFields, Slots, history_of, row_fields
+from llmlab.engine.state import RowFields, Slots, row_fields
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
-from llmlab.models.cache import cache_bytes
+from llmlab.models.families import cache_bytes
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import Figures
 
 #: Seconds that a chunk aims to take: long enough to keep the device busy, short enough for a stream and an interrupt.
@@ -323,8 +324,7 @@ class Batch:
     def _lengthen(self, length: int) -> None:
         while (now := self._held().length) < length:
             slots = self._held()
-            cache, bias = self.programs.lengthen(slots.cache, slots.bias, length=self._longer(now))
-            self._slots = slots._replace(cache=cache, bias=bias)
+            self._slots = slots._replace(cache=self.programs.lengthen(slots.cache, length=self._longer(now)))
 
     def _longer(self, length: int) -> int:
         return self.lengths[self.lengths.index(length) + 1]

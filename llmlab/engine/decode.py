@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,11 +28,9 @@ class Emitted(NamedTuple):
 
 def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
     """Feed every row's pending token: its keys and values join the cache; the logits of what follows."""
-    rows = jnp.arange(slots.width)
-    bias = slots.bias.at[rows, slots.position].set(0.0, unique_indices=True, mode="promise_in_bounds")
     model = nnx.merge(graph, weights)
-    hidden, cache = model(slots.token[:, None], slots.position[:, None], bias[:, None, :], cache=slots.cache)
-    return slots._replace(cache=cache, bias=bias), model.logits(hidden)[:, 0]
+    hidden, cache = model(slots.token[:, None], slots.position[:, None], slots.cache)
+    return slots._replace(cache=cache), model.logits(hidden)[:, 0]
 
 
 def sample(
@@ -84,8 +83,13 @@ def chunk(
     ends: Bool[Array, " V"],
     *,
     order: str,
+    forward: Callable[..., tuple[Slots, Float32[Array, "W V"]]] = forward,
 ) -> tuple[Slots, Emitted]:
-    """Up to `steps` steps, fewer where every row ends before."""
+    """Up to `steps` steps, fewer where every row ends before.
+
+    `forward` may be given with its results put in their places on a mesh. The logits then lie on every device, and the
+    sampler after them needs no communication.
+    """
 
     def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], Figures]:
         fed, logits = forward(graph, weights, state)

@@ -9,21 +9,20 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int32
 
-from llmlab.models.cache import KVCache
-from llmlab.models.transformer import causal_bias
+from llmlab.models.kv.protocol import Cache
 
 #: A prompt is cut into pieces of the largest size, its tail into smaller ones, the last of which is padded.
 PIECES = (32, 128, 512)
 
 
 def prefill(
-    graph: nnx.GraphDef, weights: nnx.State, cache: KVCache, tokens: Int32[Array, "1 C"], start: Int32[Array, ""]
-) -> KVCache:
+    graph: nnx.GraphDef, weights: nnx.State, cache: Cache, tokens: Int32[Array, "1 C"], start: Int32[Array, ""]
+) -> Cache:
     """Write C tokens' keys and values at `start`. What padding writes lies beyond the prompt: it is never seen, and
     overwritten when the row gets there."""
     positions = start + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
-    bias = causal_bias(positions, length=cache.length)
-    return nnx.merge(graph, weights)(tokens, positions, bias, cache=cache)[1]
+    _, after = nnx.merge(graph, weights)(tokens, positions, cache)
+    return after
 
 
 def piece_sizes(length: int) -> tuple[int, ...]:

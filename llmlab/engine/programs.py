@@ -19,8 +19,8 @@ from llmlab.engine import score as scoring
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.state import RowFields, Slots
-from llmlab.models.cache import KVCache
 from llmlab.models.config import ModelConfig
+from llmlab.models.kv.protocol import Cache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import Figures
@@ -44,7 +44,7 @@ class Programs:
         graph, weights = nnx.split(model)
         # As a list: an nnx.State is taken apart in Python at every call, which is felt where a call is one step.
         self._weights, tree = jax.tree.flatten(weights)
-        self.dtype = model.embedding[...].dtype
+        self.dtype = model.dtype
         flags = np.zeros(config.vocab_size, bool)
         flags[list(ends)] = True
         self._ends = jax.device_put(flags)
@@ -69,10 +69,13 @@ class Programs:
 
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
-        self._chunk = over_weights(decode.chunk, static_argnames="order", donate_argnames="slots")
+        # On a mesh the logits are gathered once; a sampler over a divided vocabulary would talk at each of its steps.
+        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh))
+        self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
         self._sample = plain(decode.sample_masked, static_argnames="order", donate_argnames="slots")
         self._feed = over_weights(scoring.feed)
-        self._score = over_weights(scoring.score, static_argnames="order")
+        score = partial(scoring.score, feed=placed(scoring.feed, mesh))
+        self._score = over_weights(score, static_argnames="order")
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)
         self._lengthen = plain(state.lengthen, static_argnames="length")
@@ -106,12 +109,12 @@ class Programs:
         with self._shape("slots", width, length):
             return self._empty(width=width, length=length)
 
-    def row_cache(self, *, length: int) -> KVCache:
+    def row_cache(self, *, length: int) -> Cache:
         """An empty cache for one prompt."""
         with self._shape("cache", length):
             return self._cache(length)
 
-    def prefill(self, cache: KVCache, tokens: np.ndarray, start: int) -> KVCache:
+    def prefill(self, cache: Cache, tokens: np.ndarray, start: int) -> Cache:
         """Write one piece of a prompt."""
         with self._shape("prefill", tokens.shape[1], cache.length):
             return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
@@ -127,12 +130,12 @@ class Programs:
     ) -> tuple[Slots, Emitted]:
         """Draw once, the `masked` rows from what their packed `mask` [W, ceil(V / 32)] allows."""
         # Without the cache, so that one program serves every length.
-        small = slots._replace(cache=_LEFT_OUT, bias=_LEFT_OUT)
+        small = slots._replace(cache=_LEFT_OUT)
         with self._shape("sample", slots.width, order):
             drawn, emitted = self._sample(
                 slots=small, logits=logits, ends=self._ends, mask=mask, masked=masked, order=order
             )
-        return drawn._replace(cache=slots.cache, bias=slots.bias), emitted
+        return drawn._replace(cache=slots.cache), emitted
 
     def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
         """A chunk of steps, and whether this call had to compile."""
@@ -142,22 +145,22 @@ class Programs:
         return slots, emitted, new
 
     def score(
-        self, cache: KVCache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
-    ) -> tuple[KVCache, Figures]:
+        self, cache: Cache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
+    ) -> tuple[Cache, Figures]:
         """The figures of the tokens of a piece; the cache that came in stays valid."""
         with self._shape("score", cache.length, order):
-            fed: tuple[KVCache, Figures] = self._score(
+            fed: tuple[Cache, Figures] = self._score(
                 self._weights, cache=cache, piece=piece, inputs=inputs, history=history, order=order
             )
         return fed
 
-    def feed(self, cache: KVCache, piece: scoring.Piece) -> tuple[KVCache, Float[Array, "C V"]]:
+    def feed(self, cache: Cache, piece: scoring.Piece) -> tuple[Cache, Float[Array, "C V"]]:
         """The logits that the tokens of a piece were drawn from; the cache that came in stays valid."""
         with self._shape("feed", cache.length):
-            fed: tuple[KVCache, Array] = self._feed(self._weights, cache=cache, piece=piece)
+            fed: tuple[Cache, Array] = self._feed(self._weights, cache=cache, piece=piece)
         return fed
 
-    def admit(self, slots: Slots, cache: KVCache, fields: RowFields, slot: int) -> Slots:
+    def admit(self, slots: Slots, cache: Cache, fields: RowFields, slot: int) -> Slots:
         """Put a row into a slot; the row's cache stays valid."""
         with self._shape("admit", slots.width, slots.length):
             return self._admit(slots=slots, cache=cache, fields=fields, slot=np.int32(slot))
@@ -167,10 +170,10 @@ class Programs:
         with self._shape("resize", slots.width, len(index), slots.length):
             return self._resize(slots, index.astype(np.int32), keep)
 
-    def lengthen(self, cache: KVCache, bias: Any, *, length: int) -> tuple[KVCache, Array]:
+    def lengthen(self, cache: Cache, *, length: int) -> Cache:
         """Room for more positions."""
-        with self._shape("lengthen", bias.shape[0], cache.length, length):
-            return self._lengthen(cache, bias, length=length)
+        with self._shape("lengthen", jax.tree.leaves(cache)[0].shape[0], cache.length, length):
+            return self._lengthen(cache, length=length)
 
     def release(self, slots: Slots, keep: Bool[np.ndarray, " W"]) -> Slots:
         """Free the slots of cancelled rows."""
@@ -215,9 +218,9 @@ class Programs:
         for other in widths[max(at - 1, 0) : at] + widths[at + 1 : at + 2]:
             self.resize(slots, np.zeros(other, np.int32), np.zeros(other, bool))
         if longer:
-            self.lengthen(slots.cache, slots.bias, length=longer)
-            # A waiting prompt's cache is lengthened alone, with a mask that comes from the host.
-            self.lengthen(self.row_cache(length=length), np.zeros((1, length), np.float32), length=longer)
+            self.lengthen(slots.cache, length=longer)
+            # A waiting prompt's cache is lengthened alone.
+            self.lengthen(self.row_cache(length=length), length=longer)
         jax.block_until_ready(slots)
 
     def _nobody(self) -> RowFields:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-import numpy as np
-
 from llmlab.engine.prefill import padded_length, piece_sizes, pieces
 from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
-from llmlab.models.cache import KVCache
+from llmlab.models.kv.protocol import Cache
 
 #: Prefilled prompts that are kept although no row waits for them.
 KEPT_PROMPTS = 2
@@ -28,7 +26,7 @@ class Prompts:
         self._programs = programs
         self._lengths = lengths
         self._sizes = piece_sizes(lengths[-1])
-        self._read: OrderedDict[bytes, KVCache] = OrderedDict()
+        self._read: OrderedDict[bytes, Cache] = OrderedDict()
         self.prefills = 0  #: how many prompts have been run through the model
 
     def clear(self) -> None:
@@ -39,7 +37,7 @@ class Prompts:
         """The positions that a row needs to begin: its prompt, in padded pieces, and one token."""
         return max(len(row.given) + 1, padded_length(len(row.given) - 1, sizes=self._sizes))
 
-    def read(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> KVCache:
+    def read(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> Cache:
         """The cache, `length` positions, of what is given but its last token; `waits` tells which prompts to keep."""
         held = self._read.pop(row.key, None)
         if held is None or held.length > length:
@@ -48,9 +46,8 @@ class Prompts:
                 held = self._programs.prefill(held, tokens, start)
             self.prefills += 1
         while held.length < length:
-            mask = np.zeros((1, held.length), np.float32)
             longer = self._lengths[self._lengths.index(held.length) + 1]
-            held, _ = self._programs.lengthen(held, mask, length=longer)
+            held = self._programs.lengthen(held, length=longer)
         self._read[row.key] = held
         for old in list(self._read)[:-KEPT_PROMPTS]:
             if not waits(old):

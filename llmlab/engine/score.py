@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
-from llmlab.models.cache import KVCache
-from llmlab.models.transformer import causal_bias
+from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.logprobs import Figures, figures
 from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.pipeline import ORDERS, process
@@ -65,27 +65,29 @@ def with_masks(
     return inputs._replace(mask=mask, masked=masked)
 
 
-def feed(graph: nnx.GraphDef, weights: nnx.State, cache: KVCache, piece: Piece) -> tuple[KVCache, Float[Array, "C V"]]:
+def feed(graph: nnx.GraphDef, weights: nnx.State, cache: Cache, piece: Piece) -> tuple[Cache, Float[Array, "C V"]]:
     """Feed a piece; the logits that its targets were drawn from."""
     positions = piece.start + jnp.arange(piece.targets.shape[0], dtype=jnp.int32)[None, :]
     model = nnx.merge(graph, weights)
-    hidden, cache = model(piece.tokens, positions, causal_bias(positions, length=cache.length), cache=cache)
+    hidden, cache = model(piece.tokens, positions, cache)
     return cache, model.logits(hidden)[0]
 
 
 def score(
     graph: nnx.GraphDef,
     weights: nnx.State,
-    cache: KVCache,
+    cache: Cache,
     piece: Piece,
     inputs: SamplerInputs,
     history: History,
     *,
     order: str,
-) -> tuple[KVCache, Figures]:
+    feed: Callable[..., tuple[Cache, Float[Array, "C V"]]] = feed,
+) -> tuple[Cache, Figures]:
     """Feed a piece; the figures [C, ...] of its targets under one row's inputs, the history growing as it goes.
 
-    `inputs`, but for their masks, and `history` lead with 1; the history stands before the target `first`.
+    `inputs`, but for their masks, and `history` lead with 1; the history stands before the target `first`. `feed` may
+    be given with its results put in their places on a mesh, as for `decode.chunk`.
     """
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)

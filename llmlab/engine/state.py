@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Int32
 
-from llmlab.models.attention import HIDDEN
-from llmlab.models.cache import KVCache, empty_cache
-from llmlab.models.cache import lengthen as longer_cache
 from llmlab.models.config import ModelConfig
+from llmlab.models.families import empty_cache
+from llmlab.models.kv.protocol import Cache
+from llmlab.sampling.history import history_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 
 
@@ -25,12 +25,10 @@ class Slots(NamedTuple):
     """Everything that changes while W rows are generated; a pytree whose arrays all lead with W.
 
     `token` is the last token that the cache does not hold yet: the prompt's last one at first, then what was drawn.
-    A step writes it at `position` and draws the next. `bias` is what attention adds: it is kept, not computed, because
-    XLA's CPU backend is several times slower when the mask is made inside the step.
+    A step writes it at `position` and draws the next.
     """
 
-    cache: KVCache
-    bias: Float32[Array, "W S"]
+    cache: Cache
     position: Int32[Array, " W"]
     token: Int32[Array, " W"]
     active: Bool[Array, " W"]
@@ -88,14 +86,6 @@ def row_fields(
     )
 
 
-def history_of(prompt: np.ndarray, made: np.ndarray, *, vocab_size: int) -> History:
-    """What a row has seen, as host arrays that lead with 1."""
-    seen = np.zeros((1, vocab_size), bool)
-    seen[0, prompt] = True
-    counts = np.bincount(made, minlength=vocab_size).astype(np.int32)[None, :]
-    return History(prompt=seen, counts=counts, position=np.array([len(made)], np.int32))
-
-
 def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:
     """W inactive slots."""
     like = row_fields(
@@ -108,14 +98,13 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> 
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     cache = empty_cache(config, batch=width, length=length, dtype=dtype)
-    return Slots(cache=cache, bias=jnp.full((width, length), HIDDEN, jnp.float32), **fields._asdict())
+    return Slots(cache=cache, **fields._asdict())
 
 
-def admit(slots: Slots, cache: KVCache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
+def admit(slots: Slots, cache: Cache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
     """Put one prefilled row, [1, ...] in every array and S long like the slots, into a slot."""
-    seen = jnp.arange(slots.length, dtype=jnp.int32)[None, :] < fields.position[:, None]
-    bias = jnp.where(seen, jnp.float32(0), jnp.float32(HIDDEN))
-    row = Slots(cache=cache, bias=bias, **fields._asdict())
+    # What the padding of the prompt's last piece wrote is hidden here.
+    row = Slots(cache=cache.truncated(jnp.asarray(fields.position)), **fields._asdict())
 
     def put(all_rows: Array, one: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(all_rows, jnp.asarray(one, all_rows.dtype), slot, axis=0)
@@ -129,10 +118,9 @@ def resize(slots: Slots, index: Int32[Array, " W2"], keep: Bool[Array, " W2"]) -
     return moved._replace(active=moved.active & keep)
 
 
-def lengthen(cache: KVCache, bias: Float32[Array, "W S"], *, length: int) -> tuple[KVCache, Float32[Array, "W S2"]]:
+def lengthen(cache: Cache, *, length: int) -> Cache:
     """Room for more positions; what is there stays."""
-    more = length - cache.length
-    return longer_cache(cache, length=length), jnp.pad(bias, ((0, 0), (0, more)), constant_values=HIDDEN)
+    return cache.lengthened(length)
 
 
 def release(active: Bool[Array, " W"], keep: Bool[Array, " W"]) -> Bool[Array, " W"]:

@@ -1,10 +1,13 @@
-"""How a frame is built: columns, their order and their dtypes, declared once."""
+"""Columns and dtypes of the frames of completions, declared once, and the function that builds a frame from them.
+
+A frame is declared as a mapping from its columns, in their order, to a `Kind` each; the kind decides the dtype.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,18 +15,93 @@ import pandas as pd
 from llmlab.protocol.completion import SEGMENTS
 from llmlab.protocol.fields import FIELDS
 
+#: What a column holds:
+#:
+#: - index: int64, never missing
+#: - count: Int64; a negative value or NaN is NA
+#: - integer: Int64 of any sign, exact; None is NA
+#: - number: Float64; NaN is NA, and minus infinity stays what it is
+#: - flag: bool
+#: - switch: boolean; None is NA
+#: - text: str (before pandas 3: object); None is NA
+#: - segment, token: categorical
+#: - bytes: object; bytes, or None for a control token
+Kind: TypeAlias = Literal[
+    "index", "count", "integer", "number", "flag", "switch", "text", "segment", "token", "bytes"
+]  # fmt: skip
+KINDS: tuple[str, ...] = get_args(Kind)
+
+#: One row per generated token; see `tokens.logprobs_frame`.
+LOGPROBS_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "segment": "segment",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "rank": "count",
+    "entropy": "number",
+    "sampling_entropy": "number",
+    "margin": "number",
+    "kept": "count",
+}
+#: One row per alternative of a generated token; see `tokens.top_logprobs_frame`.
+TOP_LOGPROBS_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "alternative": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "sampled": "flag",
+}
+#: One row per generated token; see `tokens.surprisal_frame`.
+SURPRISAL_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "segment": "segment",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "surprisal": "number",
+    "bits": "number",
+    "total_bits": "number",
+    "expected_bits": "number",
+}
+#: One row per token of a prompt; see `Result.prompt_logprobs_frame`.
+PROMPT_COLUMNS: dict[str, str] = {
+    "position": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "rank": "count",
+    "entropy": "number",
+    "margin": "number",
+}
+
 
 def build(columns: Mapping[str, object], kinds: Mapping[str, str]) -> pd.DataFrame:
-    """The columns as a frame, each with the dtype of its kind, in the order of `kinds`.
+    """The columns as a frame, each with the dtype of its kind.
 
-    Kinds: index (int64), count (Int64; negative or NaN is NA), integer (Int64, exact; None is NA), number (Float64;
-    NaN is NA), flag (bool), switch (boolean; None is NA), text (str, before pandas 3 objects; None is NA), segment and
-    token (categorical), bytes (objects: bytes or None).
+    Args:
+        columns: column -> its values, one per row; columns that `kinds` does not name are left out.
+        kinds: column -> `Kind`, in the order of the frame.
+
+    Raises:
+        KeyError: a column of `kinds` is missing.
+        ValueError: a kind is unknown, or the columns differ in length.
     """
     return pd.DataFrame({name: _column(columns[name], kind) for name, kind in kinds.items()}, columns=list(kinds))
 
 
 def _column(values: Any, kind: str) -> object:
+    if kind not in KINDS:
+        raise ValueError(f"a column is one of {', '.join(KINDS)}, not {kind!r}")
     if kind == "bytes":
         # Filled one by one: NumPy would strip the trailing zero bytes of its own byte strings.
         column = np.empty(len(values), dtype=object)
@@ -49,7 +127,7 @@ def _column(values: Any, kind: str) -> object:
 
 
 def column_kind(field: str) -> str:
-    """The kind of the column that a field's values make in a frame; texts, and what is written as JSON, are "text"."""
+    """The `Kind` of the column that a request field's values make; texts, and what is written as JSON, are "text"."""
     known = FIELDS.get(field)
     if known is None:
         return "text"
@@ -59,7 +137,7 @@ def column_kind(field: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A field's value as a frame holds it: a number, a switch, text, None; anything else as its JSON."""
+    """A request field's value as a frame holds it: a number, a bool, text or None; anything else as its JSON."""
     if value is None or isinstance(value, str | int | float):
         return value
     return json.dumps(value, sort_keys=True)

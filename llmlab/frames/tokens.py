@@ -1,7 +1,7 @@
-"""What a completion's tokens are, as dataframes: one row a token, or one row an alternative.
+"""Frames of a completion's tokens: one row per token, or one row per alternative.
 
-Natural logs, entropies in nats. A figure that the backend cannot know (NaN, or -1 for a count) is NA here; a
-probability of zero is -inf. The columns, their order and their dtypes are declared once, and an empty result has them.
+Natural logarithms, entropies in nats. A value that the backend does not know (NaN, or -1 for a count) is NA; the
+logprob of a probability of zero is minus infinity. The columns are declared in `schema`; an empty frame has them all.
 """
 
 from __future__ import annotations
@@ -14,52 +14,24 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from llmlab.frames.schema import build
+from llmlab.frames.schema import LOGPROBS_COLUMNS, SURPRISAL_COLUMNS, TOP_LOGPROBS_COLUMNS, build
 from llmlab.protocol.arguments import file_path, whole
 from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion
-from llmlab.results.answer import Answer
 from llmlab.text.spelling import token_text
-
-#: Column -> kind, in order. The kinds are those of `build`.
-LOGPROBS_COLUMNS: dict[str, str] = {
-    "choice": "index",
-    "position": "index",
-    "segment": "segment",
-    "token": "token",
-    "token_id": "count",
-    "bytes": "bytes",
-    "logprob": "number",
-    "sampling_logprob": "number",
-    "rank": "count",
-    "entropy": "number",
-    "sampling_entropy": "number",
-    "margin": "number",
-    "kept": "count",
-}
-TOP_LOGPROBS_COLUMNS: dict[str, str] = {
-    "choice": "index",
-    "position": "index",
-    "alternative": "index",
-    "token": "token",
-    "token_id": "count",
-    "bytes": "bytes",
-    "logprob": "number",
-    "sampling_logprob": "number",
-    "sampled": "flag",
-}
 
 
 def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = None) -> pd.DataFrame:
-    """One row a generated token, the end token included (which an endpoint does not list).
+    """The generated tokens, one row each, with the end token (which endpoints do not list).
 
     Columns: choice, position (from 0, over all generated tokens), segment (reasoning, content, tool_call, end), token
-    (the UTF-8 reading of its bytes; a control token's name), token_id, bytes (None for a control token), logprob (the
-    raw law's), sampling_logprob (of the law that was drawn from), rank (1-based, raw), entropy, sampling_entropy,
-    margin (to the best other token), kept (how many tokens could have been drawn).
+    (its bytes read as UTF-8; a control token's name), token_id, bytes (None for a control token), logprob (in the raw
+    distribution), sampling_logprob (in the distribution that was sampled from), rank (by raw logprob, from 1), entropy,
+    sampling_entropy, margin (the raw logprob minus that of the best other token), kept (the number of tokens that could
+    have been sampled).
 
     Args:
-        completion: what a backend answered.
-        names: names of control tokens by id; one that is missing is shown as `<id 7>`.
+        completion: the completion.
+        names: names of control tokens by id, by default the completion's own; one that is missing is `<id 7>`.
     """
     choices = completion.choices
     lengths = [len(choice.tokens) for choice in choices]
@@ -69,7 +41,7 @@ def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = 
         "choice": _repeat(choices, lengths),
         "position": _joined([np.arange(length) for length in lengths], np.int64),
         "segment": [name for choice in choices for name in choice.tokens.segment],
-        "token": _texts(raw, ids, names),
+        "token": _texts(completion, raw, ids, names),
         "token_id": ids,
         "bytes": raw,
     }
@@ -81,16 +53,19 @@ def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = 
 def top_logprobs_frame(
     completion: Completion, *, alternatives: int | None = None, names: Mapping[int, str] | None = None
 ) -> pd.DataFrame:
-    """One row an alternative, best first by raw logprob, then id.
+    """The alternatives at each position, one row each, by falling raw logprob, then by id.
 
     Columns: choice, position, alternative (from 0), token, token_id, bytes, logprob, sampling_logprob, sampled (whether
-    it is the token that was drawn; that token is not forced in).
+    it is the sampled token; a sampled token that is not among the best is not added).
 
     Args:
-        completion: what a backend answered.
-        alternatives: how many a token; by default the request's `top_logprobs` where it has one, else five. Never more
-            than the backend recorded.
+        completion: the completion.
+        alternatives: the number of alternatives per token, at most those that the backend recorded; by default the
+            request's `top_logprobs`, or five where it asks for none.
         names: as in `logprobs_frame`.
+
+    Raises:
+        RequestError: `alternatives` is no integer of at least 0.
     """
     if alternatives is None:
         asked = completion.request.top_logprobs if completion.request.logprobs else None
@@ -103,7 +78,7 @@ def top_logprobs_frame(
         "choice": _repeat(completion.choices, [len(part.bytes) for part in parts]),
         "position": _joined([part.position for part in parts], np.int64),
         "alternative": _joined([part.alternative for part in parts], np.int64),
-        "token": _texts(raw, ids, names),
+        "token": _texts(completion, raw, ids, names),
         "token_id": ids,
         "bytes": raw,
         "logprob": _joined([part.logprob for part in parts], np.float64),
@@ -124,15 +99,15 @@ class _Alternatives(NamedTuple):
 
 
 def _alternatives(choice: Choice, most: int) -> _Alternatives:
-    """The alternatives of one choice that are there, position by position."""
+    """The recorded alternatives of one choice, at most `most` per position."""
     tokens = choice.tokens
     ids = tokens.top_ids[:, :most].astype(np.int64)
     nameless = [[piece is None for piece in row[:most]] for row in tokens.top_bytes]
-    # An endpoint may leave a row short: such a place has neither an id nor bytes.
+    # An endpoint may give fewer alternatives: the rest of the row has neither ids nor bytes.
     there = ~((ids == -1) & np.array(nameless, bool).reshape(ids.shape))
     position, alternative = np.nonzero(there)
     raw = [tokens.top_bytes[t][a] for t, a in zip(position, alternative, strict=True)]
-    # An endpoint that gives no ids is compared by bytes.
+    # Where an endpoint gives no ids, bytes tell whether two tokens are the same.
     same_bytes = np.array([piece == tokens.bytes[t] for t, piece in zip(position, raw, strict=True)], bool)
     sampled_id = tokens.ids[position]
     return _Alternatives(
@@ -146,8 +121,11 @@ def _alternatives(choice: Choice, most: int) -> _Alternatives:
     )
 
 
-def _texts(raw: Sequence[bytes | None], ids: np.ndarray, names: Mapping[int, str] | None) -> list[str]:
-    return [token_text(piece, token_id=int(i), names=names or {}) for piece, i in zip(raw, ids, strict=True)]
+def _texts(
+    completion: Completion, raw: Sequence[bytes | None], ids: np.ndarray, names: Mapping[int, str] | None
+) -> list[str]:
+    known = completion.names if names is None else names
+    return [token_text(piece, token_id=int(i), names=known) for piece, i in zip(raw, ids, strict=True)]
 
 
 def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
@@ -159,46 +137,32 @@ def _repeat(choices: Sequence[Choice], lengths: Sequence[int]) -> np.ndarray:
 
 
 def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write a frame of tokens as CSV: bytes as hexadecimal digits, NA and no bytes as nothing."""
+    """Write a frame with a column `bytes` as CSV and return its path; bytes as hexadecimal digits, NA as nothing."""
     path = file_path(path)
     digits = [None if raw is None else raw.hex() for raw in frame["bytes"]]
     frame.assign(bytes=digits).to_csv(path, index=False)
     return path
 
 
-PROMPT_COLUMNS: dict[str, str] = {
-    "position": "index",
-    "token": "token",
-    "token_id": "count",
-    "bytes": "bytes",
-    "logprob": "number",
-    "rank": "count",
-    "entropy": "number",
-    "margin": "number",
-}
+def surprisal_frame(completion: Completion, *, names: Mapping[int, str] | None = None) -> pd.DataFrame:
+    """The surprisal of each generated token, one row each.
 
+    Columns: choice, position, segment, token, token_id, bytes, surprisal (minus the raw logprob, in nats), bits (the
+    same in bits), total_bits (the sum over the choice up to this token), expected_bits (the raw distribution's entropy
+    in bits: the mean surprisal of a token sampled from it).
 
-SURPRISAL_COLUMNS: dict[str, str] = {
-    "choice": "index",
-    "position": "index",
-    "segment": "segment",
-    "token": "token",
-    "token_id": "count",
-    "bytes": "bytes",
-    "surprisal": "number",
-    "bits": "number",
-    "total_bits": "number",
-    "expected_bits": "number",
-}
+    Args:
+        completion: the completion.
+        names: as in `logprobs_frame`.
 
-
-def surprisal_frame(result: Answer) -> pd.DataFrame:
-    """See `Answer.surprisal_frame`."""
-    frame = result.logprobs_frame()
+    Sources: Shannon 1948, "A mathematical theory of communication"; as a measure of reading difficulty Hale 2001, "A
+    probabilistic Earley parser as a psycholinguistic model".
+    """
+    frame = logprobs_frame(completion, names=names)
     surprisal = 0.0 - frame["logprob"]  # no -0
     frame["surprisal"] = surprisal
     frame["bits"] = surprisal / np.log(2)
-    # Behind a token whose figure is not known, neither is the sum.
+    # After a token whose surprisal is not known, the sum is not known either.
     frame["total_bits"] = frame.groupby("choice")["bits"].cumsum(skipna=False)
     frame["expected_bits"] = frame["entropy"] / np.log(2)
     return frame[list(SURPRISAL_COLUMNS)]

@@ -1,1 +1,1 @@
-"""What a generation may be: JSON of a schema, tool calls in a family's own syntax, as masks over the vocabulary."""
+"""Constrained decoding: JSON that is valid under a schema, and tool calls in a model's own syntax, as token masks."""

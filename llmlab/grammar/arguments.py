@@ -1,88 +1,97 @@
-"""A function's arguments as pairs of tags: strings as they are, every other value as JSON."""
+"""The grammar of a function's arguments that are written as tags around names and values, as GLM-4.5 does.
+
+A string value is written without quotes and escapes, every other value as JSON.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmlab.grammar.compose import Choice, Optional, Part, Place, Raw, Series, Text
-from llmlab.grammar.disjoint import allowed_values, types
-from llmlab.grammar.objects import count_keywords, counts, properties
-from llmlab.grammar.places import Alternative, Document, Site
-from llmlab.grammar.scalars import PATTERNS, string
+from llmlab.grammar.compose import Choice, JSONAt, Optional, Part, Raw, Series, Text
+from llmlab.grammar.containers import count_keywords, merged_properties, property_counts
+from llmlab.grammar.document import Document
+from llmlab.grammar.scalars import FORMAT_PATTERNS, merged_string
+from llmlab.grammar.subschema import Alternative, Subschema
+from llmlab.grammar.values import allowed_types, allowed_values
 from llmlab.grammar.vocabulary import GrammarError
 
-__all__ = ["pairs"]
+__all__ = ["tagged_arguments"]
 
 
-def pairs(schema: Any, *, tags: tuple[str, str, str], is_text: Callable[[str], bool], without: tuple[str, ...]) -> Part:
+def tagged_arguments(
+    schema: Any, *, tags: tuple[str, str, str], is_text: Callable[[str], bool], without: tuple[str, ...]
+) -> Part:
     """The arguments of a function whose parameters have this schema, in the schema's order.
 
     Args:
-        schema: of the parameters, an object's.
-        tags: what comes before a name, between name and value, and after the value.
-        is_text: whether a value stands there as it is, by the parameter's name.
-        without: what must not stand in a text.
+        schema: the JSON schema of the parameters, an object.
+        tags: the texts before a name, between a name and its value, and after the value.
+        is_text: whether the value of the parameter with this name is a string that is written without quotes.
+        without: texts that must not occur in such a string.
 
     Raises:
-        GrammarError: what cannot be enforced.
+        GrammarError: a keyword or a combination that cannot be enforced in this syntax.
     """
     document = Document(schema)
-    ways = [way for way in document.alternatives([document.root]) if "object" in types(way)]
-    if not ways:
-        raise GrammarError("the parameters of a function are an object", path="#")
-    return Choice([_object(document, way, tags, is_text, without) for way in ways])
+    objects = [one for one in document.alternatives([document.root]) if "object" in allowed_types(one)]
+    if not objects:
+        raise GrammarError("the parameters of a function must be an object", path="#")
+    return Choice([_object(document, alternative, tags, is_text, without) for alternative in objects])
 
 
 def _object(
     document: Document,
-    way: Alternative,
+    alternative: Alternative,
     tags: tuple[str, str, str],
     is_text: Callable[[str], bool],
     without: tuple[str, ...],
 ) -> Part:
-    path = way[0].path if way else "#"
-    found = properties(way)._replace(patterns={}, others=None)
-    left = count_keywords(found, *counts(way), path)
-    if left or allowed_values(way) is not None:
-        named = " and ".join(left) or "enum"
+    """All arguments, under one alternative of the parameters' schema."""
+    path = alternative[0].path if alternative else "#"
+    properties = merged_properties(alternative)._replace(patterns={}, additional=None)
+    unenforced = count_keywords(properties, *property_counts(alternative), path)
+    if unenforced or allowed_values(alternative) is not None:
+        named = " and ".join(unenforced) or "enum"
         raise GrammarError(f"{named} cannot be enforced for this model, which writes arguments one by one", path=path)
     before, between, after = tags
     parts: list[Part] = []
-    for name, sites in found.named.items():
-        value = (
-            _text(document, sites, after, without) if is_text(name) else Series((Place(document, sites), Text(after)))
-        )
-        pair = Series((Text(f"{before}{name}{between}"), value))
-        parts.append(pair if name in found.required else Optional(pair))
+    for name, subschemas in properties.named.items():
+        if is_text(name):
+            value = _text(document, subschemas, after, without)
+        else:
+            value = Series((JSONAt(document, subschemas), Text(after)))
+        argument = Series((Text(f"{before}{name}{between}"), value))
+        parts.append(argument if name in properties.required else Optional(argument))
     return Series(parts)
 
 
-def _text(document: Document, sites: list[Site], after: str, without: tuple[str, ...]) -> Part:
-    """A string as it is, with what follows it."""
+def _text(document: Document, subschemas: list[Subschema], after: str, without: tuple[str, ...]) -> Part:
+    """A string without quotes, and the tag after it."""
     end = after.rstrip()
     options: list[Part] = []
-    for way in document.alternatives(sites):
-        values = allowed_values(way)
+    for alternative in document.alternatives(subschemas):
+        values = allowed_values(alternative)
         if values is not None:
             fitting = [value for value in values if isinstance(value, str)]
             if any(word in value for value in fitting for word in (end, *without)):
-                raise GrammarError("a value holds the tags of this model's tool calls", path=way[0].path)
+                raise GrammarError("a value contains the tags of this model's tool calls", path=alternative[0].path)
             options += [Text(value + after) for value in fitting]
-        elif "string" in types(way):
-            options.append(Series((Raw(end, without, tuple(_patterns(way))), Text(after[len(end) :]))))
+        elif "string" in allowed_types(alternative):
+            options.append(Series((Raw(end, without, tuple(_patterns(alternative))), Text(after[len(end) :]))))
     if not options:
-        raise GrammarError("nothing is valid under this schema", path=sites[0].path if sites else "#")
+        raise GrammarError("nothing is valid under this schema", path=subschemas[0].path if subschemas else "#")
     return Choice(options)
 
 
-def _patterns(way: Alternative) -> Iterator[str]:
+def _patterns(alternative: Alternative) -> Iterator[str]:
+    """Regular expressions without anchors, each of which the whole string must match."""
     from llguidance import regex_to_lark
 
-    if not way:
+    if not alternative:
         return
-    path = way[0].path
-    made = string([site.schema for site in way], path)
+    path = alternative[0].path
+    made = merged_string([subschema.schema for subschema in alternative], path)
     if "minLength" in made or "maxLength" in made:
         yield f"(?s:.{{{made.get('minLength', 0)},{made.get('maxLength', '')}}})"
     for condition in [made, *made.get("allOf", ())]:
@@ -91,17 +100,22 @@ def _patterns(way: Alternative) -> Iterator[str]:
         if "format" in condition:
             raise GrammarError(
                 f"the format {condition['format']!r} cannot be enforced for this model, which writes strings without "
-                f"quotes; {', '.join(sorted(PATTERNS))} can",
+                f"quotes; {', '.join(sorted(FORMAT_PATTERNS))} can",
                 path=path,
             )
 
 
 def whole_match(pattern: str, path: str) -> str:
-    """A pattern that matches somewhere in a text, as one without anchors that matches the whole text.
+    """A pattern without anchors that matches a whole text exactly if `pattern` matches somewhere in it.
+
+    Args:
+        pattern: a regular expression.
+        path: the JSON pointer of its schema, for the error.
 
     Raises:
-        GrammarError: an anchor anywhere but at an end of the pattern or of one of its outermost alternatives.
+        GrammarError: an anchor that is not at an end of the pattern or of one of its outermost alternatives.
     """
+    # The bounds of the outermost alternatives; `inside` says whether `at` is in a character class.
     branches, start, depth, inside, at = [], 0, 0, False, 0
     while at < len(pattern):
         character = pattern[at]
@@ -132,4 +146,5 @@ def whole_match(pattern: str, path: str) -> str:
 
 
 def _ends(pattern: str, at: int) -> bool:
+    """Whether the character at this place is the last of an outermost alternative."""
     return pattern[at + 1 : at + 2] in ("", "|")

@@ -1,6 +1,6 @@
-"""Grammars put together from parts: texts, JSON, raw strings, choices, with reasoning before them or not.
+"""Composes grammars from parts: literal texts, JSON, raw strings, choices, and optional reasoning before them.
 
-A part becomes an expression in llguidance's dialect of Lark, and whatever rules it needs beside it.
+Each part becomes an expression in llguidance's dialect of Lark, plus the rules that the expression refers to.
 """
 
 from __future__ import annotations
@@ -11,41 +11,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from llmlab.grammar.document import Document
 from llmlab.grammar.matcher import Grammar
-from llmlab.grammar.places import Document, Site
-from llmlab.grammar.schema import enforceable, enforceable_at
+from llmlab.grammar.schema import llguidance_schema, llguidance_subschema
+from llmlab.grammar.subschema import Subschema
 from llmlab.grammar.vocabulary import Vocabulary
 
-__all__ = ["JSON", "Choice", "Optional", "Part", "Place", "Raw", "Reasoning", "Repeat", "Series", "Text", "grammar"]
+__all__ = ["JSON", "Choice", "JSONAt", "Optional", "Part", "Raw", "Reasoning", "Repeat", "Series", "Text", "grammar"]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text as it is. A control token's name in it stands for that token."""
+    """A literal text. The name of a control token in it stands for that token."""
 
     text: str
 
 
 @dataclass(frozen=True, eq=False)
 class JSON:
-    """JSON that is valid under a schema, from its first bracket to its last."""
+    """One JSON value that is valid under a schema, without white space around it."""
 
     schema: Any
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """JSON for one place of a schema, at which all these schemas hold."""
+class JSONAt:
+    """One JSON value that is valid under all these subschemas of a document."""
 
     document: Document
-    sites: list[Site]
+    subschemas: list[Subschema]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Any text up to and with `end`, in which none of `without` stands.
+    """Any text that is followed by `end` and contains none of `without`; `end` is part of it.
 
-    The whole text before `end` matches each of the `patterns`, which are in Rust's syntax and have no anchors.
+    The whole text before `end` matches each of `patterns`, which are regular expressions in Rust's syntax without
+    anchors.
     """
 
     end: str
@@ -55,21 +57,21 @@ class Raw:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """One of these."""
+    """Exactly one of these parts."""
 
     options: Sequence[Part]
 
 
 @dataclass(frozen=True, eq=False)
 class Optional:
-    """This, or nothing."""
+    """A part that may be left out."""
 
     part: Part
 
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """One or more, with a text between each two."""
+    """A part once or more often, with a literal text between each two."""
 
     part: Part
     between: str
@@ -77,21 +79,26 @@ class Repeat:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Parts that follow one another."""
+    """Parts in this order."""
 
     parts: Sequence[Part]
 
 
 #: A part of a grammar.
-Part: TypeAlias = Text | JSON | Place | Raw | Choice | Optional | Repeat | Series
+Part: TypeAlias = Text | JSON | JSONAt | Raw | Choice | Optional | Repeat | Series
 
 
 @dataclass(frozen=True)
 class Reasoning:
-    """What may come before the grammar: free text up to `close`, and as much of `separator` as is written.
+    """Reasoning before the constrained text: free text, `close`, and any beginning of `separator`.
 
-    With `opened` it must come and begins at once, otherwise it may come and begins with `open`. None of `without`
-    stands in it.
+    Attributes:
+        open: the tag that begins it.
+        close: the tag that ends it.
+        separator: what the chat template writes after `close`; a model may write all of it, a part of it or nothing.
+        opened: whether the prompt ends inside the reasoning. If so it is required and has no `open` tag; if not, the
+            model may leave it out.
+        without: texts that must not occur in it.
     """
 
     open: str
@@ -102,20 +109,22 @@ class Reasoning:
 
 
 def grammar(vocabulary: Vocabulary, part: Part, *, reasoning: Reasoning | None = None) -> Grammar:
-    """A grammar for this vocabulary.
+    """Compile a part, with optional reasoning before it, to a grammar over this vocabulary.
 
     Raises:
-        GrammarError: a schema that cannot be enforced, or a grammar that llguidance does not take.
+        GrammarError: a schema that cannot be enforced, or a grammar that llguidance does not accept.
     """
-    writer = _Lark(vocabulary)
+    writer = _LarkWriter(vocabulary)
     body = writer.part(part)
     before = writer.reasoning(reasoning) if reasoning else ""
-    # Without this, llguidance would leave no choice of tokens wherever the next bytes are certain.
+    # Without this option, llguidance would force one tokenization wherever the next bytes are certain.
     options = '%llguidance {"no_forcing": true}'
     return Grammar(vocabulary, "\n".join([options, f"start: {before} {body}", *writer.rules, ""]))
 
 
-class _Lark:
+class _LarkWriter:
+    """Writes parts as Lark expressions and collects the rules that they refer to."""
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.rules: list[str] = []
         self._controls = vocabulary.controls
@@ -123,15 +132,16 @@ class _Lark:
         self._split = re.compile("(" + "|".join(map(re.escape, names)) + ")") if names else None
 
     def part(self, part: Part) -> str:
-        """The expression of a part."""
+        """The Lark expression of a part."""
         if isinstance(part, Series):
             return "(" + (" ".join(map(self.part, part.parts)) or '""') + ")"
         if isinstance(part, Text):
             return self._text(part.text)
         if isinstance(part, JSON):
-            return self._rule(f"%json {json.dumps(enforceable(part.schema), ensure_ascii=False)}")
-        if isinstance(part, Place):
-            return self._rule(f"%json {json.dumps(enforceable_at(part.document, part.sites), ensure_ascii=False)}")
+            return self._rule(f"%json {json.dumps(llguidance_schema(part.schema), ensure_ascii=False)}")
+        if isinstance(part, JSONAt):
+            schema = llguidance_subschema(part.document, part.subschemas)
+            return self._rule(f"%json {json.dumps(schema, ensure_ascii=False)}")
         if isinstance(part, Raw):
             return self._raw(part)
         if isinstance(part, Choice):
@@ -142,7 +152,7 @@ class _Lark:
         return f"({one} ({self._text(part.between)} {one})*)"
 
     def reasoning(self, reasoning: Reasoning) -> str:
-        """The expression of what may come before."""
+        """The Lark expression of the reasoning."""
         inner = self._raw(Raw(reasoning.close, reasoning.without))
         after = ""
         for character in reversed(reasoning.separator):
@@ -152,6 +162,7 @@ class _Lark:
         return f"({self._text(reasoning.open)} {inner} {after})?"
 
     def _text(self, text: str) -> str:
+        """The expression of a literal text, with control tokens by id."""
         pieces = self._split.split(text) if self._split else [text]
         found = [
             f"<[{self._controls[piece]}]>" if piece in self._controls else json.dumps(piece, ensure_ascii=False)
@@ -161,11 +172,12 @@ class _Lark:
         return "(" + (" ".join(found) or '""') + ")"
 
     def _raw(self, raw: Raw) -> str:
-        if raw.end in self._controls:  # nothing in a text can be taken for it
+        if raw.end in self._controls:  # no text can spell a control token, so the match need not be lazy
             return f"({self._rule(self._terminal(raw, ''))} {self._text(raw.end)})"
         return self._rule(self._terminal(raw, json.dumps(raw.end, ensure_ascii=False)), options="[lazy]")
 
     def _terminal(self, raw: Raw, end: str) -> str:
+        """Add a terminal for a raw string and `end`; its name."""
         conditions = ["/(?s:.*)/", *(f"/{pattern}/" for pattern in raw.patterns)]
         for word in raw.without:
             if word not in self._controls:
@@ -175,6 +187,7 @@ class _Lark:
         return name
 
     def _rule(self, body: str, *, options: str = "") -> str:
+        """Add a rule; its name."""
         name = f"part_{len(self.rules)}"
         self.rules.append(f"{name}{options}: {body}")
         return name

@@ -1,119 +1,92 @@
-"""Whether what is written for one branch of a `oneOf` can be taken for another."""
+"""Whether the branches of a `oneOf` exclude each other, so that "exactly one" holds for whatever is generated."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Callable
 
-from llmlab.grammar.keywords import TYPES
-from llmlab.grammar.objects import properties
-from llmlab.grammar.places import Alternative, Document, Site
-from llmlab.grammar.scalars import bounds
+from llmlab.grammar.containers import Properties, merged_properties
+from llmlab.grammar.scalars import tightest_bounds
+from llmlab.grammar.subschema import Alternative, Subschema
+from llmlab.grammar.values import allowed_types, allowed_values, equality_key, types_of
+from llmlab.grammar.vocabulary import GrammarError
 
-#: Whole numbers from here on are read as floats.
-LARGEST_WHOLE = 2**63
+#: A schema is refused if its `oneOf`s together need more comparisons of two alternatives than this.
+MOST_COMPARISONS = 200_000
 
-#: How deep in the properties a difference is looked for.
+#: How many levels of nested properties are compared.
 _DEEPEST = 3
 
 
-def excludes(document: Document, written: Alternative, other: Alternative, *, depth: int = 0) -> bool:
-    """Whether nothing that is written for one alternative is valid under another. False where that is not seen."""
-    document.compared(written[0].path if written else "#")
-    mine, theirs = types(written), types(other)
-    common = {kind for kind in mine if kind in theirs or (kind == "integer" and "number" in theirs)}
-    common |= {kind for kind in theirs if kind == "integer" and "number" in mine}
-    values, others = allowed_values(written), allowed_values(other)
-    if values is not None and others is not None:
-        return not {key(value) for value in values} & {key(value) for value in others}
-    if values is not None or others is not None:
-        held = values if values is not None else others or []
-        common &= {kind for value in held for kind in kinds(value)}
-    return all(_differs(kind, document, written, other, depth) for kind in common)
+class BranchComparison:
+    """Compares the branches of a document's `oneOf`s and counts the comparisons.
 
+    Args:
+        alternatives: resolves subschemas that apply to one value (`Document.alternatives`). It is passed in because
+            the document itself needs this comparison.
+    """
 
-def types(schemas: Alternative) -> set[str]:
-    """The types that all the schemas allow; "integer" only where "number" is not among them."""
-    found = set(TYPES)
-    for site in schemas:
-        told = site.schema.get("type")
-        if told is None:
-            continue
-        named = {told} if isinstance(told, str) else set(told)
-        found &= named | ({"integer"} if "number" in named else set())
-    return found - {"integer"} if "number" in found else found
+    def __init__(self, alternatives: Callable[[list[Subschema]], list[Alternative]]) -> None:
+        self._alternatives = alternatives
+        self._count = 0
 
+    def excludes(self, written: Alternative, other: Alternative, *, depth: int = 0) -> bool:
+        """Whether no value that is generated for `written` is valid under `other`.
 
-def allowed_values(schemas: Alternative) -> list[Any] | None:
-    """What `enum` and `const` leave; None where there is neither."""
-    found: list[Any] | None = None
-    for site in schemas:
-        for values in ([site.schema["const"]] if "const" in site.schema else None, site.schema.get("enum")):
-            if values is not None:
-                keys = {key(value) for value in values}
-                found = list(values) if found is None else [value for value in found if key(value) in keys]
-    return found
+        Types, listed values, bounds of numbers and required properties are compared. False means that an overlap is
+        possible, or that a difference lies in what is not compared (a pattern, for example).
 
+        Raises:
+            GrammarError: after MOST_COMPARISONS comparisons in this document.
+        """
+        self._count += 1
+        if self._count > MOST_COMPARISONS:
+            path = written[0].path if written else "#"
+            raise GrammarError("oneOf: comparing the branches takes too long; use anyOf instead", path=path)
+        mine, theirs = allowed_types(written), allowed_types(other)
+        common = {kind for kind in mine if kind in theirs or (kind == "integer" and "number" in theirs)}
+        common |= {kind for kind in theirs if kind == "integer" and "number" in mine}
+        values, other_values = allowed_values(written), allowed_values(other)
+        if values is not None and other_values is not None:
+            return not {equality_key(value) for value in values} & {equality_key(value) for value in other_values}
+        if values is not None or other_values is not None:
+            listed = values if values is not None else other_values or []
+            common &= {kind for value in listed for kind in types_of(value)}
+        return all(self._differ(kind, written, other, depth) for kind in common)
 
-def key(value: Any) -> str:
-    """Equal for values that are equal in JSON: 1 is 1.0, and not true."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
-        value = int(value) if abs(value) < LARGEST_WHOLE else float(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(sorted(f"{json.dumps(name)}:{key(item)}" for name, item in value.items())) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(key, value)) + "]"
-    return json.dumps(value)
-
-
-def kinds(value: Any) -> set[str]:
-    """The types that a value has."""
-    if value is None:
-        return {"null"}
-    if isinstance(value, bool):
-        return {"boolean"}
-    if isinstance(value, int | float):
-        return {"number", "integer"} if value == int(value) else {"number"}
-    for kind, name in ((str, "string"), (list, "array"), (tuple, "array"), (dict, "object")):
-        if isinstance(value, kind):
-            return {name}
-    return set()
-
-
-def _differs(kind: str, document: Document, written: Alternative, other: Alternative, depth: int) -> bool:
-    if kind in ("integer", "number"):
-        low, above, high, below = bounds(site.schema for site in written)
-        other_low, other_above, other_high, other_below = bounds(site.schema for site in other)
-        return _under(high, other_low, below or other_above) or _under(other_high, low, other_below or above)
-    if kind != "object" or depth >= _DEEPEST:
+    def _differ(self, kind: str, written: Alternative, other: Alternative, depth: int) -> bool:
+        """Whether no generated value of this type is valid under `other`."""
+        if kind in ("integer", "number"):
+            low, above, high, below = tightest_bounds(subschema.schema for subschema in written)
+            other_low, other_above, other_high, other_below = tightest_bounds(subschema.schema for subschema in other)
+            return _under(high, other_low, below or other_above) or _under(other_high, low, other_below or above)
+        if kind != "object" or depth >= _DEEPEST:
+            return False
+        mine, theirs = merged_properties(written), merged_properties(other)
+        for name in {*mine.required, *theirs.required}:
+            here, there = _of_property(mine, name), theirs.named.get(name)
+            if here is None:
+                return True  # `other` requires the property, and it is never generated
+            if there is None:
+                forbids = any(subschema.schema.get("additionalProperties") is False for subschema in other)
+                if forbids and not theirs.patterns:
+                    return True  # the property is always generated, and `other` forbids it
+                continue
+            if all(
+                self.excludes(one, two, depth=depth + 1)
+                for one in self._alternatives(here)
+                for two in self._alternatives(there)
+            ):
+                return True
         return False
-    mine, theirs = properties(written), properties(other)
-    for name in {*mine.required, *theirs.required}:
-        here, there = _at(mine.named, mine.others, mine.patterns, name), theirs.named.get(name)
-        if here is None:
-            return True  # never written, and required there
-        if there is None:
-            told = [site for site in other if site.schema.get("additionalProperties") is False]
-            if told and not theirs.patterns:
-                return True  # always written, and forbidden there
-            continue
-        if all(
-            excludes(document, one, two, depth=depth + 1)
-            for one in document.alternatives(here)
-            for two in document.alternatives(there)
-        ):
-            return True
-    return False
 
 
-def _at(
-    named: dict[str, list[Site]], others: list[Site] | None, patterns: dict[str, list[Site]], name: str
-) -> list[Site] | None:
-    """What holds of a property where it is written; None where it never is."""
-    if name in named:
-        return named[name]
-    return [] if others is not None or patterns else None
+def _of_property(properties: Properties, name: str) -> list[Subschema] | None:
+    """The subschemas that apply to a property if it is generated; None if it never is."""
+    if name in properties.named:
+        return properties.named[name]
+    return [] if properties.additional is not None or properties.patterns else None
 
 
-def _under(high: float | None, low: float | None, apart: bool) -> bool:
-    return high is not None and low is not None and (high < low or (high == low and apart))
+def _under(high: float | None, low: float | None, excluded: bool) -> bool:
+    """Whether an upper bound lies below a lower bound; `excluded` says whether one of the two excludes itself."""
+    return high is not None and low is not None and (high < low or (high == low and excluded))

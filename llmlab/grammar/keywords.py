@@ -1,7 +1,8 @@
-"""The keywords of JSON Schema: which are enforced, which say nothing about validity, and which are refused.
+"""The keywords of JSON Schema: which are enforced and which are refused.
 
-Nothing that constrains is passed over: what llguidance cannot enforce, and what it would ignore, is an error that names
-the keyword. Drafts 4 to 2020-12 are read alike; where they differ, each keyword means what its own draft says.
+No constraint is ignored: a keyword that llguidance cannot enforce, or would silently skip, is an error that names the
+keyword. Annotations such as `title` and unknown keywords constrain nothing and are passed over. All drafts from 4 to
+2020-12 are accepted; where they differ, a keyword means what its own draft says.
 """
 
 from __future__ import annotations
@@ -14,13 +15,7 @@ from llmlab.grammar.vocabulary import GrammarError
 
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
-#: Keywords that say nothing about which values are valid, or only give places names.
-ANNOTATIONS = frozenset(
-    "$schema $id id $anchor $comment $defs definitions $vocabulary title description default examples deprecated "
-    "readOnly writeOnly contentMediaType contentEncoding contentSchema".split()
-)
-
-#: What cannot be enforced token by token, with the value under which it says nothing.
+#: Keywords that cannot be enforced token by token, each with the value that makes it harmless; `...` if there is none.
 REFUSED: dict[str, Any] = {
     "uniqueItems": False,
     "not": False,
@@ -42,41 +37,41 @@ REFUSED: dict[str, Any] = {
     "$recursiveAnchor": False,
 }
 
-#: Keywords that combine schemas.
+#: Keywords that apply other schemas to the same value.
 APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 
 
-def _schema(value: Any) -> bool:
+def _is_schema(value: Any) -> bool:
     return isinstance(value, bool | dict)
 
 
-def _schemas(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(_schema, value))
+def _are_schemas(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_schema, value))
 
 
-def _some_schemas(value: Any) -> bool:
-    return _schemas(value) and len(value) > 0
+def _are_some_schemas(value: Any) -> bool:
+    return _are_schemas(value) and len(value) > 0
 
 
-def _named_schemas(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) and _schema(item) for key, item in value.items())
+def _are_named_schemas(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) and _is_schema(item) for key, item in value.items())
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(map(_text, value))
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
-def _types(value: Any) -> bool:
+def _are_types(value: Any) -> bool:
     many = value if isinstance(value, list | tuple) else [value]
     return bool(many) and all(isinstance(item, str) and item in TYPES for item in many)
 
 
 def is_number(value: Any) -> bool:
-    """A JSON number that a float holds exactly, so that what is enforced is what was written."""
+    """Whether a value is a JSON number that a float holds exactly, so that what is enforced is what was written."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -85,17 +80,17 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return is_number(value) and value >= 0 and value == int(value)
 
 
-#: What the value of each enforced keyword may be, and how that reads.
+#: For each enforced keyword: a test of its value, and how an error describes the values that pass.
 ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "$ref": (_text, "a string"),
-    "allOf": (_some_schemas, "a list of schemas"),
-    "anyOf": (_some_schemas, "a list of schemas"),
-    "oneOf": (_some_schemas, "a list of schemas"),
-    "type": (_types, f"one of {', '.join(TYPES)}, or a list of them"),
+    "$ref": (_is_text, "a string"),
+    "allOf": (_are_some_schemas, "a list of schemas"),
+    "anyOf": (_are_some_schemas, "a list of schemas"),
+    "oneOf": (_are_some_schemas, "a list of schemas"),
+    "type": (_are_types, f"one of {', '.join(TYPES)}, or a list of them"),
     "enum": (lambda value: isinstance(value, list | tuple) and len(value) > 0, "a list of values"),
     "const": (lambda value: True, ""),
     "minimum": (is_number, "a number that a float holds exactly"),
@@ -103,44 +98,49 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "exclusiveMinimum": (lambda value: isinstance(value, bool) or is_number(value), "a number"),
     "exclusiveMaximum": (lambda value: isinstance(value, bool) or is_number(value), "a number"),
     "multipleOf": (lambda value: is_number(value) and value > 0, "a number above 0"),
-    "minLength": (_count, "a whole number, 0 or more"),
-    "maxLength": (_count, "a whole number, 0 or more"),
-    "pattern": (_text, "a regular expression"),
-    "format": (_text, "a string"),
-    "items": (lambda value: _schema(value) or _schemas(value), "a schema"),
-    "prefixItems": (_schemas, "a list of schemas"),
-    "additionalItems": (_schema, "a schema"),
-    "minItems": (_count, "a whole number, 0 or more"),
-    "maxItems": (_count, "a whole number, 0 or more"),
-    "properties": (_named_schemas, "an object of schemas"),
-    "patternProperties": (_named_schemas, "an object of schemas"),
-    "additionalProperties": (_schema, "a schema"),
-    "required": (_texts, "a list of names"),
-    "minProperties": (_count, "a whole number, 0 or more"),
-    "maxProperties": (_count, "a whole number, 0 or more"),
+    "minLength": (_is_count, "a whole number, 0 or more"),
+    "maxLength": (_is_count, "a whole number, 0 or more"),
+    "pattern": (_is_text, "a regular expression"),
+    "format": (_is_text, "a string"),
+    "items": (lambda value: _is_schema(value) or _are_schemas(value), "a schema"),
+    "prefixItems": (_are_schemas, "a list of schemas"),
+    "additionalItems": (_is_schema, "a schema"),
+    "minItems": (_is_count, "a whole number, 0 or more"),
+    "maxItems": (_is_count, "a whole number, 0 or more"),
+    "properties": (_are_named_schemas, "an object of schemas"),
+    "patternProperties": (_are_named_schemas, "an object of schemas"),
+    "additionalProperties": (_is_schema, "a schema"),
+    "required": (_are_texts, "a list of names"),
+    "minProperties": (_is_count, "a whole number, 0 or more"),
+    "maxProperties": (_is_count, "a whole number, 0 or more"),
 }
 
 
 def check(schema: dict[str, Any], path: str) -> None:
-    """Every keyword of one schema (not of those inside it).
+    """Check every keyword of one schema, without the schemas nested in it.
+
+    Args:
+        schema: the schema.
+        path: its JSON pointer, for the error.
 
     Raises:
-        GrammarError: a keyword that cannot be enforced, or whose value makes no sense.
+        GrammarError: a keyword that cannot be enforced, or whose value has the wrong type or range.
     """
     for keyword, value in schema.items():
         if keyword in ENFORCED:
             fits, wanted = ENFORCED[keyword]
             if not fits(value):
                 raise GrammarError(f"{keyword} must be {wanted}, got {_shown(value)}", path=path)
-        elif keyword in REFUSED and not _says_nothing(keyword, value):
+        elif keyword in REFUSED and not _is_harmless(keyword, value):
             raise GrammarError(f"the keyword {keyword!r} cannot be enforced; leave it out", path=path)
 
 
-def _says_nothing(keyword: str, value: Any) -> bool:
-    nothing = REFUSED[keyword]
-    if nothing is True:
+def _is_harmless(keyword: str, value: Any) -> bool:
+    """Whether a refused keyword does not constrain anything with this value."""
+    harmless = REFUSED[keyword]
+    if harmless is True:
         return value is True or value == {} and isinstance(value, dict)
-    return nothing is not ... and type(value) is type(nothing) and value == nothing
+    return harmless is not ... and type(value) is type(harmless) and value == harmless
 
 
 def _shown(value: Any) -> str:

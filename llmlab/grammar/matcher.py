@@ -1,4 +1,4 @@
-"""A grammar at work on one row: which tokens may come next, and what came."""
+"""Compiled grammars, and the position of a batch row in one: which tokens may come next, as packed bit masks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Grammar", "Matcher", "fill_masks"]
 
 
 class Grammar:
-    """A compiled grammar. Any number of rows may follow it, each with a matcher of its own.
+    """A compiled grammar. Any number of batch rows may follow it, each with its own matcher.
 
     Args:
-        vocabulary: the tokens.
-        source: in llguidance's dialect of Lark.
+        vocabulary: the tokens over which masks are computed.
+        source: the grammar in llguidance's dialect of Lark.
 
     Raises:
-        GrammarError: it does not compile.
+        GrammarError: the grammar does not compile.
     """
 
     def __init__(self, vocabulary: Vocabulary, source: str) -> None:
@@ -34,11 +34,11 @@ class Grammar:
         self._start = vocabulary.compiled(source)
 
     def matcher(self) -> Matcher:
-        """At the grammar's start."""
+        """A new matcher at the start of the grammar."""
         return Matcher(self.vocabulary, self._start.deep_copy())
 
     def allowed(self, tokens: Sequence[int]) -> Bool[np.ndarray, " V"]:
-        """Which tokens may follow these; all false where they do not follow the grammar."""
+        """Which of the V tokens may come after `tokens`; all false if `tokens` themselves violate the grammar."""
         matcher = self.matcher()
         for token in tokens:
             matcher.advance(token)
@@ -49,51 +49,60 @@ class Grammar:
 
 
 class Matcher:
-    """Where one row is in its grammar."""
+    """The position of one batch row in its grammar.
+
+    Args:
+        vocabulary: the grammar's vocabulary.
+        state: llguidance's matcher, which this object owns and advances.
+    """
 
     def __init__(self, vocabulary: Vocabulary, state: LLMatcher) -> None:
         self.vocabulary = vocabulary
         self.state = state
 
     def advance(self, token: int) -> None:
-        """Take a token. One that the mask did not allow is an error from then on."""
+        """Consume a token. A token that the mask does not allow sets `error` for good."""
         self.state.consume_token(self.vocabulary.canonical(token))
 
     @property
     def complete(self) -> bool:
-        """Whether what came so far is a whole: the row may end here."""
+        """Whether the tokens so far are complete under the grammar, so that the row may end here."""
         return bool(self.state.is_accepting())
 
     @property
     def error(self) -> str | None:
-        """Why this matcher can go no further; None while it can."""
+        """Why this matcher cannot continue; None as long as it can."""
         return self.state.get_error().strip().splitlines()[0] if self.state.is_error() else None
 
 
 def fill_masks(matchers: Sequence[Matcher], masks: UInt32[np.ndarray, "B W"]) -> None:
-    """Write what each matcher allows next into its row of packed masks: bit i % 32 of word i // 32 is token i.
+    """Write the tokens that each matcher allows next into one row of packed masks, in place.
 
-    All rows at once, on llguidance's own threads. Of a matcher with an error the row is undefined.
+    All rows are computed at once, on llguidance's own threads. The row of a matcher with an error is undefined.
+
+    Args:
+        matchers: the matchers, all of one vocabulary. Matcher i writes row i.
+        masks: B >= len(matchers) rows of W = ceil(V / 32) words. Bit i % 32 of word i // 32 stands for token i.
     """
     if not matchers:
         return
     vocabulary = matchers[0].vocabulary
-    # llguidance's masks may have a word more: its vocabulary holds an end where the model has none.
+    # llguidance's masks may have one word more: if the model has no end token, its vocabulary gets one.
     words = -(-vocabulary.view().vocab_size // 32)
-    room = (
+    buffer = (
         masks if words == masks.shape[1] and masks.flags.c_contiguous else np.zeros((len(matchers), words), np.uint32)
     )
     if len(matchers) == 1:
-        matchers[0].state.unsafe_compute_mask_ptr(room.ctypes.data, words * 4)
+        matchers[0].state.unsafe_compute_mask_ptr(buffer.ctypes.data, words * 4)
     else:
         work = [(matcher.state, row) for row, matcher in enumerate(matchers)]
-        _executor().unsafe_compute_mask_ptr(work, room.ctypes.data, words * 4, len(room))
-    if room is not masks:
-        masks[: len(matchers)] = room[:, : masks.shape[1]]
+        _executor().unsafe_compute_mask_ptr(work, buffer.ctypes.data, words * 4, len(buffer))
+    if buffer is not masks:
+        masks[: len(matchers)] = buffer[:, : masks.shape[1]]
     rows = masks[: len(matchers)]
     if vocabulary.size % 32:
         rows[:, -1] &= np.uint32((1 << (vocabulary.size % 32)) - 1)
-    # Where nothing can come, llguidance offers the end, whether or not what is there is a whole.
+    # If no token is possible, llguidance allows the end token even though the text is not complete.
     for at in np.flatnonzero((rows & vocabulary.end_mask).any(axis=1)).tolist():
         if not matchers[at].complete:
             rows[at] &= ~vocabulary.end_mask

@@ -1,9 +1,11 @@
-r"""Regular expressions of JSON schemas as llguidance is to read them: in Rust's syntax, and without its surprises.
+r"""Regular expressions of JSON schemas, translated to the Rust syntax that llguidance reads.
 
-- Inside a class, `[`, `&&`, `~~` and `--` are characters like any other to JSON schema, and operators to Rust.
-- Readers do not agree on whether é is matched by `\W`, and ٣ by `\D`: neither is written there.
-- Of a class with every control character in it (`[^"\\]`), llguidance takes quotation marks to be a part. `\x01` is
-  never written in a string, so that taking it out of all classes changes nothing else.
+Three differences are taken care of:
+
+- Inside a character class, `[`, `&&`, `~~` and `--` are plain characters in JSON Schema and operators in Rust.
+- Regular-expression engines disagree on whether `\W` matches é and whether `\D` matches ٣: neither is generated there.
+- llguidance lets a class that contains every control character (such as `[^"\\]`) match quotation marks too. `\x01` is
+  never generated in a string, so removing it from all classes avoids this and changes nothing else.
 """
 
 from __future__ import annotations
@@ -11,23 +13,23 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-__all__ = ["WRITABLE", "matches", "reaches_control", "rust"]
+__all__ = ["WRITABLE", "matches", "mentions_control", "to_rust"]
 
-#: What a string can hold: of the control characters, those that JSON has a short escape for.
+#: Strings that can be generated: of the control characters, only those for which JSON has a short escape.
 WRITABLE = r"^[^\x00-\x07\x0b\x0e-\x1f]*$"
 
 _TOKEN = re.compile(r"\\.|\[\^?|.", re.DOTALL)
-#: What may stand for a control character, or for a range of them.
+#: Parts of an expression that may denote a control character or a range of them.
 _CONTROL = re.compile(r"\\x[01]|\\u00[01]|\\u\{0*1?[0-9a-fA-F]\}|\\0|\\c|\\p|[\x00-\x1f]")
-#: What some reader or other takes for a word character, or for a digit.
+#: Characters that at least one engine takes for a word character, or for a digit.
 _WIDE = {r"\w": r"\w\p{L}\p{M}\p{N}\p{Pc}", r"\d": r"\d\p{Nd}"}
 _NEITHER = {name.upper(): f"[^{wide}]" for name, wide in _WIDE.items()}
 
 
-def rust(pattern: str) -> str:
-    """The expression in Rust's syntax; it matches nothing that the given one does not."""
+def to_rust(pattern: str) -> str:
+    """The expression in Rust's syntax. It matches nothing that the given expression does not match."""
     out: list[str] = []
-    body: list[str] | None = None  # of the class that is open
+    body: list[str] | None = None  # the tokens of the character class that is open, if one is
     opening = ""
     for token in _TOKEN.findall(pattern):
         if body is None:
@@ -36,43 +38,45 @@ def rust(pattern: str) -> str:
             else:
                 out.append(_NEITHER.get(token, token))
         elif token != "]" or not body:
-            body.append(_inside(token, body, negated=opening == "[^"))
+            body.append(_class_token(token, body, negated=opening == "[^"))
         else:
-            out.append(_whole(opening, "".join(body)))
+            out.append(_character_class(opening, "".join(body)))
             body = None
-    return "".join(out) if body is None else pattern  # a class without an end is llguidance's to refuse
+    return "".join(out) if body is None else pattern  # llguidance refuses a class without an end
 
 
 @lru_cache(maxsize=4096)
 def matches(pattern: str, text: str) -> bool:
     """Whether an expression matches somewhere in a text, as llguidance reads it.
 
-    Python's own `re` can take forever over an expression such as `^(a+)+$`, and holds up everything else meanwhile.
+    Python's own `re` needs exponential time for an expression such as `^(a+)+$` and blocks all threads meanwhile.
 
     Raises:
-        ValueError: it is no expression.
+        ValueError: the pattern is not a valid regular expression.
     """
     from llguidance import LLMatcher
 
-    schema = {"type": "string", "enum": [text], "pattern": rust(pattern)}
+    schema = {"type": "string", "enum": [text], "pattern": to_rust(pattern)}
     told = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema)).strip()
     if told and not told.startswith("Unsatisfiable"):
         raise ValueError(told.splitlines()[-1].removeprefix("error: "))
     return not told
 
 
-def reaches_control(pattern: str) -> bool:
-    """Whether an expression speaks of control characters, so that there may be no string for it."""
+def mentions_control(pattern: str) -> bool:
+    """Whether an expression mentions control characters, so that perhaps no string can be generated for it."""
     return _CONTROL.search(pattern) is not None
 
 
-def _inside(token: str, body: list[str], *, negated: bool) -> str:
+def _class_token(token: str, body: list[str], *, negated: bool) -> str:
+    """A token of a character class in Rust's syntax; `body` holds the tokens before it."""
     if token in ("[", "[^", "]", "&", "~") or (token == "-" and body and body[-1] == "-"):
         return "".join(f"\\{character}" for character in token)
     return _WIDE.get(token, token) if negated else token
 
 
-def _whole(opening: str, body: str) -> str:
+def _character_class(opening: str, body: str) -> str:
+    r"""A whole character class, without `\x01`."""
     if opening == "[^":
         return rf"[^\x01{body}]"
-    return rf"[{body}&&[^\x01]]" if reaches_control(body) else f"[{body}]"
+    return rf"[{body}&&[^\x01]]" if mentions_control(body) else f"[{body}]"

@@ -1,4 +1,7 @@
-"""Numbers and strings: what llguidance is given so that both end, and are what a reader of JSON takes them for."""
+"""Numbers and strings: several plain schemas merged into one that llguidance enforces.
+
+Numbers have a limited length and fit a float, so that every JSON parser reads the value that was generated.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from llmlab.grammar.patterns import WRITABLE, reaches_control, rust
+from llmlab.grammar.patterns import WRITABLE, mentions_control, to_rust
 from llmlab.grammar.vocabulary import GrammarError
 
-#: Integers stay where a float, JavaScript's only number, holds each of them.
+#: The largest integer up to which a float, the only number type of JavaScript, holds every integer exactly.
 LARGEST_INTEGER = 2**53 - 1
 
-#: Numbers without bounds of their own are written out, without an exponent, up to this many digits before the point
-#: and after it: none overflows a float, and none goes on forever.
+#: Digits before and after the decimal point of a number that has no bounds of its own. It is written without an
+#: exponent. So no number overflows a float, and none goes on forever.
 DIGITS_BEFORE, DIGITS_AFTER = 15, 9
-#: llguidance reads 1e-10 exactly, and nothing finer.
+#: llguidance reads 1e-10 exactly, and no finer step.
 FINEST = 10
 
-#: The keywords of numbers.
+#: The keywords that constrain numbers.
 BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
 
 _YEAR = "(?:[0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})"
@@ -35,79 +38,95 @@ _AMOUNT = "[0-9]{1,9}"
 _CLOCK = f"T(?:{_AMOUNT}H(?:{_AMOUNT}M(?:{_AMOUNT}S)?)?|{_AMOUNT}M(?:{_AMOUNT}S)?|{_AMOUNT}S)"
 _CALENDAR = f"(?:{_AMOUNT}Y(?:{_AMOUNT}M(?:{_AMOUNT}D)?)?|{_AMOUNT}M(?:{_AMOUNT}D)?|{_AMOUNT}D)"
 
-#: Formats with an expression of ours: days that exist, no leap seconds (many readers know none), and numbers that end.
-PATTERNS = {
+#: Formats that are enforced by a regular expression: only days that exist, no leap seconds (many parsers reject them),
+#: and numbers of limited length.
+FORMAT_PATTERNS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}T{_TIME}",
     "duration": f"P(?:{_AMOUNT}W|{_CALENDAR}(?:{_CLOCK})?|{_CLOCK})",
 }
-#: Formats that llguidance knows.
+#: Formats that llguidance enforces itself.
 KNOWN_FORMATS = frozenset({"email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
-#: Formats of JSON Schema that are refused, since somebody counts on them. Others are annotations, as its text has it.
+#: Formats that JSON Schema defines and that cannot be enforced. Formats that it does not define are only annotations.
 REFUSED_FORMATS = frozenset(
     "idn-email idn-hostname iri iri-reference uri-reference uri-template json-pointer relative-json-pointer "
     "regex".split()
 )
 
 
-def bounds(schemas: Iterable[dict[str, Any]]) -> tuple[float | None, bool, float | None, bool]:
-    """The narrowest bounds of several schemas: (lower, whether it is excluded itself, upper, likewise)."""
+def tightest_bounds(schemas: Iterable[dict[str, Any]]) -> tuple[float | None, bool, float | None, bool]:
+    """The narrowest bounds of several schemas.
+
+    Returns:
+        (lower, lower_excluded, upper, upper_excluded). A bound that no schema sets is None. A bound is excluded if the
+        number itself is not valid.
+    """
     lower: tuple[float, bool] | None = None
     upper: tuple[float, bool] | None = None
     for schema in schemas:
-        for value, outside in _ends(schema, "minimum", "exclusiveMinimum"):
+        for value, outside in _limits(schema, "minimum", "exclusiveMinimum"):
             lower = (value, outside) if lower is None else max(lower, (value, outside))
-        for value, outside in _ends(schema, "maximum", "exclusiveMaximum"):
+        for value, outside in _limits(schema, "maximum", "exclusiveMaximum"):
             upper = (value, outside) if upper is None else min(upper, (value, outside), key=lambda x: (x[0], not x[1]))
     low, high = lower or (None, False), upper or (None, False)
     return low[0], low[1], high[0], high[1]
 
 
-def _ends(schema: dict[str, Any], plain: str, exclusive: str) -> list[tuple[float, bool]]:
+def _limits(schema: dict[str, Any], plain: str, exclusive: str) -> list[tuple[float, bool]]:
+    """The limits that one schema sets on one side, each with whether it is excluded itself."""
     found, strict = schema.get(plain), schema.get(exclusive)
-    if isinstance(strict, bool):  # draft 4: it says how the other is meant
+    if isinstance(strict, bool):  # draft 4: it says whether the plain keyword's value is excluded
         return [] if found is None else [(found, strict)]
     return [(value, outside) for value, outside in ((found, False), (strict, True)) if value is not None]
 
 
-def integer(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
-    """An integer of all these schemas."""
-    low, above, high, below = bounds(schemas)
+def merged_integer(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """The schema of an integer that is valid under all these schemas, with a minimum and a maximum.
+
+    Raises:
+        GrammarError: no integer is valid, all valid ones lie beyond LARGEST_INTEGER, or `multipleOf`s cannot be merged.
+    """
+    low, above, high, below = tightest_bounds(schemas)
     for bound in (low, high):
         if bound is not None and abs(bound) > LARGEST_INTEGER and (bound > 0) == (bound is low):
-            raise GrammarError(f"integers beyond ±{LARGEST_INTEGER} are not written; got the bound {bound}", path=path)
+            raise GrammarError(
+                f"integers beyond ±{LARGEST_INTEGER} cannot be generated; got the bound {bound}", path=path
+            )
     least = -LARGEST_INTEGER if low is None else max(_whole(low, above, up=True), -LARGEST_INTEGER)
     most = LARGEST_INTEGER if high is None else min(_whole(high, below, up=False), LARGEST_INTEGER)
     if least > most:
-        raise _nothing(schemas, path)
+        raise _no_number(schemas, path)
     return {"type": "integer", "minimum": least, "maximum": most, **_multiple(schemas, path)}
 
 
 def _whole(bound: float | Fraction, outside: bool, *, up: bool) -> int:
-    """The first integer inside a bound."""
+    """The integer inside a bound that is closest to it; `up` says whether the bound is a lower one."""
     if up:
         return math.floor(bound) + 1 if outside else math.ceil(bound)
     return math.ceil(bound) - 1 if outside else math.floor(bound)
 
 
-def number(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
-    """A number of all these schemas.
+def merged_number(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """The schema of a number that is valid under all these schemas, with a minimum, a maximum and a step.
 
-    The bounds that llguidance is given are themselves allowed: one that is excluded, or is no multiple, is moved to the
-    first number inside. It would let an excluded 0 pass where the other bound is below 1, and find nothing to write
-    between bounds that have more digits than the multiples.
+    Both bounds are valid numbers: a bound that is excluded, or is not a multiple of the step, is moved to the first
+    number inside. Otherwise llguidance would allow an excluded 0 if the other bound is below 1, and it would find no
+    number between bounds that have more digits than the step.
+
+    Raises:
+        GrammarError: no finite number is valid, or `multipleOf`s cannot be merged.
     """
-    low, above, high, below = bounds(schemas)
+    low, above, high, below = tightest_bounds(schemas)
     room = float(10**DIGITS_BEFORE)
     least = min(-room, 10 * high if high is not None and high < 0 else -room) if low is None else low
     most = max(room, 10 * low if low is not None and low > 0 else room) if high is None else high
     if not (math.isfinite(least) and math.isfinite(most)):
         raise GrammarError("the bounds leave no finite number", path=path)
     if least > most:
-        raise _nothing(schemas, path)
+        raise _no_number(schemas, path)
     multiple = _multiple(schemas, path)
-    # A multiple of a power of ten has that many digits after the point.
+    # A step of 10**-n limits a number to n digits after the point.
     width = most - least
     digits = DIGITS_AFTER if width >= 1e-3 else FINEST
     if not multiple and width * 10**digits >= 10:
@@ -115,29 +134,32 @@ def number(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
     step = exact(multiple["multipleOf"]) if multiple else Fraction(10) ** (math.floor(math.log10(width or 1)) - 2)
     given = any("multipleOf" in schema for schema in schemas)
     try:
-        least = _inside(least, above, step, up=True) if above or given else least
-        most = _inside(most, below, step, up=False) if below or given else most
+        least = _first_multiple(least, above, step, up=True) if above or given else least
+        most = _first_multiple(most, below, step, up=False) if below or given else most
     except OverflowError:
         raise GrammarError("the bounds leave no finite number", path=path) from None
     if least > most:
-        raise _nothing(schemas, path)
-    if least == most:  # in a range, 0.5 might have to be 0.50 to be a multiple
+        raise _no_number(schemas, path)
+    if least == most:  # as a range, llguidance may require 0.50 in place of 0.5
         return {"enum": [json.loads(repr(least).removesuffix(".0"))]}
     return {"type": "number", "minimum": least, "maximum": most, **multiple}
 
 
-def _nothing(schemas: list[dict[str, Any]], path: str) -> GrammarError:
+def _no_number(schemas: list[dict[str, Any]], path: str) -> GrammarError:
     told = dict.fromkeys(word for word in BOUNDS if any(word in schema for schema in schemas))
     return GrammarError(f"{', '.join(told)}: there is no number between the bounds", path=path)
 
 
 def exact(value: float) -> Fraction:
-    """A number as JSON spells it: 0.1 is a tenth."""
+    """The decimal number that JSON writes for a float, as a fraction: 0.1 is exactly one tenth."""
     return Fraction(repr(value))
 
 
-def _inside(bound: float, outside: bool, step: Fraction, *, up: bool) -> float:
-    """The multiple of a step that comes first inside a bound; of a larger step, where a float does not hold that."""
+def _first_multiple(bound: float, outside: bool, step: Fraction, *, up: bool) -> float:
+    """The multiple of a step inside a bound that is closest to it.
+
+    If a float does not hold that multiple exactly, the step is multiplied by 10 until one does.
+    """
     while True:
         point = _whole(exact(bound) / step, outside, up=up) * step
         if exact(float(point)) == point:
@@ -147,7 +169,7 @@ def _inside(bound: float, outside: bool, step: Fraction, *, up: bool) -> float:
 
 def admits(schemas: list[dict[str, Any]], value: float, path: str) -> bool:
     """Whether a number is valid under all these schemas."""
-    low, above, high, below = bounds(schemas)
+    low, above, high, below = tightest_bounds(schemas)
     if low is not None and (value < low or (above and value == low)):
         return False
     if high is not None and (value > high or (below and value == high)):
@@ -157,16 +179,21 @@ def admits(schemas: list[dict[str, Any]], value: float, path: str) -> bool:
 
 
 def _multiple(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """The least common multiple of every `multipleOf`, as a keyword; empty if no schema has one."""
     found = [schema["multipleOf"] for schema in schemas if "multipleOf" in schema]
     if len(set(found)) > 1:
         if not all(value == int(value) for value in found):
-            raise GrammarError("multipleOf: two that are not whole numbers cannot be joined", path=path)
+            raise GrammarError("multipleOf: two that are not whole numbers cannot be merged", path=path)
         found = [math.lcm(*map(int, found))]
     return {"multipleOf": found[0]} if found else {}
 
 
-def string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
-    """A string of all these schemas."""
+def merged_string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
+    """The schema of a string that is valid under all these schemas.
+
+    Raises:
+        GrammarError: a format that cannot be enforced.
+    """
     made: dict[str, Any] = {"type": "string"}
     shortest = max((int(schema["minLength"]) for schema in schemas if "minLength" in schema), default=0)
     longest = min((int(schema["maxLength"]) for schema in schemas if "maxLength" in schema), default=None)
@@ -177,8 +204,8 @@ def string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
     conditions: list[dict[str, str]] = []
     for schema in schemas:
         if "pattern" in schema:
-            conditions.append({"pattern": rust(schema["pattern"])})
-            conditions += [{"pattern": WRITABLE}] if reaches_control(schema["pattern"]) else []
+            conditions.append({"pattern": to_rust(schema["pattern"])})
+            conditions += [{"pattern": WRITABLE}] if mentions_control(schema["pattern"]) else []
         if "format" in schema:
             conditions += _format(schema["format"], path)
     for condition in conditions:
@@ -190,8 +217,9 @@ def string(schemas: list[dict[str, Any]], path: str) -> dict[str, Any]:
 
 
 def _format(name: str, path: str) -> list[dict[str, str]]:
+    """The conditions that enforce a format; none for a format that is only an annotation."""
     if name in REFUSED_FORMATS:
         raise GrammarError(f"the format {name!r} cannot be enforced; leave it out", path=path)
-    if name in PATTERNS:
-        return [{"pattern": f"^{PATTERNS[name]}$"}]
+    if name in FORMAT_PATTERNS:
+        return [{"pattern": f"^{FORMAT_PATTERNS[name]}$"}]
     return [{"format": name}] if name in KNOWN_FORMATS else []

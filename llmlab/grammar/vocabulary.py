@@ -1,4 +1,4 @@
-"""A model's vocabulary as llguidance reads it: bytes, control tokens, the ends. Built once, when first needed."""
+"""A model's vocabulary in the form that llguidance reads, and the grammars compiled for it. Built on first use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llmlab.errors import cut
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["GrammarError", "Vocabulary", "reason"]
+__all__ = ["GrammarError", "Vocabulary", "error_text"]
 
-#: Compiled grammars that are kept: the rounds of a chat tend to have the same tools and the same schema.
+#: How many compiled grammars are cached: the turns of a chat tend to use the same tools and the same schema.
 KEPT = 16
 
 
@@ -27,31 +27,31 @@ class GrammarError(ValueError):
 
     Args:
         message: what was wrong, with the keyword to blame.
-        path: where, as a JSON pointer into the schema ("#/properties/a"); empty where no place is to blame.
+        path: the place in the schema as a JSON pointer ("#/properties/a"); empty if no single place is to blame.
     """
 
     def __init__(self, message: str, *, path: str = "") -> None:
-        # Either may hold a pattern or a name of any length.
+        # Both may contain a pattern or a name of any length.
         super().__init__(f"{cut(path)}: {cut(message)}" if path else cut(message))
         self.path = path
 
 
-def reason(told: str) -> str:
-    """Why llguidance refuses a grammar, in its words; where it gave up, without the places in its own code."""
-    first = told.strip().partition("\n")[0]
+def error_text(message: str) -> str:
+    """llguidance's message about a grammar, as shown to users: the message itself, or one line of it after a panic."""
+    first = message.strip().partition("\n")[0]
     if first.startswith("panic"):
-        return f"it is too large, or llguidance gives it up ({first.removeprefix('panic:').strip()})"
-    return told.strip()
+        return f"the grammar is too large, or llguidance failed on it ({first.removeprefix('panic:').strip()})"
+    return message.strip()
 
 
 class Vocabulary:
-    """The tokens that masks are over. The first use of `view` takes 0.5 to 1.8 s where the vocabulary is large.
+    """The tokens over which masks are computed. With a large vocabulary the first call of `view` takes 0.5 to 1.8 s.
 
     Args:
         token_bytes: the exact bytes of every token, None for control tokens.
-        size: V, the width of the model's logits; ids past the tokens are never allowed.
+        size: V, the width of the model's logits. Ids that are no token are never allowed.
         ends: the tokens that end a generation.
-        controls: ids of control tokens by name, for grammars that need them.
+        controls: the ids of the control tokens that grammars may name, by name.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Vocabulary:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, LLMatcher] = OrderedDict()
         first: dict[bytes, int] = {}
-        #: Tokens that spell what another token spells (SentencePiece's byte tokens), and which one.
+        #: Tokens with the same bytes as an earlier token (as SentencePiece's byte tokens), mapped to that token.
         self._aliases = {
             token: first.setdefault(data, token)
             for token, data in enumerate(self._bytes)
@@ -78,12 +78,12 @@ class Vocabulary:
 
     @property
     def words(self) -> int:
-        """W = ceil(V / 32), the words of a packed mask."""
+        """W = ceil(V / 32), the number of words of a packed mask."""
         return -(-self.size // 32)
 
     @cached_property
     def end_mask(self) -> UInt32[np.ndarray, " W"]:
-        """The ends as a packed mask."""
+        """The end tokens as a packed mask."""
         mask = np.zeros(self.words, np.uint32)
         for token in self.ends:
             mask[token // 32] |= np.uint32(1 << (token % 32))
@@ -91,15 +91,15 @@ class Vocabulary:
 
     @cached_property
     def alias_bits(self) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that share their bytes with an earlier one, and those earlier ones."""
+        """The ids of tokens with the same bytes as an earlier token, and the ids of those earlier tokens."""
         return np.array(list(self._aliases), np.int64), np.array(list(self._aliases.values()), np.int64)
 
     def canonical(self, token: int) -> int:
-        """The first token that has the bytes of this one."""
+        """The first token with the same bytes as this one."""
         return self._aliases.get(token, token)
 
     def view(self) -> LLTokenizer:
-        """llguidance's view of the vocabulary."""
+        """The vocabulary as an llguidance tokenizer, built on the first call; safe to call from several threads."""
         with self._lock:
             return self._view
 
@@ -107,7 +107,7 @@ class Vocabulary:
     def _view(self) -> LLTokenizer:
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        # llguidance wants an end. Where the model has none there is one past the vocabulary, which nobody can draw.
+        # llguidance needs an end token. A model without one gets an id past the vocabulary, which is never sampled.
         ends = self.ends or (self.size,)
         tokens, special = [], []
         for token in range(max(self.size, max(ends) + 1)):
@@ -120,10 +120,13 @@ class Vocabulary:
         return LLTokenizer(wrapper, n_vocab=len(tokens), eos_token=list(ends))
 
     def compiled(self, grammar: str) -> LLMatcher:
-        """A matcher at the start of a grammar in llguidance's dialect of Lark; to be copied, not advanced.
+        """llguidance's matcher at the start of a grammar, from a cache; copy it, do not advance it.
+
+        Args:
+            grammar: the grammar in llguidance's dialect of Lark.
 
         Raises:
-            GrammarError: it does not compile.
+            GrammarError: the grammar does not compile.
         """
         from llguidance import LLMatcher, LLParserLimits
 
@@ -134,7 +137,7 @@ class Vocabulary:
             limits = LLParserLimits(verbose_errors=False)
             found = LLMatcher(view, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
             if found.is_error():
-                raise GrammarError(reason(found.get_error()))
+                raise GrammarError(error_text(found.get_error()))
         with self._lock:
             self._kept[grammar] = found
             while len(self._kept) > KEPT:
@@ -143,7 +146,7 @@ class Vocabulary:
 
 
 class _Tokens:
-    """What llguidance asks of a tokenizer. It tokenizes only where text is forced, which is never used here."""
+    """The tokenizer interface that llguidance requires. It tokenizes only forced text, which grammars here turn off."""
 
     bos_token_id = None
 

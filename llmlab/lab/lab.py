@@ -14,7 +14,7 @@ from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
 from llmlab.lab.studies import Studies
 from llmlab.protocol.arguments import listed, order_name
-from llmlab.protocol.backend import Backend
+from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.backend import Stream as Source
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
@@ -169,7 +169,7 @@ class Lab(Studies):
         Raises:
             RequestError: as in `chat`; also where the backend cannot give logits.
         """
-        from llmlab.results.next_token import LogitsBackend, NextToken
+        from llmlab.results.next_token import NextToken
 
         if not isinstance(self.backend, LogitsBackend):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
@@ -274,9 +274,6 @@ class Lab(Studies):
         Raises:
             RequestError: there is no such order.
         """
-        warm = getattr(self.backend, "warmup", None)
-        if warm is None:
-            return
         names = [order_name(name) for name in ([orders] if isinstance(orders, str) else listed("orders", orders))]
         with progress_bar(total=None, unit="program", description="compiling") as bar:
 
@@ -284,7 +281,7 @@ class Lab(Studies):
                 bar.total = everything
                 bar.update(done - bar.n)
 
-            warm(orders=tuple(names), progress=tell)
+            self.backend.warmup(orders=tuple(names), progress=tell)
 
     def describe(self) -> dict[str, Any]:
         """Model, device, dtype, memory, context: what the banner shows."""
@@ -292,9 +289,7 @@ class Lab(Studies):
 
     def close(self) -> None:
         """Stop the engine and free its memory, where there is one."""
-        close = getattr(self.backend, "close", None)
-        if close is not None:
-            close()
+        self.backend.close()
 
     def __repr__(self) -> str:
         return banner.as_text(self.describe())

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llmlab.errors import RequestError
+from llmlab.protocol.backend import Backend
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
 from llmlab.sampling.fields import Effect, Field
@@ -80,15 +81,9 @@ CONTROLS: tuple[Control, ...] = (
 )
 
 
-def controls_for(backend: object) -> tuple[Control, ...]:
-    """The controls that apply to a backend: no switch that its template lacks, and no order at an endpoint."""
-    template = getattr(backend, "template", None)
-    left_out = set()
-    if template is None:
-        left_out.add("order")  # an endpoint has its own
-    elif not template.has_switch("enable_thinking"):
-        left_out.add("enable_thinking")
-    return tuple(control for control in CONTROLS if control.name not in left_out)
+def controls_for(backend: Backend) -> tuple[Control, ...]:
+    """The controls that have an effect with this backend: no switch that its chat template lacks, for example."""
+    return tuple(control for control in CONTROLS if control.name not in backend.unsupported)
 
 
 def fields_of(values: Mapping[str, Any], controls: Sequence[Control] = CONTROLS) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The playground: a prompt, every sampling parameter, and what they do to the next token and to the answer.
 
 Widgets alone, and core ipywidgets at that: what is asked, and when, is `playground_state`'s; what a control means is
-`playground_controls`'; the pictures are `law_bars`' and the token strip's.
+`playground_controls`'; the pictures are those of `display.bars` and the token strip.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Playground:
 
     # --- what the state tells, from its threads; see `View` ---------------------------------------------------------
 
-    def law(self, side: str, shown: bars.LawBars | str) -> None:
+    def law(self, side: str, shown: bars.DistributionBars | str) -> None:
         """See `View`."""
         self._sides[side].law.value = bars.message(shown) if isinstance(shown, str) else bars.to_html(shown)
         self._sides[side].show_snippets()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from llmlab.display.bars import LawBars
+from llmlab.display.bars import DistributionBars
 from llmlab.errors import LLMLabError
 from llmlab.protocol.partial import UNFINISHED
 from llmlab.protocol.request import Request
@@ -23,7 +23,7 @@ EVERY = 0.12
 class View(Protocol):
     """Who shows what happens on a side."""
 
-    def law(self, side: str, bars: LawBars | str) -> None:
+    def law(self, side: str, bars: DistributionBars | str) -> None:
         """The law of the next token has changed; or why there is none."""
 
     def waiting(self, side: str, what: str) -> None:

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmlab.display.bars import LawBars, law_bars
+from llmlab.display.bars import DistributionBars
 from llmlab.errors import LLMLabError, RequestError
+from llmlab.playground.bars import distribution_bars
 from llmlab.playground.controls import WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.playground.latest import Latest
 from llmlab.playground.run import Answer, Run, View, in_place
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.export import as_lab_call
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 
@@ -80,8 +82,6 @@ class State:
     @property
     def has_law(self) -> bool:
         """Whether the backend gives logits."""
-        from llmlab.results.next_token import LogitsBackend
-
         return isinstance(self.lab.backend, LogitsBackend)
 
     @property
@@ -225,7 +225,7 @@ class State:
         self.view.wrong(name, None)
         self.view.law(name, found)
 
-    def _bars(self, name: str) -> LawBars | str:
+    def _bars(self, name: str) -> DistributionBars | str:
         side = self.sides[name]
         request, order, position = self.request(name), self.order(name), side.position
         if not self.has_law:
@@ -240,7 +240,7 @@ class State:
             fields = self._all(request, acting)
         else:
             step = self._first(request)
-        return law_bars(step, place=place, order=order, seed=seed, **fields)
+        return distribution_bars(step, place=place, order=order, seed=seed, **fields)
 
     def _first(self, request: Request) -> NextToken:
         """The first token's logits: asked for once, as long as what they depend on stays the same."""

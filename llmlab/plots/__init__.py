@@ -1,1 +1,76 @@
-"""Figures from frames and arrays; the only room with matplotlib."""
+"""Plots of completions, distributions, sweeps and checks: each takes a frame or arrays, and draws on given axes.
+
+A result's own methods (`result.plot_logprobs()`, `sweep.plot()`) call these functions; call them directly to plot a
+frame that you have filtered, changed or loaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmlab.plots.check import plot_calibration, plot_check
+    from llmlab.plots.completion import (
+        Alternatives,
+        alternatives,
+        plot_alternatives,
+        plot_certainty,
+        plot_logprobs,
+        plot_surprisal,
+    )
+    from llmlab.plots.counterfactual import plot_divergences, plot_orders, plot_tree
+    from llmlab.plots.distribution import plot_penalties, plot_stages, plot_temperatures, plot_truncation
+    from llmlab.plots.sweep import plot_diversity, plot_heatmap, plot_lines
+
+#: The file that each public name comes from; it is imported when the name is first used.
+_PLACES = {
+    "Alternatives": "completion",
+    "alternatives": "completion",
+    "plot_alternatives": "completion",
+    "plot_calibration": "check",
+    "plot_certainty": "completion",
+    "plot_check": "check",
+    "plot_divergences": "counterfactual",
+    "plot_diversity": "sweep",
+    "plot_heatmap": "sweep",
+    "plot_lines": "sweep",
+    "plot_logprobs": "completion",
+    "plot_orders": "counterfactual",
+    "plot_penalties": "distribution",
+    "plot_stages": "distribution",
+    "plot_surprisal": "completion",
+    "plot_temperatures": "distribution",
+    "plot_tree": "counterfactual",
+    "plot_truncation": "distribution",
+}
+__all__ = [
+    "Alternatives",
+    "alternatives",
+    "plot_alternatives",
+    "plot_calibration",
+    "plot_certainty",
+    "plot_check",
+    "plot_divergences",
+    "plot_diversity",
+    "plot_heatmap",
+    "plot_lines",
+    "plot_logprobs",
+    "plot_orders",
+    "plot_penalties",
+    "plot_stages",
+    "plot_surprisal",
+    "plot_temperatures",
+    "plot_tree",
+    "plot_truncation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

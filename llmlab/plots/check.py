@@ -8,8 +8,10 @@ import numpy as np
 
 from llmlab.checks.sampler import SamplerCheck
 from llmlab.display import palette
-from llmlab.plots.style import ink, new_axes, sparse
+from llmlab.plots.labels import name_slanted
+from llmlab.plots.style import NEXT_TOKEN, grid, ink, legend_above, new_axes, open_frame, style, title
 from llmlab.protocol.arguments import whole
+from llmlab.text.numbers import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _FAR = 3.0
 
 
+@style()
 def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) -> Axes:
     """The exact law as bars, the observed shares as points with their 95% intervals, for the `top` likeliest cells.
 
@@ -45,7 +48,7 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
         at, prob, yerr=[np.minimum(reach, prob - bottom), reach], fmt="none", ecolor=palette.BLUE, elinewidth=1.2,
         capsize=2.5, label="95% of shares",
     )  # fmt: skip
-    ax.plot(at, np.maximum(share, bottom), "o", color=ink(), markersize=4, label=f"{check.draws:,} draws")
+    ax.plot(at, np.maximum(share, bottom), "o", color=ink(), markersize=4, label=count(check.draws, "draw"))
     far = np.abs(np.nan_to_num(shown["residual"].to_numpy(np.float64, na_value=np.nan))) > _FAR
     if far.any():
         ax.plot(
@@ -59,16 +62,17 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set_ylim(bottom, min(3 * prob.max(), 1.6))
     ax.set_xlim(-0.8, len(shown) - 0.2)
-    ax.set_xticks(*sparse(ax, labels), rotation=45, ha="right", rotation_mode="anchor", parse_math=False, fontsize=9)
-    ax.set_xlabel("next token, most likely first")
+    name_slanted(ax, labels)
+    ax.set_xlabel(NEXT_TOKEN)
     ax.set_ylabel("probability (log scale)")
     p = "" if np.isnan(check.p_value) else f": χ² {check.statistic:.1f}, {check.degrees} df, p = {check.p_value:.2g}"
-    ax.set_title(f"{'fits' if check.fits else 'does not fit'} the law{p}", fontsize=10, loc="left", pad=24)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.995), ncols=4, frameon=False, fontsize=8.5, borderaxespad=0.1)
-    ax.spines[["top", "right"]].set_visible(False)
+    title(ax, f"{'fits' if check.fits else 'does not fit'} the law{p}", pad=24)
+    legend_above(ax, columns=4)
+    open_frame(ax)
     return ax
 
 
+@style()
 def plot_calibration(report: Calibration, *, bins: int = 10, ax: Axes | None = None) -> Axes:
     """Each answer at (the model's probability, the truth's), and the mean of each bin; the diagonal is calibration.
 
@@ -95,14 +99,10 @@ def plot_calibration(report: Calibration, *, bins: int = 10, ax: Axes | None = N
         0.98, 0.03,
         f"KL {report.kl:.4f} nats\ntotal variation {report.total_variation:.3f}\n"
         f"calibration error {report.ece(bins=bins):.3f}, every answer {report.classwise_ece(bins=bins):.3f}",
-        transform=ax.transAxes, ha="right", va="bottom", fontsize=8.5, linespacing=1.4,
+        transform=ax.transAxes, ha="right", va="bottom", fontsize="small", linespacing=1.4,
     )  # fmt: skip
-    ax.set_title(
-        f"{report.model}: {report.size}",
-        fontsize=10,
-        loc="left",
-    )
-    ax.legend(loc="upper left", frameon=False, fontsize=8.5)
-    ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+    title(ax, f"{report.model}: {report.size}")
+    ax.legend(loc="upper left")
+    grid(ax, "both")
+    open_frame(ax)
     return ax

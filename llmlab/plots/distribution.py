@@ -1,6 +1,6 @@
-"""Pictures of the law of one step: where the cuts fall, what became of one token, what the penalties moved.
+"""Plots of one step's next-token distribution: cuts, temperatures, penalties, and one token after each stage.
 
-The law under several temperatures is in `llmlab.plots.temperatures`.
+Each function draws the data that a method of `NextToken` returns.
 """
 
 from __future__ import annotations
@@ -10,19 +10,33 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmlab.display import palette
-from llmlab.distributions.stages import PenaltyShifts, TruncationCurve, Waterfall
-from llmlab.distributions.step import kind
-from llmlab.plots.style import _prob, _tokens, ink, length, new_axes
-from llmlab.plots.temperatures import CUT_STYLES
+from llmlab.distributions.stages import PenaltyShifts, TemperatureDistributions, TokenStages, TruncationCurve
+from llmlab.distributions.trace import parameter_of
+from llmlab.plots.labels import TOKEN_SIZE, length, longest, name_slanted, name_ticks, points
+from llmlab.plots.style import NEXT_TOKEN, grid, inches, ink, legend_above, new_axes, open_frame, style, title
+from llmlab.text.numbers import count, probability
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-#: A curve goes on until no more than this is left of the law's mass.
+#: How each cut is drawn: colour, hatch, line.
+CUT_STYLES = {
+    "top_k": (palette.ORANGE, "///", "-"),
+    "top_p": (palette.PURPLE, "\\\\\\", "--"),
+    "min_p": (palette.GREEN, "...", ":"),
+}
+_ROW = 0.78  # how much of the space between two rows the tallest bar takes
+_NOTE_INCHES = 1.45
+_DIGIT = 0.64  # the width of a digit, in heights
+_LINE = 1.35  # the distance between two lines of notes, in heights
+_LEGEND_INCHES = 4.8  # the legend's two columns
+#: A truncation curve ends at the rank after which less than this probability is left.
 _TAIL = 1e-4
 _NAMES = {"logit_bias": "bias", "repetition": "repetition", "frequency": "frequency", "presence": "presence"}
 
 
+@style()
 def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     """The probabilities before the cuts, falling, both axes logarithmic; what each cut removes is hatched in its style.
 
@@ -41,12 +55,12 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     kept = min(data.kept, shown)
     ax.stairs(
         data.prob[:kept], borders[: kept + 1], baseline=floor, fill=True, color=palette.BLUE, alpha=0.8,
-        label=f"kept: {_tokens(data.kept)}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
+        label=f"kept: {count(data.kept, 'token')}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
     )  # fmt: skip
     for cut in data.cuts:
         colour, hatch, line = CUT_STYLES[cut.name]
         low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
-        label = f"cut by {cut.name} = {cut.value:g}: {_tokens(cut.removed)}, {cut.mass:.2%}"
+        label = f"cut by {cut.name} = {cut.value:g}: {count(cut.removed, 'token')}, {cut.mass:.2%}"
         ax.stairs(
             data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor=ax.get_facecolor(),
             edgecolor=colour, hatch=hatch, linewidth=0, label=label,
@@ -64,19 +78,24 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     ax.set_ylim(floor, min(1.0, 2 * float(data.prob[0])) * 1.05)
     ax.set_xlabel("rank of the token, before the cuts")
     ax.set_ylabel("probability before the cuts")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False, fontsize=8.5, borderaxespad=0.2)
+    open_frame(ax)
+    legend_above(ax)
     return ax
 
 
-def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
+@style()
+def plot_stages(data: TokenStages, *, ax: Axes | None = None) -> Axes:
     """The ledger of one token as a waterfall: how each stage moved its probability, with its logit written below.
 
     A stage that nobody asked for is left out. Rises are blue, falls orange and hatched; the stage that took the token
     out says so.
     """
     S = len(data.stages)
-    ax = new_axes(ax, width=min(max(1.05 * S + 1.6, 4.5), 11.0), height=3.8)
+    logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
+    lines = list(zip(data.stages, data.settings, logits, strict=True))
+    # The labels of two stages must not overlap, whatever the user's font.
+    stage = max(1.05, longest(line for each in lines for line in each) + 0.1)
+    ax = new_axes(ax, width=min(max(stage * S + 1.6, 4.5), 12.0), height=3.8)
     at = np.arange(S)
     before = np.concatenate([[0.0], data.prob[:-1]])
     change = data.prob - before
@@ -92,29 +111,31 @@ def plot_ledger(data: Waterfall, *, ax: Axes | None = None) -> Axes:
     for s in range(S):
         gone = not np.isfinite(data.logit[s])
         here = gone and (s == 0 or np.isfinite(data.logit[s - 1]))
-        text = "removed" if here else "" if gone else _prob(data.prob[s])
+        text = "removed" if here else "" if gone else probability(data.prob[s])
         high = max(before[s], data.prob[s])
         ax.annotate(
-            text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8.5,
+            text, (s, high), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize="small",
             color=palette.VERMILION if here else ink(), fontweight="bold" if here else "normal",
         )  # fmt: skip
-    logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
-    ax.set_xticks(
-        at, map("\n".join, zip(data.stages, data.settings, logits, strict=True)), fontsize=8, parse_math=False
-    )
+    name_ticks(ax.xaxis, at, ["\n".join(each) for each in lines], fontsize=TOKEN_SIZE)
     ax.set_ylim(0, 1.15 * top)
     ax.set_xlim(-0.6, S - 0.4)
     ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylabel("probability after the stage")
-    end = f"removed by {kind(data.removed_by)}" if data.removed_by else f"can be drawn, p = {_prob(data.prob[-1])}"
+    end = (
+        f"removed by {parameter_of(data.removed_by)}"
+        if data.removed_by
+        else f"can be drawn, p = {probability(data.prob[-1])}"
+    )
     # A long token has a line of its own.
-    wide = length(f"{data.label}: {end}", size=10) > 0.85 * ax.get_window_extent().width / ax.figure.dpi
+    wide = length(f"{data.label}: {end}", size="medium") > 0.85 * inches(ax)
     gap = "\n" if wide else " "
-    ax.set_title(f"{data.label}:{gap}{end}", fontsize=10, loc="left", parse_math=False)
-    ax.spines[["top", "right"]].set_visible(False)
+    title(ax, f"{data.label}:{gap}{end}")
+    open_frame(ax)
     return ax
 
 
+@style()
 def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     """Each token's probability before (ring) and after (dot) bias and penalties, and what each added to its logit."""
     from matplotlib.lines import Line2D
@@ -134,14 +155,14 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
         moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
         ax.annotate(
             ", ".join(moves), (1.0, row), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", fontsize=8,
+            va="center", fontsize="small",
         )  # fmt: skip
-    ax.set_yticks(at, data.labels, parse_math=False)
+    name_ticks(ax.yaxis, at, data.labels)
     ax.set_ylim(K - 0.4, -0.6)
     ax.set_xscale("log")
     ax.set_xlabel("probability at temperature 1, before the cuts")
-    ax.grid(axis="x", color="0.5", alpha=0.25, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+    grid(ax, "x")
+    open_frame(ax)
     ring = Line2D(
         [], [], marker="o", linestyle="none", markerfacecolor=ax.get_facecolor(), markeredgecolor=palette.GREY
     )
@@ -153,8 +174,108 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     ):
         if colour in colours:
             handles.append((Line2D([], [], marker="o", color=colour, linewidth=2), label))
-    ax.legend(
-        *zip(*handles, strict=True), loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8.5,
-        borderaxespad=0.2,
-    )  # fmt: skip
+    shown, labels = zip(*handles, strict=True)
+    legend_above(ax, shown, labels, columns=2)
     return ax
+
+
+@style()
+def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None) -> Axes:
+    """A row of bars a temperature: the law before the cuts, each bar hatched by the cut that removed it.
+
+    Outlines show the law drawn from, renormalised over what is kept. A vertical line stands where top_k and top_p cut,
+    a level line where min_p does. The bars of all rows share one scale; their figures are those of the law before
+    the cuts.
+    """
+    T, K = data.prob.shape
+    ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
+    at = np.arange(K)
+    scale = _ROW / max(data.prob.max(initial=0), data.final.max(initial=0), 1e-9)
+    name_slanted(ax, data.labels)
+    ax.set_yticks([-row for row in range(T)], [f"{t:.4g}" for t in data.temperatures])
+    ax.set_ylabel("temperature")
+    ax.set_xlabel(NEXT_TOKEN)
+    ax.set_ylim(-T + 0.85, 1.0)
+    _legend(ax, data)
+    # What fits is known when all around the axes has its place.
+    ax.figure.canvas.figure.draw_without_rendering()
+    width, height = inches(ax), ax.get_window_extent().height / ax.figure.dpi
+    room = max(width - _NOTE_INCHES, 1.0) / K
+    lines = max(int(height / (T + 0.15) / (_LINE * points("x-small") / 72)), 1)
+    for row in range(T):
+        _draw_row(ax, data, row, at=at, scale=scale, room=room, lines=lines)
+    if "top_k" in data.settings and data.settings["top_k"] < K:
+        colour, _, line = CUT_STYLES["top_k"]
+        ax.axvline(data.settings["top_k"] - 0.5, color=colour, linestyle=line, linewidth=1.4)
+    ax.set_xlim(-0.7, K - 0.4 + K * _NOTE_INCHES / max(width - _NOTE_INCHES, 1.0))
+    open_frame(ax)
+    return ax
+
+
+def _draw_row(
+    ax: Axes, data: TemperatureDistributions, row: int, *, at: np.ndarray, scale: float, room: float, lines: int
+) -> None:
+    base = -float(row)
+    bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
+    for bar, cut in zip(bars, data.removed_by[row], strict=True):
+        if cut:
+            colour, hatch, _ = CUT_STYLES[cut]
+            bar.set(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch, linewidth=0.8)
+    kept = data.final[row] > 0
+    ax.bar(
+        at[kept], data.final[row][kept] * scale, 0.74, bottom=base, fill=False, edgecolor=ink(), linewidth=1,
+        zorder=3,
+    )  # fmt: skip
+    digit = _DIGIT * points("x-small") / 72
+    for k, p in enumerate(data.prob[row]):
+        top = base + scale * max(p, data.final[row][k])
+        text = f"{p:.2f}".removeprefix("0") if p >= 0.005 else "0" if p == 0 else "<.01"
+        if len(text) * digit > room:
+            continue  # it would lie on its neighbour's
+        ax.annotate(
+            text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
+            fontsize="x-small", zorder=5,
+            bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.3, "alpha": 0.75},
+        )  # fmt: skip
+    ax.axhline(base, color="0.6", linewidth=0.6, zorder=1)
+    _draw_cuts(ax, data, row, base=base, scale=scale)
+    notes = [f"keeps {data.kept[row]:,}"]
+    for cut in data.settings:
+        notes.append(f"{cut} cuts {data.removed[cut][row]:,} ({data.removed_mass[cut][row]:.2%})")
+    shown = "\n".join(notes[:lines])
+    ax.text(len(at) - 0.3, base + _ROW / 2, shown, fontsize="x-small", va="center", linespacing=1.25)
+
+
+def _draw_cuts(ax: Axes, data: TemperatureDistributions, row: int, *, base: float, scale: float) -> None:
+    K = len(data.labels)
+    if "top_p" in data.settings:
+        # Whatever top_k left, top_p keeps a head of it: the line stands after the last token it did not remove.
+        gone = [k for k, cut in enumerate(data.removed_by[row]) if cut == "top_p"]
+        if gone and gone[0] < K:
+            colour, _, line = CUT_STYLES["top_p"]
+            ax.plot([gone[0] - 0.5] * 2, [base, base + _ROW], color=colour, linestyle=line, linewidth=1.8, zorder=4)
+    if np.isfinite(data.min_p_level[row]):
+        colour, _, line = CUT_STYLES["min_p"]
+        level = base + scale * data.min_p_level[row]
+        ax.plot([-0.5, K - 0.5], [level] * 2, color=colour, linestyle=line, linewidth=1.6, zorder=4)
+
+
+def _legend(ax: Axes, data: TemperatureDistributions) -> None:
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Artist | tuple[Artist, ...]] = [
+        Patch(color=palette.BLUE),
+        Patch(facecolor="none", edgecolor=ink()),
+    ]
+    labels = ["kept: probability before the cuts", "after them, renormalised"]
+    for cut in data.settings:
+        colour, hatch, line = CUT_STYLES[cut]
+        bar = Patch(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch)
+        handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
+        labels.append(f"cut by {cut} = {data.settings[cut]:g}")
+    legend_above(
+        ax, handles, labels, columns=2 if inches(ax) > _LEGEND_INCHES else 1, handlelength=3.2,
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.4)},
+    )  # fmt: skip

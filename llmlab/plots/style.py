@@ -1,175 +1,37 @@
-"""What all plots share: axes, labels of tokens and values, line styles."""
+"""What all plots share: matplotlib's settings, axes, titles, legends, grids, line styles.
+
+Every plot function is decorated with `@style()`: its settings hold while the plot is drawn, and end with it. Sizes of
+text are words, such as "small", which matplotlib reads relative to the user's `font.size`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from llmlab.display import palette
 from llmlab.errors import RequestError, short
-from llmlab.text.spelling import label, name_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-
+#: The settings of every plot, where the user has matplotlib's default. Text is created by matplotlib with the settings
+#: of that moment; ticks and grid lines may be created later, so `name_ticks` and `grid` set theirs explicitly.
+_SETTINGS: Mapping[Any, Any] = {
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "legend.fontsize": "small",
+    "legend.frameon": False,
+}
 #: More tokens than this get a numbered axis, where only the most surprising ones have their label.
-LABELLED, _MOST_SURPRISES = 60, 12
+LABELLED = 60
 
-
-#: How tokens along an axis are written: points, and the inches below the axis that a plot's own height has room for.
-TOKEN_SIZE, _ROOM = 8, 0.8
-
-
-#: The most characters of a token's label, and those that are left where it is cut to its room.
-_LONGEST, _SHORTEST = 18, 3
-
-
-#: Inches between two labels that stand upright, and between two slanted ones.
-_APART, _SLANTED = 0.14, 0.15
-
-
-def token_labels(
-    raw: Sequence[bytes | None],
-    ids: Sequence[int],
-    names: Mapping[int, str] | None,
-    *,
-    room: float = np.inf,
-    size: float = TOKEN_SIZE,
-) -> tuple[str, ...]:
-    """Axis labels for tokens, with escapes for what the font in use cannot draw; cut to `room` inches at `size`."""
-    glyphs, known = _glyphs(), names or {}
-
-    def fitting(token_id: int, of: bytes | None) -> str:
-        for limit in range(_LONGEST, _SHORTEST, -1):
-            written = label(of, name=name_of(token_id, known), glyphs=glyphs, limit=limit)
-            if np.isinf(room) or length(written, size=size) <= room:
-                break
-        return written
-
-    return tuple(fitting(i, b) for b, i in zip(raw, ids, strict=True))
-
-
-def new_axes(ax: Axes | None, *, width: float, height: float, below: Sequence[str] = ()) -> Axes:
-    """The axes given, else those of a new figure of this size in inches, which keeps its labels inside.
-
-    It is taller where tokens that stand upright `below` its axis would take much of it.
-    """
-    if ax is not None:
-        return check_ax(ax)
-    from matplotlib import pyplot as plt
-
-    height += max(max(map(length, below), default=0.0) - _ROOM, 0.0)
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
-
-
-def length(label: str, *, size: float = TOKEN_SIZE) -> float:
-    """Inches that a label takes, written at `size` points in the font in use."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    return text_to_path.get_text_width_height_descent(label, FontProperties(size=size), ismath=False)[0] / 72
-
-
-def sparse(ax: Axes, labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Places from 0 on and slanted labels for an axis, as many as stand clear of each other."""
-    room = 0.7 * ax.get_window_extent().width / ax.figure.dpi
-    step = max(1, int(np.ceil(_SLANTED * len(labels) / max(room, 1e-9))))
-    return np.arange(0, len(labels), step), list(labels[::step])
-
-
-def fineness(tokens: int) -> float:
-    """How much smaller marks and lines are where there are more tokens than stand clear of each other; 1 at most."""
-    return min(1.0, (LABELLED / max(tokens, 1)) ** 0.5)
-
-
-def ink() -> str:
-    """What the style in use writes with: black, and on dark styles white."""
-    from matplotlib import rcParams
-
-    return str(rcParams["text.color"])
-
-
-def say_nothing_known(ax: Axes, what: str, *, tokens: int) -> None:
-    """A word where a picture would be empty, so that nobody takes it for a result."""
-    say(ax, f"{what} not known: the endpoint does not say" if tokens else "no tokens")
-
-
-def say(ax: Axes, text: str) -> None:
-    """Write a word into the middle of a picture that has nothing else."""
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, color=ink(), alpha=0.75)
-
-
-@cache
-def _charmap(path: str) -> frozenset[int]:
-    from matplotlib.font_manager import get_font
-
-    return frozenset(get_font(path).get_charmap())
-
-
-def _glyphs() -> frozenset[int]:
-    """The code points that the fonts of the current rcParams can draw: another would be a box and a warning."""
-    from matplotlib.font_manager import FontProperties, findfont
-
-    families = FontProperties().get_family()
-    return frozenset().union(*(_charmap(str(findfont(FontProperties(family=[family])))) for family in families))
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,} token{'' if count == 1 else 's'}"
-
-
-def _prob(value: float) -> str:
-    return "0" if value == 0 else f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
-
-
-#: Lines that are told apart by colour, marker and dashes at once.
-_LINES = (
-    (palette.BLUE, "o", "-"),
-    (palette.VERMILION, "s", "--"),
-    (palette.GREEN, "^", "-."),
-    (palette.PURPLE, "D", ":"),
-)
-
-
-def _p(logprob: float) -> str:
-    value = math.exp(logprob)
-    return "0" if value == 0 else f"{value:.2f}" if value >= 0.005 else f"{value:.0e}"
-
-
-def _written(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The tokens of a choice as an axis has them; none where there are too many to read."""
-    if len(frame) > LABELLED or "bytes" not in frame:
-        return ()
-    ids = frame["token_id"].to_numpy(int, na_value=-1).tolist()
-    named = {i: str(name) for i, name in zip(ids, frame["token"].tolist(), strict=True)}
-    return token_labels(frame["bytes"].tolist(), ids, named)
-
-
-def _token_axis(ax: Axes, written: Sequence[str], *, tokens: int) -> None:
-    """The tokens of a choice along the x axis, or their numbers where there are no labels."""
-    if written or not tokens:
-        ax.set_xticks(range(tokens), written, rotation=90, fontsize=TOKEN_SIZE, parse_math=False)
-        ax.set_xlabel("token")
-    else:
-        ax.set_xlabel("position (tokens)")
-    ax.set_xlim(-0.7, max(tokens, 1) - 0.3)
-
-
-def _finish(ax: Axes, *, columns: int, fine: float = 1.0) -> None:
-    ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, fontsize=9,
-            markerscale=1 / fine,
-        )  # fmt: skip
-
+#: Names of axes that several plots have.
+TOKEN, NEXT_TOKEN, POSITION = "token", "next token, most likely first", "position (tokens)"
 
 #: How each of several lines is drawn, so that the colour is not the only sign: colour, marker, line.
 STYLES = (
@@ -179,42 +41,51 @@ STYLES = (
     (palette.PURPLE, "D", ":"),
     (palette.ORANGE, "v", "-"),
     (palette.SKY, "P", "--"),
-    ("", "X", "-."),  # the style's own ink
+    ("", "X", "-."),  # the user's own text colour
 )
+#: How values of the raw distribution and of the one sampled from are drawn.
+RAW, SAMPLING = (palette.BLUE, "o", "-"), (palette.ORANGE, "s", "--")
 
 
-#: The name of a value is cut to so many characters: a tool or a schema would take all of the picture.
-_LONGEST_NAME = 26
+@contextmanager
+def style() -> Iterator[None]:
+    """The settings that plots are drawn with, as a decorator or in a `with`; matplotlib's own come back after it.
+
+    A setting that the user has changed from matplotlib's default stays the user's. Text is never read as a formula:
+    a token may hold dollar signs.
+    """
+    from matplotlib import rc_context, rcParams, rcParamsDefault
+
+    ours = {name: value for name, value in _SETTINGS.items() if rcParams[name] == rcParamsDefault[name]}
+    with rc_context({**ours, "text.parse_math": False}):
+        yield
 
 
-def value_name(name: str, value: Any) -> str:
-    """A swept value as a legend or an axis spells it."""
-    if value is None or (name == "top_k" and value == 0):
-        return "off" if name == "top_k" else "none"
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+def new_axes(ax: Axes | None, *, width: float, height: float, below: float = 0.0) -> Axes:
+    """The axes given, or those of a new figure with a constrained layout.
 
+    Args:
+        ax: the user's axes.
+        width: of a new figure, in inches.
+        height: of a new figure, in inches; it has room for labels of 0.8 inches below the axes.
+        below: the inches that the labels below the axes take. The figure grows by what is more than its room.
 
-def value_names(name: str, values: Sequence[Any]) -> tuple[str, ...]:
-    """The names of several values; those that would read alike are numbered from 0."""
-    names = [value_name(name, value) for value in values]
-    alike = Counter(names)
-    return tuple(f"{at}: {each}" if alike[each] > 1 else each for at, each in enumerate(names))
+    Raises:
+        RequestError: `ax` is no matplotlib Axes.
+    """
+    if ax is not None:
+        return check_ax(ax)
+    from matplotlib import pyplot as plt
 
-
-def turn(axis: Any, names: Sequence[str]) -> None:
-    """Long names stand slanted, so that they do not overlap."""
-    if len(names) * max(map(len, names), default=0) > 60:
-        for text in axis.get_ticklabels():
-            text.set(rotation=30, ha="right", rotation_mode="anchor")
-
-
-def _numbers(column: pd.Series) -> np.ndarray:
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return plt.subplots(figsize=(width, height + max(below - 0.8, 0.0)), layout="constrained")[1]
 
 
 def check_ax(ax: Any) -> Axes:
-    """Where to draw: one Axes."""
+    """The axes given.
+
+    Raises:
+        RequestError: it is something else, such as the array of axes that `plt.subplots` returns.
+    """
     from matplotlib.axes import Axes
 
     if not isinstance(ax, Axes):
@@ -223,3 +94,91 @@ def check_ax(ax: Any) -> Axes:
             param="ax",
         )
     return ax
+
+
+def inches(ax: Axes) -> float:
+    """The width of the axes in inches, as they lie now."""
+    return float(ax.get_window_extent().width / ax.figure.dpi)
+
+
+def title(ax: Axes, text: str, **look: Any) -> None:
+    """Write a title at the left, as it is: "$x$" is no formula. `look` are matplotlib's options of a text."""
+    ax.set_title(text, loc="left", parse_math=False, **look)
+
+
+def grid(ax: Axes, axis: Literal["x", "y", "both"] = "y") -> None:
+    """Draw faint grid lines for the "x" axis, the "y" axis or "both"."""
+    ax.grid(axis=axis, color="0.5", alpha=0.25, linewidth=0.6)
+
+
+def open_frame(ax: Axes) -> None:
+    """Leave out the lines at the top and on the right of the axes."""
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def legend_above(
+    ax: Axes,
+    handles: Sequence[Any] | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    columns: int = 1,
+    centred: bool = False,
+    marker_scale: float = 1.0,
+    **options: Any,
+) -> bool:
+    """Write the legend above the axes, where it covers nothing; False where there is nothing to write.
+
+    Args:
+        ax: the axes.
+        handles: what the entries show; by default all that has a label on the axes.
+        labels: the texts of `handles`.
+        columns: the number of columns, fewer where they would be wider than the figure.
+        centred: in the middle; otherwise it begins at the left end of the axes.
+        marker_scale: the size of markers relative to that in the plot.
+        options: more of matplotlib's options of a legend.
+    """
+    if handles is None or labels is None:
+        handles, labels = ax.get_legend_handles_labels()
+    if not handles:
+        return False
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)} if centred else {
+        "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2
+    }  # fmt: skip
+    for ncols in range(columns, 0, -1):
+        legend = ax.legend(handles, labels, ncols=ncols, markerscale=marker_scale, **{**place, **options})
+        if legend.get_window_extent().width < ax.figure.bbox.width:
+            break
+    return True
+
+
+def line_style(index: int) -> tuple[str, str, str]:
+    """Colour, marker and line of the line with this number; they start again after the last of `STYLES`."""
+    colour, marker, line = STYLES[index % len(STYLES)]
+    return colour or ink(), marker, line
+
+
+def fineness(tokens: int) -> float:
+    """The factor, at most 1, by which marks and lines shrink where many tokens share the width of a plot."""
+    return min(1.0, (LABELLED / max(tokens, 1)) ** 0.5)
+
+
+def ink() -> str:
+    """The colour of text in the style in use: black, or white on dark styles."""
+    from matplotlib import rcParams
+
+    return str(rcParams["text.color"])
+
+
+def say_nothing_known(ax: Axes, what: str, *, tokens: int) -> None:
+    """Say in an empty plot why it is empty, so that nobody takes it for a result."""
+    say(ax, f"{what} not known: the endpoint does not say" if tokens else "no tokens")
+
+
+def say(ax: Axes, text: str) -> None:
+    """Write a text into the middle of a plot that has nothing else."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize="small", color=ink(), alpha=0.75)
+
+
+def numbers(column: pd.Series) -> np.ndarray:
+    """A column as float64; NA is NaN."""
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,6 +1,6 @@
-"""Pictures of a sweep: lines with intervals, a heat map, diversity against likelihood.
+"""Plots of a sweep: a metric along one parameter, over two parameters, and diversity against likelihood.
 
-Each is drawn from a frame of `Sweep.summary`, on the axes it is given, and sets no global style.
+Each is drawn from a frame of `Sweep.summary`: one row per group, with the columns metric, value, low, high.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from llmlab.errors import RequestError
-from llmlab.plots.style import STYLES, _numbers, ink, length, new_axes, say, turn, value_name, value_names
+from llmlab.plots.labels import TOKEN_SIZE, length, name_ticks, points, turn, value_name, value_names
+from llmlab.plots.style import STYLES, grid, ink, line_style, new_axes, numbers, open_frame, say, style, title
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: What the columns of a sweep are called on an axis.
+#: The names of a sweep's columns on an axis.
 LABELS = {
     "tokens": "length (tokens)",
     "mean_logprob": "mean logprob (nats per token)",
@@ -28,40 +29,41 @@ LABELS = {
     "max_tokens": "max_tokens (tokens)",
     "min_tokens": "min_tokens (tokens)",
 }
-#: A heat map of more cells than this has no figures in them.
+#: A heat map with more cells than this has no values written in them.
 _WRITTEN = 150
 
 
 class Places(NamedTuple):
-    """Where the values of a swept parameter lie on an axis."""
+    """The places of a swept parameter's values on an axis."""
 
     at: Mapping[Any, float]
     names: tuple[str, ...]
-    numeric: bool  #: at their own numbers; else side by side
+    numeric: bool  #: whether they lie at their own numbers; otherwise side by side
 
 
 def places(name: str, values: Sequence[Any]) -> Places:
-    """Numbers lie where they are; text, and a parameter that is off for one value (top_k = 0), side by side."""
+    """The places of values on an axis: numbers where they are; text, or a parameter that is off, side by side."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     numeric = numbers and not (name == "top_k" and 0 in values) and name != "prompt"
     at = {value: float(value) if numeric else float(index) for index, value in enumerate(values)}
     return Places(at, value_names(name, values), numeric)
 
 
+@style()
 def plot_lines(
     summary: pd.DataFrame, *, x: str, by: str | None, axes: Mapping[str, Sequence[Any]], ax: Axes | None = None
 ) -> Axes:
-    """A metric along one swept parameter, a line for each value of another, with its intervals.
+    """Plot a metric along one swept parameter with its confidence intervals: one line per value of another.
 
     Args:
-        summary: of one metric, grouped by `x` and `by`.
-        x: the parameter along the axis.
-        by: the parameter that the lines are of; None for a single line.
-        axes: the sweep's.
-        ax: where to draw.
+        summary: the summary of one metric, grouped by `x` and `by`.
+        x: the parameter from left to right.
+        by: the parameter with one line per value; None for a single line.
+        axes: the sweep's parameters and their values.
+        ax: where to draw; by default a new figure.
 
     Raises:
-        RequestError: there are more lines than can be told apart.
+        RequestError: `by` has more values than lines that can be told apart.
     """
     groups: Sequence[Any] = (None,) if by is None else axes[by]
     if len(groups) > len(STYLES):
@@ -75,13 +77,13 @@ def plot_lines(
     earlier = len(ax.containers)
     for index, (group, name) in enumerate(zip(groups, names, strict=True)):
         part = summary if by is None else summary[_is(summary[by], group)]
-        colour, marker, line = _style(earlier + index)
+        colour, marker, line = line_style(earlier + index)
         at = np.array([place.at[_plain(value)] for value in part[x]])
         order = np.argsort(at, kind="stable")
-        at, (value, low, high) = at[order], (_numbers(part[column])[order] for column in ("value", "low", "high"))
+        at, (value, low, high) = at[order], (numbers(part[column])[order] for column in ("value", "low", "high"))
         if place.numeric:
             ax.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
-        else:  # what lies side by side has no in-between, and lines must not hide each other's bars
+        else:  # there is nothing between names, and intervals must not hide each other
             at = at + 0.12 * (index - (len(groups) - 1) / 2)
             line = "none"
         reach = np.nan_to_num(np.stack([value - low, high - value]).clip(min=0))
@@ -93,27 +95,28 @@ def plot_lines(
     ax.set_ylabel(LABELS.get(metric, metric))
     _spell_out(ax.yaxis)
     _say_unknown(ax, summary)
-    ax.grid(axis="y", color="0.5", alpha=0.25, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+    grid(ax)
+    open_frame(ax)
     _legend(ax, by, earlier=earlier)
     return ax
 
 
+@style()
 def plot_heatmap(
     summary: pd.DataFrame, *, x: str, by: str, axes: Mapping[str, Sequence[Any]], ax: Axes | None = None
 ) -> Axes:
-    """A metric over two swept parameters, as colour and as a figure in each cell; what is not known stays white.
+    """Plot a metric over two swept parameters, as colour and as a number in each cell; unknown cells stay white.
 
     Args:
-        summary: of one metric, grouped by `x` and `by`.
+        summary: the summary of one metric, grouped by `x` and `by`.
         x: the parameter from left to right.
         by: the parameter from the bottom up.
-        axes: the sweep's.
-        ax: where to draw.
+        axes: the sweep's parameters and their values.
+        ax: where to draw; by default a new figure.
     """
     columns, rows = list(axes[x]), list(axes[by])
     table = np.full((len(rows), len(columns)), np.nan)
-    for across, up, value in zip(summary[x], summary[by], _numbers(summary["value"]), strict=True):
+    for across, up, value in zip(summary[x], summary[by], numbers(summary["value"]), strict=True):
         table[rows.index(_plain(up)), columns.index(_plain(across))] = value
     names, beside = value_names(x, columns), value_names(by, rows)
     written = max(map(length, (*names, *beside)))
@@ -128,18 +131,19 @@ def plot_heatmap(
         linewidth=0.5,
     )  # fmt: skip
     metric = _metric(summary)
-    ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(metric, metric), pad=0.02)
+    bar = ax.figure.colorbar(mesh, ax=ax, label=LABELS.get(metric, metric), pad=0.02)
+    _spell_out(bar.ax.yaxis)
     if table.size <= _WRITTEN:
         for (row, column), value in np.ndenumerate(table):
             red, green, blue = mesh.cmap(mesh.norm(value))[:3]
             dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.45
             colour = ("white" if dark else "black") if np.isfinite(value) else ink()
             ax.text(
-                column, row, f"{value:.3g}" if np.isfinite(value) else "NA", ha="center", va="center", fontsize=8,
-                color=colour,
+                column, row, f"{value:.3g}" if np.isfinite(value) else "NA", ha="center", va="center",
+                fontsize="small", color=colour,
             )  # fmt: skip
-    ax.set_xticks(range(len(columns)), names, parse_math=False)
-    ax.set_yticks(range(len(rows)), beside, parse_math=False)
+    name_ticks(ax.xaxis, range(len(columns)), names)
+    name_ticks(ax.yaxis, range(len(rows)), beside)
     turn(ax.xaxis, names)
     ax.set_xlabel(LABELS.get(x, x))
     ax.set_ylabel(LABELS.get(by, by))
@@ -148,6 +152,7 @@ def plot_heatmap(
     return ax
 
 
+@style()
 def plot_diversity(
     likelihood: pd.DataFrame,
     diversity: pd.DataFrame,
@@ -157,15 +162,18 @@ def plot_diversity(
     axes: Mapping[str, Sequence[Any]],
     ax: Axes | None = None,
 ) -> Axes:
-    """How diverse completions are against how likely they are: a point a setting, joined along one parameter.
+    """Plot the diversity of completions against their likelihood: one point per setting, joined along one parameter.
 
     Args:
-        likelihood: a summary of one metric, for the axis from left to right.
-        diversity: a summary of another, of the same groups, for the axis from the bottom up.
-        along: the parameter whose values are written at the points, in whose order they are joined.
-        by: the parameter that each line has one value of; None for a single line.
-        axes: the sweep's.
-        ax: where to draw.
+        likelihood: the summary of one metric, for the axis from left to right.
+        diversity: the summary of another metric over the same groups, for the axis from the bottom up.
+        along: the parameter whose values are written at the points, which are joined in its order.
+        by: the parameter with one line per value; None for a single line.
+        axes: the sweep's parameters and their values.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        RequestError: `by` has more values than lines that can be told apart.
     """
     from matplotlib.colors import to_rgba
 
@@ -179,11 +187,11 @@ def plot_diversity(
     names = (LABELS.get(along, along),) if by is None else value_names(by, groups)
     earlier = len(ax.containers)
     for index, (group, name) in enumerate(zip(groups, names, strict=True)):
-        colour, marker, line = _style(earlier + index)
+        colour, marker, line = line_style(earlier + index)
         flat, tall = (
             frame if by is None else frame[_is(frame[by], group)] for frame in (likelihood, diversity)
         )  # fmt: skip
-        x, y = _numbers(flat["value"]), _numbers(tall["value"])
+        x, y = numbers(flat["value"]), numbers(tall["value"])
         ax.errorbar(
             x, y, xerr=_reach(flat), yerr=_reach(tall), color=colour, marker=marker, linestyle=line, markersize=5,
             linewidth=1.2, elinewidth=0.8, ecolor=to_rgba(colour, 0.4), label=name,
@@ -195,30 +203,25 @@ def plot_diversity(
         axis.set_label_text(LABELS.get(_metric(frame), _metric(frame)))
         _spell_out(axis)
     _say_unknown(ax, likelihood, diversity)
-    ax.set_title(f"labelled by {'what is swept' if earlier else along}", fontsize=9, loc="left")
+    title(ax, f"labelled by {'the swept parameter' if earlier else along}", fontsize="small")
     ax.margins(0.1)
-    ax.grid(color="0.5", alpha=0.2, linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
+    grid(ax, "both")
+    open_frame(ax)
     _legend(ax, by, earlier=earlier)
     _write_apart(ax, named)
     return ax
 
 
-def _style(index: int) -> tuple[str, str, str]:
-    colour, marker, line = STYLES[index % len(STYLES)]
-    return colour or ink(), marker, line
-
-
 def _legend(ax: Axes, by: str | None, *, earlier: int) -> None:
-    """What each line is; a single one is named where others have been drawn on the same axes before."""
+    """Write a legend; a single line has one only where other lines were drawn on the same axes before."""
     if by is not None:
-        ax.legend(title=LABELS.get(by, by), frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.legend(title=LABELS.get(by, by), loc="center left", bbox_to_anchor=(1.0, 0.5))
     elif earlier:
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend()
 
 
 def _point_names(along: str, values: Sequence[Any], x: np.ndarray, y: np.ndarray) -> list[tuple[str, float, float]]:
-    """A label for each point; settings that come to the same point have one together."""
+    """Labels of the points (label, x, y); settings that lie at the same point share a label."""
     found: dict[tuple[float, float], list[str]] = {}
     for value, here, there in zip(values, x.tolist(), y.tolist(), strict=True):
         if np.isfinite([here, there]).all():
@@ -230,21 +233,21 @@ def _point_names(along: str, values: Sequence[Any], x: np.ndarray, y: np.ndarray
 
 
 def _write_apart(ax: Axes, named: Sequence[tuple[str, str, float, float]]) -> None:
-    """Write (colour, label, x, y) beside the points; of labels that would lie on each other, the earlier one."""
+    """Write labels (colour, label, x, y) beside their points; of two that would overlap, only the earlier one."""
     taken: list[tuple[float, float, float]] = []
-    # Where the axes end is known when the legend has its place.
+    # The axes have their final width only after the legend has its place.
     ax.figure.canvas.figure.draw_without_rendering()
-    right = ax.bbox.x1 * 72 / ax.figure.dpi
+    right, high = ax.bbox.x1 * 72 / ax.figure.dpi, points(TOKEN_SIZE)
     for colour, name, here, there in named:
         across, up = ax.transData.transform((here, there)) * 72 / ax.figure.dpi
-        wide = 5.5 * len(name) + 4
-        left = across + wide > right  # on the other side of its point, it stays inside, and off the legend
+        wide = 72 * length(name) + 4
+        left = across + wide > right  # to the left of its point it stays inside the axes and off the legend
         across -= wide if left else 0
-        if all(not (across < x + w and x < across + wide) or abs(up - y) > 10 for x, y, w in taken):
+        if all(not (across < x + w and x < across + wide) or abs(up - y) > 1.2 * high for x, y, w in taken):
             taken.append((across, up, wide))
             ax.annotate(
-                name, (here, there), (-5 if left else 5, 4), textcoords="offset points", fontsize=8, color=colour,
-                ha="right" if left else "left", parse_math=False,
+                name, (here, there), (-5 if left else 5, 4), textcoords="offset points", fontsize=TOKEN_SIZE,
+                color=colour, ha="right" if left else "left",
                 bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.3, "alpha": 0.7},
             )  # fmt: skip
 
@@ -252,26 +255,26 @@ def _write_apart(ax: Axes, named: Sequence[tuple[str, str, float, float]]) -> No
 def _name_axis(axis: Any, name: str, place: Places) -> None:
     axis.set_label_text(LABELS.get(name, name))
     if not place.numeric:
-        axis.set_ticks(list(place.at.values()), place.names, parse_math=False)
+        name_ticks(axis, place.at.values(), place.names)
         axis.axes.set_xlim(-0.6, len(place.names) - 0.4)
         turn(axis, place.names)
 
 
 def _spell_out(axis: Any) -> None:
-    """Figures that lie close together in full, not as what is to be added to a number at the axis's end."""
+    """Write the tick labels of an axis in full, not as offsets from a number at the end of the axis."""
     from matplotlib.ticker import ScalarFormatter
 
     formatter = axis.get_major_formatter()
-    if isinstance(formatter, ScalarFormatter):  # the axes given may have another
+    if isinstance(formatter, ScalarFormatter):  # the user's axes may have another formatter
         formatter.set_useOffset(False)
 
 
 def _say_unknown(ax: Axes, *summaries: pd.DataFrame) -> None:
-    """Where no setting has a figure of a metric, its name and why that may be."""
+    """Say which metric has no value at any setting, and why that may be."""
     for summary in summaries:
-        if len(summary) and not np.isfinite(_numbers(summary["value"])).any():
+        if len(summary) and not np.isfinite(numbers(summary["value"])).any():
             why = "too few or too short completions,\nor an endpoint that does not say it"
-            return say(ax, f"no figure of {_metric(summary)} is known:\n{why}")
+            return say(ax, f"no value of {_metric(summary)} is known:\n{why}")
 
 
 def _metric(summary: pd.DataFrame) -> str:
@@ -279,7 +282,7 @@ def _metric(summary: pd.DataFrame) -> str:
 
 
 def _reach(summary: pd.DataFrame) -> np.ndarray:
-    value, low, high = (_numbers(summary[name]) for name in ("value", "low", "high"))
+    value, low, high = (numbers(summary[name]) for name in ("value", "low", "high"))
     return np.nan_to_num(np.stack([value - low, high - value])).clip(min=0)
 
 
@@ -288,7 +291,7 @@ def _is(column: pd.Series, value: Any) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """A frame's value as the axes have it: NA is None."""
+    """A value of a frame as the sweep's parameters hold it: NA is None."""
     import pandas as pd
 
     return None if value is pd.NA or value != value else value

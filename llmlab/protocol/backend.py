@@ -1,8 +1,14 @@
-"""Tokens that a choice begins with although nobody drew them, and what a backend must be able to do with them."""
+"""What runs a model, as the rest of the package sees it: `Backend`, and `LogitsBackend` for a model in this process.
+
+The engine (`llmlab.backends.local`) is a `LogitsBackend`: its logits can be read, and it continues from given tokens.
+An endpoint elsewhere (`llmlab.backends.remote`) is a `Backend`: it takes messages and returns text and logprobs.
+Whatever needs logits asks `isinstance(backend, LogitsBackend)` once, and nothing else is ever probed for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,25 +21,28 @@ if TYPE_CHECKING:
     from llmlab.sampling.params import SamplingParams
 
 
-__all__ = ["Backend", "Given", "LogitsBackend", "Next", "ReplayBackend", "Stream"]
+__all__ = ["Backend", "Candidates", "GivenTokens", "LogitsBackend", "Stream"]
 
 
-class Given(NamedTuple):
-    """The tokens [T] that a choice begins with.
+class GivenTokens(NamedTuple):
+    """Tokens that a choice begins with and that are not sampled, such as the prefix of a branch.
 
-    `finish` is why they end where they do, where that is known (a finish reason of the protocol's). `drawn` says how
-    many of the last ones stand for tokens that were drawn: a stop that is completed there, or an end token as the very
-    last, ends the choice; what a stop would have cut off before is kept.
+    Attributes:
+        choice: the index of the choice, which its random noise depends on.
+        ids: the token ids [T].
+        finish_reason: why the choice ended after them, where that is known.
+        drawn: how many of the last tokens stand for sampled ones: a stop sequence completed by them, or an end token
+            as the very last, ends the choice. Stop sequences inside the tokens before them are ignored.
     """
 
     choice: int
     ids: Int32[np.ndarray, " T"]
-    finish: str | None = None
+    finish_reason: str | None = None
     drawn: int = 1
 
 
-class Next(NamedTuple):
-    """What may come behind some tokens: the A best by raw logprob, then id. Natural logs."""
+class Candidates(NamedTuple):
+    """The A most likely next tokens, ordered by raw logprob, then id. Natural logs."""
 
     ids: Int32[np.ndarray, " A"]
     logprob: Float32[np.ndarray, " A"]
@@ -41,97 +50,161 @@ class Next(NamedTuple):
 
 
 @runtime_checkable
-class ReplayBackend(Protocol):
-    """A backend that takes tokens that are there: it scores them, and goes on behind them."""
-
-    token_bytes: tuple[TokenBytes, ...]
-    ends: tuple[int, ...]
-
-    def render(self, request: Request) -> Int32[np.ndarray, " L"]:
-        """The prompt's token ids."""
-
-    def encode(self, text: str) -> list[int]:
-        """The tokens of a text that continues something."""
-
-    def score(self, request: Request, given: Sequence[Given], *, seed: int | None, order: str = "llmlab") -> Completion:
-        """The figures of given tokens after a request's prompt, as if they had been drawn; with a seed all the same."""
-
-    def go_on(self, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab") -> Stream:
-        """Start a request whose choices begin with given tokens; `max_tokens` counts them."""
-
-    def ways_on(
-        self, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
-    ) -> Sequence[Next | None]:
-        """What may come behind each of some beginnings, all in one batch; None where nothing can."""
-
-    def logits(
-        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"]
-    ) -> Iterator[Float32[np.ndarray, "C V"]]:
-        """The raw logits that tokens after a prompt were drawn from: pieces that add up to T rows."""
-
-    def allowed(
-        self, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
-    ) -> Bool[np.ndarray, " V"] | None:
-        """The tokens that the request's grammar has room for after `made`; None where answers are free."""
-
-    def masks(
-        self, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
-    ) -> UInt32[np.ndarray, "T+1 W"] | None:
-        """What the grammar allows in the place of each token and after them, packed; None where answers are free."""
-
-
-@runtime_checkable
 class Stream(Protocol):
-    """Deltas as they come; `result()` runs to the end and returns the whole, `close()` frees the work."""
+    """An answer in progress: iterating yields its deltas as they are made. Any thread may close it."""
 
     @property
     def header(self) -> Header:
         """What is known before the first token."""
 
     def __iter__(self) -> Iterator[Delta]: ...
+
     def on_wait(self, tell: Callable[[str], None]) -> None:
-        """Have `tell` called now and then, on the reader's thread, with what is being waited for."""
+        """Call `tell` about twice a second while no delta comes, with the reason for the wait ("waiting" if none).
+
+        It is called on the thread that reads the stream.
+        """
 
     def result(self) -> Completion:
-        """Run to the end; the whole, equal to what `complete` gives."""
+        """Run to the end; returns the whole answer, equal to what `complete` returns for the same request and seed.
+
+        After `close` it returns what was made until then, with finish_reason "interrupted".
+        """
 
     def close(self) -> None:
-        """Stop the work and free what it holds; harmless at any time."""
+        """Stop the work and free what it holds. May be called at any time, and more than once."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """Who answers: the engine in this process, or an endpoint elsewhere."""
+    """Runs one model: the engine in this process, or an endpoint elsewhere.
 
-    name: str  #: the model's name, as requests spell it
+    A class that names it as its base inherits the defaults: any number of requests at once, every parameter, nothing to
+    compile, nothing to free.
+    """
+
+    name: str  #: the model's name, as `request.model` spells it
+    concurrency: int | None = None  #: how many requests it runs at once; None where it queues any number itself
+    unsupported: frozenset[str] = frozenset()  #: parameters that a user interface should not offer for it
+
+    @property
+    def system_fingerprint(self) -> str:
+        """What results depend on besides the request: versions, device, dtype; "" where only the answers say it."""
+        return ""
 
     def complete(self, request: Request, *, order: str = "llmlab") -> Completion:
-        """Run a validated request to its end."""
+        """Run a validated request; returns the whole answer."""
 
     def stream(self, request: Request, *, order: str = "llmlab") -> Stream:
-        """Start a validated request; its deltas come as they are made."""
+        """Start a validated request; returns its deltas as they are made."""
 
     def describe(self) -> dict[str, Any]:
-        """Device, dtype, model, memory: what the banner shows."""
+        """Facts about the model for the banner: name, device, dtype, memory and notes, where they are known."""
+
+    def warmup(
+        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Compile every program that requests with these stage orders need; `progress` is told (done, total)."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Returns a context in which all requests started count as one client's, such as the requests of a sweep."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Stop all work and free what the backend holds."""
 
 
 @runtime_checkable
-class LogitsBackend(Protocol):
-    """A backend that can say what it thinks of every token of its vocabulary."""
+class LogitsBackend(Backend, Protocol):
+    """A backend whose logits can be read, and that continues from given tokens. V is the size of the vocabulary.
 
-    token_bytes: tuple[bytes | None, ...]
-    ends: tuple[int, ...]
+    In every method `prompt` holds the token ids [L] that `render` returns, and `made` (or `tokens`) those generated
+    after it [T].
+    """
+
+    token_bytes: tuple[TokenBytes, ...]  #: of every token the tokenizer knows, None for control tokens
+    token_names: Mapping[int, str]  #: of the tokens without bytes, such as `<|im_end|>`
+    end_ids: tuple[int, ...]  #: the tokens that end a choice
+
+    # --- from a request to tokens ---
 
     def render(self, request: Request) -> Int32[np.ndarray, " L"]:
         """The prompt's token ids."""
 
-    def next_logits(self, prompt: Int32[np.ndarray, " L"]) -> Float32[np.ndarray, " V"]:
-        """The raw logits of the token that follows."""
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text that continues another one: no begin-of-sequence token."""
 
     def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
-        """The request's sampling fields."""
+        """The request's sampling fields, as the sampler takes them."""
 
-    def allowed(
+    # --- logits ---
+
+    def next_logits(self, prompt: Int32[np.ndarray, " L"]) -> Float32[np.ndarray, " V"]:
+        """Raw logits of the token after the prompt, from one prefill."""
+
+    def step_logits(
+        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, given: int = 0, rows: int = 1
+    ) -> Float32[np.ndarray, " V"]:
+        """Raw logits after `tokens`, computed by the decoding steps that made them.
+
+        They equal to the bit what the sampler saw, where `next_logits` may differ in the last bits.
+
+        Args:
+            prompt: the prompt's token ids.
+            tokens: the tokens generated after it.
+            given: how many of the first ones were supplied, not sampled.
+            rows: the batch size in which they were sampled.
+        """
+
+    def logits(
+        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"]
+    ) -> Iterator[Float32[np.ndarray, "C V"]]:
+        """Raw logits that predict each of the `tokens`, in pieces of C rows that add up to T."""
+
+    # --- the request's grammar ---
+
+    def allowed_tokens(
         self, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
     ) -> Bool[np.ndarray, " V"] | None:
-        """The tokens that the request's grammar has room for after `made`; None where answers are free."""
+        """Which tokens the request's grammar allows after `made`; None where the request has no grammar."""
+
+    def grammar_masks(
+        self, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+    ) -> UInt32[np.ndarray, "T+1 W"] | None:
+        """Which tokens the request's grammar allows in place of each of `made`, and after the last.
+
+        Packed bits: bit i % 32 of word i // 32 is token i. None where the request has no grammar.
+
+        Raises:
+            RequestError: the grammar forbids one of the tokens.
+        """
+
+    # --- given tokens ---
+
+    def score(
+        self, request: Request, given: Sequence[GivenTokens], *, seed: int | None, order: str = "llmlab"
+    ) -> Completion:
+        """The logprobs of given tokens after a request's prompt, as a completion that has one choice for each of them.
+
+        Nothing is sampled; `seed` is only recorded in the completion.
+
+        Raises:
+            RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
+        """
+
+    def continue_from(
+        self, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
+    ) -> Stream:
+        """Start a request whose choices begin with given tokens, which count towards `max_tokens`.
+
+        Raises:
+            RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
+        """
+
+    def next_candidates(
+        self, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
+    ) -> Sequence[Candidates | None]:
+        """The most likely next tokens after each of several beginnings of an answer, from one batch.
+
+        None where nothing can follow: the context is full, or the grammar forbids the beginning or is complete.
+        """

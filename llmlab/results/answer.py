@@ -147,7 +147,7 @@ class Answer:
         """
         from llmlab.frames.tokens import surprisal_frame
 
-        return surprisal_frame(self)
+        return surprisal_frame(self._completion)
 
     @property
     def perplexity(self) -> float:

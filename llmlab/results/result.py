@@ -113,11 +113,11 @@ class Result(Answer):
             IndexError: there is no such position or choice.
             RequestError: the result has no lab any more, its endpoint gives no logits, or other weights made it.
         """
-        from llmlab.results.ledger import ledger
+        from llmlab.results.next_token_at import next_token_at
 
         if self._lab is None:
             raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
-        return ledger(self._completion, self._lab.backend, position=position, choice=self._choice(choice).index)
+        return next_token_at(self._completion, self._lab.backend, position=position, choice=self._choice(choice).index)
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row a token, the first without figures.
@@ -272,7 +272,7 @@ class Result(Answer):
         """How likely each token of a choice was; see `llmlab.plots.completion.plot_logprobs`."""
         from llmlab.plots import completion
 
-        return completion.plot_logprobs(completion.trace(self._choice(choice), names=self._completion.names), ax=ax)
+        return completion.plot_logprobs(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
 
     def plot_alternatives(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
         """What else could have come at a position (negative: from the end), the `top` best of it."""

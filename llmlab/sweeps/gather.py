@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
@@ -38,7 +37,7 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
         cells: in the order in which they are to be asked, those of one prompt next to each other.
         keep: may raise, which stops everything.
     """
-    limit: int | None = getattr(backend, "concurrency", None)
+    limit = backend.concurrency
     waiting = deque(enumerate(cells))
     reading: dict[Future[Completion], tuple[int, Stream]] = {}
     count = _Count()
@@ -46,7 +45,7 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
     pool = ThreadPoolExecutor(limit or READERS, thread_name_prefix="llmlab-sweep")
     with (
         progress_bar(total=sum(cell.request.n for cell in cells), unit="completion", description=_NAME) as bar,
-        getattr(backend, "together", nullcontext)(),
+        backend.together(),
     ):
         try:
             while waiting or reading:

@@ -111,7 +111,7 @@ def run(
 
 def check_same_model(lab: Lab, earlier: Sweep) -> None:
     """A sweep must not mix models, devices or versions: its cells would not be comparable."""
-    here = lab.backend.name, getattr(lab.backend, "system_fingerprint", "")
+    here = lab.backend.name, lab.backend.system_fingerprint
     for completion in earlier.completions.values():
         # An endpoint elsewhere says its own fingerprint, and only with its answers.
         there = earlier.grid.model, completion.system_fingerprint if here[1] else ""

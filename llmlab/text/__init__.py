@@ -1,1 +1,1 @@
-"""Between text and token ids: a token's exact bytes, the chat template, stops, and what each token belongs to."""
+"""Text and token ids: tokenizer, chat template, stop sequences, and reasoning and tool calls in a generated text."""

@@ -1,7 +1,7 @@
-"""Tool calls in a text: where they begin, how they follow one another, and where they end.
+"""Reads the tool calls in a generated text: where they begin, how one follows another, and where they end.
 
-What only looks like a call is left alone. A call is announced once it is sure to be one: its name is that of a tool
-and complete, and its arguments have begun. From there on it stays a call, whatever comes.
+Text that only looks like a call stays text. A call is announced once it is certain: its function's name is complete and
+is that of a tool, and its arguments have begun. From there on it stays a call, whatever follows.
 """
 
 from __future__ import annotations
@@ -9,78 +9,91 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any
 
-from llmlab.text.bodies import CallBody, JsonBody, NamedBody
-from llmlab.text.formats import CallSyntax
-from llmlab.text.pairs import PairsBody
-from llmlab.text.tape import Ended, Malformed, Reading, Tape, markers
+from llmlab.text.byte_stream import ByteStream, EndOfInput, Malformed, Parser
+from llmlab.text.call_parser import CallParser
+from llmlab.text.formats import CallSyntax, markers
+from llmlab.text.json_calls import JsonCallParser, NamedCallParser
+from llmlab.text.tag_calls import TagCallParser
 
 __all__ = ["CallReader"]
 
-_BODIES: dict[str, type[CallBody]] = {"json": JsonBody, "named": NamedBody, "pairs": PairsBody}
+#: The parser for each `CallSyntax.style`.
+_PARSERS: dict[str, type[CallParser]] = {"json": JsonCallParser, "named": NamedCallParser, "pairs": TagCallParser}
 
 
 class CallReader:
-    """Reads the calls of one generation.
+    """Reads the tool calls of one generation.
 
     Args:
-        syntax: how they are written.
+        syntax: how the model writes calls.
         tools: the functions that may be called: by name, the JSON schema of their parameters.
-        tape: where the bytes come.
+        stream: the stream to read from; spans are emitted to it.
+
+    Attributes:
+        triggers: texts at which calls begin.
+        bare: whether a call may also begin with a bracket at the beginning of a line, without any tag.
     """
 
-    def __init__(self, syntax: CallSyntax, *, tools: Mapping[str, Any], tape: Tape) -> None:
-        self._tape = tape
-        self._body = _BODIES[syntax.style](syntax, tools=tools, tape=tape)
+    def __init__(self, syntax: CallSyntax, *, tools: Mapping[str, Any], stream: ByteStream) -> None:
+        self._stream = stream
+        self._parser = _PARSERS[syntax.style](syntax, tools=tools, stream=stream)
         self._open = markers(syntax.open)
         self._starts = tuple(filter(None, (markers(syntax.start), markers(syntax.optional_start))))
         self._between = markers(syntax.between or ";")
         self._end = markers(syntax.end)
-        #: What a text holds where calls begin. Of bare JSON it is also the bracket at the beginning of a line.
         self.triggers: tuple[bytes, ...] = tuple(part[0] for part in (*self._starts, self._open) if part)
         self.bare: bool = not syntax.open and not syntax.start
 
     def read(self, *, first: bool = True) -> Generator[None, None, bool]:
-        """Read one call from where the tape stands; with `first`, also what begins a turn's calls.
+        """Read one call from the stream's position.
+
+        Args:
+            first: whether the text that begins a turn's calls may come before it.
 
         Returns:
-            Whether there was one. If not, nothing was taken, and the tape stands anywhere.
+            Whether there was a call. If not, nothing was emitted, and the stream's position is undefined.
         """
-        self._body.begin()
+        self._parser.reset()
         try:
             if first:
                 yield from self._start()
-            yield from self._tape.sequence(self._open)
-            yield from self._body.read()
+            yield from self._stream.expect(self._open)
+            yield from self._parser.parse()
         except Malformed:
             return False
-        except Ended:
-            return self._body.cut()
+        except EndOfInput:
+            return self._parser.finish()
         return True
 
-    def after(self) -> Generator[None, None, bool]:
-        """Read on after a call: whether there was another. What ends all calls is taken, if it is there."""
-        tape = self._tape
+    def read_next(self) -> Generator[None, None, bool]:
+        """Read what follows a call.
+
+        Returns:
+            Whether another call followed. If not, the text that ends a turn's calls was emitted if it came next.
+        """
+        stream = self._stream
         try:
             if self._end:
-                yield from tape.space()
-                if (yield from tape.literal(self._end[0])):
-                    tape.take("tool_call")
+                yield from stream.skip_space()
+                if (yield from stream.accept(self._end[0])):
+                    stream.emit("tool_call")
                     return False
             for marker in self._between:
-                yield from tape.space()
-                yield from tape.literal(marker)
-        except Ended:
-            tape.at = 0
+                yield from stream.skip_space()
+                yield from stream.accept(marker)
+        except EndOfInput:
+            stream.position = 0
             return False
         if (yield from self.read(first=False)):
             return True
-        tape.at = 0
+        stream.position = 0
         return False
 
-    def _start(self) -> Reading:
-        tape = self._tape
-        yield from tape.space()
+    def _start(self) -> Parser:
+        """Read the text that begins a turn's calls, if it comes next."""
+        stream = self._stream
+        yield from stream.skip_space()
         for start in self._starts:
-            if (yield from tape.literal(start[0])):
-                yield from tape.sequence(start[1:])
+            if (yield from stream.accept(start[0])):
+                yield from stream.expect(start[1:])
                 return

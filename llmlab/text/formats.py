@@ -1,7 +1,7 @@
-"""How a model writes its reasoning and its tool calls: plain data, read off the chat template that it was trained with.
+"""How a model writes its reasoning and its tool calls, as plain data detected from its chat template.
 
-A `Format` is used from both sides. The segmenter (`text/segments.py`) reads what a model wrote, with some patience for
-white space and for the order of JSON keys; the grammar of a required call writes exactly what the template writes:
+A `Format` is used in two ways. The segmenter (`text/segments.py`) reads what a model wrote, and tolerates other white
+space and another order of JSON keys. The grammar of a required tool call generates exactly what the template writes:
 
     start  open before_name NAME after_name ARGUMENTS close  [between open before_name ... close]*  end
 """
@@ -11,17 +11,27 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
-__all__ = ["CallSyntax", "Format", "ReasoningTags", "detect"]
+__all__ = ["CallSyntax", "Format", "ReasoningTags", "detect", "markers"]
+
+_MARKER = re.compile(r"<[^<>]*>|\[[A-Z_/]+\]|```[a-z]*|\w+|\S")
 
 
 @dataclass(frozen=True)
 class ReasoningTags:
-    """What sets off the reasoning. `lead`, `tail` and `separator` are what the template itself writes around it.
+    """The delimiters of the reasoning.
 
-    They belong to the reasoning as its tags do: the reasoning's text begins after `lead` and ends before `tail`, the
-    content begins after `separator`. Each of them may also be missing, or come in part.
+    `lead`, `tail` and `separator` are the white space that the chat template writes around the tags. They count as part
+    of the delimiters, and a model may write all, a part or none of each.
+
+    Attributes:
+        open: the tag that begins the reasoning.
+        close: the tag that ends it.
+        lead: the white space between `open` and the reasoning's text.
+        tail: the white space between the reasoning's text and `close`.
+        separator: the white space between `close` and the content.
     """
 
     open: str = "<think>"
@@ -33,23 +43,23 @@ class ReasoningTags:
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """How tool calls are written.
+    """How a model writes tool calls. All texts are literal.
 
     Attributes:
-        style: what a call is made of. "json": one object that holds the name and the arguments; "named": the name as
-            it is, then the arguments as JSON; "pairs": the name, then a pair of tags for each argument, where a string
-            is written as it is and any other value as JSON.
-        open: what begins each call, before its body.
-        before_name: what stands between `open` and the name.
-        after_name: what stands between the name and the arguments.
-        close: what follows the arguments.
-        start: what begins a turn's calls, before the first.
-        between: what separates two calls; None where a turn has only one.
-        end: what ends a turn's calls.
-        before: what the template writes between a text and the calls that follow it.
-        optional_start: what a model may write in place of `start`.
-        pair: of "pairs": what comes before a key, between key and value, and after the value.
-        id_length: how long the ids of calls have to be for the template to take them back; 0 for any.
+        style: the form of a call. "json": one object with the name and the arguments; "named": the name without
+            quotes, then the arguments as JSON; "pairs": the name, then for each argument its name and its value between
+            tags, where a string has no quotes and any other value is JSON.
+        open: the text that begins each call.
+        before_name: the text between `open` and the name.
+        after_name: the text between the name and the arguments.
+        close: the text that ends each call, after the arguments.
+        start: the text before the first call of a turn.
+        between: the text between two calls; None if a turn can have only one call.
+        end: the text after the last call of a turn.
+        before: the white space that the template writes between the content and the calls that follow it.
+        optional_start: a text that a model may write in place of `start`.
+        pair: for "pairs", the texts before an argument's name, between its name and its value, and after its value.
+        id_length: the length that the template requires of call ids; 0 if it accepts any.
     """
 
     style: Literal["json", "named", "pairs"]
@@ -66,7 +76,7 @@ class CallSyntax:
     id_length: int = 0
 
     def texts(self) -> Iterator[str]:
-        """Every string that is not empty."""
+        """Every text of this syntax that is not empty."""
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in ("style", "id_length"):
@@ -75,20 +85,26 @@ class CallSyntax:
 
 @dataclass(frozen=True)
 class Format:
-    """How one model family sets off reasoning and tool calls; None for what it does not have."""
+    """How one model family writes reasoning and tool calls.
+
+    Attributes:
+        name: a short name of the format.
+        reasoning: the reasoning's delimiters; None for a model that does not reason.
+        calls: the syntax of tool calls; None for a model that makes none.
+    """
 
     name: str = "plain"
     reasoning: ReasoningTags | None = None
     calls: CallSyntax | None = None
 
     def controls(self, names: Mapping[int, str]) -> dict[int, bytes]:
-        """Which control tokens are delimiters here.
+        """The control tokens that are delimiters in this format.
 
         Args:
-            names: the names of the control tokens without text, by id.
+            names: the names of the control tokens that have no text, by id.
 
         Returns:
-            By id, the spelling as which the segmenter takes the token.
+            By id, the bytes that the segmenter reads in place of the token.
         """
         texts = list(self.calls.texts()) if self.calls else []
         if self.reasoning:
@@ -128,7 +144,7 @@ GLM = CallSyntax(
     before="\n",
 )
 
-#: Llama 3.1 to 3.3. Their templates take back one call a turn.
+#: Llama 3.1 to 3.3. Their templates accept one call per turn.
 LLAMA = CallSyntax(
     style="json",
     open="",
@@ -152,22 +168,22 @@ MISTRAL = CallSyntax(
 )
 
 
-#: What response templates call the reasoning.
+#: The names that response templates use for the reasoning.
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 
 def detect(
     template: str | None, *, tokens: Collection[str] = (), response_template: Mapping[str, Any] | None = None
 ) -> Format:
-    """The format of a model.
+    """The format of a model, detected from what its tokenizer holds.
 
     Args:
-        template: the source of its chat template (of all of them, joined, where it has several); None for a base model.
-        tokens: the names of the tokens that were added to its vocabulary: the reasoning's tags among them set off the
-            reasoning also where the template does not speak of them.
-        response_template: how transformers is to read the answers, where the tokenizer says so. The reasoning's tags
-            are taken from it if they are plain text. Its calls are regular expressions over a whole answer, which
-            cannot be read as they come nor written by a grammar: those are always ours.
+        template: the source of the chat template (of all of them, joined, if there are several); None for a base model.
+        tokens: the names of the tokens that were added to the vocabulary. If the reasoning's tags are among them, the
+            model has reasoning even if the template does not mention the tags.
+        response_template: the tokenizer's description of how transformers parses answers, if it has one. The
+            reasoning's tags are taken from it if they are plain text. Its tool calls are not used: they are regular
+            expressions over a whole answer, which can neither be applied to a stream nor turned into a grammar.
     """
     source = (template or "").replace("\\n", "\n").replace('\\"', '"')
     name, calls = _calls(source)
@@ -178,7 +194,14 @@ def detect(
     return Format(name=name, reasoning=reasoning, calls=calls)
 
 
+@lru_cache(maxsize=256)
+def markers(delimiter: str) -> tuple[bytes, ...]:
+    """The parts of a delimiter (tags, words, single signs) between which a model may write white space."""
+    return tuple(part.encode() for part in _MARKER.findall(delimiter))
+
+
 def _calls(source: str) -> tuple[str, CallSyntax | None]:
+    """The format's name and its syntax of tool calls, recognized by the texts that the template contains."""
     if "<｜tool▁call▁begin｜>" in source:
         return "deepseek", DEEPSEEK
     if "<arg_key>" in source:
@@ -194,6 +217,7 @@ def _calls(source: str) -> tuple[str, CallSyntax | None]:
 
 
 def _shipped(response_template: Mapping[str, Any] | None) -> ReasoningTags | None:
+    """The reasoning's tags in a response template; None if it has none as plain text."""
     found = (response_template or {}).get("fields")
     found = found if isinstance(found, dict) else {}
     field = next((found[name] for name in _REASONING_FIELDS if name in found), None)
@@ -204,6 +228,7 @@ def _shipped(response_template: Mapping[str, Any] | None) -> ReasoningTags | Non
 
 
 def _reasoning(source: str, tokens: Collection[str]) -> ReasoningTags | None:
+    """The usual tags, if the template contains them or the vocabulary has them as tokens."""
     tags = ReasoningTags()
     if not (tags.open in source and tags.close in source) and not {tags.open, tags.close} <= set(tokens):
         return None
@@ -211,7 +236,7 @@ def _reasoning(source: str, tokens: Collection[str]) -> ReasoningTags | None:
 
 
 def _with_separators(tags: ReasoningTags, source: str) -> ReasoningTags:
-    """The tags with what the template writes around them."""
+    """The tags with the white space that the template writes around them."""
     written = [found[1] for found in re.finditer(re.escape(tags.close) + r"(\n+)", source)]
     separator = max(written, key=len, default="\n" if "<arg_key>" in source else tags.separator)
     return replace(

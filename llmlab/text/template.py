@@ -1,8 +1,8 @@
-"""The chat template: messages in, the model's own prompt out.
+"""The chat template: turns messages into the prompt that the model was trained on.
 
-Templates are programs that came with a checkpoint. transformers renders them in its sandbox; what is added here is that
-nothing is ignored (a switch, a tool list or an extra variable that the template does not read is an error that says so)
-and that whatever goes wrong inside a template comes out as an error about the request.
+A template is a program that comes with a checkpoint; transformers renders it in its sandbox. This module adds two
+things. Nothing is ignored: a switch, a list of tools or an extra variable that the template does not read is an error.
+And every failure inside a template is reported as an error about the request.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.text.formats import Format, detect
+from llmlab.text.template_variables import read_variables
 from llmlab.text.tokenizer import Tokenizer
-from llmlab.text.variables import read_variables
 
 __all__ = ["ChatTemplate", "Prompt"]
 
 Message = Mapping[str, Any]
 
-#: What `apply_chat_template` takes for itself, and so cannot reach a template as a variable.
+#: Parameters of `apply_chat_template` itself, which can therefore not be passed to a template as variables.
 _RESERVED = frozenset(
     {
         *("conversation", "conversations", "messages", "tools", "chat_template", "add_generation_prompt"),
@@ -34,29 +34,38 @@ _RESERVED = frozenset(
 
 
 class Prompt(NamedTuple):
-    """A rendered conversation: its text, special tokens spelled out, and its token ids."""
+    """A rendered conversation.
+
+    Attributes:
+        text: the prompt's text, with special tokens spelled out.
+        ids: its token ids.
+    """
 
     text: str
     ids: list[int]
 
 
 class ChatTemplate:
-    """The chat template of a checkpoint, or one given in its place.
+    """The chat template of a checkpoint, or another one in its place.
 
     Args:
         tokenizer: the checkpoint's tokenizer.
-        template: Jinja source, or the path of a file that holds it; None for the checkpoint's own.
+        template: Jinja source, or the path of a file with it; None for the checkpoint's own template.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        exists: whether there is a template; a base model usually has none.
 
     Raises:
-        CheckpointError: the template is not valid Jinja.
+        CheckpointError: the template is not valid Jinja, or its file cannot be read.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str | os.PathLike[str] | None = None) -> None:
         self.tokenizer = tokenizer
-        self._given = _read(template)
+        self._given = _source(template)
         self.exists: bool = self._given is not None or tokenizer.hf.chat_template is not None
         if self.exists:
-            _ = self._variables  # a template that does not parse is an error now, not at the first request
+            _ = self._variables  # so that a template that does not parse is an error now and not at the first request
 
     @property
     def source(self) -> str:
@@ -65,7 +74,7 @@ class ChatTemplate:
 
     @cached_property
     def format(self) -> Format:
-        """How this model sets off its reasoning and its tool calls."""
+        """How this model writes its reasoning and its tool calls."""
         source = "\n".join({str(self._hf_source(None)), str(self._hf_source([{}]))}) if self.exists else None
         hf = self.tokenizer.hf
         tokens = {token.content for token in hf.added_tokens_decoder.values()}
@@ -85,18 +94,21 @@ class ChatTemplate:
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt's text, special tokens spelled out.
+        """The prompt's text, with special tokens spelled out.
 
         Args:
-            messages: API messages; text parts are joined, keys beyond the API's reach the template as they are.
-            tools: function definitions in the API's shape.
-            enable_thinking: None leaves the template's default.
-            add_generation_prompt: end with the header of the assistant's turn.
-            continue_final_message: leave the last message open, for the model to go on with it; no header is added.
+            messages: messages as in the API. Text parts are joined; keys that the API does not define are passed to the
+                template unchanged.
+            tools: function definitions as in the API.
+            enable_thinking: the template's switch of this name; None leaves its default.
+            add_generation_prompt: whether to end with the header of the assistant's turn.
+            continue_final_message: whether to leave the last message open so that the model continues it. No header is
+                added then.
             extra: further template variables (`chat_template_kwargs`).
 
         Raises:
-            RequestError: the template refuses the messages, or does not read what was asked for; `param` says which.
+            RequestError: the template refuses the messages, or does not read a variable or switch of the request;
+                `param` names the field.
         """
         if not self.exists:
             raise RequestError(
@@ -123,7 +135,7 @@ class ChatTemplate:
 
         try:
             return _first_that_works(apply, _forms([_plain(message) for message in messages]))
-        except Exception as error:  # a template is a program: it may raise anything Python or Jinja has
+        except Exception as error:  # a template is a program and may raise any exception of Python or Jinja
             continuing = continue_final_message and str(error).startswith("continue_final_message")
             raise RequestError(
                 f"the chat template refuses these messages: {error or type(error).__name__}",
@@ -131,15 +143,16 @@ class ChatTemplate:
             ) from error
 
     def prompt(self, messages: Sequence[Message], **options: Any) -> Prompt:
-        """`render` and its token ids; takes what `render` takes.
+        """The prompt's text and its token ids; the arguments are those of `render`.
 
-        The whole text is encoded with special tokens read as such, also where a message's own text spells one out (as
-        transformers does); `Tokenizer.encode` says what that means.
+        Spellings of special tokens in the whole text become those tokens, including spellings in a message's own text,
+        as in transformers; see `Tokenizer.encode`.
         """
         text = self.render(messages, **options)
         return Prompt(text, self.tokenizer.encode(text))
 
     def _checked_extra(self, extra: Mapping[str, Any], enable_thinking: bool | None) -> dict[str, Any]:
+        """The template variables of a request, `enable_thinking` among them; RequestError if one is not read."""
         for name in extra:
             if name in _RESERVED:
                 raise RequestError(
@@ -168,6 +181,7 @@ class ChatTemplate:
         return variables
 
     def _hf_source(self, tools: list[Any] | None) -> str:
+        """The source that transformers chooses for a conversation with these tools."""
         try:
             return str(self.tokenizer.hf.get_chat_template(self._given, tools))
         except ValueError as error:
@@ -175,11 +189,12 @@ class ChatTemplate:
 
     @cached_property
     def _variables(self) -> frozenset[str]:
-        """The names that the template reads from its caller, over both of its forms (with tools and without)."""
+        """The variables that the template reads from its caller, in its form with tools or in that without."""
         return read_variables(self._hf_source(None)) | read_variables(self._hf_source([{}]))
 
 
-def _read(template: str | os.PathLike[str] | None) -> str | None:
+def _source(template: str | os.PathLike[str] | None) -> str | None:
+    """The Jinja source of a template that is given as source or as a path; None if none is given."""
     if template is None or (isinstance(template, str) and "{" in template):
         return template
     path = Path(template)
@@ -190,10 +205,10 @@ def _read(template: str | os.PathLike[str] | None) -> str | None:
 
 
 def _forms(chat: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The ways in which templates may want the same messages, the commonest first.
+    """The forms in which templates may expect the same messages, the most common one first.
 
-    Most want a past call's arguments as an object, a few (DeepSeek-R1) as the API's string; and some cannot take the
-    API's null for what an assistant that calls a tool did not say (Qwen3 as it came out, Phi-3.5).
+    Most templates expect the arguments of an earlier tool call as an object, a few (DeepSeek-R1) as the API's string.
+    Some fail on the API's null for the content of a message that only calls tools (Qwen3's first release, Phi-3.5).
     """
     parsed = [_with_parsed_calls(message) for message in chat]
     forms: list[list[dict[str, Any]]] = []
@@ -204,7 +219,7 @@ def _forms(chat: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def _first_that_works(apply: Callable[[list[dict[str, Any]]], str], forms: Sequence[list[dict[str, Any]]]) -> str:
-    """What the template makes of the first form that it takes; if it takes none, its complaint about the first."""
+    """The prompt from the first form that the template accepts; if it accepts none, its error about the first form."""
     first: Exception | None = None
     for form in forms:
         try:
@@ -216,12 +231,12 @@ def _first_that_works(apply: Callable[[list[dict[str, Any]]], str], forms: Seque
 
 
 def _with_content(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with an empty text in the place of a content of None."""
+    """A message with an empty text in place of a content of None."""
     return {**message, "content": ""} if message.get("content", "") is None else message
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    """A message with its list of text parts, if it has one, joined to a text."""
+    """A message whose list of text parts, if it has one, is joined into one text."""
     plain = dict(message)
     content = plain.get("content")
     if isinstance(content, list | tuple):
@@ -230,7 +245,7 @@ def _plain(message: Message) -> dict[str, Any]:
 
 
 def _with_parsed_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose past tool calls hold their arguments as an object in place of the API's JSON string."""
+    """A message whose tool calls have their arguments as an object in place of the API's JSON string."""
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -238,11 +253,12 @@ def _with_parsed_calls(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_parsed_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool call with its arguments as an object, if they are the JSON text of one."""
     function = call.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
         return call
     try:
         arguments = json.loads(function["arguments"])
     except ValueError:
-        return call  # a model may have written a call that is no JSON; it goes back to it as it was
+        return call  # a model may have written arguments that are not JSON; they are passed back unchanged
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call

@@ -1,12 +1,12 @@
-"""A tokenizer that knows the exact bytes of every one of its tokens.
+"""A tokenizer that knows the exact bytes of each of its tokens.
 
-transformers reads the folder; what it does not say is which bytes a token stands for when it is only a piece of a
-character. That is read here from the tokenizer's own decoder, so that logprobs can show true bytes and a text can be
-put together from tokens without asking the tokenizer to decode (which would strip, clean up, or replace).
+transformers reads the folder, but it does not say which bytes a token stands for if the token is only a part of a
+character. These bytes are read here from the tokenizer's decoder. So logprobs can show exact bytes, and a text can be
+assembled from tokens without the tokenizer's own decoding, which strips, cleans up and replaces.
 
-A generation continues a prompt, so every byte of it counts: where a SentencePiece tokenizer decodes a whole text it
-drops the one space that it added in front when it encoded, but a generated first token such as "▁Hello" is the bytes
-b" Hello" and its space stays in the content.
+A generation continues a prompt, so all of its bytes count. A SentencePiece tokenizer that decodes a whole text drops
+the one space that it added in front during encoding. A generated first token such as "▁Hello" stands for the bytes
+b" Hello", and its space stays in the content.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,22 +26,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Tokenizer"]
 
-#: Special tokens that a reader of the content has to see all the same: they set off the reasoning.
+#: Special tokens that keep their text, because they delimit the reasoning.
 VISIBLE_SPECIALS = frozenset({"<think>", "</think>"})
 
+#: A folder with a tokenizer has at least one of these files.
 _ONE_OF = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _FILES = (*_ONE_OF, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class Tokenizer:
-    """The tokenizer of a checkpoint folder. Immutable; `load` makes one.
+    """The tokenizer of a checkpoint folder, made by `load`. It is immutable.
 
     Attributes:
-        hf: the transformers tokenizer underneath, for the chat template.
-        token_bytes: the exact bytes of every token id, None for a special token without text and for an unused id.
-            Joined and decoded as UTF-8 they are the generated text.
+        hf: the transformers tokenizer that it wraps, which also renders the chat template.
+        folder: the checkpoint folder; None for a tokenizer that was not loaded from one.
+        token_bytes: the exact bytes of every token id; None for a special token without text and for an unused id.
+            Joined and decoded as UTF-8, the bytes of generated tokens are the generated text.
         eos_ids: every id that ends a generation, from the tokenizer and the folder's generation_config.json.
-        special_ids: the ids of the control tokens, which have no text of their own.
+        special_ids: the ids of the special tokens.
     """
 
     def __init__(self, hf: PreTrainedTokenizerBase, *, eos_ids: Iterable[int] = (), folder: Path | None = None) -> None:
@@ -57,10 +59,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
-        """Read the tokenizer of a checkpoint folder. Nothing is downloaded and no code of the folder is run.
+        """Read the tokenizer of a checkpoint folder. Nothing is downloaded and no code in the folder is run.
 
         Raises:
-            CheckpointError: no tokenizer in the folder, or one whose tokens have no bytes that can be known.
+            CheckpointError: the folder has no tokenizer, or one that cannot be read or whose token bytes are unknown.
         """
         folder = Path(folder)
         if not any((folder / name).is_file() for name in _ONE_OF):
@@ -74,34 +76,34 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest token id, added tokens included. A model's logits may be padded beyond it."""
+        """The highest token id plus one, added tokens included. A model's logits may be wider, because of padding."""
         return len(self.token_bytes)
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Token ids of a text.
+        """The token ids of a text.
 
-        A piece of the text that is spelled like a special token ("<|im_end|>") becomes that token: a rendered chat
-        template depends on it. So it does in what a user wrote, as in transformers: whoever passes untrusted text on
-        must take such spellings out first.
+        A part of the text that is spelled like a special token ("<|im_end|>") becomes that token, because a rendered
+        chat template depends on it. As in transformers, this also holds for text that a user wrote: a caller that
+        passes on untrusted text must remove such spellings first.
 
         Args:
             text: any text.
-            special: whether the tokenizer may add what it puts around a whole text (a begin-of-sequence token). A
-                rendered chat already holds it; a raw prompt wants it.
+            special: whether the tokenizer adds the special tokens that it puts around a whole text, such as a
+                begin-of-sequence token. A rendered chat already contains them; a raw prompt needs them.
         """
-        # Without its remark on texts that are longer than the model's context: that is an error of its own.
+        # verbose=False suppresses the warning about texts longer than the context, which llmlab reports as an error.
         return list(self.hf.encode(text, add_special_tokens=special, verbose=False))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens that continue something: their bytes joined and read as UTF-8, bad bytes as U+FFFD."""
+        """The text of generated tokens: their bytes joined and decoded as UTF-8, with U+FFFD for invalid bytes."""
         return b"".join(self.bytes_of(i) or b"" for i in ids).decode("utf-8", "replace")
 
     def bytes_of(self, token_id: int) -> bytes | None:
-        """The bytes of one id; None for a control token and for ids beyond the tokenizer (a padded vocabulary)."""
+        """The bytes of a token id; None for a control token, and for an id that only a padded vocabulary has."""
         return self.token_bytes[token_id] if 0 <= token_id < len(self.token_bytes) else None
 
     def name(self, token_id: int) -> str:
-        """What to call a token where people read it: its text with U+FFFD, a control token's name, or "<id 7>"."""
+        """A token's name for display: its text (U+FFFD for invalid bytes), a control token's name, or "<id 7>"."""
         raw = self.bytes_of(token_id)
         if raw is not None:
             return raw.decode("utf-8", "replace")
@@ -109,13 +111,13 @@ class Tokenizer:
         return str(piece) if piece else f"<id {token_id}>"
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token that is spelled exactly so in the vocabulary ("</think>"), None if there is none."""
+        """The id of the token with exactly this spelling in the vocabulary ("</think>"); None if there is none."""
         found: int | None = self.hf.backend_tokenizer.token_to_id(token)
         return found
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over the tokenizer's files (or its state, where it came from no folder), in hexadecimal."""
+        """The SHA-256 of the tokenizer's files, in hexadecimal; of its state if it was not loaded from a folder."""
         digest = hashlib.sha256()
         if self.folder is None:
             digest.update(self.hf.backend_tokenizer.to_str().encode())
@@ -128,7 +130,7 @@ class Tokenizer:
 
 
 def _auto_tokenizer() -> Any:
-    """transformers' AutoTokenizer, imported late and without its advice that a machine without torch lacks models."""
+    """transformers' AutoTokenizer, imported late and without the warning that models need torch."""
     name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -143,7 +145,7 @@ def _auto_tokenizer() -> Any:
 
 
 def _eos_ids(folder: Path) -> list[int]:
-    """What generation_config.json calls the end of a generation, or config.json where the former is absent."""
+    """The end-of-generation ids in generation_config.json; those in config.json if the former has none."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if not path.is_file():
@@ -161,10 +163,11 @@ def _eos_ids(folder: Path) -> list[int]:
 
 
 def _all_bytes(hf: PreTrainedTokenizerBase, added: dict[int, Any], special: frozenset[int]) -> tuple[bytes | None, ...]:
+    """The bytes of every token id (`Tokenizer.token_bytes`)."""
     vocab: dict[str, int] = hf.get_vocab()
     decoder = hf.backend_tokenizer.decoder
-    # A decoder's pickled state is its JSON; asking the whole tokenizer for its JSON costs half a second at 150k tokens.
-    read = _reader(None if decoder is None else json.loads(decoder.__getstate__()))
+    # The decoder's pickled state is JSON. The JSON of the whole tokenizer would take half a second for 150k tokens.
+    read = _bytes_reader(None if decoder is None else json.loads(decoder.__getstate__()))
     table: list[bytes | None] = [None] * (max(vocab.values()) + 1)
     for piece, index in vocab.items():
         if index in special and piece not in VISIBLE_SPECIALS:
@@ -173,8 +176,12 @@ def _all_bytes(hf: PreTrainedTokenizerBase, added: dict[int, Any], special: froz
     return tuple(table)
 
 
-def _reader(decoder: dict[str, Any] | None) -> Any:
-    """piece -> bytes, from the description of a `tokenizers` decoder."""
+def _bytes_reader(decoder: dict[str, Any] | None) -> Callable[[str], bytes]:
+    """A function from a vocabulary entry to its bytes, made from the JSON description of a `tokenizers` decoder.
+
+    Raises:
+        CheckpointError: the decoder is neither byte-level nor like SentencePiece's.
+    """
     parts = [] if decoder is None else decoder.get("decoders", [decoder])
     kinds = {part["type"] for part in parts}
     if "ByteLevel" in kinds:
@@ -183,13 +190,13 @@ def _reader(decoder: dict[str, Any] | None) -> Any:
         def byte_level(piece: str) -> bytes:
             try:
                 return bytes(inverse[c] for c in piece)
-            except KeyError:  # not written in the byte alphabet, so it is plain text, as `tokenizers` has it
+            except KeyError:  # a character outside the byte alphabet: `tokenizers` treats the entry as plain text
                 return piece.encode()
 
         return byte_level
     if kinds & {"ByteFallback", "Metaspace"} and kinds <= {"ByteFallback", "Metaspace", "Replace", "Fuse", "Strip"}:
         fallback = "ByteFallback" in kinds
-        # Replace("▁" -> " ") in the newer files, Metaspace(replacement="▁") in the older ones.
+        # Newer files have Replace("▁" -> " "), older ones Metaspace(replacement="▁").
         swaps = [(p["pattern"]["String"], p["content"]) for p in parts if p["type"] == "Replace"]
         swaps += [(p["replacement"], " ") for p in parts if p["type"] == "Metaspace"]
 
@@ -205,13 +212,15 @@ def _reader(decoder: dict[str, Any] | None) -> Any:
 
         return sentencepiece
     raise CheckpointError(
-        "the bytes of this tokenizer's tokens cannot be known: it is neither a byte-level BPE nor SentencePiece-like "
-        f"(its decoder is {', '.join(sorted(kinds)) or 'absent'})"
+        "the bytes of this tokenizer's tokens cannot be determined: it is neither a byte-level BPE nor like "
+        f"SentencePiece (its decoder is {', '.join(sorted(kinds)) or 'absent'})"
     )
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The byte alphabet of GPT-2, inverted: printable Latin-1 stands for itself, the others for 256, 257, ... in order.
+    """The byte for each character of GPT-2's byte alphabet.
+
+    A printable byte of Latin-1 is written as itself, the others as the characters 256, 257, ... in order.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), byte-level BPE.
     """

@@ -1,4 +1,4 @@
-"""Bytes to text as they come, and from a place in the text back to the byte it ends at."""
+"""Decodes UTF-8 that arrives in pieces, and maps a length in characters back to a length in bytes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["TextAssembler"]
 
 
 class TextAssembler:
-    """Decodes the bytes of one token after the other; an unfinished character waits for its rest.
+    """Decodes the bytes of tokens one after another; the bytes of an unfinished character wait for the rest.
 
-    The text that comes out, all pieces and the flush joined, is `bytes.decode("utf-8", "replace")` of all the bytes.
-    Tokens end anywhere and stops end at characters, so each character's last byte is remembered.
+    All results of `feed` and the result of `flush`, joined, equal `bytes.decode("utf-8", "replace")` of all bytes. A
+    token may end inside a character and a stop sequence ends after one, so the last byte of each character is recorded.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._ends = array("Q")  # for each character let out: how many bytes had been read up to and with its last
+        self._ends = array("Q")  # for each decoded character: the number of bytes up to and including its last
         self._read = 0
 
     def feed(self, data: bytes) -> str:
-        """The text that these bytes complete."""
+        """The characters that are complete once these bytes have arrived."""
         if not data:
             return ""
         if data.isascii() and not self.pending:
@@ -38,24 +38,24 @@ class TextAssembler:
         return "".join(pieces)
 
     def flush(self) -> str:
-        """The bytes end here: an unfinished character becomes U+FFFD."""
+        """The rest of the text at the end of the bytes: an unfinished character becomes U+FFFD."""
         piece = self._decoder.decode(b"", final=True)
         self._end(piece, self._read)
         return piece
 
     def _end(self, piece: str, read: int) -> None:
-        """These characters come out together, the last of them with this byte.
+        """Record where these characters end; the last of them ends at byte `read`.
 
-        There are several where bytes that waited turned out to be no character: each after the first is a byte of its
-        own, also in half of a surrogate pair, which is only given up at its third byte.
+        There are several if waiting bytes turned out not to be a character. Then each character except the first stands
+        for one byte. This includes half of a surrogate pair, which the decoder rejects only at its third byte.
         """
         self._ends.extend(range(read - len(piece) + 1, read + 1))
 
     @property
     def pending(self) -> int:
-        """How many bytes of an unfinished character are waiting."""
+        """The number of bytes of an unfinished character that are waiting."""
         return len(self._decoder.getstate()[0])
 
     def byte_length(self, characters: int) -> int:
-        """How many bytes the first so many characters stand for (U+FFFD stands for the bad bytes that it hides)."""
+        """The number of bytes that the first `characters` characters stand for; U+FFFD counts the bytes it replaces."""
         return self._ends[characters - 1] if characters else 0

@@ -15,6 +15,7 @@ from llmlab.errors import ContextLengthError, ModelNotFoundError, RequestError
 from llmlab.protocol.request import ChatRequest
 from llmlab.protocol.wire import NEVER, chat_completion
 from llmlab.testing import tiny_checkpoint
+from llmlab.text.template import ChatTemplate
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,18 @@ def test_what_is_stored_in_half_is_loaded_whole_on_a_cpu_and_said(tmp_path, fiel
     assert backend.describe()["dtype"] == "float32"
     assert any("stored as bfloat16, loaded as float32" in note for note in backend.describe()["notes"])
     backend.close()
+
+
+def test_a_switch_that_the_template_lacks_is_unsupported(backend, tmp_path):
+    assert backend.unsupported == frozenset()
+    (tmp_path / "plain.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    plain = LocalBackend(
+        "plain",
+        tokenizer=backend.tokenizer,
+        template=ChatTemplate(backend.tokenizer, tmp_path / "plain.jinja"),
+        engine=backend.engine,
+    )
+    assert plain.unsupported == {"enable_thinking"}
 
 
 def test_the_banners_facts(backend):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmlab.errors import ContextLengthError, RequestError
-from llmlab.protocol.backend import Given, ReplayBackend
+from llmlab.protocol.backend import GivenTokens, LogitsBackend
 from llmlab.protocol.request import ChatRequest, PromptRequest
 
 JSON = {"type": "json_object"}
@@ -42,7 +42,7 @@ def answers(demo):
 
 
 def own(completion):
-    return [Given(choice.index, choice.tokens.ids, choice.finish_reason) for choice in completion.choices]
+    return [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in completion.choices]
 
 
 def spelled(choice):
@@ -82,8 +82,8 @@ def test_going_on_from_anywhere_is_what_was_there(demo, answers, name):
     done = answers[name]
     lengths = [len(choice.tokens) for choice in done.choices]
     for share in (0.0, 0.3, 0.9):
-        given = [Given(c.index, c.tokens.ids[: int(share * len(c.tokens))], drawn=0) for c in done.choices]
-        stream = demo.backend.go_on(done.request, given, seed=done.seed)
+        given = [GivenTokens(c.index, c.tokens.ids[: int(share * len(c.tokens))], drawn=0) for c in done.choices]
+        stream = demo.backend.continue_from(done.request, given, seed=done.seed)
         deltas = list(stream)
         again = stream.result()
         for before, after, one in zip(done.choices, again.choices, given, strict=True):
@@ -100,11 +100,11 @@ def test_going_on_from_anywhere_is_what_was_there(demo, answers, name):
 
 def test_the_length_counts_what_was_given(demo, answers):
     done = answers["a story cut by the length"]
-    given = [Given(choice.index, choice.tokens.ids, drawn=0) for choice in done.choices]
-    same = demo.backend.go_on(done.request, given, seed=done.seed).result()
+    given = [GivenTokens(choice.index, choice.tokens.ids, drawn=0) for choice in done.choices]
+    same = demo.backend.continue_from(done.request, given, seed=done.seed).result()
     assert [choice.finish_reason for choice in same.choices] == ["length"] * 3
     assert [len(choice.tokens) for choice in same.choices] == [40] * 3
-    longer = demo.backend.go_on(done.request.replace(max_tokens=50), given, seed=done.seed).result()
+    longer = demo.backend.continue_from(done.request.replace(max_tokens=50), given, seed=done.seed).result()
     assert [len(choice.tokens) for choice in longer.choices] == [50] * 3
 
 
@@ -112,10 +112,10 @@ def test_an_end_token_ends_where_it_counts(demo, answers):
     done = answers["short answers with their end"]
     ids = done.choices[0].tokens.ids
     assert done.choices[0].tokens.segment[-1] == "end"
-    ended = demo.backend.go_on(done.request, [Given(0, ids)], seed=5).result().choices[0]
+    ended = demo.backend.continue_from(done.request, [GivenTokens(0, ids)], seed=5).result().choices[0]
     assert ended.finish_reason == "stop" and len(ended.tokens) == len(ids)
     ignoring = done.request.replace(ignore_eos=True, max_tokens=len(ids) + 5)
-    on = demo.backend.go_on(ignoring, [Given(0, ids)], seed=5).result().choices[0]
+    on = demo.backend.continue_from(ignoring, [GivenTokens(0, ids)], seed=5).result().choices[0]
     assert len(on.tokens) == len(ids) + 5 and "end" not in on.tokens.segment
 
 
@@ -126,12 +126,12 @@ def test_stops_that_the_kept_tokens_hold_do_not_count(demo, include):
     kept = np.array(demo.backend.encode("One. Two."), np.int32)
     (space,) = demo.backend.encode(" ")
     request = ChatRequest.build("Count.", stop=[". ", "."], include_stop=include, max_tokens=len(kept) + 6, seed=1)
-    on = demo.backend.go_on(request, [Given(0, kept, drawn=0)], seed=1).result().choices[0]
+    on = demo.backend.continue_from(request, [GivenTokens(0, kept, drawn=0)], seed=1).result().choices[0]
     assert on.text.startswith("One. Two.") and len(on.tokens) > len(kept)
-    ended = demo.backend.go_on(request, [Given(0, kept, drawn=1)], seed=1).result().choices[0]
+    ended = demo.backend.continue_from(request, [GivenTokens(0, kept, drawn=1)], seed=1).result().choices[0]
     assert (ended.text, ended.finish_reason) == ("One. Two." if include else "One. Two", "stop")
     across = request.replace(stop=[". "], logit_bias={space: 100.0})
-    ended = demo.backend.go_on(across, [Given(0, kept, drawn=0)], seed=1).result().choices[0]
+    ended = demo.backend.continue_from(across, [GivenTokens(0, kept, drawn=0)], seed=1).result().choices[0]
     assert (ended.text, ended.finish_reason) == ("One. Two. " if include else "One. Two", "stop")
     assert len(ended.tokens) == len(kept) + 1
 
@@ -141,16 +141,16 @@ def test_a_grammar_is_where_the_given_tokens_leave_it(demo, answers):
     whole = [choice for choice in done.choices if choice.finish_reason == "stop"]
     assert whole, "no choice ended by itself"
     for choice in whole:
-        found = demo.backend.masks(done.request, prompt=done.prompt_ids, made=choice.tokens.ids)
+        found = demo.backend.grammar_masks(done.request, prompt=done.prompt_ids, made=choice.tokens.ids)
         bits = np.unpackbits(found.view(np.uint8), axis=1, bitorder="little")[:, : len(demo.backend.token_bytes)]
         assert bits.shape[0] == len(choice.tokens) + 1
         assert bits[np.arange(len(choice.tokens)), choice.tokens.ids].all()
         for at in range(0, len(choice.tokens), 5):
-            alone = demo.backend.allowed(done.request, prompt=done.prompt_ids, made=choice.tokens.ids[:at])
+            alone = demo.backend.allowed_tokens(done.request, prompt=done.prompt_ids, made=choice.tokens.ids[:at])
             np.testing.assert_array_equal(bits[at].astype(bool), alone)
         assert not bits[-1].any()
-        half = Given(7, choice.tokens.ids[: len(choice.tokens) // 2], drawn=0)
-        other = demo.backend.go_on(done.request.replace(max_tokens=200), [half], seed=99).result().choices[0]
+        half = GivenTokens(7, choice.tokens.ids[: len(choice.tokens) // 2], drawn=0)
+        other = demo.backend.continue_from(done.request.replace(max_tokens=200), [half], seed=99).result().choices[0]
         if other.finish_reason == "stop":
             assert isinstance(json.loads(other.text), dict)
 
@@ -158,28 +158,28 @@ def test_a_grammar_is_where_the_given_tokens_leave_it(demo, answers):
 def test_a_token_that_the_grammar_forbids_is_named_with_what_is_possible(demo, answers):
     done = answers["JSON"]
     bad = np.array(demo.backend.encode("Once"), np.int32)
-    for ask in (demo.backend.score, demo.backend.go_on):
+    for ask in (demo.backend.score, demo.backend.continue_from):
         with pytest.raises(
             RequestError, match=r"'Once' is forbidden at position 0 by .* response_format, .*'{'"
         ) as told:
-            ask(done.request, [Given(0, bad)], seed=1)
+            ask(done.request, [GivenTokens(0, bad)], seed=1)
         assert told.value.param == "token"
     call = answers["a call"].request
     with pytest.raises(RequestError, match="tool_choice"):
-        demo.backend.score(call, [Given(0, bad)], seed=1)
+        demo.backend.score(call, [GivenTokens(0, bad)], seed=1)
 
 
 def test_what_does_not_fit_the_context(demo):
     request = PromptRequest.build("Once", seed=1)
     with pytest.raises(ContextLengthError, match="given ones exceed the context of 512"):
-        demo.backend.score(request, [Given(0, np.ones(512, np.int32))], seed=1)
+        demo.backend.score(request, [GivenTokens(0, np.ones(512, np.int32))], seed=1)
 
 
 def test_the_ways_on_are_a_generations_alternatives(demo, answers):
     done = answers["a story cut by the length"]
     choice = done.choices[1]
     places = [0, 1, 7, 23]
-    ways = demo.backend.ways_on(done.request, [choice.tokens.ids[:at] for at in places])
+    ways = demo.backend.next_candidates(done.request, [choice.tokens.ids[:at] for at in places])
     for at, found in zip(places, ways, strict=True):
         assert found.ids[:5].tolist() == choice.tokens.top_ids[at, :5].tolist()
         np.testing.assert_allclose(found.logprob, choice.tokens.top_logprob[at], atol=1e-4)
@@ -196,15 +196,15 @@ def test_no_way_on(demo, answers):
     bad = np.array(demo.backend.encode("Once"), np.int32)
     whole = next(choice.tokens.ids for choice in done.choices if choice.finish_reason == "stop")
     full = np.ones(512 - len(done.prompt_ids), np.int32)
-    assert demo.backend.ways_on(done.request, [bad, whole, whole[:3]])[:2] == [None, None]
-    assert demo.backend.ways_on(done.request.replace(response_format=None), [full, full[:-1]])[0] is None
-    assert demo.backend.ways_on(done.request, []) == []
+    assert demo.backend.next_candidates(done.request, [bad, whole, whole[:3]])[:2] == [None, None]
+    assert demo.backend.next_candidates(done.request.replace(response_format=None), [full, full[:-1]])[0] is None
+    assert demo.backend.next_candidates(done.request, []) == []
 
 
 def test_an_order_that_is_none(demo):
     with pytest.raises(RequestError, match="order must be one of"):
-        demo.backend.score(PromptRequest.build("Once"), [Given(0, np.ones(1, np.int32))], seed=1, order="theirs")
+        demo.backend.score(PromptRequest.build("Once"), [GivenTokens(0, np.ones(1, np.int32))], seed=1, order="theirs")
 
 
 def test_the_backend_says_that_it_can(demo):
-    assert isinstance(demo.backend, ReplayBackend)
+    assert isinstance(demo.backend, LogitsBackend)

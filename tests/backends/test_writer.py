@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab.backends.local.writer import Writer
+from llmlab.backends.local.choice_writer import ChoiceWriter
 from llmlab.engine.scheduler import Piece
 from llmlab.sampling.logprobs import Figures
 from llmlab.text.formats import Format, ReasoningTags
@@ -56,7 +56,7 @@ def piece(ids, finish):
 
 
 def new_writer(stop=(), include=True, prompt=b"", least=0):
-    return Writer(
+    return ChoiceWriter(
         0,
         token_bytes=BYTES,
         segmenter=Segmenter(THINKING, prompt=prompt),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmlab.backends.local.writer import Writer, call_id
+from llmlab.backends.local.choice_writer import ChoiceWriter, call_id
 from llmlab.text.formats import GLM, HERMES, MISTRAL, Format, ReasoningTags
 from llmlab.text.segments import Segmenter
 from llmlab.text.stops import StopMatcher
@@ -46,13 +46,13 @@ def encode(text):
 
 
 def new_writer(format=QWEN, *, tools=TOOLS, stop=(), include=True, separate=False, parallel=True, prompt=b""):
-    return Writer(
+    return ChoiceWriter(
         3,
         token_bytes=TABLE,
         segmenter=Segmenter(format, prompt=prompt, tools=tools, parallel=parallel),
         stops=StopMatcher(stop, include=include),
         end_ids=(END,),
-        controls=format.controls({CONTROL: "[TOOL_CALLS]", OTHER: "[X]", END: "[END]"}),
+        delimiters=format.controls({CONTROL: "[TOOL_CALLS]", OTHER: "[X]", END: "[END]"}),
         separate_reasoning=separate,
         parallel_tool_calls=parallel,
     )

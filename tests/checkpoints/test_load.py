@@ -29,7 +29,7 @@ def folder(checkpoint, tmp_path):
 def logits(folder):
     _, model = load_model(folder, dtype=jnp.float32)
     ids = np.arange(12, dtype=np.int32)[None, :]
-    hidden, _ = model(jnp.asarray(ids), jnp.asarray(ids), jnp.zeros((1, 12, 12)))
+    hidden, _ = model(jnp.asarray(ids), jnp.asarray(ids))
     return np.asarray(model.logits(hidden))
 
 
@@ -169,7 +169,7 @@ def test_options_that_make_no_sense(checkpoint, option, value):
 def test_an_end_token_that_the_model_cannot_draw_is_noted(folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [258, 256, 999, -1]}))
     backend = LocalBackend.load(folder, slots=1)
-    assert backend.ends == (256, 258) and any("999" in note for note in backend.describe()["notes"])
+    assert backend.end_ids == (256, 258) and any("999" in note for note in backend.describe()["notes"])
     backend.close()
 
 

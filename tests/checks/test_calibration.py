@@ -14,6 +14,7 @@ from llmlab.checkpoints.hub import demo_folder
 from llmlab.checks.calibration import Calibration, chosen, read_truth
 from llmlab.errors import RequestError
 from llmlab.lab.lab import Lab
+from llmlab.protocol.backend import Backend
 
 ROWS = [json.loads(line) for line in (demo_folder() / "truth.jsonl").read_text("utf-8").splitlines()]
 #: Answers of one token and of several, in several scripts; laws of two to six answers.
@@ -48,7 +49,7 @@ def test_an_answer_is_its_whole_text_and_its_end(demo, report) -> None:
     assert part["answer"].tolist() == list(SOME[1]["distribution"])
     assert part["truth"].tolist() == list(SOME[1]["distribution"].values())
     for answer, probability in zip(part["answer"], part["model"], strict=True):
-        ids = [*demo.backend.encode(answer), demo.backend.ends[0]]
+        ids = [*demo.backend.encode(answer), demo.backend.end_ids[0]]
         scored = demo.score(SOME[1]["messages"], ids)
         assert probability == pytest.approx(math.exp(scored.choices[0].tokens.logprob.sum()), rel=1e-4)
     # And as the engine draws them: 64 answers, within five standard deviations.
@@ -148,7 +149,7 @@ def test_other_errors(demo, tmp_path) -> None:
     with pytest.raises(RequestError, match="prompts_per_law must be at least 1, got 0"):
         demo.calibration(SOME, prompts_per_law=0)
 
-    class Remote:
+    class Remote(Backend):
         name = "far"
 
         def complete(self, request, *, order="llmlab"): ...

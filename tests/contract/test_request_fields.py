@@ -140,7 +140,7 @@ def _(way: Way) -> None:
 def _(way: Way) -> None:
     answer = way.ask(temperature=0, ignore_eos=True, max_tokens=8, logprobs=True)
     assert answer.usage.completion_tokens == 8 == len(ids(answer)) and answer.choices[0].finish_reason == "length"
-    assert set(ids(answer)) & set(way.lab.backend.ends), "an end token that ended nothing"
+    assert set(ids(answer)) & set(way.lab.backend.end_ids), "an end token that ended nothing"
 
 
 @row("stop")

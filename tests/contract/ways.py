@@ -86,7 +86,7 @@ class Way:
         """
         request = self.lab.request(messages, **fields)
         prompt = tuple(self.lab.backend.render(request).tolist())
-        ends = tuple(self.lab.backend.ends)
+        ends = tuple(self.lab.backend.end_ids)
         params = self.lab.backend.sampling_params(request, seed=answer.seed)
         for choice in answer.choices:
             entries = choice.logprobs.content

@@ -88,7 +88,7 @@ def test_reasoning_tools_and_an_end_token(demo):
     free = demo.chat("What is the weather?", tools=[weather], seed=1, max_tokens=40)
     called = free.branch(0, "<tool_call>\n", tool_choice="required")
     assert called.finish_reasons == ["tool_calls"] and called.tool_calls[0].name == "weather"
-    end = demo.backend.ends[0]
+    end = demo.backend.end_ids[0]
     ended = free.branch(2, end)
     assert ended.finish_reasons == ["stop"] and len(ids(ended)) == 3
     with pytest.raises(RequestError, match="can be replaced, but nothing follows") as told:
@@ -197,7 +197,7 @@ def test_a_tree_follows_the_grammar_and_can_be_read(demo):
     formed = demo.chat("A person.", seed=1, max_tokens=8, response_format={"type": "json_object"})
     tree = formed.tree(3, 3)
     for at, node in enumerate(tree.nodes):
-        allowed = demo.backend.allowed(
+        allowed = demo.backend.allowed_tokens(
             formed.request,
             prompt=formed.prompt_ids,
             made=np.array([tree.nodes[k].token_id for k in tree.way(at)[:-1]], np.int32),

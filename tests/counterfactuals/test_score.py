@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from llmlab.errors import RequestError
-from llmlab.frames.tokens import PROMPT_COLUMNS, SURPRISAL_COLUMNS
+from llmlab.frames.schema import PROMPT_COLUMNS, SURPRISAL_COLUMNS
 from llmlab.lab.lab import Lab
 from llmlab.metrics import perplexity
-from llmlab.protocol.backend import Stream
+from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 from llmlab.results.result import Result
@@ -58,7 +58,7 @@ def test_after_another_prompt(demo, result):
 
 
 def test_texts_and_token_ids(demo, result):
-    end = demo.backend.names[demo.backend.ends[0]]
+    end = demo.backend.token_names[demo.backend.end_ids[0]]
     texts = ["Oak", "Birch", "A quark"]
     scored = demo.score(QUESTION, texts, temperature=1.3, top_p=0.98)
     assert scored.texts == texts and scored.request.n == 3 and set(scored.finish_reasons) == {"length"}
@@ -163,7 +163,7 @@ def test_what_cannot_be_scored(demo, arguments, fields, param, said):
     assert told.value.param == param
 
 
-class Endpoint:
+class Endpoint(Backend):
     """Who answers elsewhere, and gives neither logits nor tokens."""
 
     name = "theirs"

@@ -61,9 +61,8 @@ def test_teacher_forcing_agrees_with_a_plain_forward_pass(trainer: Trainer, enco
     )
     ids = head + encoder.tokenizer.encode("Heads<|im_end|>")
     length = len(ids)
-    bias = np.where(np.tril(np.ones((1, length, length))), 0, -1e30).astype(np.float32)
     model = trainer.model()
-    hidden, _ = model(jnp.array([ids], jnp.int32), jnp.arange(length, dtype=jnp.int32)[None], jnp.asarray(bias))
+    hidden, _ = model(jnp.array([ids], jnp.int32), jnp.arange(length, dtype=jnp.int32)[None])
     laws = jax.nn.log_softmax(model.logits(hidden)[0])
     expected = [float(laws[place - 1, ids[place]]) for place in range(len(head), length)]
     assert logprob == pytest.approx(sum(expected), abs=1e-4)

@@ -1,4 +1,4 @@
-"""A law as bars: the figures are the law's, and whatever a token holds, the page stays whole."""
+"""A distribution as bars: bars are as long as their probabilities, and whatever a token holds, the page stays whole."""
 
 from __future__ import annotations
 
@@ -8,42 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from llmlab.display.bars import LawBars, law_bars, message, to_html
+from llmlab.display.bars import DistributionBars, message, to_html
 from llmlab.text.spelling import label
 from tests.completions import VOCABULARY
 from tests.display.test_strip import Tree
 
-CUTS = {"top_k": 8, "top_p": 0.9, "min_p": 0.02}
 
-
-@pytest.fixture(scope="module")
-def law(demo):
-    return demo.next_token("Name an animal.")
-
-
-@pytest.mark.parametrize("order", ["llmlab", "vllm", "sglang", "llama.cpp"])
-def test_the_figures_are_those_of_the_law(law, order) -> None:
-    fields = {"temperature": 1.4, **CUTS}
-    bars = law_bars(law, place="the first token", order=order, seed=5, **fields)
-    frame = law.frame(top=None, order=order, **fields).set_index("token_id").loc[list(bars.token_ids)]
-    np.testing.assert_allclose(bars.raw, np.exp(frame.logprob), atol=1e-6)
-    np.testing.assert_allclose(bars.final, np.exp(frame.sampling_logprob), atol=1e-6)
-    assert [by == "" for by in bars.removed_by] == frame.kept.tolist()
-    assert bars.kept == law.frame(top=None, order=order, **fields).kept.sum()
-    assert bars.kept + sum(count for count, _ in bars.removed.values()) == bars.vocab_size == len(law.logits)
-    assert all(by in ("", *CUTS) for by in bars.removed_by) and any(bars.removed_by)
-    assert len(bars.labels) == 12 and not law.drawn
-
-
-def test_the_noise_draws_what_the_engine_draws(demo, law) -> None:
-    for seed in range(4):
-        bars = law_bars(law, place="the first token", order="llmlab", seed=seed, temperature=1.5)
-        token = demo.chat("Name an animal.", seed=seed, temperature=1.5, max_tokens=1).choices[0].tokens.ids[0]
-        assert bars.would == (token, label(law.bytes_of(int(token)), name="<|im_end|>"))
-    assert law_bars(law, place="the first token", order="llmlab", seed=None).would is None
-
-
-def bars_of(**changes) -> LawBars:
+def bars_of(**changes) -> DistributionBars:
     K = len(VOCABULARY)
     prob = np.full(K, 1 / K)
     fields = {
@@ -51,7 +22,7 @@ def bars_of(**changes) -> LawBars:
         "raw": prob, "prob": prob, "final": prob, "removed_by": ("",) * K, "kept": K, "vocab_size": K,
         "settings": {}, "removed": {}, "place": "<b>here</b>",
     }  # fmt: skip
-    return LawBars(**(fields | changes))
+    return DistributionBars(**(fields | changes))
 
 
 def test_any_token_can_be_shown() -> None:
@@ -106,5 +77,5 @@ def test_a_bar_is_as_long_as_its_probability(case: Case) -> None:
     assert ("top_p cuts 3 (25.00%)" in source) == bool(case.cut)
 
 
-def test_where_there_is_no_law_there_is_a_sentence() -> None:
-    assert Tree(message("no <law> here")).text.endswith("no <law> here")
+def test_a_message_takes_the_place_of_the_bars() -> None:
+    assert Tree(message("no <distribution> here")).text.endswith("no <distribution> here")

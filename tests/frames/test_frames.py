@@ -123,7 +123,7 @@ def test_what_an_endpoint_cannot_say_is_na(make_tokens, make_completion) -> None
 
 
 def test_a_nameless_control_token_shows_its_id(make_tokens, make_completion) -> None:
-    frame = logprobs_frame(make_completion(make_tokens((38, 27))))
+    frame = logprobs_frame(make_completion(make_tokens((38, 27))), names={})
     assert frame["token"].tolist() == ["<id 38>", "\ufffd"]
     assert frame["bytes"].tolist() == [None, b"\xff"]
 

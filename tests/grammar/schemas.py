@@ -1,6 +1,6 @@
-"""Schemas as people write them: for extraction, classification, tool arguments, forms, trees, and odd corners.
+"""Realistic JSON schemas (extraction, classification, tool arguments, forms, trees) and corner cases.
 
-`SCHEMAS` compile; `REFUSED` do not, each with the words that its error must hold.
+Those in `SCHEMAS` compile. Those in `REFUSED` do not; each comes with words that its error must contain.
 """
 
 from __future__ import annotations
@@ -358,7 +358,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two of three at most": (closed("", a=INT, b=INT, c=INT) | {"maxProperties": 2}, "maxProperties"),
     "a pattern of names that is none": (
         obj(a=INT) | {"patternProperties": {"[": BOOL}},
-        "#: patternProperties: '[' is no regular expression (unclosed character class)",
+        "#: patternProperties: '[' is not a valid regular expression (unclosed character class)",
     ),
     "patterns that overlap": (
         {"type": "object", "patternProperties": {"^a": INT, "b$": BOOL}},
@@ -383,7 +383,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a reference to elsewhere": (obj(a={"$ref": "https://example.com/s.json"}), "#/properties/a: $ref"),
     "a reference from another root": (
         obj(a={"$id": "https://example.com/a", "$ref": "#/$defs/x", "$defs": {"x": BOOL}}) | {"$defs": {"x": INT}},
-        "#/properties/a: $ref starts from the $id 'https://example.com/a'",
+        "#/properties/a: $ref is relative to the $id 'https://example.com/a'",
     ),
     "a circle of anyOf": (
         {"anyOf": [ref("a")], "$defs": {"a": {"anyOf": [{"$ref": "#"}, ref("a")]}}},

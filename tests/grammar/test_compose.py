@@ -1,8 +1,8 @@
-"""Grammars of several parts: texts and control tokens, strings as they are, and the reasoning before them."""
+"""Grammars composed of parts: literal texts and control tokens, raw strings, and reasoning before them."""
 
 import pytest
 
-from llmlab.grammar.arguments import pairs, whole_match
+from llmlab.grammar.arguments import tagged_arguments, whole_match
 from llmlab.grammar.compose import JSON, Choice, Optional, Raw, Reasoning, Repeat, Series, Text, grammar
 from llmlab.grammar.vocabulary import GrammarError
 from tests.grammar.schemas import BOOL, INT, closed, form, obj, pattern, ref, text
@@ -64,7 +64,9 @@ TAGS = ("<k>", "</k><v>", "</v>\n")
 
 
 def arguments(schema, texts=("s", "d", "e")):
-    return grammar(VOCABULARY, pairs(schema, tags=TAGS, is_text=lambda name: name in texts, without=("</c>",)))
+    return grammar(
+        VOCABULARY, tagged_arguments(schema, tags=TAGS, is_text=lambda name: name in texts, without=("</c>",))
+    )
 
 
 def test_arguments_as_pairs():

@@ -1,11 +1,11 @@
-"""Masks: their bits, tokens of one spelling, vocabularies without an end, and what goes wrong."""
+"""Token masks: their bits, tokens with equal bytes, vocabularies without an end token, and errors."""
 
 import numpy as np
 import pytest
 
 from llmlab.grammar.compose import JSON, Text, grammar
 from llmlab.grammar.matcher import fill_masks
-from llmlab.grammar.vocabulary import GrammarError, Vocabulary, reason
+from llmlab.grammar.vocabulary import GrammarError, Vocabulary, error_text
 from tests.grammar.schemas import SCHEMAS
 from tests.grammar.walk import END, SIZE, allowed, takes, vocabulary
 
@@ -87,12 +87,12 @@ def test_compiled_once():
     assert len(words._kept) < 40
 
 
-def test_nobody_is_shown_where_llguidance_gave_up():
+def test_a_panic_of_llguidance_is_shown_without_its_backtrace():
     # What it says of a grammar of more than 65,000 symbols, which takes it seconds.
     told = "panic: assertion failed: symbols.len() < u16::MAX as usize - 10\n<backtrace>\n   0: <unknown>\n"
-    found = reason(told)
+    found = error_text(told)
     assert "too large" in found and "symbols" in found and "\n" not in found and "backtrace" not in found
-    assert reason(" error: no rule named 'x'\n at line 3 ") == "error: no rule named 'x'\n at line 3"
+    assert error_text(" error: no rule named 'x'\n at line 3 ") == "error: no rule named 'x'\n at line 3"
 
 
 def test_a_grammar_that_does_not_compile_says_so():

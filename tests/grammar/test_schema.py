@@ -1,4 +1,4 @@
-"""Schemas: what is written under one is valid under it, what cannot be enforced is refused by name."""
+"""JSON schemas: what is generated is valid, and a keyword that cannot be enforced is refused by name."""
 
 import json
 from random import Random
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmlab.grammar.compose import JSON, grammar
-from llmlab.grammar.schema import enforceable
+from llmlab.grammar.schema import llguidance_schema
 from llmlab.grammar.vocabulary import GrammarError
 from tests.grammar.schemas import INT, NUM, REFUSED, SCHEMAS, arr, obj
 from tests.grammar.validity import problem
@@ -70,7 +70,7 @@ def bounded(random: Random) -> dict:
 def test_what_cannot_be_enforced_is_refused_with_its_reason(name):
     schema, words = REFUSED[name]
     with pytest.raises(GrammarError) as caught:
-        enforceable(schema)
+        llguidance_schema(schema)
     assert words in str(caught.value), str(caught.value)
     print(f"{name}: {caught.value}")
 
@@ -134,26 +134,26 @@ def test_nothing_hangs_on_a_schema_made_to_be_heavy():
     wide = {"anyOf": [obj(f"k{i}", **{f"k{i}": INT}) for i in range(300)]}
     product = {"allOf": [{"anyOf": [{"minimum": i}, {"maximum": -i}]} for i in range(1, 12)]}
     with pytest.raises(GrammarError, match="deep"):
-        enforceable(deep)
+        llguidance_schema(deep)
     with pytest.raises(GrammarError, match="combinations"):
-        enforceable(product)
+        llguidance_schema(product)
     base = {"$defs": {"base": obj("", **{f"p{i}": INT for i in range(300)})}}
-    with pytest.raises(GrammarError, match="places"):
-        enforceable(
+    with pytest.raises(GrammarError, match="subschemas"):
+        llguidance_schema(
             base | obj("", **{f"q{i}": {"allOf": [{"$ref": "#/$defs/base"}, {"required": ["p1"]}]} for i in range(300)})
         )
-    assert enforceable(wide)
+    assert llguidance_schema(wide)
 
 
 def test_an_error_is_as_long_as_one_reads():
     long = "a" * 9000
     for schema in ({"type": "string", "pattern": f"^{long}$", "maxLength": 2}, obj(long, **{long: {"not": {}}})):
         with pytest.raises(GrammarError) as caught:
-            enforceable(schema)
+            llguidance_schema(schema)
         assert 50 < len(str(caught.value)) < 1200
 
 
 def test_a_schema_that_is_none():
     for bad in (3, "x", None, [1], {"properties": 3}, {"enum": [{1, 2}]}, {"const": float("nan")}):
         with pytest.raises(GrammarError):
-            enforceable(bad)
+            llguidance_schema(bad)

@@ -1,5 +1,7 @@
-"""Is a text JSON, and valid under a schema? By the jsonschema library, and with its formats spelled out by the standard
-library where jsonschema would want another package for them."""
+"""Whether a text is JSON and valid under a schema, according to the jsonschema library.
+
+Formats for which jsonschema needs another package are checked with the standard library.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A vocabulary of bytes and of pieces that cross JSON's borders, and random walks that need no model."""
+"""A vocabulary of bytes and of tokens that span several JSON tokens, and random walks without a model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ def vocabulary(*, ends: tuple[int, ...] = (END,)) -> Vocabulary:
 
 
 def allowed(matcher: Matcher) -> list[int]:
-    """The ids of what may come next."""
+    """The ids of the tokens that may come next."""
     mask = np.zeros((1, matcher.vocabulary.words), np.uint32)
     fill_masks([matcher], mask)
     return np.flatnonzero(np.unpackbits(mask[0].view(np.uint8), bitorder="little")).tolist()
 
 
 def walk(grammar: Grammar, rng: np.random.Generator, *, most: int = 250, begin: bytes = b"") -> bytes | None:
-    """A text that the grammar allows and that begins so, drawn token by token, quotes and brackets more often than the
-    rest; None where the end did not come."""
+    """A random text that the grammar allows and that begins with `begin`; None if `most` tokens do not complete one.
+
+    Quotes, brackets and the end token are sampled more often than other tokens.
+    """
     matcher, text = grammar.matcher(), begin
     for byte in begin:
         matcher.advance(byte)

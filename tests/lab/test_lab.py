@@ -8,6 +8,7 @@ import pytest
 import llmlab
 from llmlab.errors import RequestError
 from llmlab.lab.lab import Lab
+from llmlab.protocol.backend import Backend
 from llmlab.testing import tiny_checkpoint
 
 
@@ -66,7 +67,7 @@ def test_the_next_token_is_the_law_that_chat_draws_from(lab: Lab) -> None:
 
 
 def test_an_endpoint_without_logits_says_so() -> None:
-    class Remote:
+    class Remote(Backend):
         name = "far"
 
         def complete(self, request, *, order="llmlab"): ...
@@ -99,7 +100,7 @@ def test_an_interrupt_stops_the_run_and_is_passed_on(story) -> None:
         def close(self):
             closed.append(True)
 
-    class Backend:
+    class Slow(Backend):
         name = "slow"
 
         def complete(self, request, *, order="llmlab"): ...
@@ -109,7 +110,7 @@ def test_an_interrupt_stops_the_run_and_is_passed_on(story) -> None:
         def describe(self):
             return {"model": "slow"}
 
-    lab = Lab(Backend())
+    lab = Lab(Slow())
     with pytest.raises(KeyboardInterrupt) as caught:
         lab.chat("hello")
     assert closed == [True]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from llmlab.errors import RequestError
 from llmlab.playground.controls import CONTROLS, WITHOUT_CONTROL, controls_for, fields_of, values_of
+from llmlab.protocol.backend import Backend
 from llmlab.protocol.request import ChatRequest, PromptRequest
 
 DEFAULTS = {control.name: control.default for control in CONTROLS}
@@ -81,15 +80,16 @@ def test_what_cannot_be_read_is_named(name: str, value: str, message: str) -> No
 
 
 def test_a_switch_that_a_model_lacks_is_not_offered() -> None:
-    def backend(*switches: str) -> SimpleNamespace:
-        return SimpleNamespace(template=SimpleNamespace(has_switch=lambda name: name in switches))
+    class Lacking(Backend):
+        def __init__(self, *names: str) -> None:
+            self.unsupported = frozenset(names)
 
     names = {control.name for control in CONTROLS}
-    assert {control.name for control in controls_for(backend("enable_thinking"))} == names
-    assert {control.name for control in controls_for(backend())} == names - {"enable_thinking"}
-    assert {control.name for control in controls_for(SimpleNamespace())} == names - {"order"}
+    assert {control.name for control in controls_for(Lacking())} == names
+    assert {control.name for control in controls_for(Lacking("enable_thinking"))} == names - {"enable_thinking"}
+    assert {control.name for control in controls_for(Lacking("order", "prompt"))} == names - {"order"}
     with pytest.raises(RequestError, match="enable_thinking cannot be set here") as caught:
-        values_of(ChatRequest.build("x", enable_thinking=True), controls=controls_for(backend()))
+        values_of(ChatRequest.build("x", enable_thinking=True), controls=controls_for(Lacking("enable_thinking")))
     assert caught.value.param == "enable_thinking"
 
 

@@ -153,7 +153,7 @@ def test_a_slider_redraws_the_law_and_asks_the_model_nothing(
     fields = {"temperature": 0.3, "top_k": 4, "top_p": 0.7, "min_p": 0.4}
     assert counter.passes == 1
     frame = demo.next_token(STORY).frame(top=12, order="llama.cpp", **fields)
-    shown = [float(each.rpartition("drawn from ")[2]) for each in bars(playground)]
+    shown = [float(each.rpartition("sampling ")[2]) for each in bars(playground)]
     np.testing.assert_allclose(shown, np.exp(frame.sampling_logprob), atol=6e-4)
     assert bars(playground) != before
     assert playground.results == [], "nothing was generated"
@@ -358,7 +358,7 @@ def test_a_notebook_gets_widgets_and_a_picture(demo: Lab, opened: Any) -> None:
     bundle = playground._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == playground.widget.model_id
     tree = Tree(bundle["text/html"])
-    assert "run the cell" in tree.text and "Tell me a <b>story</b>." in tree.text and "The law of" in tree.text
+    assert "run the cell" in tree.text and "Tell me a <b>story</b>." in tree.text and "The distribution of" in tree.text
     assert len(tree.tokens) == 12 and not {"script", "iframe"} & tree.tags
     playground._generate.click()
     settle(playground)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from llmlab.plots.completion import Alternatives, alternatives, plot_alternatives, plot_logprobs, trace
+from llmlab.frames.tokens import logprobs_frame
+from llmlab.plots.completion import Alternatives, alternatives, plot_alternatives, plot_logprobs
 
 NAMES = {37: "<|im_end|>", 38: "<|endoftext|>"}
 
@@ -23,9 +24,9 @@ def nothing_global() -> Iterator[None]:
     assert dict(mpl.rcParams) == before
 
 
-def test_a_trace_draws_the_figures_of_the_completion(hard, assert_nothing_clipped) -> None:
+def test_the_logprobs_drawn_are_those_of_the_completion(hard, assert_nothing_clipped) -> None:
     choice = hard.choices[0]
-    ax = plot_logprobs(trace(choice, names=NAMES))
+    ax = plot_logprobs(logprobs_frame(hard, names=NAMES))
     lines = {line.get_label(): line for line in ax.get_lines()}
     np.testing.assert_array_equal(lines["raw logprob"].get_ydata(), choice.tokens.logprob)
     np.testing.assert_array_equal(lines["sampling logprob"].get_ydata(), choice.tokens.sampling_logprob)
@@ -42,7 +43,7 @@ def test_a_trace_draws_the_figures_of_the_completion(hard, assert_nothing_clippe
 
 
 def test_a_long_trace_numbers_its_positions(make_tokens, make_completion, assert_nothing_clipped) -> None:
-    ax = plot_logprobs(trace(make_completion(make_tokens([0, 1, 2] * 40)).choices[0]))
+    ax = plot_logprobs(logprobs_frame(make_completion(make_tokens([0, 1, 2] * 40))))
     assert ax.get_xlabel() == "position (tokens)"
     assert ax.figure.get_figwidth() <= 10, "a notebook's width"
     assert 0 < len(ax.texts) <= 12, "the most surprising ones are named all the same"
@@ -51,15 +52,15 @@ def test_a_long_trace_numbers_its_positions(make_tokens, make_completion, assert
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_a_short_trace(make_tokens, make_completion, length: int, assert_nothing_clipped) -> None:
-    ax = plot_logprobs(trace(make_completion(make_tokens([0] * length)).choices[0]))
+    ax = plot_logprobs(logprobs_frame(make_completion(make_tokens([0] * length))))
     assert_nothing_clipped(ax)
 
 
 def test_surprises_side_by_side_are_not_written_on_each_other(make_tokens, make_completion) -> None:
     logprob = np.full(200, -0.1, np.float32)
     logprob[[50, 51, 52, 120]] = [-5.0, -7.0, -6.0, -4.0]
-    data = trace(make_completion(make_tokens([0] * 200)).choices[0])
-    ax = plot_logprobs(data._replace(logprob=logprob))
+    frame = logprobs_frame(make_completion(make_tokens([0] * 200)))
+    ax = plot_logprobs(frame.assign(logprob=logprob))
     assert [text.xy[0] for text in ax.texts] == [51, 120]  # the most surprising of neighbours
 
 
@@ -77,7 +78,7 @@ def test_the_legend_lies_on_no_bar(rows: int, assert_nothing_clipped) -> None:
 def test_what_is_not_known_is_not_drawn(make_tokens, make_completion, assert_nothing_clipped) -> None:
     nan = np.full(3, np.nan, np.float32)
     tokens = replace(make_tokens((0, 1, 2)), sampling_logprob=nan, entropy=nan)
-    ax = plot_logprobs(trace(make_completion(tokens).choices[0]))
+    ax = plot_logprobs(logprobs_frame(make_completion(tokens)))
     assert ax.get_legend_handles_labels()[1] == ["raw logprob"]
     assert_nothing_clipped(ax)
 
@@ -87,10 +88,10 @@ def test_a_picture_of_nothing_says_so(make_tokens, make_completion, assert_nothi
     nan, nans = np.full(3, np.nan, np.float32), np.full_like(tokens.top_logprob, np.nan)
     silent = replace(tokens, logprob=nan, sampling_logprob=nan, entropy=nan)
     silent = replace(silent, top_logprob=nans, top_sampling_logprob=nans)
-    choice = make_completion(silent).choices[0]
+    completion = make_completion(silent)
     for ax, what in (
-        (plot_logprobs(trace(choice)), "logprobs"),
-        (plot_alternatives(alternatives(choice, 0)), "probab"),
+        (plot_logprobs(logprobs_frame(completion)), "logprobs"),
+        (plot_alternatives(alternatives(completion.choices[0], 0)), "probab"),
     ):
         assert_nothing_clipped(ax)
         assert any(what in text.get_text() and "the endpoint does not say" in text.get_text() for text in ax.texts)
@@ -101,14 +102,14 @@ def test_a_probability_of_zero_is_an_arrow_at_the_foot(make_tokens, make_complet
     tokens = make_tokens((0, 1, 2))
     sampling = tokens.sampling_logprob.copy()
     sampling[1] = -np.inf
-    ax = plot_logprobs(trace(make_completion(replace(tokens, sampling_logprob=sampling)).choices[0]))
+    ax = plot_logprobs(logprobs_frame(make_completion(replace(tokens, sampling_logprob=sampling))))
     arrows = [line for line in ax.get_lines() if line.get_marker() == "v" and len(line.get_xdata())]
     assert [line.get_xdata().tolist() for line in arrows] == [[1]]
     assert np.isfinite(ax.get_ylim()).all()
     assert_nothing_clipped(ax)
 
 
-def test_alternatives_draw_both_laws_and_mark_the_drawn_token(hard, assert_nothing_clipped) -> None:
+def test_alternatives_draw_both_distributions_and_mark_the_sampled_token(hard, assert_nothing_clipped) -> None:
     tokens = hard.choices[0].tokens
     ax = plot_alternatives(alternatives(hard.choices[0], 9, top=6, names=NAMES))
     raw, sampling = ax.containers
@@ -122,7 +123,7 @@ def test_alternatives_draw_both_laws_and_mark_the_drawn_token(hard, assert_nothi
     assert_nothing_clipped(ax)
 
 
-def test_a_drawn_token_beyond_the_alternatives_is_added(story) -> None:
+def test_a_sampled_token_beyond_the_alternatives_is_added(story) -> None:
     tokens = story.choices[0].tokens
     assert tokens.rank[3] > 20
     data = alternatives(story.choices[0], 3, top=4)
@@ -138,7 +139,7 @@ def test_a_position_that_is_not_there(story, position: int) -> None:
         alternatives(story.choices[0], position)
 
 
-def test_an_endpoint_without_the_law_drawn_from(story, assert_nothing_clipped) -> None:
+def test_an_endpoint_without_the_distribution_sampled_from(story, assert_nothing_clipped) -> None:
     tokens = story.choices[0].tokens
     nan = np.full_like(tokens.top_sampling_logprob, np.nan)
     blind = replace(
@@ -155,7 +156,7 @@ def test_an_endpoint_without_the_law_drawn_from(story, assert_nothing_clipped) -
 
 def test_the_axes_given_are_drawn_on(story, assert_nothing_clipped) -> None:
     draws: list[Callable[..., Any]] = [
-        lambda ax: plot_logprobs(trace(story.choices[0]), ax=ax),
+        lambda ax: plot_logprobs(logprobs_frame(story), ax=ax),
         lambda ax: plot_alternatives(alternatives(story.choices[0], 0), ax=ax),
     ]
     for draw in draws:

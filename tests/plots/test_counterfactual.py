@@ -130,7 +130,7 @@ def test_orders(assert_nothing_clipped, T):
 @pytest.mark.parametrize("ids", [STORY, HARD, HARD * 4, (37,)], ids=["story", "hard", "long", "end"])
 def test_certainty_and_surprisal(make_completion, make_tokens, assert_nothing_clipped, ids):
     answer = Answer(make_completion(make_tokens(ids)))
-    ax = counterfactual.plot_certainty(answer.logprobs_frame())
+    ax = completion.plot_certainty(answer.logprobs_frame())
     assert_nothing_clipped(ax)
     tokens = answer.choices[0].tokens
     np.testing.assert_allclose(line(ax, "entropy, raw")[1], tokens.entropy, rtol=1e-6)
@@ -139,7 +139,7 @@ def test_certainty_and_surprisal(make_completion, make_tokens, assert_nothing_cl
     tops = [bar.get_y() + bar.get_height() for bar in right.patches]
     np.testing.assert_allclose(tops, tokens.kept)
     assert "nats" in ax.get_ylabel() and "log scale" in right.get_ylabel()
-    ax = counterfactual.plot_surprisal(answer.surprisal_frame())
+    ax = completion.plot_surprisal(answer.surprisal_frame())
     assert_nothing_clipped(ax)
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], -tokens.logprob / math.log(2), rtol=1e-6)
     assert "bits" in ax.get_ylabel()
@@ -149,16 +149,16 @@ def test_what_an_endpoint_does_not_say_is_left_out(make_completion, make_tokens,
     frame = Answer(make_completion(make_tokens(STORY))).logprobs_frame()
     for name in ("entropy", "sampling_entropy", "kept"):
         frame[name] = pd.array([pd.NA] * len(frame), dtype=frame[name].dtype)
-    ax = counterfactual.plot_certainty(frame)
+    ax = completion.plot_certainty(frame)
     assert_nothing_clipped(ax)
     assert len(ax.figure.axes) == 1 and not ax.get_lines()
     assert [text.get_text() for text in ax.texts] == ["entropy not known: the endpoint does not say"]
     bits = Answer(make_completion(make_tokens(STORY))).surprisal_frame()
     bits["bits"] = pd.array([pd.NA] * len(bits), dtype="Float64")
-    ax = counterfactual.plot_surprisal(bits)
+    ax = completion.plot_surprisal(bits)
     assert_nothing_clipped(ax)
     assert [text.get_text() for text in ax.texts] == ["surprisal not known: the endpoint does not say"]
-    assert [text.get_text() for text in counterfactual.plot_surprisal(bits[:0]).texts] == ["no tokens"]
+    assert [text.get_text() for text in completion.plot_surprisal(bits[:0]).texts] == ["no tokens"]
 
 
 def a_tree(depth, width, *, dead=()):
@@ -243,9 +243,7 @@ def test_positions_are_whole_numbers():
 def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, assert_nothing_clipped, kind):
     def draw(ids):
         answer = Answer(make_completion(make_tokens(ids)))
-        if kind == "logprobs":
-            return completion.plot_logprobs(completion.trace(answer.choices[0])._replace(labels=label_of(ids)))
-        frame = answer.logprobs_frame() if kind == "certainty" else answer.surprisal_frame()
+        frame = answer.surprisal_frame() if kind == "surprisal" else answer.logprobs_frame()
         frame["bytes"] = [label.encode() for label in label_of(ids)]
         return getattr(completion, f"plot_{kind}")(frame)
 
@@ -261,7 +259,7 @@ def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, as
 def test_marks_grow_finer_and_those_of_the_legend_do_not(make_completion, make_tokens):
     for T, size in ((20, 4.0), (240, 2.0)):
         answer = Answer(make_completion(make_tokens([7] * T)))
-        ax = counterfactual.plot_certainty(answer.logprobs_frame())
+        ax = completion.plot_certainty(answer.logprobs_frame())
         assert ax.get_lines()[0].get_markersize() == pytest.approx(size)
         assert ax.get_legend().legend_handles[0].get_markersize() == pytest.approx(4.0)
 
@@ -279,10 +277,10 @@ def test_the_axes_that_are_given_are_used(make_completion, make_tokens):
     answer = Answer(make_completion(make_tokens(STORY)))
     for draw in (
         lambda ax: counterfactual.plot_orders(orders_frame(), ax=ax),
-        lambda ax: counterfactual.plot_certainty(answer.logprobs_frame(), ax=ax),
-        lambda ax: counterfactual.plot_surprisal(answer.surprisal_frame(), ax=ax),
+        lambda ax: completion.plot_certainty(answer.logprobs_frame(), ax=ax),
+        lambda ax: completion.plot_surprisal(answer.surprisal_frame(), ax=ax),
         lambda ax: counterfactual.plot_divergences(divergence_frame([0.0], [(1,)]), parameter="temperature", ax=ax),
-        lambda ax: counterfactual.plot_tree(a_tree(2, 2), ax=ax),
+        lambda ax: counterfactual.plot_tree(a_tree(2, 2).frame(), ax=ax),
     ):
         _, ax = plt.subplots()
         assert draw(ax) is ax

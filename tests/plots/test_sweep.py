@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 
 from llmlab import metrics
 from llmlab.errors import RequestError
-from llmlab.plots.style import STYLES, value_names
+from llmlab.plots.labels import value_names
+from llmlab.plots.style import STYLES
 from llmlab.plots.sweep import places
 from llmlab.sweeps.sweep import Sweep
 
@@ -200,7 +201,7 @@ def test_a_metric_without_a_figure_says_so(demo, assert_nothing_clipped) -> None
     for ax in (one.plot("distinct_2"), one.plot_diversity()):
         assert_nothing_clipped(ax)
         (said,) = (text.get_text() for text in ax.texts)
-        assert said.startswith("no figure of di") and "too few or too short completions" in said
+        assert said.startswith("no value of di") and "too few or too short completions" in said
     assert not one.plot("mean_entropy").texts
 
 

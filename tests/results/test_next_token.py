@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import matplotlib as mpl
@@ -13,6 +12,7 @@ from matplotlib.colors import to_rgba
 from llmlab.display import palette
 from llmlab.distributions.step import CUTS
 from llmlab.errors import ContextLengthError, RequestError
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import ChatRequest
 from llmlab.results.next_token import NextToken
 from llmlab.sampling.params import SamplingParams
@@ -31,14 +31,14 @@ FIELDS = (
 )
 
 
-class FakeBackend:
+class FakeBackend(LogitsBackend):
     """Forty-eight tokens with logits from a table; one id more than its tokenizer knows, as padded models have."""
 
     def __init__(self) -> None:
         self.logits = np.random.default_rng(5).normal(0, 2.0, V).astype(np.float32)
         self.token_bytes = tuple(f" w{i}".encode() for i in range(V - 2)) + (None,)
-        self.ends = (END - 1,)
-        self.tokenizer = SimpleNamespace(name=lambda i: "<|im_end|>" if i == END - 1 else f"<id {i}>")
+        self.end_ids = (END - 1,)
+        self.token_names = {END - 1: "<|im_end|>"}
         self.asked = 0
 
     def render(self, request: ChatRequest) -> np.ndarray:
@@ -51,7 +51,7 @@ class FakeBackend:
     def sampling_params(self, request: ChatRequest, *, seed: int, choice: int = 0) -> SamplingParams:
         return SamplingParams(seed=seed, choice=choice, **{name: getattr(request, name) for name in FIELDS})
 
-    def allowed(self, request: ChatRequest, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
+    def allowed_tokens(self, request: ChatRequest, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
         """A grammar of even numbers."""
         return None if request.response_format is None else np.arange(V) % 2 == 0
 

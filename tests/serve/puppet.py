@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from llmlab.errors import ModelNotFoundError
+from llmlab.protocol.backend import Backend
 from llmlab.protocol.completion import Choice, Completion, Delta, Header, Timing, Tokens
 from llmlab.protocol.request import ChatRequest
 
@@ -93,7 +94,7 @@ class PuppetStream:
         self._said.put(_END)
 
 
-class Puppet:
+class Puppet(Backend):
     """A backend; `streams` are the answers that are under way, in the order in which they were asked for."""
 
     name = "puppet"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from llmlab.backends.local.backend import LocalStream
+from llmlab.backends.local.stream import LocalStream
 from llmlab.engine.batch import Live
 from llmlab.engine.scheduler import Job
 from llmlab.grammar.matcher import Matcher

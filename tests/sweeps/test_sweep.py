@@ -18,6 +18,7 @@ from llmlab import metrics
 from llmlab.errors import RequestError
 from llmlab.frames.tokens import logprobs_frame
 from llmlab.lab.lab import Lab
+from llmlab.protocol.backend import Backend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import ChatRequest
 from llmlab.sweeps import gather as gather_module
@@ -505,7 +506,7 @@ def count_requests(lab: Lab) -> list[Any]:
     return sent
 
 
-class Script:
+class Script(Backend):
     """A backend whose answers are one token each; none comes before `gate` requests are open."""
 
     name = "script"

@@ -1,4 +1,4 @@
-"""Two small tokenizers of our own, of the two kinds that real checkpoints have, in folders like theirs."""
+"""Folders with small tokenizers of the two kinds that real checkpoints have."""
 
 from __future__ import annotations
 

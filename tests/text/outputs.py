@@ -1,10 +1,10 @@
-"""What models write, and a reader of it that cuts it at every border there is."""
+"""Two tools, and functions that segment a generated text in every division into pieces."""
 
 from __future__ import annotations
 
 from llmlab.text.segments import Segmenter
 
-#: Two functions that may be called, with the parameters' types that a reader of tag pairs needs to know.
+#: Two functions that may be called. The parser of tagged arguments needs the types of their parameters.
 TOOLS = [
     {
         "type": "function",
@@ -30,12 +30,12 @@ TOOLS = [
 
 
 def pieces(format, parts, **options):
-    """The reading of a text that comes in these parts: (reasoning, content, calls); a cut call is marked so."""
+    """Segments a text that arrives in these parts: (reasoning, content, calls); an incomplete call ends with "cut"."""
     segmenter = Segmenter(format, **{"tools": TOOLS, **options})
     spans = [span for part in parts for span in segmenter.feed(part)] + segmenter.flush()
     data = b"".join(parts)
     seen = b"".join(span.data for span in spans)
-    # Not a byte is lost; where one call was asked for, what is behind it was never wanted.
+    # Not a byte is lost; if only one call was wanted, the rest is not read.
     assert seen == data[: len(seen)] and (len(seen) == len(data) or segmenter.done)
     calls = []
     for span in spans:
@@ -57,7 +57,7 @@ def pieces(format, parts, **options):
 
 
 def read(format, text, **options):
-    """The reading of a whole text, which is the same byte by byte and for every way of cutting it in two."""
+    """Segments a whole text; checks that the result is the same byte by byte and for every division in two."""
     data = text if isinstance(text, bytes) else text.encode()
     whole = pieces(format, [data], **options)
     assert pieces(format, [data[at : at + 1] for at in range(len(data))], **options) == whole

@@ -1,4 +1,4 @@
-"""Which format a model has, read off templates that write the families' own syntax, as short as they can be."""
+"""The format of a model, detected from minimal templates that write each family's syntax."""
 
 from __future__ import annotations
 

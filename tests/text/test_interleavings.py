@@ -1,4 +1,4 @@
-"""Delimiters, pieces of them and anything else, in any order: no order raises, loses a byte or depends on the cuts."""
+"""Delimiters, parts of them and other text in random order: nothing raises, and divisions do not matter."""
 
 from __future__ import annotations
 

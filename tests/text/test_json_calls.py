@@ -1,4 +1,4 @@
-"""Calls as JSON objects: Qwen, Hermes and the embedded model between tags, Mistral in a list, Llama bare."""
+"""Calls as JSON objects: between tags (Qwen, Hermes, the embedded model), in a list (Mistral), without tags (Llama)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def tagged(*calls):
         (AT + '{"a": [1}}</tool_call>', ("", "", [("get_time", '{"a": [1}}')])),
         (AT + '{"a": 1\n</tool_call>b', ("", "b", [("get_time", '{"a": 1\n')])),
         (AT + '{"a" 1}} and so on', ("", "", [("get_time", '{"a" 1}} and so on', "cut")])),
-        # Behind complete arguments a call is over, whatever follows.
+        # After complete arguments a call is over, whatever follows.
         (AT + '{}} hm</tool_call>', ("", " hm</tool_call>", [TIME])),
         (AT + '{}, why}', ("", ", why}", [TIME])),
         # Cut short, everywhere.

@@ -1,4 +1,4 @@
-"""What belongs to the reasoning and what to the content, wherever the bytes are cut."""
+"""The division into reasoning and content, which does not depend on how the bytes are divided among calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse(text, *, prompt=b"", format=THINK, size=None):
     [
         (TURN, "Hello", ("", "", "Hello")),
         (TURN + b"<think>\n", " 42</think>\n\nHello", (" 42", "</think>\n\n", "Hello")),
-        # What a template writes around the reasoning belongs to it, whoever writes it.
+        # White space that a template writes around the reasoning belongs to it, also if the model writes it.
         (TURN, "<think>\n42\n</think>\n\nHello", ("42", "<think>\n\n</think>\n\n", "Hello")),
         (TURN + b"<think>", "\n42\n</think>\n\nHello", ("42", "\n\n</think>\n\n", "Hello")),
         (TURN, "\n <think>42</think>Hello", ("42", "\n <think></think>", "Hello")),
@@ -47,7 +47,7 @@ def parse(text, *, prompt=b"", format=THINK, size=None):
         (TURN + b"<think></think>", "\n\n\nHello", ("", "\n\n", "\nHello")),
         (TURN + b"<think></think>\n", "\n\nHello", ("", "\n", "\nHello")),
         (TURN + b"<think></think>Well,", "\n\nHello", ("", "", "\n\nHello")),
-        # An opened tag in somebody else's turn is text.
+        # A tag in another role's turn is text.
         (b"<|im_start|>user\n<think><|im_end|>" + TURN, "Hello", ("", "", "Hello")),
         # Cut short while thinking, or in a tag.
         (TURN + b"<think>", "42", ("42", "", "")),
@@ -96,7 +96,7 @@ def test_whether_a_prompt_leaves_the_reasoning_open(prompt, want):
     assert not reasoning_open(Format(), prompt)
 
 
-def test_a_prompts_tail_begins_behind_its_last_control_token():
+def test_a_prompts_tail_begins_after_its_last_control_token():
     table = (b"a", None, b"<think>", None)
     assert prompt_tail([0, 1, 2, 0, 7], token_bytes=table, controls={7: b"x"}) == b"<think>ax"
     assert prompt_tail([0, 2, 3], token_bytes=table, controls={}) == b""

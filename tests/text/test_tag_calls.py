@@ -1,4 +1,4 @@
-"""Calls between tags of their own: DeepSeek-R1's with a name and fenced JSON, GLM's with a pair of tags an argument."""
+"""Calls between tags: DeepSeek-R1's with a name and fenced JSON, GLM's with tags around each argument."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmlab.text.formats import DEEPSEEK, GLM, Format, ReasoningTags
-from llmlab.text.pairs import argument_types
+from llmlab.text.tag_calls import argument_types
 from tests.text.outputs import TOOLS, pieces, read
 
 R1 = Format("deepseek", ReasoningTags(lead="\n"), DEEPSEEK)

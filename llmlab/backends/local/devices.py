@@ -1,4 +1,4 @@
-"""What the model runs on, in words; and whether something better is in the machine and was passed over."""
+"""The device that the model runs on: its name, its free memory, and a warning if a better one is not used."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-#: Control groups, version 2 and 1: how /proc/self/cgroup names ours, where it lies, its limit, what is used, and what
-#: of that is only cached files.
+#: Linux control groups, version 2 and 1: the mark of the line in /proc/self/cgroup, the mount point, and the names of
+#: the limit, of the usage, and of the part of the usage that is only cached files.
 _GROUPS = (
     ("0::", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     (":memory:", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
-def device() -> dict[str, Any]:
-    """The device JAX runs on: `platform`, `kind`, `count`, `memory_bytes` (free), `warning` (None if all is well)."""
+def device_facts() -> dict[str, Any]:
+    """Returns facts about JAX's device: `platform`, `kind`, `count`, `memory_bytes` (free), `warning` (or None)."""
     import jax
 
     first = jax.devices()[0]
@@ -24,12 +24,12 @@ def device() -> dict[str, Any]:
         "kind": first.device_kind,
         "count": jax.device_count(),
         "memory_bytes": free_memory(),
-        "warning": passed_over(first.platform),
+        "warning": fallback_warning(first.platform),
     }
 
 
-def passed_over(platform: str) -> str | None:
-    """A loud line where a GPU or TPU is present but JAX has fallen back to the CPU."""
+def fallback_warning(platform: str) -> str | None:
+    """Returns a warning if the machine has a GPU or TPU but JAX runs on the CPU; otherwise None."""
     if platform != "cpu" or os.environ.get("JAX_PLATFORMS", "").strip() == "cpu":
         return None
     if any(Path(path).exists() for path in ("/dev/nvidia0", "/proc/driver/nvidia/version")):
@@ -40,18 +40,20 @@ def passed_over(platform: str) -> str | None:
 
 
 def free_memory(devices: int = 1) -> int | None:
-    """Bytes that so many devices like the first (or, on a CPU, the host or its container) still have; None where nobody
-    says."""
+    """Returns the free bytes of `devices` devices like the first one; None if they cannot be found out.
+
+    On a CPU these are the free bytes of the host, or of its container if that has fewer.
+    """
     import jax
 
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return devices * (int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)))
-    known = [count for count in (_machines_free_memory(), _containers_free_memory()) if count is not None]
+    known = [count for count in (_host_free_memory(), _container_free_memory()) if count is not None]
     return min(known, default=None)
 
 
-def _machines_free_memory() -> int | None:
+def _host_free_memory() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -60,8 +62,11 @@ def _machines_free_memory() -> int | None:
     return kilobytes * 1024
 
 
-def _containers_free_memory(root: Path = Path("/")) -> int | None:
-    """What a container's limit leaves: /proc/meminfo speaks of the whole machine, and who takes more is killed."""
+def _container_free_memory(root: Path = Path("/")) -> int | None:
+    """Returns the bytes left below the container's limit; a process that takes more is killed.
+
+    /proc/meminfo does not know that limit: it describes the whole machine.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Tokens that are there already: their figures, the laws that they were drawn from, and how it goes on behind them.
+"""Answers that begin with given tokens: their logprobs, the grammar's masks along them, and how an answer continues.
 
-Given tokens count as generated: penalties count them, the noise of the next token is that of its place behind them, and
-they are written by the same writer as drawn ones, into the same segments.
+Given tokens count as generated: penalties count them, the random noise of the next token is that of its position after
+them, and the same writer turns them into text and segments.
 """
 
 from __future__ import annotations
@@ -10,54 +10,55 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
+from llmlab.backends.local.choice_writer import ChoiceWriter
+from llmlab.backends.local.loaded import LoadedModel
 from llmlab.backends.local.stream import LocalStream
-from llmlab.backends.local.writer import Writer
 from llmlab.engine.scheduler import Piece, Row
-from llmlab.engine.state import history_of
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.grammar.matcher import Grammar, fill_masks
-from llmlab.protocol.backend import Given, Next
+from llmlab.protocol.backend import Candidates, GivenTokens
 from llmlab.protocol.completion import Completion, Delta, Timing
 from llmlab.protocol.request import Request
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import ALTERNATIVES, Figures, law
 from llmlab.sampling.params import History, SamplerInputs, stack
 from llmlab.sampling.pipeline import ORDERS, process
 from llmlab.text.stops import StopMatcher
 
-if TYPE_CHECKING:
-    from llmlab.backends.local.backend import LocalBackend
+__all__ = ["continue_from", "grammar_masks", "next_candidates", "score"]
 
-__all__ = ["go_on", "masks", "score", "ways_on"]
-
-#: Allowed tokens that an error lists.
+#: How many of the allowed tokens an error lists.
 _LISTED = 8
 
 
 def score(
-    backend: LocalBackend, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab"
+    model: LoadedModel, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
 ) -> Completion:
-    """The figures of given tokens after a request's prompt, as if they had been drawn: a completion of them alone.
+    """Returns a completion whose choices are the given tokens, with the logprobs they have after a request's prompt.
 
     Args:
-        backend: whose model is asked.
-        request: the prompt, and the sampling fields that the processed law is of.
+        model: the model.
+        request: the prompt, and the sampling fields of the processed distribution.
         given: the tokens of each choice.
-        seed: what the completion says its seed is; nothing is drawn.
-        order: of the sampler's stages.
+        seed: the seed that the completion records; nothing is sampled.
+        order: the order of the sampler's stages.
 
     Raises:
-        RequestError: a token that the request's grammar forbids; ContextLengthError: they do not fit.
+        RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
     """
     began = time.perf_counter()
-    start = _Start.of(backend, request, seed=seed, order=order)
-    writers = [start.begin(one, finish=one.finish or ("stop" if start.ended(one) else "length"))[0] for one in given]
-    header = backend.header(request, start.prompt, seed=seed, order=order)
+    start = _Start.of(model, request, seed=seed, order=order)
+    writers = []
+    for one in given:
+        finish = one.finish_reason or ("stop" if start.is_ended(one) else "length")
+        writers.append(start.write(one, finish=finish)[0])
+    header = model.header(request, start.prompt, seed=seed, order=order)
     total = time.perf_counter() - began
     return Completion(
         **vars(header),
@@ -66,107 +67,110 @@ def score(
     )
 
 
-def go_on(
-    backend: LocalBackend, request: Request, given: Sequence[Given], *, seed: int, order: str = "llmlab"
+def continue_from(
+    model: LoadedModel, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
 ) -> LocalStream:
-    """Start a request whose choices begin with given tokens; `max_tokens` counts them.
+    """Start a request whose choices begin with given tokens, which count towards `max_tokens`.
 
     Args:
-        backend: whose model goes on.
-        request: as it would be asked without them.
-        given: a choice each.
-        seed: of the noise; a token's noise is that of its place, whatever stands before it.
-        order: of the sampler's stages.
+        model: the model.
+        request: the request, as it would be without the given tokens.
+        given: the tokens of each choice.
+        seed: of the noise; a token's noise depends on its position, not on the tokens before it.
+        order: the order of the sampler's stages.
 
     Raises:
-        RequestError, ContextLengthError: as `score` does.
+        RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
     """
-    start = _Start.of(backend, request, seed=seed, order=order)
-    budget = backend.budget(request, len(start.prompt))
+    start = _Start.of(model, request, seed=seed, order=order)
+    budget = model.token_budget(request, len(start.prompt))
     rows, writers, begun = [], [], []
     for one in given:
         left = budget - len(one.ids)
-        finish = "stop" if start.ended(one) else "length" if left < 1 else None
-        writer, deltas = start.begin(one, finish=finish)
+        finish = "stop" if start.is_ended(one) else "length" if left < 1 else None
+        writer, deltas = start.write(one, finish=finish)
         writers.append(writer)
         begun += deltas
         if writer.finish is None:
             rows.append(start.row(one, budget=left))
-    header = backend.header(request, start.prompt, seed=seed, order=order)
-    return LocalStream(backend.engine, rows, writers, header=header, begun=begun)
+    header = model.header(request, start.prompt, seed=seed, order=order)
+    return LocalStream(model.engine, rows, writers, header=header, begun=begun)
 
 
-def ways_on(
-    backend: LocalBackend, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
-) -> list[Next | None]:
-    """What may come behind each of some beginnings: the engine's alternatives, from one batch of one step.
+def next_candidates(
+    model: LoadedModel, request: Request, made: Sequence[Int32[np.ndarray, "_"]], *, order: str = "llmlab"
+) -> list[Candidates | None]:
+    """Returns the most likely next tokens after each of several beginnings of an answer.
 
-    Under a grammar they are the best of what it allows, each from a pass of its own, for the engine's alternatives are
-    the best of all tokens. None where nothing can come: the context is full, or the request's grammar forbids the
-    beginning or is at its end.
+    They are the top tokens that the engine reports, from one decoding step of one batch. With a grammar they are the
+    most likely of the tokens it allows; then each beginning takes a forward pass of its own, because the engine reports
+    the top of all tokens. None where nothing can follow: the context is full, or the grammar forbids the beginning or
+    is complete.
 
     Args:
-        backend: whose model is asked.
-        request: the prompt, and the sampling fields that the processed law is of.
-        made: tokens that were generated after the prompt, a beginning each.
-        order: of the sampler's stages.
+        model: the model.
+        request: the prompt, and the sampling fields of the processed distribution.
+        made: the beginnings: tokens generated after the prompt.
+        order: the order of the sampler's stages.
     """
-    start = _Start.of(backend, request, seed=0, order=order)
-    places = [at for at, ids in enumerate(made) if len(start.prompt) + len(ids) < backend.engine.max_context]
-    found: list[Next | None] = [None] * len(made)
+    start = _Start.of(model, request, seed=0, order=order)
+    fitting = [at for at, ids in enumerate(made) if len(start.prompt) + len(ids) < model.engine.max_context]
+    found: list[Candidates | None] = [None] * len(made)
     if start.grammar is not None:
-        for place in places:
-            found[place] = _allowed_ways(start, start.grammar, made[place])
+        for at in fitting:
+            found[at] = _allowed_candidates(start, start.grammar, made[at])
         return found
-    rows = [replace(start.row(Given(0, made[place]), budget=1), ignore_ends=True) for place in places]
-    for block in backend.engine.submit(rows, order=order):
+    rows = [replace(start.row(GivenTokens(0, made[at]), budget=1), ignore_ends=True) for at in fitting]
+    for block in model.engine.submit(rows, order=order):
         for piece in block:
             f = piece.figures
-            found[places[piece.row]] = Next(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
+            found[fitting[piece.row]] = Candidates(f.top_ids[0], f.top_logprobs[0], f.top_sampling_logprobs[0])
     return found
 
 
-def _allowed_ways(start: _Start, grammar: Grammar, ids: np.ndarray) -> Next | None:
-    backend = start.backend
+def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Candidates | None:
+    model = start.model
     try:
-        mask = _masks(backend, start.request, grammar, ids)[-1:]
+        mask = _masks(model, start.request, grammar, ids)[-1:]
     except RequestError:
         return None
-    row, V = start.row(Given(0, ids)), backend.engine.config.vocab_size
-    inputs = stack([row.params], vocab_size=V, ends=backend.ends)
+    row, V = start.row(GivenTokens(0, ids)), model.engine.config.vocab_size
+    inputs = stack([row.params], vocab_size=V, ends=model.end_ids)
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
     history = history_of(start.prompt, ids, vocab_size=V)
-    raw, drawn = _laws(backend.engine.next_logits(row.given)[None, :], inputs, history, order=start.order)
+    raw, processed = _logprobs(model.engine.next_logits(row.given)[None, :], inputs, history, order=start.order)
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:V].astype(bool)
-    allowed[list(backend.ends)] &= len(ids) >= start.request.min_tokens
-    raw, drawn = np.asarray(raw), np.asarray(drawn)
+    allowed[list(model.end_ids)] &= len(ids) >= start.request.min_tokens
+    raw, processed = np.asarray(raw), np.asarray(processed)
     best = np.argsort(np.where(allowed, -raw, np.inf), kind="stable")[: min(ALTERNATIVES, int(allowed.sum()))]
-    return Next(best.astype(np.int32), raw[best], drawn[best]) if len(best) else None
+    return Candidates(best.astype(np.int32), raw[best], processed[best]) if len(best) else None
 
 
 @partial(jax.jit, static_argnames="order")
-def _laws(logits: Array, inputs: SamplerInputs, history: History, *, order: str) -> tuple[Array, Array]:
+def _logprobs(logits: Array, inputs: SamplerInputs, history: History, *, order: str) -> tuple[Array, Array]:
+    """The logprobs [V] of the raw and of the processed distribution, from logits [1, V]."""
     return law(logits)[0][0], law(process(logits, inputs, history, order=ORDERS[order]))[0][0]
 
 
-def masks(
-    backend: LocalBackend, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+def grammar_masks(
+    model: LoadedModel, request: Request, *, prompt: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
 ) -> UInt32[np.ndarray, "T+1 W"] | None:
-    """What the request's grammar allows in the place of each token and after them; None where answers are free.
+    """Returns which tokens the request's grammar allows in place of each of `made`, and after the last one.
 
-    Packed: bit i % 32 of word i // 32 is token i. Behind an end token nothing is allowed.
+    Packed bits: bit i % 32 of word i // 32 is token i. After an end token nothing is allowed. None where the request
+    has no grammar.
 
     Raises:
-        RequestError: the grammar forbids one of the tokens; the message says what it allows in its place.
+        RequestError: the grammar forbids one of the tokens; the message lists what it allows instead.
     """
-    grammar = backend.grammar(request, prompt)
-    return None if grammar is None else _masks(backend, request, grammar, made)
+    grammar = model.grammar(request, prompt)
+    return None if grammar is None else _masks(model, request, grammar, made)
 
 
 class _Start(NamedTuple):
-    """What all choices of a request share."""
+    """What all choices of a request have in common."""
 
-    backend: LocalBackend
+    model: LoadedModel
     request: Request
     prompt: np.ndarray
     grammar: Grammar | None
@@ -174,78 +178,81 @@ class _Start(NamedTuple):
     order: str
 
     @classmethod
-    def of(cls, backend: LocalBackend, request: Request, *, seed: int, order: str) -> _Start:
-        backend.check_order(order)
-        prompt = backend.render(request)
-        return cls(backend, request, prompt, backend.grammar(request, prompt), seed, order)
+    def of(cls, model: LoadedModel, request: Request, *, seed: int, order: str) -> _Start:
+        model.check_order(order)
+        prompt = model.render(request)
+        return cls(model, request, prompt, model.grammar(request, prompt), seed, order)
 
-    def row(self, one: Given, *, budget: int = 0) -> Row:
-        """The engine's row that goes on behind the given tokens."""
-        params = self.backend.sampling_params(self.request, seed=self.seed, choice=one.choice)
+    def row(self, one: GivenTokens, *, budget: int = 0) -> Row:
+        """The engine's row that continues after the given tokens."""
+        params = self.model.sampling_params(self.request, seed=self.seed, choice=one.choice)
         ignore = self.request.ignore_eos
         return Row(self.prompt, params, budget=budget, ignore_ends=ignore, grammar=self.grammar, made=one.ids)
 
-    def ended(self, one: Given) -> bool:
+    def is_ended(self, one: GivenTokens) -> bool:
         """Whether the last of the tokens ends the choice."""
-        ends = () if self.request.ignore_eos else self.backend.ends
+        ends = () if self.request.ignore_eos else self.model.end_ids
         return bool(one.drawn and len(one.ids) and int(one.ids[-1]) in ends)
 
-    def begin(self, one: Given, *, finish: str | None) -> tuple[Writer, list[Delta]]:
-        """A writer that has the tokens behind it, with the figures that they have under this request."""
-        count, most = len(one.ids), self.backend.engine.max_context
+    def write(self, one: GivenTokens, *, finish: str | None) -> tuple[ChoiceWriter, list[Delta]]:
+        """Score the given tokens and feed them to a new writer; returns the writer and its deltas.
+
+        `finish` is the finish reason after them, None if the choice goes on.
+        """
+        count, most = len(one.ids), self.model.engine.max_context
         if len(self.prompt) + count > most:
             raise ContextLengthError(
                 f"the prompt's {len(self.prompt)} tokens and the {count} given ones exceed the context of {most}",
                 param=self.request.subject,
             )
-        allowed = None if self.grammar is None else _masks(self.backend, self.request, self.grammar, one.ids)[:count]
+        allowed = None if self.grammar is None else _masks(self.model, self.request, self.grammar, one.ids)[:count]
         stops = StopMatcher(self.request.stops, include=self.request.include_stop)
-        writer = self.backend.writer(self.request, self.prompt, index=one.choice, seed=self.seed, stops=stops)
+        writer = self.model.writer(self.request, self.prompt, index=one.choice, seed=self.seed, stops=stops)
         writer.given = count
         if not count:
             return writer, []
         row = self.row(one._replace(ids=one.ids[:0]))
-        found = self.backend.engine.score(row, one.ids, masks=allowed, order=self.order)
-        kept = max(0, count - one.drawn)
+        found = self.model.engine.score(row, one.ids, masks=allowed, order=self.order)
+        # Stop sequences are ignored in the tokens before the last `drawn` ones.
+        first = max(0, count - one.drawn)
         stops.armed = False
-        deltas = [writer.feed(_piece(one, found, 0, kept, finish=None))] if kept else []
+        deltas = [writer.feed(_piece(one, found, 0, first, finish=None))] if first else []
         stops.armed = True
-        if writer.finish is None and (kept < count or finish):
-            # The writer finds out by itself that the last token completes a call.
-            deltas.append(
-                writer.feed(_piece(one, found, kept, count, finish="stop" if finish == "tool_calls" else finish))
-            )
+        if writer.finish is None and (first < count or finish):
+            # For the engine a choice that ends with a tool call stops; the writer finds the call itself.
+            reason = "stop" if finish == "tool_calls" else finish
+            deltas.append(writer.feed(_piece(one, found, first, count, finish=reason)))
         return writer, deltas
 
 
-def _piece(one: Given, found: Figures, first: int, last: int, *, finish: str | None) -> Piece:
+def _piece(one: GivenTokens, found: Figures, first: int, last: int, *, finish: str | None) -> Piece:
     part: Figures = jax.tree.map(lambda x: x[first:last], found)
     return Piece(0, one.ids[first:last], part, finish)
 
 
-def _masks(backend: LocalBackend, request: Request, grammar: Grammar, ids: np.ndarray) -> np.ndarray:
+def _masks(model: LoadedModel, request: Request, grammar: Grammar, ids: np.ndarray) -> np.ndarray:
     matcher = grammar.matcher()
-    found = np.zeros((len(ids) + 1, backend.vocabulary.words), np.uint32)
+    found = np.zeros((len(ids) + 1, model.vocabulary.words), np.uint32)
     for at in range(len(ids) + 1):
-        if at and int(ids[at - 1]) in backend.ends:
+        if at and int(ids[at - 1]) in model.end_ids:
             break
         fill_masks([matcher], found[at : at + 1])
         if at < len(ids):
             token = int(ids[at])
             if not found[at, token // 32] >> np.uint32(token % 32) & 1:
-                raise _forbidden(backend, request, found[at], token=token, position=at)
+                raise _forbidden(model, request, found[at], token=token, position=at)
             matcher.advance(token)
     return found
 
 
-def _forbidden(backend: LocalBackend, request: Request, mask: np.ndarray, *, token: int, position: int) -> RequestError:
+def _forbidden(model: LoadedModel, request: Request, mask: np.ndarray, *, token: int, position: int) -> RequestError:
     kind = "tool_choice" if request.response_format is None else "response_format"
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
     ids = np.nonzero(bits)[0].tolist()
-    names = ", ".join(repr(backend.tokenizer.name(i)) for i in ids[:_LISTED]) or "nothing"
+    names = ", ".join(repr(model.tokenizer.name(i)) for i in ids[:_LISTED]) or "nothing"
     more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
     return RequestError(
-        f"token {backend.tokenizer.name(token)!r} is forbidden at position {position} by the request's {kind}, which "
+        f"token {model.tokenizer.name(token)!r} is forbidden at position {position} by the request's {kind}, which "
         f"allows {names}{more} there",
         param="token",
     )

@@ -1,4 +1,4 @@
-"""A request under way in this process: deltas from the engine's tokens, and the whole at the end."""
+"""A request in progress in the engine: deltas while its tokens are made, and the whole answer at the end."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from llmlab.backends.local.writer import Writer
+from llmlab.backends.local.choice_writer import ChoiceWriter
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row, Ticket
 from llmlab.protocol.completion import Completion, Delta, Header, Timing
 
-#: Who asks what this thread asks; None: each request is somebody's by itself.
+__all__ = ["LocalStream", "one_client"]
+
+#: The client that this thread's requests belong to; None: each request is a client of its own.
 _CLIENT: ContextVar[object] = ContextVar("client", default=None)
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """The requests that are started within are one client's: they get their slots one after the other."""
+def one_client() -> Iterator[None]:
+    """Within this context all requests belong to one client, so that they get their slots one after another."""
     before = _CLIENT.set(object())
     try:
         yield
@@ -28,27 +30,27 @@ def together() -> Iterator[None]:
 
 
 class LocalStream:
-    """A request under way. Iterate for deltas, or ask for the whole; an interrupt keeps what is there.
+    """A request in progress. Iterate over it for deltas, or call `result` for the whole answer.
 
-    After an interrupt (or `close`) `result` gives what was made so far, with finish_reason "interrupted".
+    After an interrupt or `close`, `result` returns what was made until then, with finish_reason "interrupted".
 
     Args:
-        engine: what makes the tokens.
-        rows: one for each choice that is not at its end already.
+        engine: the engine that makes the tokens.
+        rows: one for each choice that is not finished yet.
         writers: one for each choice.
-        header: what is known beforehand.
-        begun: what the writers have said already, of tokens that were given to them.
+        header: what is known before the first token.
+        begun: deltas of tokens that were given to the writers already; they are yielded first.
     """
 
     def __init__(
         self,
         engine: Engine,
         rows: Sequence[Row],
-        writers: Sequence[Writer],
+        writers: Sequence[ChoiceWriter],
         *,
         header: Header,
         begun: Sequence[Delta] = (),
-    ):
+    ) -> None:
         self.header = header
         self._programs = engine.programs
         self._clock = _Clock()
@@ -61,19 +63,19 @@ class LocalStream:
         return self._deltas
 
     def on_wait(self, tell: Callable[[str], None]) -> None:
-        """While nothing comes: be told, about twice a second, what the engine is doing."""
+        """Call `tell` about twice a second while no token comes, with what the engine compiles, or "waiting"."""
         programs = self._programs
         self._ticket.on_wait = lambda: tell(programs.compiling or "waiting")
 
     def close(self) -> None:
-        """Stop; what was made stays. Any thread may: where another one reads, that comes to the end by itself."""
+        """Stop; what was made is kept. Any thread may call this: if another one reads, its iteration ends by itself."""
         self._ticket.cancel()
         if self._clock.reader in (None, threading.get_ident()):
             self._deltas.close()
             self._end()
 
     def result(self) -> Completion:
-        """Run to the end; the whole."""
+        """Run to the end; returns the whole answer."""
         for _ in self._deltas:
             pass
         self._end()
@@ -106,9 +108,10 @@ class _Clock:
 
 
 def _deltas(
-    ticket: Ticket, writers: Sequence[Writer], begun: Sequence[Delta], clock: _Clock
+    ticket: Ticket, writers: Sequence[ChoiceWriter], begun: Sequence[Delta], clock: _Clock
 ) -> Generator[Delta, None, None]:
-    # Not a method: a stream that is dropped must go at once, with its rows, and a cycle would keep it.
+    # A function, not a method: a generator that referred to its stream would keep it alive in a reference cycle, and a
+    # stream that is dropped must free its rows at once.
     clock.reader = threading.get_ident()
     for delta in begun:
         yield delta
@@ -118,7 +121,7 @@ def _deltas(
         for piece in block:
             writer = writers[piece.row]
             delta = writer.feed(piece)
-            if writer.finish and not piece.finish:  # a stop in the text, which the engine cannot see
+            if writer.finish and not piece.finish:  # a stop sequence in the text, which the engine cannot see
                 ticket.cancel([piece.row])
             yield delta
             clock.reader = threading.get_ident()

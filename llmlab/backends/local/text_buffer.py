@@ -1,4 +1,4 @@
-"""What a choice says, put together from bytes: its text, its reasoning, the arguments of its calls."""
+"""Buffers that turn a choice's bytes into text: its content, its reasoning, the arguments of its tool calls."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from llmlab.protocol.completion import CallDelta, ToolCall
 from llmlab.text.segments import Span
 from llmlab.text.utf8 import TextAssembler
 
-__all__ = ["Calls", "Channel"]
+__all__ = ["TextBuffer", "ToolCallBuffer"]
 
 
-class Channel:
-    """Text that is put together from bytes: what is new, and the whole."""
+class TextBuffer:
+    """Text that grows: `decode` turns bytes into characters, `write` adds text, `take_new` returns what is new.
+
+    Decoding and writing are two steps because text may be held back between them, as a possible stop sequence is.
+    """
 
     def __init__(self) -> None:
         self._assembler = TextAssembler()
@@ -21,81 +24,85 @@ class Channel:
 
     @property
     def pending(self) -> int:
-        """How many bytes wait for the rest of their character."""
+        """The number of bytes that wait for the rest of their character."""
         return self._assembler.pending
 
     def byte_length(self, characters: int) -> int:
-        """How many bytes the first characters were."""
+        """Returns how many bytes the first `characters` characters were decoded from."""
         return self._assembler.byte_length(characters)
 
     def decode(self, data: bytes) -> str:
-        """The characters that these bytes complete."""
+        """Returns the characters that these bytes complete."""
         return self._assembler.feed(data)
 
-    def last(self) -> str:
-        """What an unfinished character at the end reads as."""
+    def decode_rest(self) -> str:
+        """Returns U+FFFD for the bytes of an unfinished character at the end, if there are any."""
         return self._assembler.flush()
 
     def write(self, text: str) -> None:
-        """Let text out."""
+        """Append text."""
         self._new.append(text)
 
     def flush(self) -> None:
-        """The bytes end here, or are interrupted."""
-        self.write(self.last())
+        """End the bytes, or interrupt them: an unfinished character is appended as U+FFFD."""
+        self.write(self.decode_rest())
 
-    def fresh(self) -> str:
-        """What was let out since this was asked last."""
+    def take_new(self) -> str:
+        """Returns the text that was appended since the last call."""
         text = "".join(self._new)
         self._new.clear()
         self._all.append(text)
         return text
 
     def whole(self) -> str:
-        """All that was let out."""
-        self.fresh()
+        """Returns all text."""
+        self.take_new()
         self._all = ["".join(self._all)]
         return self._all[0]
 
 
-class Calls:
-    """The tool calls of a choice, put together from the segmenter's spans."""
+class ToolCallBuffer:
+    """The tool calls of a choice, put together from the segmenter's spans.
+
+    Args:
+        name_call: returns the id of a call, given its number.
+    """
 
     def __init__(self, name_call: Callable[[int], str]) -> None:
         self._name_call = name_call
-        self._made: list[tuple[str, str, Channel]] = []  # id, name, arguments
-        self._told = 0  # how many of them a delta has brought
-        self.complete = 0  #: how many are
+        self._calls: list[tuple[str, str, TextBuffer]] = []  # id, name, arguments
+        self._announced = 0  # how many of the calls a delta has contained
+        self.complete = 0  #: the number of complete calls
 
-    def take(self, span: Span) -> None:
-        """The next bytes of a call."""
+    def add(self, span: Span) -> None:
+        """Append the next bytes of a call. A span with a name begins a new call."""
         if span.name is not None:
             self.flush()
-            self._made.append((self._name_call(len(self._made)), span.name, Channel()))
-        if self._made:
-            arguments = self._made[-1][2]
+            self._calls.append((self._name_call(len(self._calls)), span.name, TextBuffer()))
+        if self._calls:
+            arguments = self._calls[-1][2]
             arguments.write(arguments.decode(span.text))
         if span.complete:
             self.flush()
             self.complete += 1
 
     def flush(self) -> None:
-        """The last call's bytes end here."""
-        if self._made:
-            self._made[-1][2].flush()
+        """End the bytes of the last call."""
+        if self._calls:
+            self._calls[-1][2].flush()
 
-    def fresh(self) -> tuple[CallDelta, ...]:
-        """What is new of each call since this was asked last."""
+    def take_new(self) -> tuple[CallDelta, ...]:
+        """Returns what is new in each call since the last time."""
         deltas = []
-        for index, (made, name, arguments) in enumerate(self._made):
-            text = arguments.fresh()
-            if index >= self._told:
-                deltas.append(CallDelta(index=index, arguments=text, id=made, name=name))
+        for index, (call_id, name, arguments) in enumerate(self._calls):
+            text = arguments.take_new()
+            if index >= self._announced:
+                deltas.append(CallDelta(index=index, arguments=text, id=call_id, name=name))
             elif text:
                 deltas.append(CallDelta(index=index, arguments=text))
-        self._told = len(self._made)
+        self._announced = len(self._calls)
         return tuple(deltas)
 
     def whole(self) -> tuple[ToolCall, ...]:
-        """All calls."""
-        return tuple(ToolCall(id=made, name=name, arguments=text.whole()) for made, name, text in self._made)
+        """Returns all calls."""
+        return tuple(ToolCall(id=call_id, name=name, arguments=text.whole()) for call_id, name, text in self._calls)

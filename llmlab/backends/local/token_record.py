@@ -1,4 +1,4 @@
-"""The tokens of one choice as they are decided: what belongs to what, with the figures that came with it."""
+"""The tokens of one choice, with their statistics and the segment of the text that each belongs to."""
 
 from __future__ import annotations
 
@@ -9,58 +9,60 @@ import numpy as np
 from llmlab.protocol.completion import TokenBytes, Tokens
 from llmlab.sampling.logprobs import Figures
 
-__all__ = ["Record"]
+__all__ = ["TokenRecord"]
 
 
-class Record:
-    """Grows at two ends: `add` what was generated, then `decide` one token after the other.
+class TokenRecord:
+    """Stores tokens in two steps: `add` when they are generated, `assign` when the segment of the next one is known.
+
+    The length is the number of assigned tokens.
 
     Args:
-        token_bytes: the bytes of every token id, None for control tokens; ids beyond it have none either.
+        token_bytes: the bytes of every token id, None for control tokens. Ids beyond it have no bytes either.
     """
 
     def __init__(self, token_bytes: Sequence[TokenBytes]) -> None:
-        self._table = token_bytes
+        self._token_bytes = token_bytes
         self._ids: list[int] = []
         self._bytes: list[TokenBytes] = []
         self._top_bytes: list[tuple[TokenBytes, ...]] = []
         self._segments: list[str] = []
         self._lead: list[int] = []
         self._overhang: list[int] = []
-        self._figures: list[Figures] = []  # in the pieces in which they came
-        self._borders = [0]  # where each piece begins, and where the last one ends
+        self._figures: list[Figures] = []  # one for each call of `add`
+        self._borders = [0]  # the position at which each of them begins, and the end of the last one
 
     def __len__(self) -> int:
         return len(self._segments)
 
     def add(self, ids: list[int], figures: Figures) -> list[TokenBytes]:
-        """Generated tokens; their bytes."""
-        found = [self._look(token) for token in ids]
+        """Append generated tokens with their statistics; returns their bytes."""
+        found = [self._bytes_of(token) for token in ids]
         self._ids += ids
         self._bytes += found
         self._figures.append(figures)
         self._borders.append(len(self._ids))
         return found
 
-    def decide(self, segment: str, *, lead: int = 0, overhang: int = 0) -> None:
-        """What the next token belongs to."""
+    def assign(self, segment: str, *, lead: int = 0, overhang: int = 0) -> None:
+        """Assign the next token to a segment; `lead` and `overhang` are as in `Tokens`."""
         self._segments.append(segment)
         self._lead.append(lead)
         self._overhang.append(overhang)
 
-    def cut(self, count: int) -> None:
-        """Forget the tokens after the first so many."""
+    def truncate(self, count: int) -> None:
+        """Drop the assigned tokens after the first `count`."""
         del self._segments[count:], self._lead[count:], self._overhang[count:]
 
-    def hide(self, index: int, size: int) -> None:
-        """So many more bytes at a token's end lie outside its segment's text."""
+    def add_overhang(self, index: int, size: int) -> None:
+        """Mark `size` more bytes at the end of a token as outside the text of its segment."""
         self._overhang[index] += size
 
     def tokens(self, first: int, last: int) -> Tokens:
-        """A range of the tokens that are decided."""
-        figures = self._slice(first, last)
+        """Returns the assigned tokens `first` to `last` (exclusive)."""
+        figures = self._figures_of(first, last)
         for row in figures.top_ids[len(self._top_bytes) - first :].tolist() if len(self._top_bytes) < last else ():
-            self._top_bytes.append(tuple(map(self._look, row)))
+            self._top_bytes.append(tuple(map(self._bytes_of, row)))
         return Tokens(
             ids=np.array(self._ids[first:last], np.int32),
             bytes=tuple(self._bytes[first:last]),
@@ -80,8 +82,9 @@ class Record:
             top_sampling_logprob=figures.top_sampling_logprobs,
         )
 
-    def _slice(self, first: int, last: int) -> Figures:
+    def _figures_of(self, first: int, last: int) -> Figures:
         parts: list[Figures] = []
+        # From the end, because a delta asks for the latest tokens.
         for at in range(len(self._figures) - 1, -1, -1):
             begin, end = self._borders[at], self._borders[at + 1]
             if end <= first:
@@ -97,5 +100,5 @@ class Record:
         count = np.zeros(0, np.int32)
         return Figures(empty, empty, count, empty, empty, empty, count, wide.astype(np.int32), wide, wide)
 
-    def _look(self, token: int) -> TokenBytes:
-        return self._table[token] if token < len(self._table) else None
+    def _bytes_of(self, token: int) -> TokenBytes:
+        return self._token_bytes[token] if token < len(self._token_bytes) else None

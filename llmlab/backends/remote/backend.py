@@ -17,6 +17,7 @@ from llmlab.backends.remote.errors import translated, unreadable
 from llmlab.backends.remote.event_loop import EventLoop
 from llmlab.backends.remote.stream import RemoteStream
 from llmlab.errors import EngineError, LLMLabError, ModelNotFoundError, RequestError
+from llmlab.protocol.backend import Backend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import PromptRequest, Request
 
@@ -41,7 +42,7 @@ UNASKED: Mapping[str, Any] = {
 _SEEDS = 2**31
 
 
-class RemoteBackend:
+class RemoteBackend(Backend):
     """An endpoint and one of its models.
 
     Args:
@@ -55,6 +56,7 @@ class RemoteBackend:
         self.name = name
         self.client = client
         self.concurrency = concurrency
+        self.unsupported = frozenset({"order", "prompt"})
         self.where = where or _address(str(client.base_url))
         self.owner: str | None = None  #: who serves the model, as the endpoint's list says
         self.turn = asyncio.Semaphore(concurrency)

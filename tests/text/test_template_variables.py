@@ -1,13 +1,14 @@
-"""Which names of a template a caller can set: those that it looks up before it has set them."""
+"""The names of a template that its caller can set: those that some path reads before it sets them."""
 
 from __future__ import annotations
 
 import pytest
+from jinja2 import Environment, meta, nodes
 
 from llmlab.checkpoints.hub import demo_folder
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.text.template import ChatTemplate
-from llmlab.text.variables import read_variables
+from llmlab.text.template_variables import parse, read_variables
 
 SETS = {
     "set before it is read": ("{% set a = 1 %}{{ a }}", ""),
@@ -31,6 +32,10 @@ SETS = {
     ),
     "a loop's own": ("{% for a, b in c %}{{ a }}{{ b }}{{ loop.index }}{% endfor %}{{ b }}", "b c"),
     "what a loop sets": ("{% for m in c %}{% set a = 1 %}{{ a }}{% endfor %}{{ a }}", "a c"),
+    "a loop's own, set again after it": (
+        "{% for a in b if a %}{% endfor %}{% if c %}{% set a = 1 %}{% else %}{% set a = 2 %}{% endif %}{{ a }}", "b c"
+    ),
+    "read in a block, set after it": ("{% for m in b %}{{ a }}{% endfor %}{% set a = 1 %}", "b"),
     "a loop's condition": ("{% for m in c if m.x and d %}{% else %}{{ e }}{% endfor %}", "c d e"),
     "an object's attribute": (
         "{% set ns = namespace(a=1) %}{% set ns.a = b %}{{ ns.a }}{% set other.a = 1 %}", "b other"
@@ -52,6 +57,27 @@ def test_what_is_read(source: str, read: str) -> None:
 def test_what_is_not_jinja() -> None:
     with pytest.raises(CheckpointError, match="not valid Jinja"):
         read_variables("{% set %}")
+
+
+def test_a_block_does_not_see_the_callers_value_of_a_name_that_is_set_after_it() -> None:
+    """The case "read in a block, set after it": Jinja renders the same whatever the caller passes."""
+    source, _ = SETS["read in a block, set after it"]
+    assert Environment().from_string(source).render(a="x", b=[0]) == ""
+
+
+def test_of_real_templates_only_names_that_they_set_themselves_are_left_out(shared_data) -> None:
+    """Why Jinja's own list is not enough: it holds names that a template always sets before it reads them."""
+    paths = sorted((shared_data / "templates").glob("*.jinja"))
+    longer = []
+    for path in paths:
+        tree = parse(path.read_text())
+        read, listed = read_variables(path.read_text()), meta.find_undeclared_variables(tree)
+        assert "messages" in read and read <= listed
+        own = listed - read - {"raise_exception", "strftime_now", "namespace", "range", "dict"}
+        assert own <= {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}, path.name
+        longer += [path.name] if own else []
+    print(f"{len(paths)} templates, jinja2.meta lists names that the template sets itself for {len(longer)}")
+    assert len(paths) >= 22 and len(longer) >= 17
 
 
 def test_the_embedded_models_template() -> None:

@@ -1,11 +1,11 @@
-"""From a request to the grammar that its answers follow: `response_format`, and calls that a request requires.
+"""Builds the grammar that answers to a request must follow, from `response_format` and `tool_choice`.
 
 - `response_format` json_object: any JSON object; json_schema: JSON that is valid under the schema.
-- `tool_choice` required or a function's name: calls in the model family's own syntax and nothing else, one or more, or
-  exactly one without `parallel_tool_calls`. They win over `response_format`.
-- `response_format` with tools that may be called (`tool_choice` auto): either JSON, or calls.
+- `tool_choice` "required", or a function's name: tool calls in the model family's own syntax and nothing else: one or
+  more, or exactly one without `parallel_tool_calls`. This takes precedence over `response_format`.
+- `response_format` with tools that may be called (`tool_choice` "auto"): either JSON, or tool calls.
 
-Where the model reasons, the grammar begins after the reasoning. Nothing but the end may follow what is complete.
+If the model reasons, the grammar begins after the reasoning. After a complete answer only an end token is allowed.
 """
 
 from __future__ import annotations
@@ -16,36 +16,35 @@ from dataclasses import replace
 from typing import Any
 
 from llmlab.errors import RequestError
-from llmlab.grammar.arguments import pairs
+from llmlab.grammar.arguments import tagged_arguments
 from llmlab.grammar.compose import JSON, Choice, Optional, Part, Reasoning, Repeat, Series, Text, grammar
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import GrammarError, Vocabulary
 from llmlab.protocol.request import ChatRequest, PromptRequest
-from llmlab.text.formats import CallSyntax, Format
-from llmlab.text.pairs import argument_types
+from llmlab.text.formats import CallSyntax, Format, markers
 from llmlab.text.segments import reasoning_open
-from llmlab.text.tape import markers
+from llmlab.text.tag_calls import argument_types
 
-__all__ = ["constraint"]
+__all__ = ["request_grammar"]
 
-#: What a function without parameters takes.
+#: The schema of the arguments of a function that declares no parameters.
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def constraint(
+def request_grammar(
     request: ChatRequest | PromptRequest, *, format: Format, vocabulary: Vocabulary, prompt: bytes
 ) -> Grammar | None:
-    """What a request's answers must follow; None where they are free.
+    """Returns the grammar that answers to a request must follow; None where they are free.
 
     Args:
         request: the request.
-        format: how the model sets off reasoning and calls.
+        format: how the model marks reasoning and tool calls.
         vocabulary: the model's tokens.
-        prompt: the bytes of the rendered prompt, or of its end, which say whether the reasoning is open.
+        prompt: the bytes of the rendered prompt, or of its end; they show whether it leaves the reasoning open.
 
     Raises:
-        RequestError: a schema that cannot be enforced, naming the keyword and its place; a call that is required of a
-            model that has no syntax for calls.
+        RequestError: a schema cannot be enforced (the message names the keyword and where it stands), or a call is
+            required of a model that has no syntax for calls.
     """
     form, choice = request.response_format, request.tool_choice
     required = choice == "required" or isinstance(choice, dict)
@@ -54,11 +53,11 @@ def constraint(
         return None
     if isinstance(request, ChatRequest) and request.continue_final_message:
         raise RequestError(
-            "continue_final_message cannot be joined with response_format or a required tool_choice: what they ask for "
-            "begins with the answer, and this one is begun already",
+            "continue_final_message cannot be combined with response_format or a required tool_choice: they constrain "
+            "an answer from its first token, and this answer has begun already",
             param="continue_final_message",
         )
-    parts: list[tuple[str, str, Part]] = []  # with the request's field, and the path in it
+    parts: list[tuple[str, str, Part]] = []  # (the request's field, the path within it, its part of the grammar)
     if form is not None and wants_json:
         schema = {"type": "object"} if form["type"] == "json_object" else form["json_schema"]["schema"]
         parts.append(("response_format", "response_format.json_schema.schema", JSON(schema)))
@@ -72,12 +71,13 @@ def constraint(
         return grammar(vocabulary, Choice(whole), reasoning=before)
     except GrammarError as error:
         for param, where, part in (*parts, *calls):
-            _blame(vocabulary, part, param=param, where=where)
+            _check_part(vocabulary, part, param=param, where=where)
         param = "tool_choice" if required else "response_format"
-        raise RequestError(f"{param} makes a grammar that cannot be enforced: {error}", param=param) from error
+        raise RequestError(f"{param} leads to a grammar that cannot be enforced: {error}", param=param) from error
 
 
-def _blame(vocabulary: Vocabulary, part: Part, *, param: str, where: str) -> None:
+def _check_part(vocabulary: Vocabulary, part: Part, *, param: str, where: str) -> None:
+    """Raises RequestError, with the field to blame, if this part by itself cannot be enforced."""
     try:
         grammar(vocabulary, part)
     except GrammarError as error:
@@ -89,11 +89,11 @@ def _refused(error: GrammarError, *, param: str, where: str) -> RequestError:
 
 
 def _calls(request: ChatRequest | PromptRequest, syntax: CallSyntax | None) -> list[tuple[str, str, Part]]:
-    """A part for each function that may be called."""
+    """Returns (field, path, grammar) for each function that may be called."""
     choice = request.tool_choice
     if syntax is None:
         raise RequestError(
-            f"tool_choice {choice!r} needs a model whose chat template writes tool calls, which this one's does not",
+            f"tool_choice {choice!r} needs a model whose chat template has tool calls; this model's template has none",
             param="tool_choice",
         )
     found = []
@@ -108,7 +108,7 @@ def _calls(request: ChatRequest | PromptRequest, syntax: CallSyntax | None) -> l
 
 
 def _turn(calls: list[Part], syntax: CallSyntax, *, many: bool) -> Part:
-    """A turn that is calls and nothing else."""
+    """Returns the grammar of a turn that consists of tool calls; `many`: one or more, else exactly one."""
     call = Choice(calls)
     start: Part = Text(syntax.start)
     if syntax.optional_start:
@@ -124,7 +124,7 @@ def _call(name: str, parameters: dict[str, Any], syntax: CallSyntax, where: str)
     if syntax.style == "pairs":
         closes = tuple(mark.decode() for mark in markers(syntax.close))
         try:
-            arguments = pairs(
+            arguments = tagged_arguments(
                 parameters,
                 tags=syntax.pair,
                 is_text=lambda key: argument_types(parameters, key) == {"string"},
@@ -148,11 +148,11 @@ def _reasoning(format: Format, prompt: bytes, *, calls: bool) -> Reasoning | Non
     if tags is None:
         return None
     opened = reasoning_open(format, prompt)
-    # Asked of the closing tag in the opening one's place: whether the turn has one, and so is past its reasoning.
+    # The same question with the closing tag as the opening one: is there a closing tag, so that reasoning has ended?
     closed = reasoning_open(replace(format, reasoning=replace(tags, open=tags.close, close="\0")), prompt)
     if closed and not opened:
         return None
-    # A call may end the reasoning. What looks like the beginning of one would end the grammar's part in it.
+    # A call may end the reasoning, so the grammar must keep the beginning of a call out of the reasoning's text.
     syntax = format.calls if calls else None
     marks = markers(syntax.start or syntax.open)[:1] if syntax else ()
     without = tuple(mark.decode() for mark in marks if len(mark) > 1)

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from llmlab.backends.local.backend import LocalBackend
-from llmlab.backends.local.constraints import constraint
+from llmlab.backends.local.request_grammar import request_grammar
 from llmlab.errors import RequestError
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 from llmlab.text import formats
-from llmlab.text.formats import Format, ReasoningTags
+from llmlab.text.formats import Format, ReasoningTags, markers
 from llmlab.text.segments import Segmenter
-from llmlab.text.tape import markers
 from llmlab.text.template import ChatTemplate
 from tests.grammar.schemas import BOOL, arr, between, closed, form, obj, text
 from tests.grammar.validity import problem
@@ -71,7 +70,7 @@ def request(**fields):
 def test_what_is_written_for_a_family_is_read_back_as_calls(family, thinks):
     format = Format(family, TAGS if thinks else None, SYNTAXES[family])
     prompt = b"<think>\n" if thinks else b""
-    compiled = constraint(request(), format=format, vocabulary=vocabulary(), prompt=prompt)
+    compiled = request_grammar(request(), format=format, vocabulary=vocabulary(), prompt=prompt)
     # At random a thought would take forever; this one holds what must not be taken for a call.
     thought = b'hm {"name": "now", "arguments": {}}, </think\n</think>\n' if thinks else b""
     rng = np.random.default_rng(3)
@@ -92,7 +91,7 @@ def test_what_is_written_for_a_family_is_read_back_as_calls(family, thinks):
 def test_one_call_of_one_function(family):
     format = Format(family, TAGS, SYNTAXES[family])
     choice = {"type": "function", "function": {"name": "now"}}
-    compiled = constraint(
+    compiled = request_grammar(
         request(tool_choice=choice, parallel_tool_calls=False), format=format, vocabulary=vocabulary(), prompt=b""
     )
     rng = np.random.default_rng(4)
@@ -109,7 +108,7 @@ def test_delimiters_that_are_control_tokens(family):
     tokens = [*(bytes([i]) for i in range(256)), *[None] * (len(names) + 1)]
     controls = {name: 257 + i for i, name in enumerate(names)}
     words = Vocabulary(tokens, size=300, ends=(256,), controls=controls)
-    compiled = constraint(request(), format=Format(family, None, syntax), vocabulary=words, prompt=b"")
+    compiled = request_grammar(request(), format=Format(family, None, syntax), vocabulary=words, prompt=b"")
     spelled = {token: name.encode() for name, token in controls.items()}
     rng, ended, used = np.random.default_rng(5), 0, set()
     for _ in range(12):
@@ -136,7 +135,7 @@ def test_where_the_reasoning_stands():
     form = {"response_format": {"type": "json_object"}, "tools": None, "tool_choice": None}
 
     def of(prompt):
-        return constraint(request(**form), format=format, vocabulary=vocabulary(), prompt=prompt)
+        return request_grammar(request(**form), format=format, vocabulary=vocabulary(), prompt=prompt)
 
     fresh, opened, closed_already = of(b"assistant\n"), of(b"assistant\n<think>\n"), of(b"<think>\n\n</think>\n\n")
     assert takes(fresh, "{}") and takes(fresh, "<think>hm</think>\n\n{}")
@@ -147,15 +146,15 @@ def test_where_the_reasoning_stands():
 def test_tools_that_may_be_called_beside_a_response_format():
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": obj("a", a=BOOL)}}
     format = Format("hermes", None, formats.HERMES)
-    compiled = constraint(
+    compiled = request_grammar(
         request(tool_choice="auto", response_format=form), format=format, vocabulary=vocabulary(), prompt=b""
     )
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     assert takes(compiled, '{"a": true}') and takes(compiled, call) and takes(compiled, f"{call}\n{call}")
     assert not takes(compiled, '{"a": 1}') and not takes(compiled, '{"a": true}' + call)
-    required = constraint(request(response_format=form), format=format, vocabulary=vocabulary(), prompt=b"")
+    required = request_grammar(request(response_format=form), format=format, vocabulary=vocabulary(), prompt=b"")
     assert takes(required, call) and not takes(required, '{"a": true}')
-    none = constraint(
+    none = request_grammar(
         request(tool_choice="none", response_format=form), format=format, vocabulary=vocabulary(), prompt=b""
     )
     assert takes(none, '{"a": true}') and not takes(none, call)
@@ -164,19 +163,19 @@ def test_tools_that_may_be_called_beside_a_response_format():
 def test_what_asks_for_nothing_is_free():
     for fields in ({"tool_choice": "auto"}, {"tool_choice": "none"}, {"tool_choice": None}):
         free = request(response_format={"type": "text"}, **fields)
-        assert constraint(free, format=Format(), vocabulary=vocabulary(), prompt=b"") is None
+        assert request_grammar(free, format=Format(), vocabulary=vocabulary(), prompt=b"") is None
 
 
 def test_what_cannot_be_is_refused_by_name():
     def refused(field, words, *, syntax=formats.HERMES, **fields):
         with pytest.raises(RequestError) as caught:
-            constraint(request(**fields), format=Format("x", None, syntax), vocabulary=vocabulary(), prompt=b"")
+            request_grammar(request(**fields), format=Format("x", None, syntax), vocabulary=vocabulary(), prompt=b"")
         assert caught.value.param == field and words in str(caught.value), caught.value
 
     def tool(parameters):
         return [TOOLS[1], {"type": "function", "function": {"name": "f", "parameters": parameters}}]
 
-    refused("tool_choice", "which this one's does not", syntax=None)
+    refused("tool_choice", "this model's template has none", syntax=None)
     for syntax in SYNTAXES.values():
         unique = obj(a=obj(b={"type": "array", "uniqueItems": True}))
         where = "tools[1].function.parameters#/properties/a/properties/b: the keyword 'uniqueItems'"
@@ -184,7 +183,7 @@ def test_what_cannot_be_is_refused_by_name():
     begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": '{"a": '}]
     with pytest.raises(RequestError, match="begun already") as caught:
         form_only = ChatRequest(messages=begun, response_format={"type": "json_object"}, continue_final_message=True)
-        constraint(form_only, format=Format(), vocabulary=vocabulary(), prompt=b"")
+        request_grammar(form_only, format=Format(), vocabulary=vocabulary(), prompt=b"")
     assert caught.value.param == "continue_final_message"
     refused("tools", "'uri'", syntax=formats.GLM, tools=tool(obj(u=form("uri"))))
 
