@@ -64,10 +64,11 @@ class Studies:
             RequestError: as in `chat`, before anything runs; a metric without a name of its own; a file that holds
                 another sweep.
         """
-        from llmlab.sweeps.run import sweep
+        from llmlab.sweeps.start import sweep
 
+        lab = cast("Lab", self)
         return sweep(
-            cast("Lab", self), messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics,
+            lab, messages, request=lab.request, order=order, n=n, seed=seed, independent=independent, metrics=metrics,
             save=save, resume=resume, fields=fields,
         )  # fmt: skip
 

@@ -58,7 +58,7 @@ class Result(Answer):
     _lab: Lab | None
     _parent: Result | None
 
-    def __init__(self, completion: Completion, lab: Lab | None = None, parent: Result | None = None) -> None:
+    def __init__(self, completion: Completion, lab: Asker | None = None, parent: Result | None = None) -> None:
         super().__init__(completion)
         object.__setattr__(self, "_lab", lab)
         object.__setattr__(self, "_parent", parent)
