@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from llmlab.protocol.request import Request
-from llmlab.protocol.signatures import STREAMING, spells
+from llmlab.protocol.signatures import STREAMING, shows_fields
 
 if TYPE_CHECKING:
     from llmlab.checks.calibration import Calibration
@@ -27,7 +27,7 @@ class Studies:
     def __init__(self) -> None:
         self.last_sweep: Sweep | None = None
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def sweep(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -72,7 +72,7 @@ class Studies:
             save=save, resume=resume, fields=fields,
         )  # fmt: skip
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def check_sampler(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -101,7 +101,7 @@ class Studies:
         lab = cast("Lab", self)
         return check_sampler(lab.next_token(messages, order=order, **fields), lab.backend, draws=draws, seed=seed)
 
-    @spells(but=("messages", "prompt", *STREAMING))
+    @shows_fields(without=("messages", "prompt", *STREAMING))
     def calibration(
         self,
         truth: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | None = None,

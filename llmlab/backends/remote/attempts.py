@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmlab.backends.remote.errors import of_event, refused, translated, unreadable
 from llmlab.errors import EngineError, LLMLabError, RequestError
-from llmlab.protocol.export import EXTENSIONS
+from llmlab.protocol.fields import EXTENSIONS
 from llmlab.protocol.request import Request
+from llmlab.sampling.stages import STAGES
 
 if TYPE_CHECKING:
     from llmlab.backends.remote.backend import RemoteBackend
@@ -234,7 +235,10 @@ def _mapping(found: Any, where: str) -> Mapping[str, Any]:
 
 
 def _reshapes(request: Request) -> bool:
-    """Whether the law that is drawn from is another than the model's."""
-    off = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "logit_bias": {}, "repetition_penalty": 1.0}
-    off |= {"frequency_penalty": 0.0, "presence_penalty": 0.0}
-    return any(getattr(request, name) != value for name, value in off.items())
+    """Whether the distribution that is sampled from differs from the model's own at every step."""
+    return any(
+        getattr(request, field.name) != field.neutral
+        for stage in STAGES
+        if stage.kind != "mask"
+        for field in stage.fields
+    )
