@@ -15,24 +15,14 @@ from typing import Any, NamedTuple
 from llmlab.backends.remote.endpoint import Endpoint
 from llmlab.backends.remote.errors import error_from_event, refused_fields, translate_error, unreadable_answer
 from llmlab.errors import EngineError, LLMLabError, RequestError
-from llmlab.protocol.export import EXTENSIONS
+from llmlab.protocol.fields import EXTENSIONS
 from llmlab.protocol.request import Request
+from llmlab.sampling.stages import STAGES
 
 #: A note; it also makes `stream` move the logprobs to the columns they belong to.
 PROCESSED = "logprobs: those of the distribution after the temperature, so they are under sampling_logprob"
 #: Fields that are noted where they were left out, because their absence changes the answer or the frames.
 _NOTED = ("seed", "logprobs", "top_logprobs", "temperature", "top_p", "stream")
-#: Settings of the sampler under which the processed distribution equals the model's own.
-_NEUTRAL: Mapping[str, Any] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "logit_bias": {},
-    "repetition_penalty": 1.0,
-    "frequency_penalty": 0.0,
-    "presence_penalty": 0.0,
-}
 
 
 class Received(NamedTuple):
@@ -225,4 +215,9 @@ def _seed_of(seed: int, index: int) -> int:
 
 def _changes_distribution(request: Request) -> bool:
     """Whether the request's sampling fields make the processed distribution differ from the model's own."""
-    return any(getattr(request, name) != value for name, value in _NEUTRAL.items())
+    return any(
+        getattr(request, field.name) != field.neutral
+        for stage in STAGES
+        if stage.kind != "mask"
+        for field in stage.fields
+    )

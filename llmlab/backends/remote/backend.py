@@ -38,8 +38,8 @@ class RemoteBackend(Backend):
         self.unsupported = frozenset({"order", "prompt"})
         self.endpoint = endpoint
         self._loop = loop
-        # A backend that is dropped must leave neither thread nor connection. The endpoint decides, because streams
-        # in progress hold it: they can be read to their end although the backend is gone.
+        # A dropped backend must leave neither its thread nor a connection. It is the endpoint that decides, because
+        # streams in progress hold it: they can be read to their end although the backend is gone.
         weakref.finalize(endpoint, loop.close, wait=False).atexit = False
 
     @classmethod
