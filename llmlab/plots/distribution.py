@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-#: How each cut is drawn: colour, hatch, line.
+#: Colour, hatch and line style of each cut.
 CUT_STYLES = {
     "top_k": (palette.ORANGE, "///", "-"),
     "top_p": (palette.PURPLE, "\\\\\\", "--"),
@@ -38,9 +38,14 @@ _NAMES = {"logit_bias": "bias", "repetition": "repetition", "frequency": "freque
 
 @style()
 def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
-    """The probabilities before the cuts, falling, both axes logarithmic; what each cut removes is hatched in its style.
+    """Draw the probabilities before top_k, top_p and min_p by rank, on logarithmic axes.
 
-    The legend says how many tokens each removes, and their mass; a level line stands where min_p does.
+    What each of these removes is hatched in its own style, and the legend says how many tokens and how much probability
+    that is. A horizontal line shows the probability below which min_p removes.
+
+    Args:
+        data: what `NextToken.truncation` returns.
+        ax: the axes to draw on; by default those of a new figure.
     """
     ax = new_axes(ax, width=6.4, height=4.0)
     n = len(data.prob)
@@ -50,7 +55,7 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     shown = min(n, max(far, *(2 * edge for edge in edges), 10))
     rank = np.arange(1, shown + 1)
     floor = min(max(float(data.prob[shown - 1]) / 2, 1e-12), float(data.prob[0]) / 1000)
-    # A step a token, its border half-way between two ranks.
+    # One step per token; steps meet half-way between two ranks.
     borders = np.append(rank - 0.5, shown + 0.5)
     kept = min(data.kept, shown)
     ax.stairs(
@@ -85,10 +90,14 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
 
 @style()
 def plot_stages(data: TokenStages, *, ax: Axes | None = None) -> Axes:
-    """The ledger of one token as a waterfall: how each stage moved its probability, with its logit written below.
+    """Draw how each stage of the sampler moved the probability of one token, as a waterfall chart.
 
-    A stage that nobody asked for is left out. Rises are blue, falls orange and hatched; the stage that took the token
-    out says so.
+    Stages that the settings do not ask for are left out. Rises are blue, falls orange and hatched; the stage that
+    removed the token says so. Below each stage stand its setting and the token's logit after it.
+
+    Args:
+        data: what `llmlab.distributions.stages.token_stages` returns; `NextToken.plot_stages` draws it.
+        ax: the axes to draw on; by default those of a new figure.
     """
     S = len(data.stages)
     logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
@@ -137,7 +146,12 @@ def plot_stages(data: TokenStages, *, ax: Axes | None = None) -> Axes:
 
 @style()
 def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
-    """Each token's probability before (ring) and after (dot) bias and penalties, and what each added to its logit."""
+    """Draw each token's probability before (ring) and after (dot) bias and penalties, and what each adds to its logit.
+
+    Args:
+        data: what `NextToken.penalties` returns.
+        ax: the axes to draw on; by default those of a new figure.
+    """
     from matplotlib.lines import Line2D
 
     K = len(data.labels)
@@ -181,11 +195,16 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
 
 @style()
 def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None) -> Axes:
-    """A row of bars a temperature: the law before the cuts, each bar hatched by the cut that removed it.
+    """Draw one row of bars per temperature: the distribution before top_k, top_p and min_p.
 
-    Outlines show the law drawn from, renormalised over what is kept. A vertical line stands where top_k and top_p cut,
-    a level line where min_p does. The bars of all rows share one scale; their figures are those of the law before
-    the cuts.
+    A bar is hatched in the style of the cut that removed its token. Outlines show the distribution that is sampled from,
+    renormalised over the tokens that are kept. A vertical line shows where top_k and top_p cut, a horizontal one the
+    probability below which min_p removes. The bars of all rows share one scale; the numbers on them are the
+    probabilities before the cuts.
+
+    Args:
+        data: what `NextToken.temperatures` returns.
+        ax: the axes to draw on; by default those of a new figure.
     """
     T, K = data.prob.shape
     ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
@@ -197,7 +216,7 @@ def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None)
     ax.set_xlabel(NEXT_TOKEN)
     ax.set_ylim(-T + 0.85, 1.0)
     _legend(ax, data)
-    # What fits is known when all around the axes has its place.
+    # How much fits is known once everything around the axes has been laid out.
     ax.figure.canvas.figure.draw_without_rendering()
     width, height = inches(ax), ax.get_window_extent().height / ax.figure.dpi
     room = max(width - _NOTE_INCHES, 1.0) / K
@@ -231,7 +250,7 @@ def _draw_row(
         top = base + scale * max(p, data.final[row][k])
         text = f"{p:.2f}".removeprefix("0") if p >= 0.005 else "0" if p == 0 else "<.01"
         if len(text) * digit > room:
-            continue  # it would lie on its neighbour's
+            continue  # it would overlap with its neighbour's
         ax.annotate(
             text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
             fontsize="x-small", zorder=5,
@@ -249,7 +268,7 @@ def _draw_row(
 def _draw_cuts(ax: Axes, data: TemperatureDistributions, row: int, *, base: float, scale: float) -> None:
     K = len(data.labels)
     if "top_p" in data.settings:
-        # Whatever top_k left, top_p keeps a head of it: the line stands after the last token it did not remove.
+        # top_p keeps the most likely of the tokens that top_k left: the line stands after the last one it keeps.
         gone = [k for k, cut in enumerate(data.removed_by[row]) if cut == "top_p"]
         if gone and gone[0] < K:
             colour, _, line = CUT_STYLES["top_p"]

@@ -97,7 +97,7 @@ def test_the_cold_is_a_row_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("order", TAILS)
-def test_under_a_cold_law_only_the_first_token_is_there_whatever_else_is_asked(order: str) -> None:
+def test_below_the_least_temperature_only_the_first_token_is_kept_whatever_else_is_asked(order: str) -> None:
     case = random_case(np.random.default_rng(3), order)
     cold = case._replace(held=case.held | {"temperature": 0.0})
     best, other = np.argsort(-case.logits, kind="stable")[:2].tolist()
