@@ -197,9 +197,9 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
 def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None) -> Axes:
     """Draw one row of bars per temperature: the distribution before top_k, top_p and min_p.
 
-    A bar is hatched in the style of the cut that removed its token. Outlines show the distribution that is sampled from,
-    renormalised over the tokens that are kept. A vertical line shows where top_k and top_p cut, a horizontal one the
-    probability below which min_p removes. The bars of all rows share one scale; the numbers on them are the
+    A bar is hatched in the style of the cut that removed its token. Outlines show the distribution that is sampled
+    from, renormalised over the tokens that are kept. A vertical line shows where top_k and top_p cut, a horizontal one
+    the probability below which min_p removes. The bars of all rows share one scale; the numbers on them are the
     probabilities before the cuts.
 
     Args:

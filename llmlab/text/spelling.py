@@ -90,7 +90,7 @@ def speed(tokens: int, seconds: float) -> str:
 
 
 def completed_characters(tokens: Iterable[bytes | None]) -> Iterator[str]:
-    """For each token, the character that began in an earlier token and that this one completes; "" where there is none."""
+    """For each token, the character that began in an earlier token and that this one completes; "" without one."""
     waiting = b""
     for raw in tokens:
         if raw is None:
