@@ -1,4 +1,4 @@
-"""Prompts that have been read: the cache of each, kept for the rows that share it."""
+"""Prefilled prompts: the KV cache of each, kept for the rows that share it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
 from llmlab.models.kv.protocol import Cache
 
-#: Prefilled prompts that are kept although no row waits for them.
+#: The number of prefilled prompts that are kept although no row waits for them.
 KEPT_PROMPTS = 2
 
 
 class Prompts:
-    """Runs each prompt through the model once, however many rows begin with it.
+    """Runs each prompt through the model once, however many rows share it.
 
     Args:
         programs: the compiled programs.
-        lengths: the cache lengths, rising.
+        lengths: the cache lengths, ascending.
     """
 
     def __init__(self, programs: Programs, *, lengths: tuple[int, ...]):
@@ -27,18 +27,21 @@ class Prompts:
         self._lengths = lengths
         self._sizes = piece_sizes(lengths[-1])
         self._read: OrderedDict[bytes, Cache] = OrderedDict()
-        self.prefills = 0  #: how many prompts have been run through the model
+        self.prefills = 0  #: the number of prompts that were run through the model
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Drops all prompts."""
         self._read.clear()
 
     def row_length(self, row: Row) -> int:
-        """The positions that a row needs to begin: its prompt, in padded pieces, and one token."""
+        """The positions that a row needs at admission: its given tokens in padded pieces, and one more token."""
         return max(len(row.given) + 1, padded_length(len(row.given) - 1, sizes=self._sizes))
 
     def read(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> Cache:
-        """The cache, `length` positions, of what is given but its last token; `waits` tells which prompts to keep."""
+        """Returns the cache, of `length` positions, of all given tokens except the last.
+
+        `waits` tells whether a row with a given key is in the queue; prompts that no row waits for are dropped in time.
+        """
         held = self._read.pop(row.key, None)
         if held is None or held.length > length:
             held = self._programs.row_cache(length=length)

@@ -16,7 +16,7 @@ from llmlab.errors import ContextLengthError, RequestError
 from llmlab.protocol.arguments import listed, most, order_name, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
-from llmlab.protocol.signatures import LAW_FIELDS, spells
+from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.step_request import StepRequest, token_ids
 from llmlab.text.token_names import Token, TokenNames
 
@@ -33,8 +33,8 @@ __all__ = ["NextToken"]
 _INT32 = 2**31 - 1
 
 #: The signature of a method shows the sampling fields in the place of its `**fields`.
-_shows_fields = spells(only=LAW_FIELDS, kept=True)
-_shows_fields_except_temperature = spells(only=LAW_FIELDS, but=("temperature",), kept=True)
+_shows_fields = shows_fields(only=SAMPLING_FIELDS, unchanged=True)
+_shows_fields_except_temperature = shows_fields(only=SAMPLING_FIELDS, without=("temperature",), unchanged=True)
 
 
 class NextToken:

@@ -30,7 +30,7 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "no prompt", lambda d, r, w, s: d.next_token(prompt=None), "messages is missing.*prompt="
     yield "warmup", lambda d, r, w, s: d.warmup(orders="vlm"), "order must be one of"
     yield "no path", lambda d, r, w, s: r.save(3), "save must be the path of a file, got 3"
-    yield "no csv", lambda d, r, w, s: s.to_csv(None), "path must be the path of a file, got None"
+    yield "no sweep file", lambda d, r, w, s: s.save(None), "save must be the path of a file, got None"
     yield "no page", lambda d, r, w, s: r.save_html(b"a"), "path must be the path of a file, got b'a'"
     yield "no model", lambda d, r, w, s: llmlab.load(None), "name must be demo, a checkpoint folder or a hub repository"
     yield "no file", lambda d, r, w, s: llmlab.Result.load(3), "path must be the path of a file, got 3"
@@ -64,11 +64,11 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "noise seed", lambda d, r, w, s: w.flip_points_frame(5, seed=1.5), "seed must be an integer"
     yield "draws", lambda d, r, w, s: d.check_sampler(QUESTION, draws=2.5), "draws must be an integer, got 2.5"
     yield "first seed", lambda d, r, w, s: d.check_sampler(QUESTION, seed=None), "seed must be an integer, got None"
-    yield "truth", lambda d, r, w, s: d.calibration(3), "truth must be a list of prompts with their laws, got 3"
+    yield "truth", lambda d, r, w, s: d.calibration(3), "truth must be a list of prompts with distributions, got 3"
     yield "answers", lambda d, r, w, s: d.calibration([{"messages": "x", "distribution": {3: 1}}]), "must map answers"
-    yield "its messages", lambda d, r, w, s: d.calibration([], messages="x"), "messages are the truth's"
+    yield "its messages", lambda d, r, w, s: d.calibration([], messages="x"), "messages cannot be given here"
     yield "its n", lambda d, r, w, s: d.calibration(n=3), "n says how tokens are drawn"
-    yield "few prompts", lambda d, r, w, s: d.calibration(prompts_per_law=1.5), "prompts_per_law must be an integer"
+    yield "few prompts", lambda d, r, w, s: d.calibration(prompts_per_distribution=1.5), "_distribution must be"
     yield "a score of 5", lambda d, r, w, s: d.score(QUESTION, 5), "given must be a list of token ids, or of texts"
     yield "a score of bytes", lambda d, r, w, s: d.score(QUESTION, b"abc"), "given must be a list of token ids"
     yield "a score of results", lambda d, r, w, s: d.score(QUESTION, [r]), "results are scored one at a time"
@@ -87,12 +87,12 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "a lab", lambda d, r, w, s: type(r).load("r.parquet", lab="demo"), "lab must be a Lab, such as llmlab.load"
     yield "its lab", lambda d, r, w, s: type(s).load("s.parquet", lab=3), "lab must be a Lab, such as llmlab.load gives"
     yield "metrics", lambda d, r, w, s: s.frame(metrics=len), "metrics must be a dict"
-    yield "columns", lambda d, r, w, s: s.summary(3), "columns must be a list of columns, got 3"
-    yield "by", lambda d, r, w, s: s.summary(by=3), "by must be a list of axes, got 3"
-    yield "confidence", lambda d, r, w, s: s.summary(confidence="a"), "confidence must be a number, got 'a'"
-    yield "sure", lambda d, r, w, s: s.summary(confidence=1), "confidence must lie between 0 and 1, got 1"
-    yield "resamples", lambda d, r, w, s: s.summary(resamples=10**9), "resamples must be between 1 and 1000000"
-    yield "resample seed", lambda d, r, w, s: s.summary(seed=-1), "seed must be at least 0, got -1"
+    yield "columns", lambda d, r, w, s: s.summary_frame(3), "columns must be a list of columns, got 3"
+    yield "by", lambda d, r, w, s: s.summary_frame(by=3), "by must be a list of axes, got 3"
+    yield "confidence", lambda d, r, w, s: s.summary_frame(confidence="a"), "confidence must be a number, got 'a'"
+    yield "sure", lambda d, r, w, s: s.summary_frame(confidence=1), "confidence must lie between 0 and 1, got 1"
+    yield "resamples", lambda d, r, w, s: s.summary_frame(resamples=10**9), "resamples must be between 1 and 1000000"
+    yield "resample seed", lambda d, r, w, s: s.summary_frame(seed=-1), "seed must be at least 0, got -1"
     yield "kind", lambda d, r, w, s: s.plot(kind="bars"), "kind must be one of lines, heatmap, got 'bars'"
     yield "twice", lambda d, r, w, s: s.plot(x="top_p", by="top_p"), "by is 'top_p', which x is already"
     yield "diversity", lambda d, r, w, s: s.plot_diversity(diversity={}), "diversity must be a column"
@@ -149,7 +149,7 @@ def right(lab: Any, result: Any, law: Any, sweep: Any) -> None:
     assert law.sample(seed for seed in np.arange(3)).tolist() == law.sample(range(3)).tolist()
     assert lab.check_sampler(QUESTION, draws=np.int64(50), seed=np.int64(2)).draws == 50
     assert list(lab.compare_orders(result, orders="vllm").results) == ["llmlab", "vllm"]
-    assert len(sweep.summary("tokens", by=("top_p", "top_p"))) == 2
+    assert len(sweep.summary_frame("tokens", by=("top_p", "top_p"))) == 2
     column = pd.Series([QUESTION, "Hello"])
     asked = {"n": 1, "max_tokens": 1, "seed": 1}
     assert lab.sweep(column, **asked).frame().equals(lab.sweep(list(column), **asked).frame())
