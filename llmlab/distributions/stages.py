@@ -13,12 +13,15 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from llmlab.distributions.probabilities import best_ids, log_softmax, softmax
-from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, SamplerRow, Step, changed, cut_settings
+from llmlab.distributions.step import CUTS, NO_CUTS, SamplerRow, Step, changed, cut_settings
 from llmlab.distributions.trace import last, parameter_of, removing_stages, textbook_logits
 from llmlab.errors import RequestError
+from llmlab.sampling.stages import ORDER, STAGES
 
 #: The stages that move single tokens.
-PENALTIES = FIXED[:4]
+PENALTIES = tuple(stage.name for stage in ORDER if stage.kind == "logits")
+#: Stage -> the fields that it reads.
+_FIELDS = {stage.name: stage.fields for stage in STAGES}
 
 Labels: TypeAlias = Callable[[Sequence[int]], tuple[str, ...]]
 
@@ -227,7 +230,7 @@ def _setting(step: Step, stage: str, token: int, row: SamplerRow) -> str:
     if stage in ("frequency", "presence"):
         times = f" x {made}" if stage == "frequency" else ""
         return f"= {getattr(params, stage + '_penalty'):g}{times}" if made else "not made"
-    return f"= {getattr(params, parameter_of(stage)):g}"
+    return ", ".join(f"= {getattr(params, field.name):g}" for field in _FIELDS[parameter_of(stage)])
 
 
 def _min_p_levels(trace: Mapping[str, np.ndarray], settings: Mapping[str, float], uncut: np.ndarray) -> np.ndarray:

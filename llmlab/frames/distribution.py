@@ -10,7 +10,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from llmlab.distributions.flip_points import COLD, LIMITS, Settings, flip_points
 from llmlab.distributions.stages import stage_table
-from llmlab.distributions.step import FIXED, SamplerRow, Step
+from llmlab.distributions.step import FIXED, NO_CUTS, SamplerRow, Step
+from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.text.token_names import TokenNames
 
@@ -108,6 +109,10 @@ def flip_points_frame(
     """The frame of the values of each parameter between which a token is kept and, with `noise`, sampled."""
     from llmlab.sampling.pipeline import ORDERS
 
+    # The closed forms are those of LIMITS; another truncation that is on would change which tokens are kept.
+    for field, neutral in NO_CUTS.items():
+        if field not in LIMITS and getattr(row.params, field) != neutral:
+            raise RequestError(f"flip points are not known under {field}: give {field}={neutral!r}", param=field)
     settings = Settings.of(row.params)
     found = flip_points(
         step.before_temperature(row, order=order),

@@ -26,6 +26,8 @@ CUT_STYLES = {
     "top_p": (palette.PURPLE, "\\\\\\", "--"),
     "min_p": (palette.GREEN, "...", ":"),
 }
+#: The same for any other stage that truncates.
+_OTHER_CUT = (palette.GREY, "xxx", "-.")
 _ROW = 0.78  # how much of the space between two rows the tallest bar takes
 _NOTE_INCHES = 1.45
 _DIGIT = 0.64  # the width of a digit, in heights
@@ -58,7 +60,7 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
         label=f"kept: {count(data.kept, 'token')}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
     )  # fmt: skip
     for cut in data.cuts:
-        colour, hatch, line = CUT_STYLES[cut.name]
+        colour, hatch, line = CUT_STYLES.get(cut.name, _OTHER_CUT)
         low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
         label = f"cut by {cut.name} = {cut.value:g}: {count(cut.removed, 'token')}, {cut.mass:.2%}"
         ax.stairs(
@@ -152,7 +154,9 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     )
     ax.scatter(data.after, at, s=38, color=colours, zorder=3, label="after")
     for row in at[touched]:
-        moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
+        moves = [
+            f"{_NAMES.get(name, name)} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0
+        ]
         ax.annotate(
             ", ".join(moves), (1.0, row), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", fontsize="small",
@@ -219,7 +223,7 @@ def _draw_row(
     bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
     for bar, cut in zip(bars, data.removed_by[row], strict=True):
         if cut:
-            colour, hatch, _ = CUT_STYLES[cut]
+            colour, hatch, _ = CUT_STYLES.get(cut, _OTHER_CUT)
             bar.set(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch, linewidth=0.8)
     kept = data.final[row] > 0
     ax.bar(
@@ -271,7 +275,7 @@ def _legend(ax: Axes, data: TemperatureDistributions) -> None:
     ]
     labels = ["kept: probability before the cuts", "after them, renormalised"]
     for cut in data.settings:
-        colour, hatch, line = CUT_STYLES[cut]
+        colour, hatch, line = CUT_STYLES.get(cut, _OTHER_CUT)
         bar = Patch(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
         labels.append(f"cut by {cut} = {data.settings[cut]:g}")
