@@ -1,4 +1,4 @@
-"""What can be read off a trace: a mapping from stage to logits [B, V] after it, in the order of the stages, "raw" first."""
+"""Functions of a trace: the logits [B, V] after each stage, by its name, in the order of the stages, "raw" first."""
 
 from __future__ import annotations
 
