@@ -101,7 +101,7 @@ class Step:
         return {stage: np.asarray(left)[: len(rows)] for stage, left in lefts.items()}
 
     def before_cuts(self, rows: Sequence[SamplerRow], *, order: str) -> Float32[np.ndarray, "B V"]:
-        """Logits after every stage except top_k, top_p and min_p."""
+        """Logits after every stage except those that truncate (top_k, top_p, min_p)."""
         # The same program with these stages off, so that nothing else need be compiled.
         return last(self.trace([changed(row, **NO_CUTS) for row in rows], order=order))
 
