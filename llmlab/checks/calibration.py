@@ -171,7 +171,7 @@ def calibration(
     prompts_per_law: int | None,
     fields: Mapping[str, Any],
 ) -> Calibration:
-    """What `Lab.calibration` does."""
+    """What `Lab.check_calibration` does."""
     backend = lab.backend
     if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{backend.name} is an endpoint that scores no given answers; llmlab.load a model for that")

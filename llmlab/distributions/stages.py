@@ -108,7 +108,7 @@ def penalty_shifts(step: Step, *, request: Request, order: str | None, top: int)
     if not moved:
         raise RequestError(
             "no bias or penalty moves a token here: give logit_bias, or a repetition_penalty; frequency_penalty and "
-            "presence_penalty look at what was generated, result.ledger(position)"
+            "presence_penalty look at what was generated, result.next_token(position)"
         )
     before, after = softmax(rows[0]), softmax(rows[-1])
     ids = np.argsort(-np.maximum(before, after), kind="stable")[:top].tolist()

@@ -90,7 +90,7 @@ def listed(tokens: Tokens, header: Header) -> dict[str, list[dict[str, Any]]]:
     lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
     for t, segment in enumerate(tokens.segment):
         if segment in kinds:
-            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.names))
+            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.control_tokens))
     return lists
 
 

@@ -59,7 +59,7 @@ class RemoteStream:
             seed=seed,
             prompt_ids=np.zeros(0, np.int32),
             system_fingerprint="",
-            names=self._told.names.texts,
+            control_tokens=self._told.names.texts,
         )
         # Neither the work nor the generator knows this object: a stream that is dropped must go at once.
         self._work = submit(Asking(backend, request, seed=seed, put=events.put).run())
@@ -169,7 +169,7 @@ class _Told:
             **({"created": meta["created"]} if isinstance(meta.get("created"), int) else {}),
             **({"seed": meta["seed"]} if isinstance(meta.get("seed"), int) else {}),
             "system_fingerprint": str(meta.get("system_fingerprint") or ""),
-            "names": names.texts,
+            "control_tokens": names.texts,
         }
         return Completion(
             **{**vars(header), **known},
