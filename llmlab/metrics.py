@@ -8,8 +8,8 @@
 Each docstring says which kind of frame the metric reads:
 
 - a frame of tokens: `Result.logprobs_frame()`, or the rows of one choice. `lab.sweep(metrics=...)` passes the latter.
-- a frame of completions: one row per completion with its `text`, as `Sweep.frame()` has. `Sweep.summary(metrics=...)`
-  passes the rows of one group.
+- a frame of completions: one row per completion with its `text`, as `Sweep.frame()` has.
+  `Sweep.summary_frame(metrics=...)` passes the rows of one group.
 - a frame of probabilities: one row per token or answer.
 
 Logarithms are natural, entropies in nats. A metric is NaN where the frame cannot tell it: it has no rows, or a value is

@@ -32,8 +32,10 @@ _SHAPE: dict[str, Any] = {
 
 
 def tiny_config(family: str = "qwen3", **changes: Any) -> dict[str, Any]:
-    """The config.json of a two-layer decoder over bytes (`llama`, `qwen2` or `qwen3`)."""
-    architecture = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]
+    """The config.json of a two-layer decoder over bytes; `family` is a file in `llmlab/models/families`."""
+    from llmlab.models.families import families
+
+    architecture = families()[family].architectures[0]
     ids = {"bos_token_id": 256, "eos_token_id": 258}
     return {"architectures": [architecture], "model_type": family, **_SHAPE, **ids, **changes}
 
@@ -78,7 +80,7 @@ def tiny_checkpoint(
 
     Args:
         folder: where; made if it is not there.
-        family: llama, qwen2 or qwen3.
+        family: one of those in `llmlab/models/families`.
         seed: of the weights.
         scale: how much larger than usual the weights are, so that the next-token laws are far from uniform.
         template: the chat template, None for a base model.
@@ -88,12 +90,11 @@ def tiny_checkpoint(
     from flax import nnx
 
     from llmlab.checkpoints.save import save_checkpoint
-    from llmlab.models.config import ModelConfig
-    from llmlab.models.transformer import Transformer
+    from llmlab.models.families import build_model, read_config
 
     folder = byte_tokenizer(Path(folder), template=template)
     config = tiny_config(family, **changes)
-    model = Transformer(ModelConfig.from_dict(config), rngs=nnx.Rngs(seed))
+    model = build_model(read_config(config), rngs=nnx.Rngs(seed))
     graph, weights = nnx.split(model)
     weights = jax.tree.map(lambda x: x * scale if x.ndim > 1 else x, weights)
     save_checkpoint(folder, model=nnx.merge(graph, weights), config=config)

@@ -16,7 +16,7 @@ import optax
 
 from data.build.conversation import Conversation, assistant
 from data.build.packing import Encoder
-from llmlab.models.attention import HIDDEN
+from llmlab.models.kv.uncached import Uncached
 from llmlab.models.transformer import Transformer
 
 BUCKETS = (64, 160, 384, 1024)
@@ -25,9 +25,7 @@ TokenLogprobs = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[Any, Any]]
 
 def packed_logits(model: Transformer, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
     """Logits [B, L, V] of rows that hold several conversations, none of which sees another."""
-    length = tokens.shape[1]
-    seen = (segments[:, :, None] == segments[:, None, :]) & jnp.tril(jnp.ones((length, length), bool))[None]
-    hidden, _ = model(tokens, positions, jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32))
+    hidden, _ = model(tokens, positions, Uncached(segments))
     return model.logits(hidden)
 
 
@@ -75,7 +73,9 @@ class Teacher:
     def divergences(self, rows: Sequence[dict[str, Any]]) -> list[float]:
         """KL(truth || model) in nats for each row of ``truth.jsonl``; an answer includes its end token."""
         answers = [(i, answer, p) for i, row in enumerate(rows) for answer, p in row["distribution"].items()]
-        conversations = [Conversation("laws", [*rows[i]["messages"], assistant(answer)]) for i, answer, _ in answers]
+        conversations = [
+            Conversation("distributions", [*rows[i]["messages"], assistant(answer)]) for i, answer, _ in answers
+        ]
         logprobs, _ = self.score(conversations)
         divergences = [0.0] * len(rows)
         for (index, _, probability), logprob in zip(answers, logprobs, strict=True):

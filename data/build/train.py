@@ -31,7 +31,7 @@ from data.build.scoring import Teacher, packed_logits, token_logprobs
 from data.build.tokenizer import CONTEXT, VOCABULARY
 from data.build.validate import Validation
 from llmlab.checkpoints.save import save_checkpoint
-from llmlab.models.config import ModelConfig
+from llmlab.models.families import build_model, read_config
 from llmlab.models.transformer import Transformer
 
 Params = dict[str, jax.Array]
@@ -90,7 +90,7 @@ class Trainer:
 
     def __init__(self, config: dict[str, Any], *, seed: int, adam_ratio: float = 0.2) -> None:
         self.config = config
-        model = Transformer(ModelConfig.from_dict(config), rngs=nnx.Rngs(seed))
+        model = build_model(read_config(config), rngs=nnx.Rngs(seed))
         self._graph, state = nnx.split(model)
         paths, self._tree = jax.tree_util.tree_flatten_with_path(state)
         self._names = [jax.tree_util.keystr(path) for path, _ in paths]

@@ -1,1 +1,1 @@
-"""Ordinary Hugging Face folders: config.json, safetensors (sharded or not), a tokenizer. Never a pickle."""
+"""Hugging Face folders: config.json, safetensors (in one file or in shards), a tokenizer. Pickles are never read."""

@@ -1,29 +1,21 @@
-"""Where a model's name leads: the embedded model, a folder, or a repository of the Hugging Face hub."""
+"""Finds the folder of a model by its name: the embedded model, a folder, or a repository of the Hugging Face hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from llmlab.embedded import demo_folder
 from llmlab.errors import ModelNotFoundError
 
-#: Weights as safetensors, configuration and tokenizer; pickles are not even fetched.
+#: Weights as safetensors, configuration and tokenizer. Pickles are not downloaded.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 
 
-def demo_folder() -> Path:
-    """The embedded model: inside the installed package, or in the checkout that it is imported from."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "data" / "demo", package.parent / "data" / "demo"):
-        if (folder / "config.json").exists():
-            return folder
-    raise ModelNotFoundError("the embedded model is not installed beside llmlab; reinstall llmlab", param="model")
-
-
 def resolve(name: str | Path, *, revision: str | None = None) -> tuple[str, Path]:
-    """A model's name and folder; a hub repository is fetched into the hub's own cache.
+    """The name and the folder of a model; a hub repository is downloaded into the hub's own cache.
 
     Raises:
-        ModelNotFoundError: no such folder, and the hub has no such repository or cannot be reached.
+        ModelNotFoundError: there is no such folder, and the hub has no such repository or cannot be reached.
     """
     if name == "demo":
         return "demo", demo_folder()

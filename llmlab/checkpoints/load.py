@@ -1,10 +1,13 @@
-"""From a folder with config.json and safetensors to a decoder on the device."""
+"""Loads a decoder onto the device from a folder with config.json and safetensors files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +18,26 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
-from llmlab.checkpoints.families import EMBEDDING, HEAD, Rule, rules, unused
 from llmlab.errors import CheckpointError
 from llmlab.models.config import ModelConfig
+from llmlab.models.families import build_model, family_of, read_config
+from llmlab.models.parameter import declared_axes
 from llmlab.models.sharding import parameter_sharding
+from llmlab.models.tensors import Rule, Tensor
 from llmlab.models.transformer import Transformer
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.bin")
 _MOST_PROBLEMS = 12
-#: Rows of a table that are held at a time while two are compared.
+#: The rows that are read at a time while two stored tables are compared.
 _ROWS = 8192
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON object from the folder; a CheckpointError that names the file where it is absent or broken."""
+    """The JSON object in a file of the folder.
+
+    Raises:
+        CheckpointError: the file is absent or not a JSON object; the message names it.
+    """
     path = folder / name
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -42,10 +51,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those its index names, else model.safetensors, else all there are.
+    """The safetensors files of a checkpoint: those that its index names, else model.safetensors, else all there are.
 
     Raises:
-        CheckpointError: none, a shard that is missing, or weights that exist only as a pickle, which is never read.
+        CheckpointError: there is none, a shard is missing, or the weights exist only as a pickle, which is never read.
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
@@ -55,10 +64,10 @@ def weight_files(folder: Path) -> list[Path]:
         shards = sorted(set(named.values()))
         absent = [name for name in shards if not (folder / name).exists()]
         if absent:
-            raise CheckpointError(f"{index} names shards that are not there: {', '.join(absent)}")
+            raise CheckpointError(f"{index} names shards that are missing: {', '.join(absent)}")
         if shards:
             return [folder / name for name in shards]
-    whole = folder / "model.safetensors"  # beside it may lie the same weights in another layout, or an adapter
+    whole = folder / "model.safetensors"  # other files may hold the same weights in another layout, or an adapter
     files = [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
     if files:
         return files
@@ -74,33 +83,38 @@ def weight_files(folder: Path) -> list[Path]:
 def load_model(
     folder: Path, *, dtype: DTypeLike, progress: Callable[[int, int], None] | None = None, mesh: Mesh | None = None
 ) -> tuple[ModelConfig, Transformer]:
-    """Build the decoder that config.json describes and fill it from the folder's safetensors.
+    """Builds the decoder that config.json describes and fills it from the folder's safetensors.
 
-    Every missing, surplus or misshapen tensor is found before anything is put on the device, and all are told at once.
-    `progress` is told (bytes loaded, bytes in all). With a `mesh` each parameter is spread over its devices, or lies on
-    all of them.
+    Every missing, surplus or misshapen tensor is found before anything is put on the device, and one error names them
+    all.
+
+    Args:
+        folder: the checkpoint.
+        dtype: of the parameters on the device.
+        progress: called with (bytes loaded, bytes in total) after each parameter.
+        mesh: the devices that the parameters are spread over, as each declares; None for one device.
 
     Raises:
         CheckpointError: see the message; nothing was loaded.
     """
-    config = ModelConfig.from_dict(read_json(folder, "config.json"))
-    module = nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0), dtype=dtype))
+    config = read_config(read_json(folder, "config.json"))
+    module = nnx.eval_shape(lambda: build_model(config, rngs=nnx.Rngs(0), dtype=dtype))
     graph, abstract = nnx.split(module)
     flat = dict(nnx.to_flat_state(abstract))
+    for path, slot in flat.items():
+        declared_axes(slot, path)
     with ExitStack() as stack:
         tensors = _open(weight_files(folder), stack)
-        table = rules(config)
-        if config.tie_word_embeddings and HEAD in tensors and EMBEDDING not in tensors:  # stored once, by that name
-            table[0] = table[0]._replace(tensors=tuple((HEAD, shape) for _, shape in table[0].tensors))
+        table = [_by_stored_names(rule, tensors) for rule in family_of(config).tensors(config)]
         _check(folder, tensors, table, config)
-        total = config.parameters * np.dtype(dtype).itemsize
+        total = sum(prod(tensor.shape) for rule in table for tensor in rule.tensors) * np.dtype(dtype).itemsize
         done = 0
         for rule in table:
             value = _read(rule, tensors, folder).astype(dtype)
             slot = flat[rule.path]
             if slot.shape != value.shape:
                 raise CheckpointError(f"{'.'.join(map(str, rule.path))} is {value.shape}, expected {slot.shape}")
-            where = None if mesh is None else parameter_sharding(mesh, rule.path, value.shape)
+            where = None if mesh is None else parameter_sharding(mesh, slot, rule.path)
             flat[rule.path] = slot.replace(jax.device_put(value, where))
             done += value.nbytes
             if progress:
@@ -108,12 +122,23 @@ def load_model(
     return config, nnx.merge(graph, nnx.from_flat_state(list(flat.items())))
 
 
+def _by_stored_names(rule: Rule, tensors: dict[str, Any]) -> Rule:
+    """The rule with the other name of a tied tensor where the checkpoint holds it by that name alone."""
+    named = (
+        replace(tensor, name=tensor.tied, tied=None)
+        if tensor.tied in tensors and tensor.name not in tensors
+        else tensor
+        for tensor in rule.tensors
+    )
+    return replace(rule, tensors=tuple(named))
+
+
 def _open(files: list[Path], stack: ExitStack) -> dict[str, Any]:
-    """Tensor name -> the open file that holds it. Nothing but headers is read yet."""
+    """Tensor name -> the open file that holds it. Only headers are read yet."""
     held: dict[str, Any] = {}
     for path in files:
         try:
-            # Memory-mapped, and as numpy: a tensor reaches the host's memory when it is asked for, and once.
+            # Memory-mapped and read as numpy: a tensor reaches the host's memory when it is asked for, and only once.
             handle = stack.enter_context(safe_open(path, framework="numpy"))
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again") from None
@@ -125,8 +150,9 @@ def _open(files: list[Path], stack: ExitStack) -> dict[str, Any]:
 
 
 def _check(folder: Path, tensors: dict[str, Any], table: list[Rule], config: ModelConfig) -> None:
-    wanted = {name: shape for rule in table for name, shape in rule.tensors}
-    problems = list(_problems(tensors, wanted, config)) or list(_contradictions(tensors, config))
+    wanted = [tensor for rule in table for tensor in rule.tensors]
+    ignored = family_of(config).ignored
+    problems = list(_problems(tensors, wanted, ignored)) or list(_contradictions(tensors, wanted))
     if problems:
         more = f"\n  ... and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise CheckpointError(
@@ -134,8 +160,8 @@ def _check(folder: Path, tensors: dict[str, Any], table: list[Rule], config: Mod
         )
 
 
-def _problems(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]], config: ModelConfig) -> Iterator[str]:
-    for name, shape in wanted.items():
+def _problems(tensors: dict[str, Any], wanted: list[Tensor], ignored: Sequence[str]) -> Iterator[str]:
+    for name, shape in ((tensor.name, tensor.shape) for tensor in wanted):
         if name not in tensors:
             yield f"missing: {name} {list(shape)}"
             continue
@@ -144,30 +170,32 @@ def _problems(tensors: dict[str, Any], wanted: dict[str, tuple[int, ...]], confi
             yield f"misshapen: {name} is {list(held.get_shape())}, config.json implies {list(shape)}"
         if held.get_dtype() not in ("F32", "F16", "BF16", "F64"):
             yield f"unreadable: {name} is stored as {held.get_dtype()}; only floating-point weights are read"
-    for name in sorted(tensors.keys() - wanted.keys()):
-        if not unused(name, config):
+    known = {tensor.name for tensor in wanted} | {tensor.tied for tensor in wanted}
+    for name in sorted(tensors.keys() - known):
+        if not any(fnmatchcase(name, pattern) for pattern in ignored):
             yield f"surplus: {name}"
 
 
-def _contradictions(tensors: dict[str, Any], config: ModelConfig) -> Iterator[str]:
-    """An output matrix that is said to be the embedding, and stored as another: readers differ in what they believe."""
-    if not (config.tie_word_embeddings and {EMBEDDING, HEAD} <= tensors.keys()):
-        return
-    one, other = (tensors[name].get_slice(name) for name in (EMBEDDING, HEAD))
-    count = config.vocab_size
-    same = one.get_shape() == other.get_shape() and all(
-        np.array_equal(one[row : min(row + _ROWS, count)], other[row : min(row + _ROWS, count)])
-        for row in range(0, count, _ROWS)
-    )
-    if not same:
-        yield f"contradictory: {HEAD} is not {EMBEDDING}, but tie_word_embeddings is true: set it false, or drop {HEAD}"
+def _contradictions(tensors: dict[str, Any], wanted: list[Tensor]) -> Iterator[str]:
+    """Tied tensors that are stored twice and differ: which of the two counts depends on the program that reads them."""
+    for tensor in wanted:
+        if tensor.tied not in tensors:
+            continue
+        one, other = (tensors[name].get_slice(name) for name in (tensor.name, tensor.tied))
+        count = tensor.shape[0]
+        same = one.get_shape() == other.get_shape() and all(
+            np.array_equal(one[row : min(row + _ROWS, count)], other[row : min(row + _ROWS, count)])
+            for row in range(0, count, _ROWS)
+        )
+        if not same:
+            yield (
+                f"contradictory: {tensor.tied} is not {tensor.name}, but tie_word_embeddings is true: "
+                f"set it to false, or remove {tensor.tied}"
+            )
 
 
 def _read(rule: Rule, tensors: dict[str, Any], folder: Path) -> np.ndarray:
     try:
-        parts = [tensors[name].get_tensor(name) for name, _ in rule.tensors]
+        return rule.join([tensors[tensor.name].get_tensor(tensor.name) for tensor in rule.tensors])
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{rule.tensors[0][0]} in {folder} cannot be read: {error}") from None
-    if rule.transpose:
-        parts = [part.T for part in parts]
-    return np.concatenate(parts, axis=-1) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+        raise CheckpointError(f"{rule.tensors[0].name} in {folder} cannot be read: {error}") from None

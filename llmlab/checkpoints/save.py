@@ -1,4 +1,4 @@
-"""Write a decoder as an ordinary Hugging Face checkpoint: the inverse of `load`, by the same table."""
+"""Writes a decoder as an ordinary Hugging Face checkpoint: the inverse of `load`, by the same rules."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save
 
-from llmlab.checkpoints.families import Rule, rules
-from llmlab.models.config import ModelConfig
+from llmlab.models.families import family_of, read_config
 from llmlab.models.transformer import Transformer
 
 
 def save_checkpoint(folder: Path, *, model: Transformer, config: Mapping[str, Any], dtype: Any = jnp.float32) -> Path:
-    """Write config.json and model.safetensors; returns the weights' path.
+    """Writes config.json and model.safetensors; returns the path of the weights.
 
     Args:
-        folder: made if it is not there; a tokenizer already in it stays.
+        folder: created if it does not exist; a tokenizer in it is kept.
         model: the decoder.
         config: the whole config.json, as transformers reads it; it must describe this decoder.
         dtype: what the weights are stored as.
@@ -30,24 +29,18 @@ def save_checkpoint(folder: Path, *, model: Transformer, config: Mapping[str, An
     Raises:
         ValueError: `config` describes another decoder than `model`.
     """
-    read = ModelConfig.from_dict(config)
+    read = read_config(config)
     if read != model.config:
         raise ValueError(f"config.json would describe {read}, the model is {model.config}")
     flat = dict(nnx.to_flat_state(nnx.state(model)))
     tensors: dict[str, np.ndarray] = {}
-    for rule in rules(read):
+    for rule in family_of(read).tensors(read):
         value = np.asarray(jax.device_get(flat[rule.path][...])).astype(dtype)
-        tensors |= _split(rule, value)
+        names = [tensor.name for tensor in rule.tensors]
+        tensors |= dict(zip(names, rule.split(value), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
     path = folder / "model.safetensors"
-    # Not `save_file`: it leaves a file that its owner alone may read.
+    # Not `save_file`: it leaves a file that only its owner may read.
     path.write_bytes(save(tensors, metadata={"format": "pt"}))
     return path
-
-
-def _split(rule: Rule, value: np.ndarray) -> dict[str, np.ndarray]:
-    sizes = [shape[0] for _, shape in rule.tensors]
-    parts = np.split(value, np.cumsum(sizes)[:-1], axis=-1) if len(sizes) > 1 else [value]
-    turned = [part.T if rule.transpose else part for part in parts]
-    return {name: np.ascontiguousarray(part) for (name, _), part in zip(rule.tensors, turned, strict=True)}

@@ -14,7 +14,7 @@ from llmlab.errors import RequestError
 from llmlab.protocol.arguments import place
 from llmlab.protocol.backend import Backend, GivenTokens, Stream
 from llmlab.protocol.completion import Choice
-from llmlab.text.token_names import Token, token_ids
+from llmlab.text.token_names import Token, TokenNames
 
 __all__ = ["branch", "tokens_before"]
 
@@ -32,11 +32,8 @@ def branch(
     """Starts a continuation of a choice from a position; returns its stream. See `Result.branch`."""
     model = logits_backend(backend)
     before = tokens_before(choice, position)
-    forced = (
-        []
-        if token is None
-        else token_ids(token, token_bytes=model.token_bytes, names=done.control_tokens, encode=model.encode)
-    )
+    names = TokenNames(model.token_bytes, done.control_tokens)
+    forced = [] if token is None else names.spell(token, model.encode)
     made = np.concatenate([before, np.array(forced, np.int32)]).astype(np.int32)
     request = changed_request(done, {"n": None, **changes})
     indices = range(request.n) if changes.get("n") is not None else (choice.index,)

@@ -17,6 +17,7 @@ from llmlab.protocol.arguments import choice_at
 from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.completion import Choice, TokenBytes, Tokens
 from llmlab.text.spelling import label, name_of
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,7 +299,8 @@ class Diff:
 
     def _named(self, token: int) -> str:
         known = self._backend.token_bytes if isinstance(self._backend, LogitsBackend) else ()
-        return _readable(known[token] if token < len(known) else None, name_of(token, self._names))
+        names = TokenNames(known, self._names)
+        return _readable(names.bytes_of(token), names.name(token))
 
     @property
     def _names(self) -> Mapping[int, str]:

@@ -13,15 +13,16 @@ import numpy as np
 from llmlab.counterfactuals.alignment import first_difference
 from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.rerun import changed_request, start
-from llmlab.distributions.figures import _PIECE, _Laws, _laws
+from llmlab.distributions.statistics import POSITIONS, OrderStatistics, order_statistics
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import choice_at, listed, one_of
 from llmlab.protocol.backend import Backend, LogitsBackend, Stream
 from llmlab.protocol.completion import Choice
-from llmlab.sampling.params import History, stack
+from llmlab.sampling.history import history_of
+from llmlab.sampling.params import stack
 from llmlab.sampling.pipeline import ORDERS
-from llmlab.text.spelling import name_of, token_text
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,10 +98,10 @@ class Orders:
                 columns["total_variation"].append(float(statistics.distance[order, self._base_at, at]))
             columns["choice"] += [choice.index] * T * len(orders)
             columns["token_id"] += np.repeat(choice.tokens.ids, len(orders)).tolist()
-        columns["bytes"] = [self._bytes(i) for i in columns["token_id"]]
-        for name in ("token", "drawn"):
-            ids = columns["drawn_id" if name == "drawn" else "token_id"]
-            columns[name] = [self._text(i) for i in ids]
+        names = TokenNames(self._backend.token_bytes, self.base.control_tokens)
+        columns["bytes"] = [names.bytes_of(i) for i in columns["token_id"]]
+        columns["token"] = [names.text(i) for i in columns["token_id"]]
+        columns["drawn"] = [names.text(i) for i in columns["drawn_id"]]
         return build(columns, ORDERS_COLUMNS)
 
     def pairs_frame(self) -> pd.DataFrame:
@@ -168,10 +169,10 @@ class Orders:
         return list(self.results).index(self.base.order)
 
     @cached_property
-    def _statistics(self) -> list[_Laws]:
+    def _statistics(self) -> list[OrderStatistics]:
         return [self._along(choice) for choice in self.base.choices]
 
-    def _along(self, choice: Choice) -> _Laws:
+    def _along(self, choice: Choice) -> OrderStatistics:
         """The statistics of every order at each position of a choice, in pieces that one program serves."""
         backend, request, prompt = self._backend, self.base.request, self.base.prompt_ids
         ids = choice.tokens.ids
@@ -180,31 +181,21 @@ class Orders:
         parts, at = [], 0
         for raw in backend.logits(prompt, ids):
             C, V = raw.shape
-            room = _PIECE - C
+            room = POSITIONS - C
             inputs = stack([params], vocab_size=V, ends=backend.end_ids)
             if masks is not None:
                 piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
-                inputs = inputs._replace(mask=piece, masked=np.arange(_PIECE) < C)
-            seen = np.zeros((1, V), bool)
-            seen[0, prompt] = True
-            counts = np.bincount(ids[:at], minlength=V).astype(np.int32)[None, :]
-            history = History(seen, counts, np.array([at], np.int32))
+                inputs = inputs._replace(mask=piece, masked=np.arange(POSITIONS) < C)
+            history = history_of(prompt, ids[:at], vocab_size=V)
             padded = np.pad(raw, ((0, room), (0, 0))), np.pad(ids[at : at + C], (0, room))
-            found = _laws(*padded, inputs, history, orders=tuple(self.results))
-            parts.append(_Laws(*(np.asarray(x)[..., :C] for x in found)))
+            found = order_statistics(*padded, inputs, history, orders=tuple(self.results))
+            parts.append(OrderStatistics(*(np.asarray(x)[..., :C] for x in found)))
             at += C
         count = len(self.results)
         if not parts:
             none, nobody = np.zeros((count, 0), np.float32), np.zeros((count, 0), np.int32)
-            return _Laws(none, none, nobody, nobody, np.zeros((count, count, 0), np.float32))
-        return _Laws(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
-
-    def _bytes(self, token: int) -> bytes | None:
-        known = self._backend.token_bytes
-        return known[token] if token < len(known) else None
-
-    def _text(self, token: int) -> str:
-        return token_text(self._bytes(token), token_id=token, names={token: name_of(token, self.base.control_tokens)})
+            return OrderStatistics(none, none, nobody, nobody, np.zeros((count, count, 0), np.float32))
+        return OrderStatistics(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
 
 
 def comparable(backend: Backend, orders: str | Sequence[str]) -> tuple[LogitsBackend, list[str]]:

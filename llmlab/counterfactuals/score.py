@@ -17,7 +17,7 @@ from llmlab.protocol.backend import Backend, GivenTokens, LogitsBackend
 from llmlab.protocol.checks import FieldError, check_text
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import PromptRequest, Request, build_request
-from llmlab.text.spelling import token_text
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,13 +144,5 @@ def prompt_frame(done: Answered, backend: Backend) -> pd.DataFrame:
         request = PromptRequest(prompt=(int(ids[0]),))
         tokens = model.score(request, [GivenTokens(0, ids[1:].astype(np.int32))], seed=0).choices[0].tokens
         columns = {name: [np.nan, *getattr(tokens, name).tolist()] for name in statistics}
-    known = [model.token_bytes[i] if i < len(model.token_bytes) else None for i in ids.tolist()]
-    columns |= {
-        "position": list(range(len(ids))),
-        "token_id": ids.tolist(),
-        "bytes": known,
-        "token": [
-            token_text(raw, token_id=i, names=done.control_tokens) for raw, i in zip(known, ids.tolist(), strict=True)
-        ],
-    }
-    return build(columns, PROMPT_COLUMNS)
+    named = TokenNames(model.token_bytes, done.control_tokens).columns(ids.tolist())
+    return build({**columns, **named, "position": range(len(ids))}, PROMPT_COLUMNS)

@@ -17,8 +17,8 @@ from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import whole
 from llmlab.protocol.backend import Backend, Candidates
-from llmlab.protocol.completion import Choice, TokenBytes
-from llmlab.text.spelling import label, name_of, token_text
+from llmlab.protocol.completion import Choice
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,13 +79,11 @@ class Tree:
         *,
         position: int,
         context: str,
-        token_bytes: tuple[TokenBytes, ...],
-        names: Mapping[int, str],
+        names: TokenNames,
     ) -> None:
         self.nodes = nodes
         self.position = position
         self.context = context
-        self._token_bytes = token_bytes
         self._names = names
 
     def frame(self) -> pd.DataFrame:
@@ -97,17 +95,13 @@ class Tree:
         choice has this path), end (whether it is an end token).
         """
         ids = [node.token_id for node in self.nodes]
-        raw = [self.bytes_of(i) for i in ids]
-        texts = [token_text(b, token_id=i, names=self._names) for b, i in zip(raw, ids, strict=True)]
         columns: dict[str, object] = {
             name: [getattr(node, name) for node in self.nodes] for name in Node._fields if name not in ("token_id",)
         }
         columns |= {
             "node": range(len(ids)),
             "position": [self.position + node.depth - 1 for node in self.nodes],
-            "token": texts,
-            "token_id": ids,
-            "bytes": raw,
+            **self._names.columns(ids),
             "text": [self.text(at) for at in range(len(ids))],
         }
         return build(columns, TREE_COLUMNS)
@@ -125,7 +119,7 @@ class Tree:
 
     def text(self, node: int) -> str:
         """The text of the path from the root to a node."""
-        return b"".join(self.bytes_of(self.nodes[at].token_id) or b"" for at in self.path(node)).decode(
+        return b"".join(self._names.bytes_of(self.nodes[at].token_id) or b"" for at in self.path(node)).decode(
             "utf-8", "replace"
         )
 
@@ -149,14 +143,6 @@ class Tree:
         shown = {at for end in ends[: max(leaves, 1)] for at in self.path(end)}
         return shown, len(self) - len(shown)
 
-    def bytes_of(self, token_id: int) -> TokenBytes:
-        """A token's bytes; None also for an id that only pads the model's logits."""
-        return self._token_bytes[token_id] if token_id < len(self._token_bytes) else None
-
-    def name(self, token_id: int) -> str:
-        """The name of a token without bytes."""
-        return name_of(token_id, self._names)
-
     def __len__(self) -> int:
         return len(self.nodes)
 
@@ -176,7 +162,7 @@ class Tree:
         children = [at for at in self.children(node) if at in shown]
         for at in children:
             one, last = self.nodes[at], at == children[-1]
-            name = label(self.bytes_of(one.token_id), name=self.name(one.token_id), limit=24)
+            name = self._names.label(one.token_id, limit=24)
             taken = "  ← taken" if one.taken else ""
             found.append(
                 f"{margin}{'└' if last else '├'}─ {name}  {_p(one.logprob)}, {_p(one.sampling_logprob)}{taken}"
@@ -231,8 +217,7 @@ def tree(
         tuple(nodes),
         position=len(before),
         context=shown.decode("utf-8", "replace"),
-        token_bytes=model.token_bytes,
-        names=done.control_tokens,
+        names=TokenNames(model.token_bytes, done.control_tokens),
     )
 
 

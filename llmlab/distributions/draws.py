@@ -1,4 +1,4 @@
-"""How often two laws draw the same token from the same noise."""
+"""Gumbel noise and what it samples: tokens under many seeds, and how often two distributions sample different ones."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Float64, Int64
 
-from llmlab.distributions.figures import blocks
-from llmlab.distributions.step import bucket
+from llmlab.distributions.blocks import blocks, bucket
 from llmlab.sampling.draw import draw, noise
-from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
+from llmlab.sampling.history import history_of
+from llmlab.sampling.params import History, SamplerInputs, SamplingParams, seed_words, stack
 from llmlab.sampling.pipeline import ORDERS, process
 
-__all__ = ["Noise", "coupled_difference", "drawn", "perturb"]
+__all__ = ["Noise", "coupled_difference", "perturb", "sample_ids"]
 
 
 def coupled_difference(p: Float64[np.ndarray, " V"], q: Float64[np.ndarray, " W"]) -> float:
-    """The probability that Gumbel-max draws different tokens from two laws under one and the same noise.
+    """The probability that Gumbel-max samples different tokens from two distributions with the same noise.
 
-    1 - sum over i kept in both of 1 / sum over j of max(p_j / p_i, q_j / q_i): token i wins in both where its noise
-    beats that of each j by the larger of the two log ratios, and of independent Gumbel variables with shifts a_j the
-    i-th is the largest with probability exp(a_i) / sum of exp(a_j). It is never less than the total variation, which
-    the best of all couplings reaches, and at most about twice that.
+    It is 1 - sum over i kept in both of 1 / sum over j of max(p_j / p_i, q_j / q_i). Token i wins in both distributions
+    where its noise exceeds that of each j by the larger of the two log ratios, and of independent Gumbel variables with
+    shifts a_j the i-th is the largest with probability exp(a_i) / sum of exp(a_j). The result is never less than the
+    total variation, which the best of all couplings reaches, and at most about twice that.
 
     Args:
-        p: one law's probabilities; zero where a token is cut.
-        q: the other's, over the same tokens.
+        p: probabilities of one distribution; zero where a token is removed.
+        q: those of the other, over the same tokens.
 
     Raises:
         ValueError: they are not over the same tokens.
     """
     if p.shape != q.shape:
-        raise ValueError(f"the laws are over {len(p)} and {len(q)} tokens")
+        raise ValueError(f"the distributions are over {len(p)} and {len(q)} tokens")
     some = (p > 0) | (q > 0)
     p, q = p[some] / p.sum(), q[some] / q.sum()
     with np.errstate(divide="ignore"):
         ratio = p / q
-    # Where p_j / q_j is at least p_i / q_i it is p's ratio that is the larger: sorted by it, that is two running sums.
+    # max(p_j / p_i, q_j / q_i) is the ratio of p where p_j / q_j >= p_i / q_i: sorted by that, two running sums do.
     order = np.argsort(ratio, kind="stable")
     p, q = p[order], q[order]
     from_here, before = np.cumsum(p[::-1])[::-1], np.cumsum(q) - q
@@ -50,19 +50,14 @@ def coupled_difference(p: Float64[np.ndarray, " V"], q: Float64[np.ndarray, " W"
 
 
 class Noise(NamedTuple):
-    """Which noise a step draws with."""
+    """Which Gumbel noise a step samples with: it is a function of seed, choice and position."""
 
-    seed: int | None  #: None: nothing is drawn
+    seed: int | None  #: None: nothing is sampled
     choice: int
     position: int
 
     def values(self, vocab_size: int) -> Float32[np.ndarray, " V"] | None:
-        """The Gumbel noise of every token."""
-        import jax.numpy as jnp
-
-        from llmlab.sampling.draw import noise
-        from llmlab.sampling.params import seed_words
-
+        """The noise of every token; None without a seed."""
         if self.seed is None:
             return None
         seed = jnp.array([seed_words(self.seed)], jnp.uint32)
@@ -70,20 +65,27 @@ class Noise(NamedTuple):
         return np.asarray(noise(seed, choice, position, vocab_size))[0]
 
 
-def drawn(
+def sample_ids(
     final: Float32[np.ndarray, " V"], seeds: Sequence[Sequence[int]], *, choice: int, position: int
 ) -> Int64[np.ndarray, " S"]:
-    """The token that is drawn under each of S seeds (their high and low words), from the logits of a law."""
+    """The token that each of S seeds samples.
+
+    Args:
+        final: the logits after the last stage.
+        seeds: the high and the low word of each seed, as `seed_words` returns them.
+        choice: the index of the choice, which the noise depends on.
+        position: the position in the answer, which the noise depends on.
+    """
     parts = []
     for block in blocks(seeds, V=len(final)):
         words = np.zeros((bucket(len(block)), 2), np.uint32)
         words[: len(block)] = block
-        parts.append(np.asarray(_drawn(final, words, np.int32(choice), np.int32(position)))[: len(block)])
+        parts.append(np.asarray(_sample(final, words, np.int32(choice), np.int32(position)))[: len(block)])
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
 @jax.jit
-def _drawn(final: Array, seeds: Array, choice: Array, position: Array) -> Array:
+def _sample(final: Array, seeds: Array, choice: Array, position: Array) -> Array:
     S = seeds.shape[0]
     rows = noise(seeds, jnp.broadcast_to(choice, (S,)), jnp.broadcast_to(position, (S,)), final.shape[0])
     return draw(jnp.broadcast_to(final, rows.shape), rows)
@@ -99,16 +101,22 @@ def perturb(
     mask: np.ndarray | None,
     order: str,
 ) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
-    """The logits of the law of the token behind `made`, and the same with the noise of that place."""
+    """The logits after the last stage, and the same plus the noise of the position; the largest of these is sampled.
+
+    Args:
+        logits: the model's, of the token after `made`.
+        params: the settings of the row, its seed and choice among them.
+        prompt: the prompt's token ids [L].
+        made: the token ids generated after it [T].
+        ends: the tokens that end an answer.
+        mask: the tokens that the grammar allows, packed into words [W]; None without a grammar.
+        order: the name of the order of the sampler's stages.
+    """
     V = len(logits)
     inputs = stack([params], vocab_size=V, ends=ends)
     if mask is not None:
         inputs = inputs._replace(mask=mask[None, :], masked=np.array([True]))
-    seen = np.zeros((1, V), bool)
-    seen[0, prompt] = True
-    counts = np.bincount(made, minlength=V).astype(np.int32)[None, :]
-    history = History(seen, counts, np.array([len(made)], np.int32))
-    final, values = _perturbed(logits[None, :], inputs, history, order=order)
+    final, values = _perturbed(logits[None, :], inputs, history_of(prompt, made, vocab_size=V), order=order)
     return np.asarray(final), np.asarray(final) + np.asarray(values)
 
 

@@ -1,109 +1,157 @@
-"""What the sampler's stages do to one distribution, as arrays: truncation, penalties, temperatures, one token."""
+"""What the sampler's stages do to one step's distribution, as arrays: one token, cuts, penalties, temperatures.
+
+Each function returns the data of one plot or frame. Functions that choose tokens themselves take `labels`, a function
+from token ids to the texts that stand for them on an axis; this room knows tokens by their ids alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
-from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, Step, cut_settings, killers, kind, quotients, softmax
+from llmlab.distributions.probabilities import best_ids, log_softmax, softmax
+from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, SamplerRow, Step, changed, cut_settings
+from llmlab.distributions.trace import last, parameter_of, removing_stages, textbook_logits
 from llmlab.errors import RequestError
-from llmlab.protocol.request import Request
 
 #: The stages that move single tokens.
 PENALTIES = FIXED[:4]
 
+Labels: TypeAlias = Callable[[Sequence[int]], tuple[str, ...]]
+
+
+class StageTable(NamedTuple):
+    """K tokens after each of S stages; the first stage is "raw", the model's own distribution."""
+
+    stages: tuple[str, ...]
+    active: tuple[bool, ...]  #: whether the settings ask for the stage
+    logit: Float64[np.ndarray, "K S"]  #: -inf once the token is removed
+    logprob: Float64[np.ndarray, "K S"]  #: nats
+    removed_by: tuple[str, ...]  #: per token, the stage that removed it; "" where it can be sampled
+
+
+class TokenStages(NamedTuple):
+    """One token after each of the S stages that the settings ask for; the first is "raw"."""
+
+    label: str
+    token_id: int
+    stages: tuple[str, ...]  #: with their numbers in the order
+    settings: tuple[str, ...]  #: the value that each stage was given
+    logit: Float64[np.ndarray, " S"]
+    prob: Float64[np.ndarray, " S"]
+    removed_by: str  #: "" where the token can be sampled
+
 
 class Cut(NamedTuple):
-    """What one cut took away."""
+    """What one of top_k, top_p and min_p removed."""
 
     name: str
     value: float
     kept: int  #: how many tokens it left
-    removed: int
-    mass: float  #: their probability in the law before all cuts
+    removed: int  #: how many tokens it removed
+    mass: float  #: their probability before all cuts
 
 
 class TruncationCurve(NamedTuple):
-    """A law's probabilities, falling, before its cuts, and where the cuts fall."""
+    """The probabilities before top_k, top_p and min_p, falling, and what each of them removes."""
 
     prob: Float64[np.ndarray, " n"]
-    cuts: tuple[Cut, ...]  #: those asked for, in the order in which they act
-    kept: int
-    min_p_level: float  #: below it min_p removes; NaN without min_p, or where the temperature comes later
-
-
-class Waterfall(NamedTuple):
-    """What each of S stages did to one token; the first is the raw law."""
-
-    label: str
-    token_id: int
-    stages: tuple[str, ...]  #: with the numbers of their places in the order
-    settings: tuple[str, ...]  #: what each stage was asked for
-    logit: Float64[np.ndarray, " S"]
-    prob: Float64[np.ndarray, " S"]
-    removed_by: str  #: "" where the token can be drawn
+    cuts: tuple[Cut, ...]  #: those that are on, in the order in which they act
+    kept: int  #: how many tokens can be sampled
+    min_p_level: float  #: the probability below which min_p removes; NaN if it is off or acts before the temperature
 
 
 class PenaltyShifts(NamedTuple):
-    """What bias and penalties did to K tokens, most likely first by the larger of both probabilities."""
+    """What bias and penalties did to K tokens, ordered by the larger of their probabilities before and after."""
 
     labels: tuple[str, ...]
     token_ids: tuple[int, ...]
-    before: Float64[np.ndarray, " K"]
+    before: Float64[np.ndarray, " K"]  #: probability at temperature 1, without cuts
     after: Float64[np.ndarray, " K"]
-    shifts: Mapping[str, Float64[np.ndarray, " K"]]  #: stage -> how far it moved the logits
+    shifts: Mapping[str, Float64[np.ndarray, " K"]]  #: stage -> what it added to the logits
 
 
-def truncation_curve(step: Step, *, request: Request, order: str | None) -> TruncationCurve:
-    """The data of `plot_truncation`; see `NextToken.truncation`."""
-    uncut = softmax(step.uncut([request], order=order)[0])
-    ranking = np.argsort(-step.shaped(request, order=order), kind="stable")
-    traced = step.trace([request], order=order)
-    left = {name: int(np.isfinite(rows[0]).sum()) for name, rows in traced.items()}
-    inputs = step.rows([request]).inputs
-    by, settings = killers(traced)[0], cut_settings(request)
-    cuts = []
-    for stage in step.sampler(order):
-        if kind(stage.name) in settings and np.asarray(stage.active(inputs))[0]:
-            name, gone = kind(stage.name), by == stage.name
-            cuts.append(Cut(name, settings[name], left[stage.name], int(gone.sum()), float(uncut[gone].sum())))
-    level = np.nan
-    names = list(traced)
-    if "min_p" in settings and names.index("temperature") < names.index("min_p"):
-        level = settings["min_p"] * float(uncut.max())
-    prob = uncut[ranking]
-    return TruncationCurve(prob[prob > 0], tuple(cuts), left[names[-1]], level)
+class TemperatureDistributions(NamedTuple):
+    """The next-token distribution at T temperatures: its K most likely tokens, and what the cuts remove.
+
+    `prob` is the distribution after the temperature and before the cuts; `final` the one that is sampled from.
+    """
+
+    labels: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    prob: np.ndarray  #: [T, K]
+    final: np.ndarray  #: [T, K], zero where a token was removed
+    removed_by: tuple[tuple[str, ...], ...]  #: T rows of K names: the cut that removed the token, "" where none did
+    settings: Mapping[str, float]  #: the values of top_k, top_p and min_p, of those that are on
+    min_p_level: np.ndarray  #: [T] the probability below which min_p removes; NaN where it acts before the temperature
+    removed: Mapping[str, np.ndarray]  #: cut -> [T] how many tokens of the whole vocabulary it removed
+    removed_mass: Mapping[str, np.ndarray]  #: cut -> [T] the probability of these tokens in `prob`
+    kept: np.ndarray  #: [T] how many tokens can be sampled
 
 
-def waterfall(step: Step, token: int, *, request: Request, order: str | None) -> Waterfall:
-    """The data of `plot_ledger`; see `NextToken.waterfall`."""
-    sampler = step.sampler(order)
-    inputs = step.rows([request]).inputs
-    traced = step.trace([request], order=order)
-    spoken = quotients(traced, float(inputs.temperature[0]))
-    asked = [True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in sampler)]
-    shown = [(number, name) for number, (name, on) in enumerate(zip(traced, asked, strict=True)) if on]
-    return Waterfall(
-        label=step.labels([token])[0],
-        token_id=token,
-        stages=tuple(f"{number} {kind(name)}" if number else "raw" for number, name in shown),
-        settings=tuple(_setting(step, name, token, request) for _, name in shown),
-        logit=np.array([spoken[name][0, token] for _, name in shown]),
-        prob=np.array([softmax(traced[name][0])[token] for _, name in shown]),
-        removed_by=str(killers(traced)[0, token]),
+def stage_table(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str) -> StageTable:
+    """Logit and logprob of some tokens after each stage of an order, "raw" first."""
+    temperature = float(np.float32(row.params.temperature))
+    trace = step.trace([row], order=order)
+    shown = textbook_logits(trace, temperature)
+    return StageTable(
+        stages=tuple(trace),
+        active=_active(step, row, order=order),
+        logit=np.stack([left[0, ids] for left in shown.values()], axis=1),
+        logprob=np.stack([log_softmax(left[0])[ids] for left in trace.values()], axis=1),
+        removed_by=tuple(str(name) for name in removing_stages(trace)[0, ids]),
     )
 
 
-def penalty_shifts(step: Step, *, request: Request, order: str | None, top: int) -> PenaltyShifts:
-    """The data of `plot_penalties`; see `NextToken.penalties`."""
+def token_stages(step: Step, token: int, *, row: SamplerRow, order: str, label: str) -> TokenStages:
+    """The data of `plot_stages`: one token after each stage that the settings ask for."""
+    table = stage_table(step, [token], row=row, order=order)
+    shown = [(number, table.stages[number]) for number, on in enumerate(table.active) if on]
+    numbers = [number for number, _ in shown]
+    return TokenStages(
+        label=label,
+        token_id=token,
+        stages=tuple(f"{number} {parameter_of(name)}" if number else "raw" for number, name in shown),
+        settings=tuple(_setting(step, name, token, row) for _, name in shown),
+        logit=table.logit[0, numbers],
+        prob=np.exp(table.logprob[0, numbers]),
+        removed_by=table.removed_by[0],
+    )
+
+
+def truncation_curve(step: Step, *, row: SamplerRow, order: str) -> TruncationCurve:
+    """The data of `plot_truncation`: probabilities before the cuts, falling, and what each cut removes."""
+    uncut = softmax(step.before_cuts([row], order=order)[0])
+    ranking = np.argsort(-step.before_temperature(row, order=order), kind="stable")
+    trace = step.trace([row], order=order)
+    left = {name: int(np.isfinite(rows[0]).sum()) for name, rows in trace.items()}
+    removed_by, settings = removing_stages(trace)[0], cut_settings(row.params)
+    cuts = []
+    for stage, active in zip(trace, _active(step, row, order=order), strict=True):
+        name = parameter_of(stage)
+        if name in settings and active:
+            gone = removed_by == stage
+            cuts.append(Cut(name, settings[name], left[stage], int(gone.sum()), float(uncut[gone].sum())))
+    prob = uncut[ranking]
+    level = float(_min_p_levels(trace, settings, uncut[None, :])[0])
+    return TruncationCurve(prob[prob > 0], tuple(cuts), left[list(trace)[-1]], level)
+
+
+def penalty_shifts(step: Step, *, row: SamplerRow, order: str, top: int, labels: Labels) -> PenaltyShifts:
+    """The data of `plot_penalties`: the `top` most likely tokens before and after bias and penalties.
+
+    Raises:
+        RequestError: no token is moved.
+    """
     # Without the mask, which moves nothing and only removes.
-    free = request.replace(temperature=1.0, min_tokens=0, response_format=None, **NO_CUTS)
-    traced = {name: rows[0].astype(np.float64) for name, rows in step.trace([free], order=order).items()}
-    rows = list(traced.values())
-    moved = {name: after - before for name, before, after in zip(list(traced)[1:], rows[:-1], rows[1:], strict=True)}
+    free = changed(row, temperature=1.0, min_tokens=0, **NO_CUTS)._replace(mask=None)
+    trace = {name: rows[0].astype(np.float64) for name, rows in step.trace([free], order=order).items()}
+    rows = list(trace.values())
+    moved = {name: after - before for name, before, after in zip(list(trace)[1:], rows[:-1], rows[1:], strict=True)}
     moved = {name: shift for name, shift in moved.items() if shift.any()}
     if not moved:
         raise RequestError(
@@ -113,7 +161,7 @@ def penalty_shifts(step: Step, *, request: Request, order: str | None, top: int)
     before, after = softmax(rows[0]), softmax(rows[-1])
     ids = np.argsort(-np.maximum(before, after), kind="stable")[:top].tolist()
     return PenaltyShifts(
-        labels=step.labels(ids),
+        labels=labels(ids),
         token_ids=tuple(ids),
         before=before[ids],
         after=after[ids],
@@ -121,57 +169,82 @@ def penalty_shifts(step: Step, *, request: Request, order: str | None, top: int)
     )
 
 
-def _setting(step: Step, stage: str, token: int, request: Request) -> str:
-    """What a stage was asked for, as far as it concerns one token."""
-    made = int((step.made == token).sum())
+def temperature_distributions(
+    step: Step, *, rows: Sequence[SamplerRow], order: str, top: int, labels: Labels
+) -> TemperatureDistributions:
+    """The data of `plot_temperatures`.
+
+    Args:
+        step: the decoding step.
+        rows: one per temperature; they differ in nothing else.
+        order: the name of the order of the sampler's stages.
+        top: the number of tokens, the most likely ones after bias, penalties and mask.
+        labels: from token ids to the texts on an axis.
+    """
+    settings = cut_settings(rows[0].params)
+    # Logits after all other stages, also in orders where the temperature comes after the cuts.
+    uncut = softmax(step.before_cuts(rows, order=order))
+    shown = best_ids(step.before_temperature(rows[0], order=order), top)
+    trace = step.trace(rows, order=order)
+    gone = _removed_by_cut(trace)
+    final = last(trace)
+    return TemperatureDistributions(
+        labels=labels(shown),
+        token_ids=tuple(shown),
+        temperatures=tuple(row.params.temperature for row in rows),
+        prob=uncut[:, shown],
+        final=softmax(final)[:, shown],
+        removed_by=tuple(
+            tuple(next((cut for cut in CUTS if gone[cut][t, i]), "") for i in shown) for t in range(len(rows))
+        ),
+        settings=settings,
+        min_p_level=_min_p_levels(trace, settings, uncut),
+        removed={cut: gone[cut].sum(-1) for cut in settings},
+        removed_mass={cut: np.where(gone[cut], uncut, 0).sum(-1) for cut in settings},
+        kept=np.isfinite(final).sum(-1),
+    )
+
+
+def _active(step: Step, row: SamplerRow, *, order: str) -> tuple[bool, ...]:
+    """Whether the settings ask for each stage of an order, "raw" first."""
+    from llmlab.sampling.pipeline import ORDERS
+
+    inputs = step.inputs([row]).inputs
+    return (True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in ORDERS[order]))
+
+
+def _setting(step: Step, stage: str, token: int, row: SamplerRow) -> str:
+    """The value that a stage was given, as far as it concerns one token."""
+    params, made = row.params, int((step.made == token).sum())
     if stage == "raw":
         return ""
     if stage == "logit_bias":
-        return f"{request.logit_bias[token]:+g}" if token in request.logit_bias else "no bias"
+        return f"{params.logit_bias[token]:+g}" if token in params.logit_bias else "no bias"
     if stage == "mask":
-        return "grammar" if step.allowed(request) is not None else f"min_tokens {request.min_tokens}"
+        return "grammar" if row.mask is not None else f"min_tokens {params.min_tokens}"
     if stage == "repetition":
-        seen = made or token in step.prompt_ids
-        return f"= {request.repetition_penalty:g}" if seen else "not seen"
+        return f"= {params.repetition_penalty:g}" if made or token in step.prompt_ids else "not seen"
     if stage in ("frequency", "presence"):
         times = f" x {made}" if stage == "frequency" else ""
-        return f"= {getattr(request, stage + '_penalty'):g}{times}" if made else "not made"
-    return f"= {getattr(request, kind(stage)):g}"
+        return f"= {getattr(params, stage + '_penalty'):g}{times}" if made else "not made"
+    return f"= {getattr(params, parameter_of(stage)):g}"
 
 
-class TemperatureLaws(NamedTuple):
-    """The law of the next token under T temperatures, for its K best tokens by raw probability.
-
-    `prob` is the law after the temperature and before the cuts; `final` the law that would be drawn from.
-    """
-
-    labels: tuple[str, ...]
-    token_ids: tuple[int, ...]
-    temperatures: tuple[float, ...]
-    prob: np.ndarray  #: [T, K]
-    final: np.ndarray  #: [T, K], zero where a token was cut
-    removed_by: tuple[tuple[str, ...], ...]  #: T rows of K names: "" where kept, else the cut that removed the token
-    settings: Mapping[str, float]  #: the cuts asked for: top_k, top_p, min_p
-    min_p_level: np.ndarray  #: [T] the probability under which min_p removes; NaN where it acts before the temperature
-    removed: Mapping[str, np.ndarray]  #: cut -> [T] tokens of the whole vocabulary that it removed
-    removed_mass: Mapping[str, np.ndarray]  #: cut -> [T] their probability in `prob`'s law
-    kept: np.ndarray  #: [T] tokens that could be drawn
+def _min_p_levels(trace: Mapping[str, np.ndarray], settings: Mapping[str, float], uncut: np.ndarray) -> np.ndarray:
+    """The probability [B] below which min_p removes; NaN where it is off or acts before the temperature."""
+    names = list(trace)
+    if "min_p" in settings and names.index("temperature") < names.index("min_p"):
+        return np.asarray(settings["min_p"] * uncut.max(-1))
+    return np.full(len(uncut), np.nan)
 
 
-def _removals(traced: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cut -> [B, V]: the tokens that it, and no stage before it, removed."""
-    alive = np.isfinite(traced["raw"])
+def _removed_by_cut(trace: Mapping[str, np.ndarray]) -> dict[str, Bool[np.ndarray, "B V"]]:
+    """Cut -> the tokens that it, and no stage before it, removed."""
+    alive = np.isfinite(trace["raw"])
     gone = {cut: np.zeros(alive.shape, bool) for cut in CUTS}
-    for name, rows in traced.items():
+    for name, rows in trace.items():
         left = np.isfinite(rows)
-        if kind(name) in CUTS:
-            gone[kind(name)] |= alive & ~left
+        if parameter_of(name) in CUTS:
+            gone[parameter_of(name)] |= alive & ~left
         alive &= left
     return gone
-
-
-def _best(logits: np.ndarray, top: int) -> list[int]:
-    """The ids of the largest, falling, ties to the lower id; without a sort of the whole vocabulary."""
-    least = np.partition(logits, -top)[-top] if top < len(logits) else -np.inf
-    found = np.flatnonzero(logits >= least)
-    return [int(i) for i in found[np.argsort(-logits[found], kind="stable")][:top]]

@@ -1,6 +1,6 @@
-"""The batch as its driver handles it: which row sits in which slot, and shapes that follow the load.
+"""Host-side state of the batch: which row is in which slot, and which width and cache length to use.
 
-Only `run` may be called from another thread than the driver's, one call at a time.
+Only `run` may be called on another thread than the driver's, one call at a time.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.score import pieces, with_masks
-from llmlab.engine.state import RowFields, Slots, history_of, row_fields
+from llmlab.engine.state import RowFields, Slots, row_fields
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
-from llmlab.models.cache import cache_bytes
+from llmlab.models.families import cache_bytes
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import Figures
 
-#: Seconds that a chunk aims to take: long enough to keep the device busy, short enough for a stream and an interrupt.
+#: The seconds that a chunk should take: long enough to keep the device busy, short enough for streams and interrupts.
 CHUNK_SECONDS = 0.1
 
 
 @dataclass(eq=False)
 class Live:
-    """The host's view of a row in a slot."""
+    """The host's record of a row in a slot."""
 
     job: Job
     index: int
@@ -41,35 +42,36 @@ class Live:
 
     @property
     def row(self) -> Row:
-        """What was asked for."""
+        """The submitted row."""
         return self.job.rows[self.index]
 
     @property
     def tokens(self) -> int:
-        """How many tokens count as generated."""
+        """The number of tokens that count as generated."""
         return len(self.row.made) + self.made
 
     @property
     def reserve(self) -> int:
-        """The positions that the row may come to need."""
+        """The most positions that the row can need."""
         return len(self.row.given) + self.row.budget
 
 
-#: What a step or a chunk has for a row: its new tokens, or why there are no more (the other rows go on).
+#: The result of a step or chunk for one row: its new tokens, or the error that ends it (other rows go on).
 Outcome: TypeAlias = Piece | EngineError
 
 
 class Batch:
-    """Slots on the device and the rows in them.
+    """The slots on the device and the rows in them.
 
     Args:
         programs: the compiled programs.
-        prompts: what reads the rows' prompts.
-        widths: the batch widths, rising; one alone pins it.
-        lengths: the cache lengths, rising, each but the first twice the one before.
-        memory: bytes that the cache may take, None for no limit.
-        ends: token ids that end a row.
-        spare: takes no row that the memory is too small for; another batch does.
+        prompts: prefills the rows' prompts.
+        widths: the batch widths, ascending; a single one pins the width.
+        lengths: the cache lengths, ascending; each is twice the one before.
+        memory: bytes that the cache may take; None for no limit.
+        ends: the token ids that end a row.
+        spare: whether this batch refuses rows for which memory is too small. The first batch, which is not spare, takes
+            them one at a time.
     """
 
     def __init__(
@@ -100,12 +102,12 @@ class Batch:
         return [live for live in self._live if live is not None]
 
     def clear(self) -> None:
-        """Forget every row and free the device's memory."""
+        """Drops every row and frees the device's memory."""
         self._slots, self._live = None, []
 
     @property
     def claim(self) -> int:
-        """The bytes that the cache may come to take with the rows that are in it."""
+        """The most bytes that the cache can need for the rows in it."""
         if self._slots is None or not self.live:
             return 0
         length = max(self._slots.length, self._bucket(max(live.reserve for live in self.live)))
@@ -113,8 +115,10 @@ class Batch:
         return cache_bytes(config, batch=self._slots.width, length=length, dtype=dtype)
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
-        """The widths whose cache fits the memory when rows have `length` positions; but in a `spare` batch, the
-        narrowest is always allowed: a row has to run somewhere."""
+        """Returns the widths whose cache of `length` positions fits into memory.
+
+        The narrowest is always allowed, except in a `spare` batch: a row has to run somewhere.
+        """
         config, dtype = self.programs.config, self.programs.dtype
         length = self._bucket(length)
         fits = [
@@ -125,14 +129,14 @@ class Batch:
         return tuple(fits) or (() if self.spare else self.widths[:1])
 
     def has_room(self, row: Row) -> bool:
-        """Whether the row can join without any row's reserve overflowing the memory."""
+        """Whether the row can join without exceeding the memory, even if every row uses its whole budget."""
         return len(self.live) < max(self.allowed_widths(self._reserve(row)), default=0)
 
     def admit(self, job: Job, index: int, *, coming: int, waits: Callable[[bytes], bool]) -> None:
-        """Put a row in a slot, the first of `coming` rows; `waits` tells whether a row in line has a given prompt."""
+        """Puts a row, the first of `coming` rows, into a slot; `waits` tells whether a row with a key is queued."""
         row = job.rows[index]
         widest = self.allowed_widths(self._reserve(row))[-1]
-        # Rows that came before may have been short enough for a width that this one is too long for.
+        # The rows so far may have been short enough for a width that does not fit into memory with this longer row.
         self._narrow(widest)
         self._make_room(wanted=min(len(self.live) + coming, widest), length=self.prompts.row_length(row))
         slots = self._held()
@@ -146,7 +150,7 @@ class Batch:
         self._live[slot] = Live(job=job, index=index, position=len(row.given) - 1, matcher=matcher)
 
     def release(self, job: Job, rows: set[int]) -> int:
-        """Free the slots of some of a job's rows; how many there were."""
+        """Frees the slots of some of a job's rows and returns how many slots that were."""
         gone = [i for i, live in enumerate(self._live) if live and live.job is job and live.index in rows]
         if gone:
             keep = np.ones(len(self._live), bool)
@@ -157,17 +161,19 @@ class Batch:
         return len(gone)
 
     def narrow(self) -> None:
-        """Once few are left of a wide batch, go on in a narrow one: a step's cost is its width's."""
+        """Moves the rows to the narrowest width that holds them, since the cost of a step depends on the width."""
         self._narrow(next(width for width in self.widths if width >= len(self.live)))
 
     @property
     def constrained(self) -> bool:
-        """Whether some row has a grammar, so that a mask is due before every token."""
+        """Whether some row has a grammar, so that a mask is needed before every token."""
         return any(live.matcher for live in self.live)
 
     def run(self, *, order: str, most: int = CHUNK) -> list[tuple[Live, Outcome]]:
-        """A chunk of up to `most` steps, or one step where a row has a grammar: what every row got. Who ended has left
-        its slot."""
+        """Runs up to `most` steps, or a single one where a row has a grammar, and returns what each row got.
+
+        Rows that ended have left their slots.
+        """
         if self.constrained:
             return self._step(order=order)
         steps = min(self._steps(), most)
@@ -183,7 +189,7 @@ class Batch:
         return self._collect(out)
 
     def _step(self, *, order: str) -> list[tuple[Live, Outcome]]:
-        """One step: the model runs on the device while the host works out what the grammars allow."""
+        """Runs one step: the model on the device, and at the same time the grammars' masks on the host."""
         self._have_room(1)
         slots, self._slots = self._held(), None
         slots, logits = self.programs.forward(slots)
@@ -217,7 +223,7 @@ class Batch:
         ]
 
     def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
-        """The raw logits [V] of what follows a prompt."""
+        """Returns the raw logits [V] of the token after the row's tokens."""
         length = self._bucket(self.prompts.row_length(row))
         cache = self.prompts.read(row, length=length, waits=waits)
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
@@ -232,7 +238,7 @@ class Batch:
         order: str,
         waits: Callable[[bytes], bool],
     ) -> Iterator[Figures]:
-        """The figures of tokens that follow what the row has, in as many passes as there are items."""
+        """Yields the statistics of tokens after the row's, one item per pass of the model."""
         given = np.concatenate([row.given, tokens]).astype(np.int32)
         length = self._bucket(max(len(given), self.prompts.row_length(row)))
         fields = self._fields(row)
@@ -248,7 +254,7 @@ class Batch:
             yield jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], held)
 
     def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
-        """The raw logits [C, V] that given tokens were drawn from, in as many passes as there are items."""
+        """Yields the raw logits [C, V] of given tokens, one item per pass of the model."""
         given = np.concatenate([row.given, tokens]).astype(np.int32)
         length = self._bucket(max(len(given), self.prompts.row_length(row)))
         cache = self.prompts.read(row, length=length, waits=waits)
@@ -260,10 +266,10 @@ class Batch:
     def step_logits(
         self, row: Row, tokens: np.ndarray, *, rows: int, waits: Callable[[bytes], bool]
     ) -> Iterator[np.ndarray]:
-        """The raw logits [V] behind tokens that a row drew beside others, `rows` in all, by the steps it drew them in.
+        """Yields raw logits [V] after tokens that a row drew in a batch of `rows` rows; the last item is the result.
 
-        In the width of then, a step a token: so the logits are those of then, where `logits` may be off in the last
-        bits. An item after each few steps; the last one counts.
+        It repeats the decoding steps, one per token and in the same width, so that the result is bit-equal to the
+        logits of that time; `logits` may differ in the last bits. Other rows can be decoded between the items.
         """
         length = self._bucket(max(len(row.given) + len(tokens) + 1, self.prompts.row_length(row)))
         widths = self.allowed_widths(length)
@@ -288,21 +294,20 @@ class Batch:
         return next((bucket for bucket in self.lengths if bucket >= length), self.lengths[-1])
 
     def _make_room(self, *, wanted: int, length: int) -> None:
-        """Have slots for `wanted` rows, `length` positions each."""
+        """Makes the batch wide enough for `wanted` rows of `length` positions."""
         width = next(w for w in self.widths if w >= wanted)
         length = self._bucket(length)
         if not self.live and (self._slots is None or (self._slots.width, self._slots.length) != (width, length)):
-            self._slots = None  # free the old batch first
+            self._slots = None  # frees the old batch first
             self._slots = self.programs.empty(width=width, length=length)
             self._live = [None] * width
         self._widen(width)
         self._lengthen(length)
 
     def _reserve(self, row: Row) -> int:
-        """The positions that the longest row may come to need once this one has joined; a cache does not get shorter
-        while rows are in it."""
+        """The positions that the cache can need with this row; a cache with rows in it never gets shorter."""
         held = self._slots.length if self._slots is not None and self.live else 0
-        began = self.prompts.row_length(row)  # a short answer may need less than its prompt's padded pieces
+        began = self.prompts.row_length(row)  # a short answer may need fewer positions than its prompt's padded pieces
         return max([len(row.given) + row.budget, began, held, *(live.reserve for live in self.live)])
 
     def _narrow(self, width: int) -> None:
@@ -323,15 +328,14 @@ class Batch:
     def _lengthen(self, length: int) -> None:
         while (now := self._held().length) < length:
             slots = self._held()
-            cache, bias = self.programs.lengthen(slots.cache, slots.bias, length=self._longer(now))
-            self._slots = slots._replace(cache=cache, bias=bias)
+            self._slots = slots._replace(cache=self.programs.lengthen(slots.cache, length=self._longer(now)))
 
     def _longer(self, length: int) -> int:
         return self.lengths[self.lengths.index(length) + 1]
 
     def _have_room(self, steps: int) -> None:
         furthest = max(live.position for live in self.live)
-        # A chunk may be longer than what is left of every row.
+        # No row needs more than its reserve, even if the chunk is longer than what is left of every row.
         self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
     def _steps(self) -> int:

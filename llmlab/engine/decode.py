@@ -1,7 +1,8 @@
-"""One step is two pure functions, `forward` (the model) and `sample` (the pipeline); many run before the host looks."""
+"""Decoding: a step is two pure functions, `forward` (the model) and `sample` (the sampler); a chunk is many steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,12 +14,12 @@ from llmlab.engine.state import Slots
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.pipeline import ORDERS, run
 
-#: The most steps of one chunk. How many are run is a traced number; this one is the size of the output buffers.
+#: The most steps of one chunk, and so the size of the output buffers; the number of steps to run is traced.
 CHUNK = 32
 
 
 class Emitted(NamedTuple):
-    """What a chunk of T steps made: tokens and figures [T, W, ...]; `made` is false where a row did not draw."""
+    """The output of a chunk of T steps: tokens and statistics [T, W, ...]; `made` is false where a row did not draw."""
 
     token: Int32[Array, "T W"]
     made: Bool[Array, "T W"]
@@ -26,18 +27,16 @@ class Emitted(NamedTuple):
 
 
 def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
-    """Feed every row's pending token: its keys and values join the cache; the logits of what follows."""
-    rows = jnp.arange(slots.width)
-    bias = slots.bias.at[rows, slots.position].set(0.0, unique_indices=True, mode="promise_in_bounds")
+    """Feeds every row's pending token: writes its keys and values, and returns the logits of the next token."""
     model = nnx.merge(graph, weights)
-    hidden, cache = model(slots.token[:, None], slots.position[:, None], bias[:, None, :], cache=slots.cache)
-    return slots._replace(cache=cache, bias=bias), model.logits(hidden)[:, 0]
+    hidden, cache = model(slots.token[:, None], slots.position[:, None], slots.cache)
+    return slots._replace(cache=cache), model.logits(hidden)[:, 0]
 
 
 def sample(
     slots: Slots, logits: Float32[Array, "W V"], ends: Bool[Array, " V"], *, order: str
 ) -> tuple[Slots, Int32[Array, " W"], Figures]:
-    """Draw every active row's next token, count it, and stop the rows that are at their end."""
+    """Draws the next token of every active row, adds it to the history, and deactivates the rows that end."""
     token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order])
     drew = slots.active
     one = drew.astype(jnp.int32)
@@ -50,7 +49,7 @@ def sample(
     ended = ends[token] & ~slots.ignore_ends
     slots = slots._replace(
         token=jnp.where(drew, token, slots.token),
-        # A row at its end stays where it is: its slot must not run past the cache while others go on.
+        # A row that ended keeps its position: it must not run past the cache while other rows go on.
         position=slots.position + one,
         active=drew & ~ended & (budget > 0),
         budget=budget,
@@ -68,7 +67,7 @@ def sample_masked(
     *,
     order: str,
 ) -> tuple[Slots, Emitted]:
-    """`sample` under the packed masks of the rows that are `masked`, as a chunk of one step."""
+    """Runs `sample` with packed token masks for the rows that are `masked`; returns a chunk of one step."""
     drew = slots.active
     under = slots._replace(inputs=slots.inputs._replace(mask=mask, masked=masked))
     after, token, figures = sample(under, logits, ends, order=order)
@@ -84,8 +83,13 @@ def chunk(
     ends: Bool[Array, " V"],
     *,
     order: str,
+    forward: Callable[..., tuple[Slots, Float32[Array, "W V"]]] = forward,
 ) -> tuple[Slots, Emitted]:
-    """Up to `steps` steps, fewer where every row ends before."""
+    """Up to `steps` steps, fewer where every row ends before.
+
+    `forward` may be given with its results put in their places on a mesh. The logits then lie on every device, and the
+    sampler after them needs no communication.
+    """
 
     def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], Figures]:
         fed, logits = forward(graph, weights, state)

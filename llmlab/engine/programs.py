@@ -1,4 +1,4 @@
-"""The few compiled programs of an engine, one per shape, and the walk that compiles them all beforehand."""
+"""The compiled programs of an engine, one per shape, and a warmup that compiles all of them beforehand."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from llmlab.engine import score as scoring
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.state import RowFields, Slots
-from llmlab.models.cache import KVCache
 from llmlab.models.config import ModelConfig
+from llmlab.models.kv.protocol import Cache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import Figures
 from llmlab.sampling.params import History, SamplerInputs
 
-#: In the place of arrays that a program has no use for.
+#: Stands for arrays that a program does not use.
 _LEFT_OUT: Any = ()
 
 
 class Programs:
-    """Jitted functions over one decoder. The caches they take are donated: who passes one has lost it.
+    """The jitted functions of one decoder. Caches that they take are donated: the caller must not use them again.
 
-    With a mesh, over which the decoder's weights already lie, the caches lie there too.
+    With a mesh, over which the decoder's weights are already spread, the caches are spread too.
 
-    `compiling` says in words what the driver waits for while a shape is met for the first time.
+    `compiling` says which program is being compiled, while the driver waits for it; otherwise it is None.
     """
 
     def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...], mesh: Mesh | None = None):
         self.config = config
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
-        # As a list: an nnx.State is taken apart in Python at every call, which is felt where a call is one step.
+        # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
         self._weights, tree = jax.tree.flatten(weights)
-        self.dtype = model.embedding[...].dtype
+        self.dtype = model.dtype
         flags = np.zeros(config.vocab_size, bool)
         flags[list(ends)] = True
         self._ends = jax.device_put(flags)
@@ -53,12 +53,12 @@ class Programs:
         self._compiles = threading.RLock()
 
         def over_weights(function: Callable[..., Any], **options: Any) -> Any:
-            """Compiled; the first argument is the list of weights."""
+            """Returns the compiled function; its first argument is the list of weights."""
             bound = placed(partial(function, graph), mesh)
 
             @wraps(bound)
             def traced(weights: list[Array], **others: Any) -> Any:
-                # float32 means float32 everywhere: a GPU's or TPU's quicker products are off by more than we promise.
+                # float32 means float32 everywhere: the faster products of GPUs and TPUs have larger errors.
                 with jax.default_matmul_precision("highest"):
                     return bound(jax.tree.unflatten(tree, weights), **others)
 
@@ -69,10 +69,13 @@ class Programs:
 
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
-        self._chunk = over_weights(decode.chunk, static_argnames="order", donate_argnames="slots")
+        # On a mesh the logits are gathered once; a sampler over a divided vocabulary would talk at each of its steps.
+        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh))
+        self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
         self._sample = plain(decode.sample_masked, static_argnames="order", donate_argnames="slots")
         self._feed = over_weights(scoring.feed)
-        self._score = over_weights(scoring.score, static_argnames="order")
+        score = partial(scoring.score, feed=placed(scoring.feed, mesh))
+        self._score = over_weights(score, static_argnames="order")
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)
         self._lengthen = plain(state.lengthen, static_argnames="length")
@@ -82,16 +85,16 @@ class Programs:
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take on the device."""
+        """The bytes of the weights on the device."""
         return sum(x.nbytes for x in jax.tree.leaves(self._weights))
 
     @contextmanager
     def _shape(self, what: str, *shape: Any) -> Iterator[bool]:
-        """Around a call: whether it is the first of its shape, which compiles, while nobody else does."""
+        """Wraps a call; yields whether it is the first of its shape, which compiles. One thread compiles at a time."""
         if (what, *shape) in self._met:
             yield False
             return
-        with self._compiles:  # two lanes that meet a shape at once would both compile it
+        with self._compiles:  # two lanes that need a new shape at once would both compile it
             first = (what, *shape) not in self._met
             if first:
                 self.compiling = f"compiling: {what} {' x '.join(map(str, shape))}"
@@ -102,22 +105,22 @@ class Programs:
                 self.compiling = None
 
     def empty(self, *, width: int, length: int) -> Slots:
-        """W inactive slots of S positions."""
+        """Returns W inactive slots of S positions."""
         with self._shape("slots", width, length):
             return self._empty(width=width, length=length)
 
-    def row_cache(self, *, length: int) -> KVCache:
-        """An empty cache for one prompt."""
+    def row_cache(self, *, length: int) -> Cache:
+        """Returns an empty cache for one prompt."""
         with self._shape("cache", length):
             return self._cache(length)
 
-    def prefill(self, cache: KVCache, tokens: np.ndarray, start: int) -> KVCache:
-        """Write one piece of a prompt."""
+    def prefill(self, cache: Cache, tokens: np.ndarray, start: int) -> Cache:
+        """Writes one piece of a prompt into a cache."""
         with self._shape("prefill", tokens.shape[1], cache.length):
             return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
 
     def forward(self, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
-        """Feed the pending tokens; the logits of what follows. Fed again, the same tokens leave the same slots."""
+        """Feeds the pending tokens and returns the logits of the next ones. Repeating the call changes nothing."""
         with self._shape("forward", slots.width, slots.length):
             fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots)
         return fed
@@ -125,60 +128,60 @@ class Programs:
     def sample(
         self, slots: Slots, logits: Float32[Array, "W V"], mask: np.ndarray, masked: np.ndarray, *, order: str
     ) -> tuple[Slots, Emitted]:
-        """Draw once, the `masked` rows from what their packed `mask` [W, ceil(V / 32)] allows."""
+        """Draws one token per row; the `masked` rows draw from what their packed `mask` [W, ceil(V / 32)] allows."""
         # Without the cache, so that one program serves every length.
-        small = slots._replace(cache=_LEFT_OUT, bias=_LEFT_OUT)
+        small = slots._replace(cache=_LEFT_OUT)
         with self._shape("sample", slots.width, order):
             drawn, emitted = self._sample(
                 slots=small, logits=logits, ends=self._ends, mask=mask, masked=masked, order=order
             )
-        return drawn._replace(cache=slots.cache, bias=slots.bias), emitted
+        return drawn._replace(cache=slots.cache), emitted
 
     def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
-        """A chunk of steps, and whether this call had to compile."""
+        """Runs a chunk of steps; the last value tells whether this call had to compile."""
         count = np.int32(steps)
         with self._shape("decode", slots.width, slots.length, order) as new:
             slots, emitted = self._chunk(self._weights, slots=slots, steps=count, ends=self._ends, order=order)
         return slots, emitted, new
 
     def score(
-        self, cache: KVCache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
-    ) -> tuple[KVCache, Figures]:
-        """The figures of the tokens of a piece; the cache that came in stays valid."""
+        self, cache: Cache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
+    ) -> tuple[Cache, Figures]:
+        """Returns the statistics of a piece's targets; the given cache stays valid."""
         with self._shape("score", cache.length, order):
-            fed: tuple[KVCache, Figures] = self._score(
+            fed: tuple[Cache, Figures] = self._score(
                 self._weights, cache=cache, piece=piece, inputs=inputs, history=history, order=order
             )
         return fed
 
-    def feed(self, cache: KVCache, piece: scoring.Piece) -> tuple[KVCache, Float[Array, "C V"]]:
-        """The logits that the tokens of a piece were drawn from; the cache that came in stays valid."""
+    def feed(self, cache: Cache, piece: scoring.Piece) -> tuple[Cache, Float[Array, "C V"]]:
+        """Returns the logits of a piece's targets; the given cache stays valid."""
         with self._shape("feed", cache.length):
-            fed: tuple[KVCache, Array] = self._feed(self._weights, cache=cache, piece=piece)
+            fed: tuple[Cache, Array] = self._feed(self._weights, cache=cache, piece=piece)
         return fed
 
-    def admit(self, slots: Slots, cache: KVCache, fields: RowFields, slot: int) -> Slots:
-        """Put a row into a slot; the row's cache stays valid."""
+    def admit(self, slots: Slots, cache: Cache, fields: RowFields, slot: int) -> Slots:
+        """Puts a row into a slot; the row's cache stays valid."""
         with self._shape("admit", slots.width, slots.length):
             return self._admit(slots=slots, cache=cache, fields=fields, slot=np.int32(slot))
 
     def resize(self, slots: Slots, index: np.ndarray, keep: np.ndarray) -> Slots:
-        """Another width."""
+        """Returns the slots in another width."""
         with self._shape("resize", slots.width, len(index), slots.length):
             return self._resize(slots, index.astype(np.int32), keep)
 
-    def lengthen(self, cache: KVCache, bias: Any, *, length: int) -> tuple[KVCache, Array]:
-        """Room for more positions."""
-        with self._shape("lengthen", bias.shape[0], cache.length, length):
-            return self._lengthen(cache, bias, length=length)
+    def lengthen(self, cache: Cache, *, length: int) -> Cache:
+        """Returns a cache with room for more positions."""
+        with self._shape("lengthen", jax.tree.leaves(cache)[0].shape[0], cache.length, length):
+            return self._lengthen(cache, length=length)
 
     def release(self, slots: Slots, keep: Bool[np.ndarray, " W"]) -> Slots:
-        """Free the slots of cancelled rows."""
+        """Frees the slots of cancelled rows."""
         with self._shape("release", slots.width):
             return slots._replace(active=self._release(slots.active, keep))
 
     def visits(self, *, widths: Mapping[int, tuple[int, ...]], orders: tuple[str, ...]) -> Iterator[Callable[[], None]]:
-        """Calls that, each run once, leave nothing to compile: `widths` are those of each cache length, rising."""
+        """Yields calls that together compile every program; `widths` are those of each cache length, ascending."""
         lengths = list(widths)
         for length, longer in zip(lengths, [*lengths[1:], None], strict=True):
             yield partial(self._visit_row, length=length, orders=orders)
@@ -215,9 +218,9 @@ class Programs:
         for other in widths[max(at - 1, 0) : at] + widths[at + 1 : at + 2]:
             self.resize(slots, np.zeros(other, np.int32), np.zeros(other, bool))
         if longer:
-            self.lengthen(slots.cache, slots.bias, length=longer)
-            # A waiting prompt's cache is lengthened alone, with a mask that comes from the host.
-            self.lengthen(self.row_cache(length=length), np.zeros((1, length), np.float32), length=longer)
+            self.lengthen(slots.cache, length=longer)
+            # A waiting prompt's cache is lengthened alone.
+            self.lengthen(self.row_cache(length=length), length=longer)
         jax.block_until_ready(slots)
 
     def _nobody(self) -> RowFields:

@@ -1,7 +1,8 @@
-"""Teacher forcing: the figures of tokens that were given, many positions in one pass of the model."""
+"""Teacher forcing: the statistics of given tokens, many positions per pass of the model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,18 +11,17 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
-from llmlab.models.cache import KVCache
-from llmlab.models.transformer import causal_bias
+from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.logprobs import Figures, figures
 from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.pipeline import ORDERS, process
 
-#: Positions of one pass. Each has a law of its own, so that C rows of the vocabulary's size are held several times.
+#: The positions C of one pass. Memory bounds it: a pass holds several arrays [C, V], one distribution per position.
 PIECE = 32
 
 
 class Piece(NamedTuple):
-    """C tokens to feed at `start`, and the C tokens that followed them; what comes before `first` is only fed again."""
+    """C tokens to feed at `start`, and the C target tokens after them. Targets before index `first` do not count."""
 
     start: Int32[Any, ""]
     tokens: Int32[Any, "1 C"]
@@ -30,10 +30,10 @@ class Piece(NamedTuple):
 
 
 def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[Piece]:
-    """A cut of G given tokens, of which the first `prompt` are not asked about, for a cache of `length` positions."""
+    """Cuts G given tokens into pieces for a cache of `length` positions; the first `prompt` tokens are no targets."""
     found = []
     for at in range(prompt - 1, len(given) - 1, PIECE):
-        # A piece must not reach beyond the cache; one that begins earlier writes what is there once more.
+        # A piece must not reach beyond the cache, so the last one starts earlier and writes some positions again.
         start = min(at, length - PIECE)
         tokens, targets = given[start : min(start + PIECE, len(given) - 1)], given[start + 1 : start + PIECE + 1]
         pad = (0, PIECE - len(tokens))
@@ -51,9 +51,9 @@ def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[
 def with_masks(
     inputs: SamplerInputs, piece: Piece, masks: UInt32[np.ndarray, "T W"] | None, *, first: int
 ) -> SamplerInputs:
-    """One row's inputs with a mask for each target of a piece, so that one program runs with a grammar or without.
+    """Returns one row's inputs with a mask per target of a piece; one program serves rows with and without grammar.
 
-    `masks` are those of the tokens that are asked about, of which the piece's first one is number `first`.
+    `masks` has one entry per scored token, and `first` is the index of the piece's first scored token.
     """
     count, words = len(piece.targets), -(-inputs.bias.shape[-1] // 32)
     mask, masked = np.zeros((count, words), np.uint32), np.zeros(count, bool)
@@ -65,27 +65,30 @@ def with_masks(
     return inputs._replace(mask=mask, masked=masked)
 
 
-def feed(graph: nnx.GraphDef, weights: nnx.State, cache: KVCache, piece: Piece) -> tuple[KVCache, Float[Array, "C V"]]:
-    """Feed a piece; the logits that its targets were drawn from."""
+def feed(graph: nnx.GraphDef, weights: nnx.State, cache: Cache, piece: Piece) -> tuple[Cache, Float[Array, "C V"]]:
+    """Feeds a piece and returns the logits [C, V] that its targets follow from."""
     positions = piece.start + jnp.arange(piece.targets.shape[0], dtype=jnp.int32)[None, :]
     model = nnx.merge(graph, weights)
-    hidden, cache = model(piece.tokens, positions, causal_bias(positions, length=cache.length), cache=cache)
+    hidden, cache = model(piece.tokens, positions, cache)
     return cache, model.logits(hidden)[0]
 
 
 def score(
     graph: nnx.GraphDef,
     weights: nnx.State,
-    cache: KVCache,
+    cache: Cache,
     piece: Piece,
     inputs: SamplerInputs,
     history: History,
     *,
     order: str,
-) -> tuple[KVCache, Figures]:
-    """Feed a piece; the figures [C, ...] of its targets under one row's inputs, the history growing as it goes.
+    feed: Callable[..., tuple[Cache, Float[Array, "C V"]]] = feed,
+) -> tuple[Cache, Figures]:
+    """Feeds a piece and returns the statistics [C, ...] of its targets under one row's inputs.
 
-    `inputs`, but for their masks, and `history` lead with 1; the history stands before the target `first`.
+    `inputs` (except the masks) and `history` have 1 as first axis. The history is that before the target `first`; each
+    target joins it for the targets after it. `feed` may
+    be given with its results put in their places on a mesh, as for `decode.chunk`.
     """
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)

@@ -1,7 +1,7 @@
-"""The batch on the device: W slots, each empty or holding one row that is being generated.
+"""The state of the batch on the device: W slots, each empty or holding one row that is being generated.
 
-A single row is the same state with W = 1, so that joining is one function for every array in it, and a row that was
-prefilled once can be put into any number of slots.
+A single row is the same state with W = 1. So one function puts any row into any slot, and a row that was prefilled once
+can be put into several slots.
 """
 
 from __future__ import annotations
@@ -12,25 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Int32
 
-from llmlab.models.attention import HIDDEN
-from llmlab.models.cache import KVCache, empty_cache
-from llmlab.models.cache import lengthen as longer_cache
 from llmlab.models.config import ModelConfig
+from llmlab.models.families import empty_cache
+from llmlab.models.kv.protocol import Cache
+from llmlab.sampling.history import history_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 
 
 class Slots(NamedTuple):
-    """Everything that changes while W rows are generated; a pytree whose arrays all lead with W.
+    """Everything that changes while W rows are generated: a pytree whose arrays all have W as their first axis.
 
-    `token` is the last token that the cache does not hold yet: the prompt's last one at first, then what was drawn.
-    A step writes it at `position` and draws the next. `bias` is what attention adds: it is kept, not computed, because
-    XLA's CPU backend is several times slower when the mask is made inside the step.
+    `token` is the one token that the cache does not hold yet: at first the prompt's last token, then the drawn token. A
+    step writes its keys and values at `position` and draws the next token.
     """
 
-    cache: KVCache
-    bias: Float32[Array, "W S"]
+    cache: Cache
     position: Int32[Array, " W"]
     token: Int32[Array, " W"]
     active: Bool[Array, " W"]
@@ -46,12 +44,12 @@ class Slots(NamedTuple):
 
     @property
     def length(self) -> int:
-        """S, the positions that each row has room for."""
+        """S, the number of positions of the cache."""
         return self.cache.length
 
 
 class RowFields(NamedTuple):
-    """What a row brings besides its prefilled cache, as host arrays that lead with 1."""
+    """A row's part of `Slots` except the cache, as host arrays whose first axis is 1."""
 
     position: np.ndarray
     token: np.ndarray
@@ -72,9 +70,9 @@ def row_fields(
     ends: tuple[int, ...],
     made: np.ndarray | None = None,
 ) -> RowFields:
-    """A row about to draw: the last token that is there is pending, the rest is in the cache.
+    """Returns the fields of a row whose given tokens, except the last, are in the cache.
 
-    `made` are the tokens after the prompt that count as generated.
+    `made` are the token ids after the prompt that count as generated.
     """
     made = np.zeros(0, np.int32) if made is None else made
     return RowFields(
@@ -88,16 +86,8 @@ def row_fields(
     )
 
 
-def history_of(prompt: np.ndarray, made: np.ndarray, *, vocab_size: int) -> History:
-    """What a row has seen, as host arrays that lead with 1."""
-    seen = np.zeros((1, vocab_size), bool)
-    seen[0, prompt] = True
-    counts = np.bincount(made, minlength=vocab_size).astype(np.int32)[None, :]
-    return History(prompt=seen, counts=counts, position=np.array([len(made)], np.int32))
-
-
 def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:
-    """W inactive slots."""
+    """Returns W inactive slots."""
     like = row_fields(
         np.zeros(1, np.int32),
         SamplingParams(),
@@ -108,14 +98,13 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> 
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     cache = empty_cache(config, batch=width, length=length, dtype=dtype)
-    return Slots(cache=cache, bias=jnp.full((width, length), HIDDEN, jnp.float32), **fields._asdict())
+    return Slots(cache=cache, **fields._asdict())
 
 
-def admit(slots: Slots, cache: KVCache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
-    """Put one prefilled row, [1, ...] in every array and S long like the slots, into a slot."""
-    seen = jnp.arange(slots.length, dtype=jnp.int32)[None, :] < fields.position[:, None]
-    bias = jnp.where(seen, jnp.float32(0), jnp.float32(HIDDEN))
-    row = Slots(cache=cache, bias=bias, **fields._asdict())
+def admit(slots: Slots, cache: Cache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
+    """Puts one prefilled row into a slot; its arrays have 1 as first axis, and its cache the slots' length S."""
+    # Hides the keys that the padding of the prompt's last piece wrote.
+    row = Slots(cache=cache.truncated(jnp.asarray(fields.position)), **fields._asdict())
 
     def put(all_rows: Array, one: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(all_rows, jnp.asarray(one, all_rows.dtype), slot, axis=0)
@@ -124,17 +113,16 @@ def admit(slots: Slots, cache: KVCache, fields: RowFields, slot: Int32[Array, ""
 
 
 def resize(slots: Slots, index: Int32[Array, " W2"], keep: Bool[Array, " W2"]) -> Slots:
-    """A batch of another width: slot i takes over what `index[i]` held; where `keep` is false it is inactive."""
+    """Returns a batch of another width: slot i holds what slot `index[i]` held; inactive where `keep` is false."""
     moved = jax.tree.map(lambda x: x[index], slots)
     return moved._replace(active=moved.active & keep)
 
 
-def lengthen(cache: KVCache, bias: Float32[Array, "W S"], *, length: int) -> tuple[KVCache, Float32[Array, "W S2"]]:
-    """Room for more positions; what is there stays."""
-    more = length - cache.length
-    return longer_cache(cache, length=length), jnp.pad(bias, ((0, 0), (0, more)), constant_values=HIDDEN)
+def lengthen(cache: Cache, *, length: int) -> Cache:
+    """Returns the cache with room for `length` positions and the same contents."""
+    return cache.lengthened(length)
 
 
 def release(active: Bool[Array, " W"], keep: Bool[Array, " W"]) -> Bool[Array, " W"]:
-    """Rows that were cancelled stop drawing; their slots are free."""
+    """Deactivates the slots where `keep` is false, which frees them."""
     return active & keep

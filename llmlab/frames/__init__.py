@@ -1,1 +1,1 @@
-"""Completions and distributions as dataframes, CSV and parquet; columns and dtypes are declared in `schema`."""
+"""Completions and distributions as dataframes, CSV and parquet; kinds of columns are declared in `schema`."""

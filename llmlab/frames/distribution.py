@@ -1,23 +1,34 @@
-"""Frames of one next-token distribution: its tokens, a token's way through the stages, flip points."""
+"""Frames of one step's next-token distribution: its tokens, tokens after each stage, flip points, and a grid of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float32, Float64, Int64
 
-from llmlab.distributions.draws import Noise
 from llmlab.distributions.flip_points import COLD, LIMITS, Settings, flip_points
-from llmlab.distributions.step import FIXED, Step, killers, log_softmax, quotients
+from llmlab.distributions.stages import stage_table
+from llmlab.distributions.step import FIXED, SamplerRow, Step
 from llmlab.frames.schema import build
-from llmlab.protocol.request import Request
+from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-LEDGER_COLUMNS: dict[str, str] = {
+#: One row per token; see `NextToken.frame`. In a grid's frame the grid's fields come before these columns.
+NEXT_TOKEN_COLUMNS: dict[str, str] = {
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "rank": "count",
+    "kept": "flag",
+}
+#: One row per token and stage; see `NextToken.stages_frame`.
+STAGES_COLUMNS: dict[str, str] = {
     "token": "token",
     "token_id": "count",
     "bytes": "bytes",
@@ -29,35 +40,8 @@ LEDGER_COLUMNS: dict[str, str] = {
     "prob": "number",
     "removed_by": "text",
 }
-
-
-def ledger_frame(step: Step, ids: Sequence[int], *, request: Request, order: str | None) -> pd.DataFrame:
-    """See `NextToken.stages`."""
-    stages = step.sampler(order)
-    inputs = step.rows([request]).inputs
-    active = [True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in stages)]
-    traced = step.trace([request], order=order)
-    spoken = quotients(traced, float(inputs.temperature[0]))
-    logits = np.stack([left[0, ids] for left in spoken.values()], axis=1)
-    logprobs = np.stack([log_softmax(left[0])[ids] for left in traced.values()], axis=1)
-    by = [name or None for name in killers(traced)[0, ids]]
-    K, S = logits.shape
-    return build(
-        {
-            **{name: [value for value in values for _ in range(S)] for name, values in step.spelled(ids).items()},
-            "number": np.tile(np.arange(S), K),
-            "stage": list(traced) * K,
-            "active": active * K,
-            "logit": logits.ravel(),
-            "logprob": logprobs.ravel(),
-            "prob": np.exp(logprobs).ravel(),
-            "removed_by": [name for name in by for _ in range(S)],
-        },
-        LEDGER_COLUMNS,
-    )
-
-
-FLIP_COLUMNS: dict[str, str] = {
+#: One row per parameter and event; see `NextToken.flip_points_frame`.
+FLIP_POINTS_COLUMNS: dict[str, str] = {
     "parameter": "text",
     "event": "text",
     "low": "number",
@@ -66,21 +50,74 @@ FLIP_COLUMNS: dict[str, str] = {
 }
 
 
-def flip_frame(step: Step, token: int, *, request: Request, order: str | None, noise: Noise) -> pd.DataFrame:
-    """See `NextToken.flip_points`."""
-    from llmlab.frames.schema import build
+def next_token_frame(
+    step: Step,
+    ids: Int64[np.ndarray, " K"],
+    sampling_logprob: Float64[np.ndarray, "C K"],
+    *,
+    names: TokenNames,
+    cells: Mapping[str, Sequence[object]] | None = None,
+    cell_kinds: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """The frame of the K most likely tokens of the raw distribution under each of C settings.
 
-    params = step.params([request])[0]
-    settings = Settings.of(params)
-    found = flip_points(
-        step.shaped(request, order=order),
-        token,
-        stages=[stage.name for stage in step.sampler(order) if stage.name not in FIXED],
-        settings=settings,
-        noise=noise.values(len(step.logits)),
+    Args:
+        step: the decoding step.
+        ids: the tokens, most likely first.
+        sampling_logprob: of these tokens in the distribution that is sampled from; -inf where one is removed.
+        names: what the tokens are called.
+        cells: column -> the value that each of the C settings has of it.
+        cell_kinds: column -> its kind, of the columns of `cells`.
+    """
+    C, K = sampling_logprob.shape
+    columns: dict[str, object] = {
+        name: [value for value in values for _ in range(K)] for name, values in (cells or {}).items()
+    }
+    columns |= {name: list(values) * C for name, values in names.columns(ids.tolist()).items()}
+    columns |= {
+        "logprob": np.tile(step.logprobs[ids], C),
+        "sampling_logprob": sampling_logprob.ravel(),
+        "rank": np.tile(np.arange(1, K + 1), C),
+        "kept": np.isfinite(sampling_logprob).ravel(),
+    }
+    return build(columns, {**(cell_kinds or {}), **NEXT_TOKEN_COLUMNS})
+
+
+def stages_frame(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str, names: TokenNames) -> pd.DataFrame:
+    """The frame of some tokens after each stage of an order, "raw" first."""
+    table = stage_table(step, ids, row=row, order=order)
+    K, S = table.logit.shape
+    return build(
+        {
+            **{name: [value for value in values for _ in range(S)] for name, values in names.columns(ids).items()},
+            "number": np.tile(np.arange(S), K),
+            "stage": list(table.stages) * K,
+            "active": list(table.active) * K,
+            "logit": table.logit.ravel(),
+            "logprob": table.logprob.ravel(),
+            "prob": np.exp(table.logprob).ravel(),
+            "removed_by": [name or None for name in table.removed_by for _ in range(S)],
+        },
+        STAGES_COLUMNS,
     )
-    # As it was asked for: 0.9, and not the float32 beside it.
-    asked = {name: float(getattr(params, name)) for name in LIMITS} | {"top_k": settings.top_k}
+
+
+def flip_points_frame(
+    step: Step, token: int, *, row: SamplerRow, order: str, noise: Float32[np.ndarray, " V"] | None
+) -> pd.DataFrame:
+    """The frame of the values of each parameter between which a token is kept and, with `noise`, sampled."""
+    from llmlab.sampling.pipeline import ORDERS
+
+    settings = Settings.of(row.params)
+    found = flip_points(
+        step.before_temperature(row, order=order),
+        token,
+        stages=[stage.name for stage in ORDERS[order] if stage.name not in FIXED],
+        settings=settings,
+        noise=noise,
+    )
+    # As the caller wrote it: 0.9, and not the float32 next to it.
+    asked = {name: float(getattr(row.params, name)) for name in LIMITS} | {"top_k": settings.top_k}
     asked[COLD] = asked["temperature"]
     return build(
         {
@@ -90,16 +127,5 @@ def flip_frame(step: Step, token: int, *, request: Request, order: str | None, n
             "high": [one.high for one in found],
             "value": [asked[one.parameter] for one in found],
         },
-        FLIP_COLUMNS,
+        FLIP_POINTS_COLUMNS,
     )
-
-
-NEXT_TOKEN_COLUMNS: dict[str, str] = {
-    "token": "token",
-    "token_id": "count",
-    "bytes": "bytes",
-    "logprob": "number",
-    "sampling_logprob": "number",
-    "rank": "count",
-    "kept": "flag",
-}

@@ -1,8 +1,8 @@
-"""Results and sweeps as parquet files: a row a choice, its tokens as lists, and what was asked in the metadata.
+"""Completions in parquet files: one row per choice, its tokens as lists, and the requests in the metadata.
 
-Any reader of parquet sees the texts and the figures. The file's metadata has, under "llmlab" as JSON, the requests, the
-model, the seeds, the fingerprints and the versions of the packages, so that what is loaded is what was saved, to the
-bit. Nothing in a file is ever run: it holds numbers and text.
+Any reader of parquet sees the texts and the values of the tokens. The file's metadata has, as JSON under "llmlab", the
+requests, the model, the seeds, the fingerprints and the versions of the packages, so that a loaded completion equals
+the saved one to the bit. Nothing in a file is ever executed: it holds numbers and text.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-#: What this module writes; it reads no later one.
+#: The format that is written; files of a later one are refused.
 FORMAT = 1
 _KEY = b"llmlab"
 _PACKAGES = ("llmlab", "jax", "flax", "numpy", "transformers", "pandas", "pyarrow")
 
-#: Field of `Tokens` -> its column, with a value a token, and an alternative of a token.
+#: Field of `Tokens` -> its column, with one value per token, or one list of alternatives per token.
 TOKEN_COLUMNS = {"ids": "token_id"} | {
     name: name
     for name in (
@@ -44,24 +44,24 @@ TOKEN_COLUMNS = {"ids": "token_id"} | {
 }  # fmt: skip
 TOP_COLUMNS = {name: name for name in ("top_ids", "top_bytes", "top_logprob", "top_sampling_logprob")}
 _INTEGERS = frozenset({"ids", "lead", "overhang", "rank", "kept", "top_ids"})
-#: Fields of `Header` and `Completion` that have a place of their own; the others are plain values.
+#: Fields of `Completion` that are written in a form of their own; the others are JSON's plain values.
 _APART = frozenset({"request", "prompt_ids", "control_tokens", "choices", "timing"})
 
 
-class Kept(NamedTuple):
-    """What a file holds: its completions, and what `save` was told beside them."""
+class Contents(NamedTuple):
+    """The contents of a file: its completions, and what else `save` was given."""
 
-    kind: str  #: result or sweep
+    kind: str  #: "result" or "sweep"
     completions: tuple[Completion, ...]
     about: Mapping[str, Any]
-    pool: Pool  #: of the values that `about` refers to
+    pool: Pool  #: the values that `about` refers to by number
 
 
 class Pool:
-    """Values that recur in a file, each written once.
+    """Values that recur in a file, such as a prompt: each is written once, and referred to by its number.
 
     Args:
-        values: those of a file that is read.
+        values: the values of a file that is read.
     """
 
     def __init__(self, values: Sequence[Any] = ()) -> None:
@@ -69,7 +69,7 @@ class Pool:
         self._index: dict[str, int] = {}
 
     def put(self, value: Any) -> int:
-        """The number of a value made of JSON's kinds."""
+        """The number of a value that JSON can hold; it is added where it is not there yet."""
         text = json.dumps(value)
         if text not in self._index:
             self._index[text] = len(self.values)
@@ -77,13 +77,13 @@ class Pool:
         return self._index[text]
 
     def put_request(self, request: Request) -> int:
-        """The number of a request; what it is about is a value of its own, which others may share."""
+        """The number of a request. Its messages or its prompt are a value of their own, which requests may share."""
         given = request.to_dict()
         subject = self.put(given.pop(request.subject))
         return self.put({"type": type(request).__name__, "subject": subject, "fields": given})
 
     def request(self, number: int) -> Request:
-        """The request of this number."""
+        """The request with a number."""
         told = self.values[number]
         if told["type"] == ChatRequest.__name__:
             return ChatRequest(**told["fields"], messages=self.values[told["subject"]])
@@ -91,10 +91,10 @@ class Pool:
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:
-    """A path that `save` can write to, as far as can be told before.
+    """The path as `save` will write to it; checked before any model is asked.
 
     Raises:
-        RequestError: it does not end in .parquet, or its folder is not there.
+        RequestError: it does not end in .parquet, its folder does not exist, or pyarrow cannot be imported.
     """
     path = file_path(path, name="save")
     if path.suffix != ".parquet":
@@ -114,15 +114,19 @@ def save(
     pool: Pool | None = None,
     columns: pd.DataFrame | None = None,
 ) -> Path:
-    """Write completions; the file appears whole or not at all.
+    """Write completions to a file and return its path; the file appears complete or not at all.
 
     Args:
         path: ends in .parquet.
-        completions: what to keep.
-        kind: result or sweep.
-        about: what else to keep, of JSON's kinds.
-        pool: that `about` has put values into.
-        columns: a row a choice, for other readers; not read back.
+        completions: the completions.
+        kind: what they make up: "result" or "sweep".
+        about: more to keep, of values that JSON can hold.
+        pool: the pool whose numbers `about` refers to.
+        columns: more columns for other readers of the file, one row per choice; they are not read back.
+
+    Raises:
+        RequestError: as in `check_target`.
+        OSError: the file cannot be written.
     """
     target, pool = check_target(path), pool or Pool()
     arrow, parquet = _pyarrow()
@@ -149,19 +153,24 @@ def save(
     return target
 
 
-def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
-    """Read what `save` wrote.
+def load(path: str | os.PathLike[str], *, kind: str) -> Contents:
+    """Read a file that `save` wrote.
+
+    Args:
+        path: the file.
+        kind: what it is to hold: "result" or "sweep".
 
     Raises:
         FileNotFoundError: there is no such file.
-        RequestError: it is not a file of llmlab's, holds another kind, or was written by a later version.
+        RequestError: llmlab did not write the file, or wrote it in a later format; it holds the other kind; it is
+            damaged; or pyarrow cannot be imported.
     """
     arrow, parquet = _pyarrow()
     path = file_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is a folder" if path.exists() else f"there is no file {path}")
     try:
-        # The file itself, not a data set of which a folder's name (such as "temperature=1") would tell a column.
+        # Not read_table, which would make a column of a folder's name such as "temperature=1".
         with parquet.ParquetFile(path) as file:
             table, noted = file.read(), file.metadata.metadata or {}
     except (arrow.ArrowInvalid, OSError) as error:
@@ -174,11 +183,11 @@ def load(path: str | os.PathLike[str], *, kind: str) -> Kept:
             "write what can be loaded; a frame that pandas wrote, pandas reads)",
             param="path",
         )
-    with _whole(path):
+    with damage_named(path):
         return _unpacked(json.loads(noted[_KEY]), table, path=path, kind=kind)
 
 
-def _unpacked(told: Mapping[str, Any], table: Any, *, path: Path, kind: str) -> Kept:
+def _unpacked(told: Mapping[str, Any], table: Any, *, path: Path, kind: str) -> Contents:
     if told["format"] > FORMAT:
         version = told["versions"]["llmlab"]
         raise RequestError(f"{path} was written by llmlab {version}, in a later format; update llmlab", param="path")
@@ -190,12 +199,12 @@ def _unpacked(told: Mapping[str, Any], table: Any, *, path: Path, kind: str) -> 
     for row in table.to_batches(max_chunksize=1) if table.num_rows else ():
         choices[row["completion"][0].as_py()].append(_choice(row))
     found = [_completion(one, pool, own) for one, own in zip(told["completions"], choices, strict=True)]
-    return Kept(kind, tuple(found), told["about"], pool)
+    return Contents(kind, tuple(found), told["about"], pool)
 
 
 @contextmanager
-def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What is missing or otherwise than `save` writes it is one error that names the file."""
+def damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn any error caused by a damaged file into one `RequestError` that names the file."""
     try:
         yield
     except RequestError:
@@ -207,7 +216,7 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _header(completion: Completion, pool: Pool) -> dict[str, Any]:
-    """What a completion says beside its choices."""
+    """The JSON of a completion without its choices."""
     plain = {field.name: getattr(completion, field.name) for field in fields(completion) if field.name not in _APART}
     return {
         **plain,
@@ -234,7 +243,7 @@ def _completion(told: Mapping[str, Any], pool: Pool, choices: Sequence[Choice]) 
 
 
 def _columns(completions: Sequence[Completion], arrow: Any) -> dict[str, Any]:
-    """Column -> Arrow array, a row a choice."""
+    """Column -> Arrow array, one row per choice."""
     rows = [(at, choice) for at, completion in enumerate(completions) for choice in completion.choices]
     choices = [choice for _, choice in rows]
     call = arrow.struct([(name, arrow.string()) for name in ("id", "name", "arguments")])
@@ -264,7 +273,7 @@ def _columns(completions: Sequence[Completion], arrow: Any) -> dict[str, Any]:
 
 
 def _flat(parts: Sequence[Any], name: str, arrow: Any) -> Any:
-    """The values of all choices in a row, with their type; NaN stays NaN."""
+    """The values of all choices one after the other, with their type; NaN stays NaN."""
     if name in ("bytes", "top_bytes", "segment"):
         kind = arrow.string() if name == "segment" else arrow.binary()
         return arrow.array([piece for part in parts for piece in part], kind)
@@ -277,7 +286,7 @@ def _borders(lengths: Sequence[int]) -> np.ndarray:
 
 
 def _choice(row: Any) -> Choice:
-    """A choice from a table of one row."""
+    """The choice in a table of one row."""
     count, wide = len(row["token_id"][0]), row["alternatives"][0].as_py()
     found: dict[str, Any] = {}
     for name, column in TOKEN_COLUMNS.items():

@@ -16,7 +16,7 @@ from llmlab.errors import RequestError
 from llmlab.protocol.arguments import listed, order_name
 from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.request import PromptRequest, Request, build_request
-from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, spells
+from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, shows_fields
 from llmlab.results.reading import read
 from llmlab.results.result import Result, keep, read_all
 from llmlab.results.stream import Stream
@@ -60,7 +60,7 @@ class Lab:
         self.last: Result | None = None
         self.last_sweep: Sweep | None = None
 
-    @spells(but=("prompt", *STREAMING))
+    @shows_fields(without=("prompt", *STREAMING))
     def chat(self, messages: str | Sequence[Any] | Request, *, order: str = "llmlab", **fields: Any) -> Result:
         """Asks the model and waits for the answer.
 
@@ -78,7 +78,7 @@ class Lab:
         """
         return self._whole(self.request(messages, **fields), order=order)
 
-    @spells(only=PROMPT_FIELDS, but=STREAMING)
+    @shows_fields(only=PROMPT_FIELDS, without=STREAMING)
     def complete(
         self,
         prompt: str | Sequence[int] | Integer[np.ndarray, " L"] | PromptRequest,
@@ -101,7 +101,7 @@ class Lab:
             return self._whole(self.request(prompt, **fields), order=order)
         return self._whole(PromptRequest.build(prompt, **fields), order=order)
 
-    @spells(but=("stream",))
+    @shows_fields(without=("stream",))
     def stream(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Stream:
@@ -127,7 +127,7 @@ class Lab:
         usage = None if options is None else options.get("include_usage", False)
         return Stream(source, include_usage=usage, finish=partial(keep, self))
 
-    @spells()
+    @shows_fields()
     def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
         """Returns the validated request that `chat` would run, without running it.
 
@@ -145,7 +145,7 @@ class Lab:
             raise RequestError("stream = True: lab.stream gives an answer as it is made", param="stream")
         return read(self.backend.stream(request, order=order), partial(keep, self))
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def next_token(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> NextToken:
@@ -165,7 +165,7 @@ class Lab:
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
         return NextToken.of(self.backend, self.request(messages, **fields), order=order)
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def score(
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
@@ -200,7 +200,7 @@ class Lab:
         parent = next((one for one in (given, messages) if isinstance(one, Result)), None)
         return keep(self, score(self.backend, messages, given, order=order, fields=fields), parent=parent)
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def sweep(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -238,14 +238,14 @@ class Lab:
             RequestError: as in `chat`, before anything runs; the name of a metric is taken; the file holds another
                 sweep.
         """
-        from llmlab.sweeps.run import sweep
+        from llmlab.sweeps.start import sweep
 
         return sweep(
-            self, messages, order=order, n=n, seed=seed, independent=independent, metrics=metrics, save=save,
-            resume=resume, fields=fields,
+            self, messages, request=self.request, order=order, n=n, seed=seed, independent=independent,
+            metrics=metrics, save=save, resume=resume, fields=fields,
         )  # fmt: skip
 
-    @spells(but=("prompt", *STREAMING))
+    @shows_fields(without=("prompt", *STREAMING))
     def compare_orders(
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
@@ -279,7 +279,7 @@ class Lab:
         others = read_all(self, list(streams.values()), parent=base)
         return Orders(base, {base.order: base, **dict(zip(streams, others, strict=True))}, backend=model)
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def check_sampler(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -305,14 +305,14 @@ class Lab:
         """
         from llmlab.checks.sampler import check_sampler
 
-        return check_sampler(self, messages, draws=draws, seed=seed, order=order, fields=fields)
+        return check_sampler(self.next_token(messages, order=order, **fields), self.backend, draws=draws, seed=seed)
 
-    @spells(but=("messages", "prompt", *STREAMING))
+    @shows_fields(without=("messages", "prompt", *STREAMING))
     def check_calibration(
         self,
         truth: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | None = None,
         *,
-        prompts_per_law: int | None = None,
+        prompts_per_distribution: int | None = None,
         **fields: Any,
     ) -> Calibration:
         """Compares the model's probabilities of whole answers with known answer distributions: is it calibrated?
@@ -320,19 +320,22 @@ class Lab:
         The probability of an answer is that of its whole text and of ending there, by teacher forcing.
 
         Args:
-            truth: dicts with `messages`, `distribution` (whole answer -> probability) and perhaps `law` (a name), or a
-                file of such JSON lines; by default the embedded model's.
-            prompts_per_law: ask only this many prompts of each distribution.
+            truth: dicts with `messages`, `distribution` (whole answer -> probability) and perhaps `name`, or a file of
+                such JSON lines; by default the embedded model's.
+            prompts_per_distribution: ask only the first so many prompts of each distribution; by default all.
             fields: as in `chat`; they change the distribution that answers are sampled from, which is compared.
 
         Raises:
             RequestError: as in `chat`; something that is not a distribution; a backend that cannot score given answers.
         """
-        from llmlab.checks.calibration import calibration
+        from llmlab.checks.calibration import check_calibration
 
-        return calibration(self, truth, prompts_per_law=prompts_per_law, fields=fields)
+        many = prompts_per_distribution
+        return check_calibration(
+            self.backend, truth, request=self.request, prompts_per_distribution=many, fields=fields
+        )
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def playground(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Playground:

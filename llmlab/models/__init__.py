@@ -1,1 +1,1 @@
-"""Decoders in Flax NNX: arrays in, arrays out; no text, no files, no sampling."""
+"""Decoders in Flax NNX: token ids in, hidden states and logits out. This room knows no text, files or sampling."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlab.display.bars import DistributionBars
-from llmlab.text.spelling import label, name_of
 
 if TYPE_CHECKING:
     from llmlab.results.next_token import NextToken
@@ -34,9 +33,9 @@ def distribution_bars(
     ids = found.token_ids
     would = None
     if seed is not None:
-        would = int(step.draws([seed], order=order, temperature=temperature, **fields)[0])
+        would = int(step.sample([seed], order=order, temperature=temperature, **fields)[0])
     return DistributionBars(
-        labels=tuple(_label(step, i) for i in ids),
+        labels=tuple(step.token_names.label(i) for i in ids),
         token_ids=ids,
         raw=np.exp(step.logprobs[list(ids)]),
         prob=found.prob[0],
@@ -48,10 +47,6 @@ def distribution_bars(
         removed={cut: (int(found.removed[cut][0]), float(found.removed_mass[cut][0])) for cut in found.settings},
         place=place,
         seed=seed,
-        would=None if would is None else (would, _label(step, would)),
-        drawn=None if step.drawn is None else (step.drawn, _label(step, step.drawn)),
+        would=None if would is None else (would, step.token_names.label(would)),
+        drawn=None if step.drawn is None else (step.drawn, step.token_names.label(step.drawn)),
     )
-
-
-def _label(step: NextToken, token_id: int) -> str:
-    return label(step.bytes_of(token_id), name=name_of(token_id, step.names([token_id])))

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
         plot_top_logprobs,
     )
     from llmlab.plots.counterfactual import plot_diff, plot_orders, plot_sensitivity, plot_tree
-    from llmlab.plots.distribution import plot_ledger, plot_penalties, plot_truncation
+    from llmlab.plots.distribution import plot_penalties, plot_stages, plot_temperatures, plot_truncation
     from llmlab.plots.sweep import plot_diversity, plot_heatmap, plot_lines
-    from llmlab.plots.temperatures import plot_temperatures
 
 #: The file that each public name comes from; it is imported when the name is first used.
 _PLACES = {
@@ -36,13 +35,13 @@ _PLACES = {
     "plot_sensitivity": "counterfactual",
     "plot_diversity": "sweep",
     "plot_heatmap": "sweep",
-    "plot_ledger": "distribution",
     "plot_lines": "sweep",
     "plot_logprobs": "completion",
     "plot_orders": "counterfactual",
     "plot_penalties": "distribution",
+    "plot_stages": "distribution",
     "plot_surprisal": "completion",
-    "plot_temperatures": "temperatures",
+    "plot_temperatures": "distribution",
     "plot_tree": "counterfactual",
     "plot_truncation": "distribution",
 }
@@ -57,11 +56,11 @@ __all__ = [
     "plot_sensitivity",
     "plot_diversity",
     "plot_heatmap",
-    "plot_ledger",
     "plot_lines",
     "plot_logprobs",
     "plot_orders",
     "plot_penalties",
+    "plot_stages",
     "plot_surprisal",
     "plot_temperatures",
     "plot_tree",

@@ -1,4 +1,4 @@
-"""The exact law of the token that comes next: what each sampling parameter does to it, before any token is drawn."""
+"""The exact distribution of the next token: what each sampling parameter does to it, before any token is sampled."""
 
 from __future__ import annotations
 
@@ -7,179 +7,142 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
-from llmlab.distributions.draws import Noise
-from llmlab.distributions.stages import _best, _removals
-from llmlab.distributions.step import CUTS, Step, cut_settings, last, log_softmax, softmax
+from llmlab.distributions.probabilities import log_softmax
+from llmlab.distributions.step import SamplerRow, Step
+from llmlab.distributions.trace import last
 from llmlab.errors import ContextLengthError, RequestError
-from llmlab.protocol.arguments import listed, most, whole
+from llmlab.protocol.arguments import listed, most, order_name, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
-from llmlab.protocol.signatures import LAW_FIELDS, spells
-from llmlab.text.token_names import Token
+from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
+from llmlab.results.step_request import StepRequest, token_ids
+from llmlab.text.token_names import Token, TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from llmlab.distributions.stages import PenaltyShifts, TemperatureLaws, TruncationCurve, Waterfall
-    from llmlab.results.next_token_grid import Laws
+    from llmlab.distributions.stages import PenaltyShifts, TemperatureDistributions, TokenStages, TruncationCurve
+    from llmlab.results.next_token_grid import NextTokenGrid
 
 __all__ = ["NextToken"]
 
-#: The largest choice and position that noise is drawn for.
+#: The largest choice and position that noise is sampled for.
 _INT32 = 2**31 - 1
 
+#: The signature of a method shows the sampling fields in the place of its `**fields`.
+_shows_fields = shows_fields(only=SAMPLING_FIELDS, unchanged=True)
+_shows_fields_except_temperature = shows_fields(only=SAMPLING_FIELDS, without=("temperature",), unchanged=True)
 
-class NextToken(Step):
-    """The law of the next token after a prompt, over the whole vocabulary of V tokens.
 
-    Sampling fields, spelled as the API spells them, can be given to each method; the request's own are the default.
-    `lab.next_token` makes one for a prompt, `result.ledger` one for any position of what was generated.
+class NextToken:
+    """The distribution of the next token over the whole vocabulary of V tokens, at one decoding step.
+
+    `lab.next_token(...)` returns one for a prompt, `result.next_token(position)` one for any position of an answer. The
+    model is run once; everything here is computed from its logits, by the same code that the engine samples with.
+
+    Methods take sampling fields under the names that a request has (`temperature`, `top_k`, `logit_bias`, ...); a field
+    that is not given has the value of `request`. Tokens are named by id, by exact text or by bytes. An `order` is the
+    name of an order of the sampler's stages ("llmlab", "vllm", "sglang", "llama.cpp"). Log-probabilities are in nats.
 
     Attributes:
-        logits: the model's, float32 [V], before every stage.
+        logits: the model's, float32 [V], before every stage of the sampler.
         prompt_ids: the prompt's token ids [L].
-        made: the tokens generated since [T].
-        request: the request that was asked.
-        order: the order of the sampler's stages.
-        seed: of the noise; None where nothing is drawn.
-        choice: which of the request's choices the noise is that of.
-        drawn: the token that was drawn here, None where none was.
+        made: the token ids generated after it [T].
+        request: the request that this step belongs to.
+        order: the order of the sampler's stages where a method is given none.
+        seed: of the noise; None where the request has none.
+        choice: the index of the choice, which the noise depends on.
+        drawn: the id of the token that was sampled here; None where none was.
+        token_names: from token ids to bytes, names and labels, and back.
     """
 
-    drawn: int | None = None
+    def __init__(
+        self,
+        logits: Float32[np.ndarray, " V"],
+        *,
+        backend: LogitsBackend,
+        request: Request,
+        prompt_ids: Int32[np.ndarray, " L"],
+        made: Int32[np.ndarray, " T"] | None = None,
+        order: str = "llmlab",
+        seed: int | None = None,
+        choice: int = 0,
+        drawn: int | None = None,
+    ) -> None:
+        self.logits = logits
+        self.prompt_ids = prompt_ids
+        self.made = np.zeros(0, np.int32) if made is None else made
+        self.request = request
+        self.order = order_name(order)
+        self.seed = request.seed if seed is None else seed
+        self.choice = choice
+        self.drawn = drawn
+        self.token_names = TokenNames(backend.token_bytes, backend.token_names, vocab_size=len(logits))
+        self._step = Step(logits, prompt_ids=prompt_ids, made=self.made, end_ids=backend.end_ids)
+        self._asked = StepRequest(
+            request, backend=backend, prompt_ids=prompt_ids, made=self.made, seed=self.seed, choice=choice
+        )
 
     @classmethod
     def of(cls, backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
-        """Ask the model once; everything after that is arithmetic."""
+        """The distribution of the first token after a request's prompt; runs the model once.
+
+        Raises:
+            RequestError: the order is unknown, or the request has a grammar that cannot be compiled.
+            ContextLengthError: the prompt does not fit.
+        """
         prompt = backend.render(request)
         try:
             logits = backend.next_logits(prompt)
         except ContextLengthError as error:
             # The backend was given token ids, and cannot know which field they came from.
             raise ContextLengthError(error.message, param=request.subject) from None
-        law = cls(logits, backend=backend, request=request, prompt_ids=prompt, order=order)
-        law.sampler(order)
-        law.allowed(request)  # a grammar that cannot be had is an error now
-        return law
+        found = cls(logits, backend=backend, request=request, prompt_ids=prompt, order=order)
+        found._asked.mask(request)  # a grammar that cannot be compiled is an error now
+        return found
 
-    @spells(only=LAW_FIELDS, kept=True)
-    def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
-        """The `top` tokens by raw probability (None: all V), one a row.
+    # --- probabilities ------------------------------------------------------------------------------------------------
 
-        Columns: token, token_id, bytes, logprob (raw), sampling_logprob (of the law that these fields would have
-        drawn from; -inf where it cannot be drawn), rank (1-based, raw), kept.
+    @property
+    def logprobs(self) -> Float64[np.ndarray, " V"]:
+        """Log-probabilities of the raw distribution, the softmax of `logits`, in nats."""
+        return self._step.logprobs
+
+    @property
+    def ranking(self) -> Int64[np.ndarray, " V"]:
+        """The token ids, most likely first in the raw distribution, ties to the lower id."""
+        return self._step.ranking
+
+    @_shows_fields
+    def sampling_logprobs(self, *, order: str | None = None, **fields: Any) -> Float64[np.ndarray, " V"]:
+        """Log-probabilities of the distribution that these fields sample from, in nats; -inf for a removed token.
 
         Raises:
             RequestError: a field is unknown or out of range.
         """
-        from llmlab.frames.distribution import NEXT_TOKEN_COLUMNS
-        from llmlab.frames.schema import build
+        return log_softmax(self._final(order, fields))
 
-        ids = self._top(top)
-        final = log_softmax(last(self.trace([fields], order=order))[0])
-        return build(
-            {
-                **self.spelled(ids),
-                "logprob": self.logprobs[ids],
-                "sampling_logprob": final[ids],
-                "rank": np.arange(1, len(ids) + 1),
-                "kept": np.isfinite(final[ids]),
-            },
-            NEXT_TOKEN_COLUMNS,
-        )
+    @_shows_fields
+    def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
+        """One row per token: the `top` most likely tokens of the raw distribution (None: all V).
 
-    @spells(only=LAW_FIELDS, kept=True)
-    def stages(
-        self,
-        *,
-        top: int | None = 20,
-        tokens: Token | Iterable[Token] | None = None,
-        order: str | None = None,
-        **fields: Any,
-    ) -> pd.DataFrame:
-        """The ledger: what each numbered stage did to each token, and which of them took it out.
-
-        One row a token and stage.
-
-        Columns: token, token_id, bytes, number (the stage's place in the order; 0 is the raw law), stage, active
-        (whether these fields ask for it), logit and logprob and prob after it (-inf, -inf and 0 once the token is out;
-        under a temperature below 1e-5 the logit of the one that is left is 0), removed_by (the stage that took the
-        token out, NA where it can be drawn).
-
-        Args:
-            top: so many tokens by raw probability; None for all V.
-            tokens: these instead (or this one), by id, text or bytes.
-            order: the order of the stages, if it is to be another than the step's own.
-            fields: sampling fields.
-        """
-        from llmlab.frames.distribution import ledger_frame
-
-        ids = self._top(top) if tokens is None else self.token_ids(tokens)
-        return ledger_frame(self, ids, request=self.changed(fields), order=order)
-
-    @spells(only=LAW_FIELDS, kept=True)
-    def flip_points(
-        self,
-        token: Token,
-        *,
-        order: str | None = None,
-        choice: int | None = None,
-        position: int | None = None,
-        **fields: Any,
-    ) -> pd.DataFrame:
-        """The exact values of each parameter between which a token is kept and, under a seed, is the one drawn.
-
-        One parameter is varied, the others, the penalties and the order are held. Worked out, not scanned: see
-        `llmlab.distributions.flip_points`. In float64 from the engine's float32 logits; a value that is asked for is
-        rounded to float32, and right at an end may fall on either side.
-
-        Columns: parameter (temperature, top_k, top_p, min_p; the temperatures below 1e-5, where the law is one-hot,
-        have a row of their own), event (kept, drawn), low, high (both inside; NA for never; of top_k, inf is off),
-        value (what the parameter is held at while others are varied).
-
-        Args:
-            token: an id, or the exact text or bytes of a token.
-            order: as in `frame`.
-            choice: of the noise, as is `position`; by default this step's. The seed is the request's, or `seed=`;
-                without one there are no rows for `drawn`.
-            position: see `choice`.
-            fields: what is held, where it is not the request's.
-        """
-        from llmlab.frames.distribution import flip_frame
-
-        request = self.changed(fields)
-        at = Noise(request.seed if "seed" in fields else self.seed, *self._place(choice, position))
-        return flip_frame(self, self.token_id(token), request=request, order=order, noise=at)
-
-    @spells(only=LAW_FIELDS, kept=True)
-    def under(self, *, order: str | None = None, **fields: Any) -> Laws:
-        """The laws of a whole grid at once: fields that are given a list are varied, all against all.
-
-            law.under(temperature=[0.5, 1.0, 1.5], top_p=[0.8, 1.0]).frame(top=5)
-
-        The model is not asked again, and nothing is compiled for another grid.
+        Columns: token, token_id, bytes, logprob (raw), sampling_logprob (of the distribution that these fields sample
+        from; -inf where the token cannot be sampled), rank (raw, from 1), kept (whether it can be sampled).
 
         Raises:
-            RequestError: a field is unknown or out of range, or no list.
+            RequestError: a field is unknown or out of range.
         """
-        from llmlab.results.next_token_grid import Laws
+        from llmlab.frames.distribution import next_token_frame
 
-        grid = {name: list(values) for name, values in fields.items() if _varied(values)}
-        if not all(grid.values()):
-            empty = next(name for name, values in grid.items() if not values)
-            raise RequestError(f"{empty} is varied over no value at all", param=empty)
-        fixed = self.changed({name: value for name, value in fields.items() if name not in grid})
-        step = NextToken(
-            self.logits, backend=self._backend, request=fixed, prompt_ids=self.prompt_ids, made=self.made,
-            order=self.order, seed=self.seed, choice=self.choice,
-        )  # fmt: skip
-        return Laws(step, grid=grid, order=self.order_name(order))
+        ids = self.ranking[: most(top)]
+        final = log_softmax(self._final(order, fields))
+        return next_token_frame(self._step, ids, final[None, ids], names=self.token_names)
 
-    @spells(only=LAW_FIELDS, kept=True)
-    def draws(
+    @_shows_fields
+    def sample(
         self,
         seeds: Iterable[int],
         *,
@@ -188,16 +151,132 @@ class NextToken(Step):
         position: int | None = None,
         **fields: Any,
     ) -> Int64[np.ndarray, " S"]:
-        """The token ids that the engine would draw here, one for each seed; `choice` and `position` are the noise's."""
-        from llmlab.distributions.draws import drawn
+        """The token ids that the engine samples here, one for each of S seeds.
+
+        Args:
+            seeds: signed 64-bit integers.
+            order: the order of the sampler's stages; by default this step's.
+            choice: the index of the choice, which the noise depends on; by default this step's.
+            position: the position in the answer, which the noise depends on; by default this step's.
+            fields: sampling fields.
+
+        Raises:
+            RequestError: a seed or a field is out of range.
+        """
+        from llmlab.distributions.draws import sample_ids
         from llmlab.sampling.params import seed_words
 
         words = [seed_words(whole("seeds", seed)) for seed in listed("seeds", seeds, of="seeds")]
-        noise_choice, noise_position = self._place(choice, position)
-        final = last(self.trace([fields], order=order))[0]
-        return drawn(final, words, choice=noise_choice, position=noise_position)
+        noise_choice, noise_position = self._noise_place(choice, position)
+        return sample_ids(self._final(order, fields), words, choice=noise_choice, position=noise_position)
 
-    @spells(only=LAW_FIELDS, but=("temperature",), kept=True)
+    @_shows_fields
+    def sweep(self, *, order: str | None = None, **fields: Any) -> NextTokenGrid:
+        """The distributions of a whole grid: every field that is given a list is varied, all against all.
+
+            next_token.sweep(temperature=[0.5, 1.0, 1.5], top_p=[0.8, 1.0]).frame(top=5)
+
+        The model is not run again, and another grid compiles nothing.
+
+        Raises:
+            RequestError: a field is unknown or out of range, or its list is empty.
+        """
+        from llmlab.results.next_token_grid import NextTokenGrid
+
+        grid = {name: list(values) for name, values in fields.items() if _varied(values)}
+        if not all(grid.values()):
+            empty = next(name for name, values in grid.items() if not values)
+            raise RequestError(f"{empty} is varied over no value at all", param=empty)
+        fixed = self._asked.changed({name: value for name, value in fields.items() if name not in grid})
+        return NextTokenGrid(
+            self._step, self._asked.replaced(fixed), names=self.token_names, grid=grid, order=self._order(order)
+        )
+
+    # --- the stages of the sampler ------------------------------------------------------------------------------------
+
+    @_shows_fields
+    def stages_frame(
+        self,
+        *,
+        top: int | None = 20,
+        tokens: Token | Iterable[Token] | None = None,
+        order: str | None = None,
+        **fields: Any,
+    ) -> pd.DataFrame:
+        """One row per token and stage of the sampler: its logit and probability after it, and what removed the token.
+
+        Columns: token, token_id, bytes, number (of the stage in the order; 0 is the raw distribution), stage, active
+        (whether these fields ask for the stage), logit, logprob and prob after it (-inf, -inf and 0 once the token is
+        removed; at a temperature below 1e-5 the logit of the one token left is 0), removed_by (the stage that removed
+        the token, NA where it can be sampled).
+
+        Args:
+            top: the number of tokens, the most likely ones of the raw distribution; None for all V.
+            tokens: these tokens (or this one) instead.
+            order: the order of the sampler's stages; by default this step's.
+            fields: sampling fields.
+
+        Raises:
+            RequestError: a field is unknown or out of range, or there is no such token.
+        """
+        from llmlab.frames.distribution import stages_frame
+
+        ids = self.ranking[: most(top)].tolist() if tokens is None else token_ids(tokens, self.token_names)
+        return stages_frame(self._step, ids, row=self._row(fields), order=self._order(order), names=self.token_names)
+
+    @_shows_fields
+    def plot_stages(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+        """Draw the probability of one token after each stage that these fields ask for; see `plot_stages`."""
+        from llmlab.plots.distribution import plot_stages
+
+        return plot_stages(self._token_stages(token, order=order, **fields), ax=ax)
+
+    def _token_stages(self, token: Token, *, order: str | None = None, **fields: Any) -> TokenStages:
+        from llmlab.distributions.stages import token_stages
+
+        token_id = self.token_names.id_of(token)
+        (label,) = self._labels([token_id])
+        return token_stages(self._step, token_id, row=self._row(fields), order=self._order(order), label=label)
+
+    @_shows_fields
+    def flip_points_frame(
+        self,
+        token: Token,
+        *,
+        order: str | None = None,
+        choice: int | None = None,
+        position: int | None = None,
+        **fields: Any,
+    ) -> pd.DataFrame:
+        """One row per parameter and event: the values between which a token is kept and, with a seed, is sampled.
+
+        One parameter is varied while the others, the penalties and the order are held. The ends are exact, not scanned
+        (`llmlab.distributions.flip_points` explains how): float64, from the engine's float32 logits. The engine rounds
+        a value to float32, so that a value right at an end may fall on either side.
+
+        Columns: parameter (temperature, top_k, top_p, min_p; temperatures below 1e-5, at which only the most likely
+        token is left, have a row of their own), event (kept, drawn), low, high (both inside; NA for never; an infinite
+        top_k is off), value (what the parameter is held at while others are varied).
+
+        Args:
+            token: by id, exact text or bytes.
+            order: the order of the sampler's stages; by default this step's.
+            choice: the index of the choice, which the noise depends on; by default this step's.
+            position: the position in the answer, which the noise depends on; by default this step's.
+            fields: sampling fields that are held; with a `seed`, here or in the request, there are rows for `drawn`.
+
+        Raises:
+            RequestError: a field is unknown or out of range, or there is no such token.
+        """
+        from llmlab.distributions.draws import Noise
+        from llmlab.frames.distribution import flip_points_frame
+
+        seed = self._asked.changed(fields).seed if "seed" in fields else self.seed
+        noise = Noise(seed, *self._noise_place(choice, position)).values(len(self.logits))
+        token_id = self.token_names.id_of(token)
+        return flip_points_frame(self._step, token_id, row=self._row(fields), order=self._order(order), noise=noise)
+
+    @_shows_fields_except_temperature
     def temperatures(
         self,
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
@@ -205,9 +284,19 @@ class NextToken(Step):
         top: int = 12,
         order: str | None = None,
         **fields: Any,
-    ) -> TemperatureLaws:
-        """The law under several temperatures, and what top_k, top_p and min_p take from each: what the plot draws."""
-        from llmlab.distributions.stages import TemperatureLaws
+    ) -> TemperatureDistributions:
+        """The distribution at several temperatures, and what top_k, top_p and min_p remove from each, as arrays.
+
+        Args:
+            temperatures: T of them.
+            top: the number of tokens, the most likely ones after bias, penalties and mask.
+            order: the order of the sampler's stages; by default this step's.
+            fields: sampling fields except `temperature`.
+
+        Raises:
+            RequestError: a field is unknown or out of range.
+        """
+        from llmlab.distributions.stages import temperature_distributions
 
         if "temperature" in fields:
             raise RequestError("temperature is what is varied here: give temperatures, a list", param="temperature")
@@ -215,38 +304,10 @@ class NextToken(Step):
         if not asked:
             raise RequestError("temperatures is empty: give at least one", param="temperatures")
         top = whole("top", top, least=1)
-        requests = [self.changed({**fields, "temperature": t}) for t in asked]
-        settings = cut_settings(requests[0])
-        # What the cuts act on has every other stage behind it, whatever the order.
-        uncut = softmax(self.uncut(requests, order=order))
-        shaped = self.shaped(requests[0], order=order)
-        shown = _best(shaped, top)
-        traced = self.trace(requests, order=order)
-        gone = _removals(traced)
-        left = np.isfinite(last(traced))
-        final = softmax(last(traced))
-        names = list(traced)
-        level = np.full(len(requests), np.nan)
-        if "min_p" in settings and names.index("temperature") < names.index("min_p"):
-            level = settings["min_p"] * uncut.max(-1)
-        return TemperatureLaws(
-            labels=self.labels(shown),
-            token_ids=tuple(shown),
-            temperatures=tuple(request.temperature for request in requests),
-            prob=uncut[:, shown],
-            final=final[:, shown],
-            removed_by=tuple(
-                tuple(next((cut for cut in CUTS if gone[cut][row, i]), "") for i in shown)
-                for row in range(len(requests))
-            ),
-            settings=settings,
-            min_p_level=level,
-            removed={cut: gone[cut].sum(-1) for cut in settings},
-            removed_mass={cut: np.where(gone[cut], uncut, 0).sum(-1) for cut in settings},
-            kept=left.sum(-1),
-        )
+        rows = [self._row({**fields, "temperature": value}) for value in asked]
+        return temperature_distributions(self._step, rows=rows, order=self._order(order), top=top, labels=self._labels)
 
-    @spells(only=LAW_FIELDS, but=("temperature",), kept=True)
+    @_shows_fields_except_temperature
     def plot_temperatures(
         self,
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
@@ -256,74 +317,75 @@ class NextToken(Step):
         ax: Axes | None = None,
         **fields: Any,
     ) -> Axes:
-        """The law under several temperatures with the cuts of `top_k`, `top_p` and `min_p` drawn on it.
-
-        See `llmlab.plots.temperatures.plot_temperatures`; its data are those of `temperatures`.
-        """
-        from llmlab.plots.temperatures import plot_temperatures
+        """Draw the distribution at several temperatures, and what top_k, top_p and min_p remove; see `temperatures`."""
+        from llmlab.plots.distribution import plot_temperatures
 
         return plot_temperatures(self.temperatures(temperatures, top=top, order=order, **fields), ax=ax)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @_shows_fields
     def truncation(self, *, order: str | None = None, **fields: Any) -> TruncationCurve:
-        """The probabilities before the cuts, falling, and what each cut takes: what `plot_truncation` draws."""
+        """The probabilities before top_k, top_p and min_p, falling, and what each of these removes, as arrays."""
         from llmlab.distributions.stages import truncation_curve
 
-        return truncation_curve(self, request=self.changed(fields), order=order)
+        return truncation_curve(self._step, row=self._row(fields), order=self._order(order))
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @_shows_fields
     def plot_truncation(self, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
-        """Where top_k, top_p and min_p cut the law, and the mass that each removes."""
+        """Draw which ranks top_k, top_p and min_p remove, and their probability; see `truncation`."""
         from llmlab.plots.distribution import plot_truncation
 
         return plot_truncation(self.truncation(order=order, **fields), ax=ax)
 
-    @spells(only=LAW_FIELDS, kept=True)
-    def waterfall(self, token: Token, *, order: str | None = None, **fields: Any) -> Waterfall:
-        """What each stage that these fields ask for did to one token: what `plot_ledger` draws."""
-        from llmlab.distributions.stages import waterfall
-
-        return waterfall(self, self.token_id(token), request=self.changed(fields), order=order)
-
-    @spells(only=LAW_FIELDS, kept=True)
-    def plot_ledger(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
-        """The ledger of one token as a waterfall: what moved its probability, and what removed it."""
-        from llmlab.plots.distribution import plot_ledger
-
-        return plot_ledger(self.waterfall(token, order=order, **fields), ax=ax)
-
-    @spells(only=LAW_FIELDS, kept=True)
+    @_shows_fields
     def penalties(self, *, top: int = 15, order: str | None = None, **fields: Any) -> PenaltyShifts:
-        """The most likely tokens before and after bias and penalties: what `plot_penalties` draws.
+        """The `top` most likely tokens before and after bias and penalties, as arrays.
 
         Raises:
             RequestError: no token is moved.
         """
         from llmlab.distributions.stages import penalty_shifts
 
-        return penalty_shifts(self, request=self.changed(fields), order=order, top=whole("top", top, least=1))
+        top = whole("top", top, least=1)
+        return penalty_shifts(self._step, row=self._row(fields), order=self._order(order), top=top, labels=self._labels)
 
-    @spells(only=LAW_FIELDS, kept=True)
+    @_shows_fields
     def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
-        """How bias and the repetition, frequency and presence penalties moved the most likely tokens."""
+        """Draw how bias and penalties move the probabilities of the most likely tokens; see `penalties`."""
         from llmlab.plots.distribution import plot_penalties
 
         return plot_penalties(self.penalties(top=top, order=order, **fields), ax=ax)
+
+    # --- what is written ----------------------------------------------------------------------------------------------
 
     def _repr_html_(self) -> str:
         return f"<div>{escape(repr(self))}</div>{self.frame(top=10).to_html()}"
 
     def __repr__(self) -> str:
         made = f" and {len(self.made)} more" if len(self.made) else ""
-        drawn = "" if self.drawn is None else f", where {self.labels([self.drawn])[0]} was drawn"
+        drawn = "" if self.drawn is None else f", where {self._labels([self.drawn])[0]} was drawn"
         over = f"over a vocabulary of {len(self.logits):,}"
         return f"<the token after a prompt of {len(self.prompt_ids)}{made}{drawn}, {over}>"
 
-    def _top(self, top: int | None) -> list[int]:
-        return [int(i) for i in self.ranking[: most(top)]]
+    def _labels(self, ids: Iterable[int]) -> tuple[str, ...]:
+        """The tokens as an axis spells them, in characters that the font in use has."""
+        from llmlab.plots.labels import token_labels
 
-    def _place(self, choice: Any, position: Any) -> tuple[int, int]:
-        """Which noise is meant: by default this step's."""
+        known = list(ids)
+        return token_labels([self.token_names.bytes_of(i) for i in known], known, self.token_names.names)
+
+    def _order(self, order: str | None) -> str:
+        return self.order if order is None else order_name(order)
+
+    def _row(self, fields: dict[str, Any]) -> SamplerRow:
+        request = self._asked.changed(fields)
+        return SamplerRow(self._asked.params(request), self._asked.mask(request))
+
+    def _final(self, order: str | None, fields: dict[str, Any]) -> Float32[np.ndarray, " V"]:
+        """The logits after the last stage."""
+        return last(self._step.trace([self._row(fields)], order=self._order(order)))[0]
+
+    def _noise_place(self, choice: Any, position: Any) -> tuple[int, int]:
+        """The choice and the position of the noise; by default this step's."""
         return (
             self.choice if choice is None else whole("choice", choice, least=0, most=_INT32),
             len(self.made) if position is None else whole("position", position, least=0, most=_INT32),

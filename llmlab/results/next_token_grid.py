@@ -1,4 +1,4 @@
-"""The law of one step under a whole grid of parameters at once: arithmetic on logits that the model gave once."""
+"""The next-token distribution of one step under a grid of sampling parameters, from logits that were computed once."""
 
 from __future__ import annotations
 
@@ -10,129 +10,134 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from llmlab.distributions.figures import _FEWEST, _figures, blocks
-from llmlab.distributions.step import Step
+from llmlab.distributions.blocks import blocks
+from llmlab.distributions.statistics import FEWEST_IDS, row_statistics
+from llmlab.distributions.step import SamplerRow, Step
 from llmlab.errors import RequestError
 from llmlab.frames.schema import column_kind, plain
 from llmlab.protocol.arguments import most
-from llmlab.text.token_names import Token
+from llmlab.results.step_request import StepRequest, token_ids
+from llmlab.text.token_names import Token, TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: A frame of more rows than this is a mistake.
+#: The most rows that a frame may have.
 _MOST_ROWS = 5_000_000
 
 
-class Laws:
-    """The law of the next token at each cell of a grid; nothing is computed before it is asked for.
+class NextTokenGrid:
+    """The next-token distribution in each of the C cells of a grid; `NextToken.sweep` makes one.
+
+    A cell is a combination of the grid's values. Nothing is computed until it is asked for, and the model is not run
+    again.
 
     Attributes:
-        grid: field -> its values; the cells run through them with the last one fastest.
-        order: the order of the sampler's stages.
+        grid: field -> its values; cells are ordered with the last field varying fastest.
+        order: the name of the order of the sampler's stages.
     """
 
-    def __init__(self, step: Step, *, grid: Mapping[str, Sequence[Any]], order: str) -> None:
+    def __init__(
+        self, step: Step, asked: StepRequest, *, names: TokenNames, grid: Mapping[str, Sequence[Any]], order: str
+    ) -> None:
         self._step = step
+        self._asked = asked
+        self._names = names
         self.grid = {name: tuple(values) for name, values in grid.items()}
         self.order = order
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many values each field has."""
+        """The number of values of each field."""
         return tuple(len(values) for values in self.grid.values())
 
     @property
     def cells(self) -> list[dict[str, Any]]:
-        """The settings of each of the C cells."""
+        """The values of the grid's fields in each of the C cells."""
         return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
 
     def __len__(self) -> int:
         return int(np.prod(self.shape))
 
-    def logprobs(self, ids: Token | Iterable[Token]) -> Float32[np.ndarray, "..."]:
-        """The log-probabilities of these tokens, [the grid's shape..., K]; -inf where one cannot be drawn.
+    def logprobs(self, tokens: Token | Iterable[Token]) -> Float32[np.ndarray, "..."]:
+        """The log-probabilities of K tokens in nats, [*shape, K]; -inf where a token cannot be sampled.
+
+        Args:
+            tokens: one or several, each by id, exact text or bytes.
 
         Raises:
             RequestError: there is no such token.
         """
-        known = np.array(self._step.token_ids(ids), np.int64)
-        return self._figures(known)[0].reshape(*self.shape, len(known))
+        ids = np.array(token_ids(tokens, self._names), np.int64)
+        return self._statistics(ids)[0].reshape(*self.shape, len(ids))
 
     @property
     def kept(self) -> Int32[np.ndarray, "..."]:
-        """How many tokens each law has, of the grid's shape."""
-        return self._summary[1].reshape(self.shape)
+        """How many tokens can be sampled in each cell, [*shape]."""
+        return self._counts_and_entropies[0].reshape(self.shape)
 
     @property
     def entropy(self) -> Float32[np.ndarray, "..."]:
-        """Each law's entropy in nats, of the grid's shape."""
-        return self._summary[2].reshape(self.shape)
+        """The entropy of the distribution that is sampled from, in nats, [*shape]."""
+        return self._counts_and_entropies[1].reshape(self.shape)
 
     def frame(self, *, top: int | None = 20) -> pd.DataFrame:
-        """The `top` tokens by raw probability (None: all) in each cell, one a row.
+        """One row per cell and token: the `top` most likely tokens of the raw distribution (None: all V).
 
-        Columns: the grid's fields, token, token_id, bytes, logprob (raw), sampling_logprob (-inf where it cannot be
-        drawn), rank (1-based, raw), kept.
+        Columns: the grid's fields, token, token_id, bytes, logprob (raw), sampling_logprob (-inf where the token cannot
+        be sampled), rank (raw, from 1), kept (whether it can be sampled).
 
         Raises:
-            RequestError: there would be more rows than anybody can hold.
+            RequestError: the frame would have more than 5,000,000 rows.
         """
-        from llmlab.frames.distribution import NEXT_TOKEN_COLUMNS
-        from llmlab.frames.schema import build
+        from llmlab.frames.distribution import next_token_frame
 
         ids = self._step.ranking[: most(top)]
         if len(self) * len(ids) > _MOST_ROWS:
             raise RequestError(
-                f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(ids)",
+                f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(tokens)",
                 param="top",
             )
-        final = self._figures(ids)[0].astype(np.float64)
-        spelled = self._step.spelled(ids.tolist())
-        columns: dict[str, object] = {name: list(values) * len(self) for name, values in spelled.items()}
-        columns |= {
-            "logprob": np.tile(self._step.logprobs[ids], len(self)),
-            "sampling_logprob": final.ravel(),
-            "rank": np.tile(np.arange(1, len(ids) + 1), len(self)),
-            "kept": np.isfinite(final).ravel(),
-        }
-        return build(self._columns(each=len(ids)) | columns, self._kinds() | NEXT_TOKEN_COLUMNS)
+        final = self._statistics(ids)[0].astype(np.float64)
+        return next_token_frame(
+            self._step, ids, final, names=self._names, cells=self._columns(), cell_kinds=self._kinds()
+        )
 
-    def summary(self) -> pd.DataFrame:
-        """One row a cell: the grid's fields, kept (how many tokens can be drawn), sampling_entropy (nats)."""
+    def summary_frame(self) -> pd.DataFrame:
+        """One row per cell: the grid's fields, kept (how many tokens can be sampled), sampling_entropy (nats)."""
         from llmlab.frames.schema import build
 
-        columns = self._columns(each=1) | {"kept": self._summary[1], "sampling_entropy": self._summary[2]}
+        kept, entropy = self._counts_and_entropies
+        columns = {**self._columns(), "kept": kept, "sampling_entropy": entropy}
         return build(columns, self._kinds() | {"kept": "count", "sampling_entropy": "number"})
 
     def __repr__(self) -> str:
         axes = " x ".join(f"{len(values)} {name}" for name, values in self.grid.items())
-        return f"<laws of the next token: {axes}>"
+        return f"<next-token distributions: {axes}>"
 
     @cached_property
-    def _summary(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._figures(np.zeros(1, np.int64))
+    def _counts_and_entropies(self) -> tuple[np.ndarray, np.ndarray]:
+        _, kept, entropy = self._statistics(np.zeros(1, np.int64))
+        return kept, entropy
 
-    def _figures(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logprobs [C, K] of K tokens, kept [C] and entropies [C]."""
+    def _statistics(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logprobs [C, K] of K tokens, the number of tokens kept [C], entropies [C]."""
         K = len(ids)
-        padded = np.zeros(max(_FEWEST, 1 << (K - 1).bit_length()), np.int32)
+        padded = np.zeros(max(FEWEST_IDS, 1 << (K - 1).bit_length()), np.int32)
         padded[:K] = ids
         parts = []
         for cells in blocks(self.cells, V=len(self._step.logits)):
-            rows = self._step.rows(cells)
-            found = _figures(rows.logits, rows.inputs, rows.history, padded, order=self.order)
+            requests = [self._asked.changed(cell) for cell in cells]
+            rows = [SamplerRow(self._asked.params(one), self._asked.mask(one)) for one in requests]
+            found = row_statistics(*self._step.inputs(rows), padded, order=self.order)
             parts.append([np.asarray(x)[: len(cells)] for x in found])
         logprobs, kept, entropy = (np.concatenate(x) for x in zip(*parts, strict=True))
         return logprobs[:, :K], kept, entropy
 
-    def _columns(self, *, each: int) -> dict[str, object]:
-        # As the request has them: a top_k of None or -1 is 0, off.
-        requests = [self._step.changed(cell) for cell in self.cells]
-        return {
-            name: [value for request in requests for value in [plain(getattr(request, name))] * each]
-            for name in self.grid
-        }
+    def _columns(self) -> dict[str, list[object]]:
+        """Field -> its value in each cell, as the request has it: a top_k of None or -1 is 0, which is off."""
+        requests = [self._asked.changed(cell) for cell in self.cells]
+        return {name: [plain(getattr(request, name)) for request in requests] for name in self.grid}
 
     def _kinds(self) -> dict[str, str]:
         return {name: column_kind(name) for name in self.grid}

@@ -12,7 +12,7 @@ from llmlab.errors import RequestError, short
 from llmlab.protocol.arguments import check_lab
 from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
-from llmlab.protocol.signatures import STREAMING, spells
+from llmlab.protocol.signatures import STREAMING, shows_fields
 from llmlab.results.answer import Answer
 from llmlab.results.reading import read
 
@@ -129,11 +129,11 @@ class Result(Answer):
             IndexError: there is no such position or choice.
             RequestError: the result has no lab, the backend gives no logits, or other weights made the result.
         """
-        from llmlab.results.ledger import ledger
+        from llmlab.results.next_token_at import next_token_at
 
         if self._lab is None:
             raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
-        return ledger(self.data, self._lab.backend, position=position, choice=self._choice(choice).index)
+        return next_token_at(self.data, self._lab.backend, position=position, choice=self._choice(choice).index)
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row per token.
@@ -147,7 +147,7 @@ class Result(Answer):
 
         return prompt_frame(self, self._asker().backend)
 
-    @spells(but=STREAMING, kept=True)
+    @shows_fields(without=STREAMING, unchanged=True)
     def rerun(self, *, order: str | None = None, **changes: Any) -> Result:
         """Runs the same request with the same noise under other parameters; returns a result whose `parent` this is.
 
@@ -168,7 +168,7 @@ class Result(Answer):
 
         return self._result(rerun(self, self._asker().backend, order=order, changes=changes))
 
-    @spells(but=STREAMING, kept=True)
+    @shows_fields(without=STREAMING, unchanged=True)
     def branch(
         self,
         position: int,
@@ -206,7 +206,7 @@ class Result(Answer):
         backend = self._asker().backend
         return self._result(branch(self, backend, self._choice(choice), position, token, order=order, changes=changes))
 
-    @spells(but=STREAMING, kept=True)
+    @shows_fields(without=STREAMING, unchanged=True)
     def tree(
         self,
         depth: int = 3,

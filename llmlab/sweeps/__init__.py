@@ -1,1 +1,1 @@
-"""Grids of requests: run as one batch, read as frames with intervals, saved and resumed."""
+"""Grids of requests: run as one batch, read as dataframes with intervals, saved and resumed."""

@@ -1,4 +1,4 @@
-"""Many requests at once: opened together, read side by side, counted as they finish, kept where a run breaks off."""
+"""Sends many requests to a backend concurrently, and hands over each answer as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
 from llmlab.sweeps.grid import Cell
 
-#: Completions that are open at once, if that is not in the middle of a prompt's cells: twice the widest batch, so that
-#: a row waits for every slot that comes free.
+#: How many completions are open at once, except that all cells of one prompt are opened together. It is twice the
+#: largest batch, so that for each batch slot that becomes free there is a row waiting.
 OPEN = 256
-#: Streams that are read at once.
+#: How many streams are read at once.
 READERS = 32
-#: Seconds between two looks at how far the readers are.
-_LOOK = 0.2
-#: Seconds that an interrupt waits for the readers: the engine may be compiling, and nothing comes of waiting for that.
+#: Seconds between two updates of the progress bar.
+_UPDATE = 0.2
+#: Seconds that an interrupt waits for the reader threads. They may be waiting for a compilation, which can take long.
 _LAST = 2.0
 _NAME = "sweep"
 
 
 def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Completion], None]) -> None:
-    """Ask everything, and hand each cell's index and whole answer to `keep`, on this thread, as they get whole.
+    """Run the requests of all cells, and call `keep` with each cell's index and answer as soon as it is finished.
 
-    All cells of a prompt are opened together, so that the prompt is read once, and then those of the next, as long as
-    there is room; the cells get whole one after the other. An interrupt or an error stops what runs; what was whole by
-    then has been kept before it is raised.
+    All cells of a prompt are opened together, so that its prefill runs once; then those of the next prompt follow, as
+    long as there is room. `keep` is called on the calling thread. An interrupt or an error stops all running requests,
+    and is raised after `keep` was called for each answer that was finished by then.
 
     Args:
-        backend: who answers. One with a `concurrency` is asked so many requests at a time.
-        cells: in the order in which they are to be asked, those of one prompt next to each other.
-        keep: may raise, which stops everything.
+        backend: the model to ask. If it has a `concurrency`, at most so many requests are open at a time.
+        cells: in the order in which they are run; those of one prompt are next to each other.
+        keep: takes an index and an answer; if it raises an error, everything stops.
     """
     limit = backend.concurrency
     waiting = deque(enumerate(cells))
@@ -54,13 +54,13 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
                     index, latest = waiting.popleft()
                     stream = backend.stream(latest.request, order=latest.order)
                     reading[pool.submit(_read, stream, count)] = index, stream
-                done, _ = wait(reading, timeout=0 if opened else _LOOK, return_when=FIRST_COMPLETED)
+                done, _ = wait(reading, timeout=0 if opened else _UPDATE, return_when=FIRST_COMPLETED)
                 for future in done:
                     keep(reading.pop(future)[0], future.result())
                 count.show(bar)
         except BaseException:
             for _, stream in reading.values():
-                stream.close()  # its reader then comes to the end by itself
+                stream.close()  # its reader thread then ends by itself
             for future in wait(reading, timeout=_LAST).done:
                 if future.exception() is None and _is_whole(future.result()):
                     keep(reading[future][0], future.result())
@@ -70,7 +70,7 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
 
 
 def _is_room(cell: Cell, latest: Cell | None, open_streams: Sequence[Stream], limit: int | None) -> bool:
-    """Whether one more request may be opened."""
+    """Whether the request of `cell` may be opened now."""
     if limit is not None:
         return len(open_streams) < limit
     if latest is not None and latest.point.get("prompt") == cell.point.get("prompt"):
@@ -92,7 +92,7 @@ def _is_whole(completion: Completion) -> bool:
 
 
 class _Count:
-    """How many completions the readers have seen the end of, and what they wait for."""
+    """Counts the finished completions of all reader threads, and knows what they wait for."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -100,16 +100,16 @@ class _Count:
         self._waits_for = ""
 
     def end(self) -> None:
-        """A completion has ended."""
+        """Count one more finished completion."""
         with self._lock:
             self._completions += 1
             self._waits_for = ""
 
     def wait(self, what: str) -> None:
-        """A reader waits; the backend says what for, and that is worth a word where it is not for the answer."""
+        """Note what a reader waits for, such as a compilation; waiting for the answer itself is not worth a word."""
         self._waits_for = "" if what == "waiting" else what
 
     def show(self, bar: Any) -> None:
-        """Bring a progress bar up to date."""
+        """Update a progress bar."""
         bar.set_description_str(f"{_NAME}, {self._waits_for}" if self._waits_for else _NAME, refresh=False)
         bar.update(self._completions - bar.n)

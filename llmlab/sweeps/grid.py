@@ -1,4 +1,4 @@
-"""The cells of a sweep: which requests a grid of parameters and prompts stands for, and the seed of each."""
+"""The grid of a sweep: the request of each cell, made from lists of parameter values and prompts, and its seed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from llmlab.errors import RequestError
 from llmlab.frames.schema import column_kind, plain
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 
-#: Completions a cell, unless the caller or the request says otherwise.
+#: Completions per cell, if neither the caller nor the request gives a number.
 COMPLETIONS = 16
 
-#: Drawn and derived seeds lie below this: an endpoint may take signed 32 bits and no more. A few hundred cells seldom
-#: meet (300 independent ones: about once in 50,000 sweeps), and two that did would share their noise, nothing worse.
+#: Random and derived seeds are smaller than this, because some endpoints take only signed 32-bit integers. Two cells of
+#: 300 independent ones get the same seed in about one sweep of 50,000; they would then only share their noise.
 _SEEDS = 2**31
 
-#: Fields whose own value is a list: only a list that holds something else than these is one value after the other.
+#: Fields whose value is itself a list, and the type of its items. A list of anything else is a list of values to sweep.
 _LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping}
-#: Fields that a sweep gives each request itself.
-_OWN = {"stream": "a sweep waits for its answers", "stream_options": "a sweep waits for its answers"}
+#: Fields that cannot be given to a sweep, and why.
+_REFUSED = {"stream": "a sweep waits for its answers", "stream_options": "a sweep waits for its answers"}
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Cell:
     """One point of the grid: a request for n completions.
 
     Attributes:
-        point: axis -> this cell's value, in the order of the axes.
-        request: with its seed and its n.
-        order: of the sampler's stages.
+        point: name of a swept parameter -> its value in this cell, in the order of the axes.
+        request: the request, with its seed and its number of completions.
+        order: the order of the sampler's stages.
     """
 
     point: Mapping[str, Any]
@@ -45,20 +45,20 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What the cell asks, as text: equal for equal cells, in whatever process they were made."""
+        """The request as text: equal for equal cells, also of another process."""
         return json.dumps([type(self.request).__name__, self.request.to_dict(), self.order], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells, the last axis fastest.
+    """All cells of a sweep, in the order of their axes; the last axis varies fastest.
 
     Attributes:
-        axes: what is swept -> its values; "prompt" comes first where a list of prompts was given, by their numbers.
-        cells: one for each combination.
-        seed: that every cell's seed is derived from.
+        axes: name of a swept parameter -> its values. A list of prompts is the first axis, "prompt", numbered from 0.
+        cells: one for each combination of values.
+        seed: the seed that the seed of every cell is derived from.
         independent: whether each cell has noise of its own.
-        model: who is asked.
+        model: the model's name.
     """
 
     axes: Mapping[str, tuple[Any, ...]]
@@ -69,7 +69,7 @@ class Grid:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Axis -> the kind of its column in a frame."""
+        """Name of a swept parameter -> the kind of its column in a frame."""
         return {axis: "index" if axis == "prompt" else column_kind(axis) for axis in self.axes}
 
 
@@ -84,24 +84,24 @@ def build(
     independent: bool,
     fields: Mapping[str, Any],
 ) -> Grid:
-    """The grid of a call of `lab.sweep`.
+    """The grid for the arguments of `lab.sweep`.
 
     Args:
         request: makes one validated request of messages and fields, as `Lab.request` does.
         messages: one prompt, or a list of prompts.
-        model: who is asked.
-        order: one, or several to sweep.
-        n: completions a cell.
-        seed: None draws one.
-        independent: separate the cells' noise.
-        fields: of the request; a list of values is an axis.
+        model: the model's name.
+        order: one order of the sampler's stages, or several to sweep.
+        n: completions per cell; None takes the request's own number, otherwise `COMPLETIONS`.
+        seed: None takes the request's own seed, otherwise a random one.
+        independent: give each cell noise of its own.
+        fields: the request's fields; a list of values is swept.
 
     Raises:
-        RequestError: naming the first thing that is wrong, before anything runs.
+        RequestError: the first argument that is wrong; nothing has run yet.
     """
-    for name, why in _OWN.items():
+    for name, why in _REFUSED.items():
         if fields.get(name):
-            raise RequestError(f"{name}: {why}; lab.stream gives one answer as it is made", param=name)
+            raise RequestError(f"{name}: {why}; lab.stream returns one answer while it is generated", param=name)
     swept = {name: _values(name, value) for name, value in fields.items() if name != "prompt" and _is_axis(name, value)}
     swept |= {"order": _values("order", order)} if not isinstance(order, str) else {}
     _check_orders(swept.get("order", (order,)))
@@ -140,7 +140,7 @@ def _is_axis(name: str, value: Any) -> bool:
 
 def _values(name: str, value: Any) -> tuple[Any, ...]:
     if name == "model":
-        raise RequestError("model cannot be swept: a lab holds one; ask each model's own", param=name)
+        raise RequestError("model cannot be swept: a lab has one model; sweep with the lab of each model", param=name)
     values = tuple(value.tolist() if hasattr(value, "tolist") else value)
     if not values:
         raise RequestError(f"{name} is an empty list: give at least one value to sweep", param=name)
@@ -149,7 +149,7 @@ def _values(name: str, value: Any) -> tuple[Any, ...]:
 
 def _check_orders(orders: Sequence[Any]) -> None:
     if list(orders) == ["llmlab"]:
-        return  # no need to load what knows the others
+        return  # the usual case, which need not import the sampler
     from llmlab.sampling.pipeline import ORDERS
 
     for order in orders:
@@ -160,15 +160,15 @@ def _check_orders(orders: Sequence[Any]) -> None:
 def _check_apart(axes: Mapping[str, tuple[Any, ...]], swept: Mapping[str, tuple[Any, ...]]) -> None:
     for name, given in swept.items():
         if len(axes[name]) < len(given):
-            raise RequestError(f"{name} has a value twice among {list(given)}: each is one column of cells", param=name)
+            raise RequestError(f"{name} has a value twice among {list(given)}; give each value once", param=name)
 
 
 def _prompts(messages: Any, prompt: Any) -> tuple[str, list[Any], bool]:
-    """What is asked about: the field, the prompts, and whether a list of prompts was given."""
+    """The name of the field, the prompts, and whether a list of prompts was given."""
     if prompt is not None:
         if messages is not None:
             raise RequestError("give messages or a prompt, not both", param="prompt")
-        # A list of numbers is one prompt, as token ids.
+        # A list of integers is one prompt, given as token ids.
         several = _is_list(prompt) and not all(isinstance(item, int | np.integer) for item in prompt)
         return "prompt", list(prompt) if several else [prompt], several
     if messages is None:
@@ -180,7 +180,7 @@ def _prompts(messages: Any, prompt: Any) -> tuple[str, list[Any], bool]:
     whole = [isinstance(item, str | ChatRequest | PromptRequest) or _is_list(item) for item in messages]
     if any(whole) and not all(whole):
         raise RequestError(
-            "messages holds prompts and single messages side by side; give one list of messages, or a list of prompts",
+            "messages mixes prompts and single messages; give one list of messages, or a list of prompts",
             param="messages",
         )
     return "messages", list(messages) if whole[0] else [messages], whole[0]
@@ -198,11 +198,11 @@ def _is_list(value: Any) -> bool:
 
 
 def _seed(base: int, prompt: int) -> int:
-    """The seed of a prompt's cells: the sweep's own for the first prompt, so that a lone one is what `chat` gives."""
+    """The seed of a prompt's cells: the sweep's own for the first prompt, so that `chat` gives the same answers."""
     return base if prompt == 0 else _derived(base, prompt)
 
 
 def _derived(*parts: int | str) -> int:
-    """A seed in [0, 2^31) from a hash."""
+    """A seed in [0, 2^31), from a hash of the parts."""
     text = "/".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") % _SEEDS

@@ -1,4 +1,4 @@
-"""Means of a sweep's groups with intervals: by the bootstrap, and by the jackknife where a resample would mislead."""
+"""Means with confidence intervals, by the bootstrap, or by the jackknife where resampling would mislead."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from llmlab.frames.schema import build
 from llmlab.metrics import Metric
 from llmlab.protocol.arguments import number, whole
 
-#: How many figures one batch of resamples may hold.
+#: The most values that one batch of resamples holds, to bound its memory.
 _AT_ONCE = 2_000_000
-#: More resamples than this are a mistake: an interval's ends are known to a thousandth of its length long before.
+#: More resamples than this are refused: the ends of an interval are known to a thousandth of its length long before.
 _MOST = 1_000_000
 
 
 class Estimate(NamedTuple):
-    """A figure of a group: its value, and where it may lie (NaN: one observation says nothing about that)."""
+    """A value with the low and the high end of its interval, which are NaN if there is only one observation."""
 
     value: float
     low: float
@@ -30,27 +30,27 @@ class Estimate(NamedTuple):
 
 
 class Units(NamedTuple):
-    """Which of T completions stand or fall together: whole units are drawn again or left out, stratum by stratum."""
+    """The sampling units of T completions. Resampling draws or leaves out whole units, separately in each stratum."""
 
     stratum: np.ndarray  #: [T]
-    unit: np.ndarray  #: [T], told apart within a stratum
+    unit: np.ndarray  #: [T], a number that identifies the unit within its stratum
 
     def of(self, rows: np.ndarray) -> Units:
-        """Those of some rows."""
+        """The units of some of the completions."""
         return Units(self.stratum[rows], self.unit[rows])
 
 
 def bootstrap_mean(
     values: np.ndarray, *, units: Units, confidence: float, resamples: int, rng: np.random.Generator
 ) -> Estimate:
-    """The mean of some values [T], with the percentile interval of the bootstrap.
+    """The mean of values [T], with the percentile interval of the bootstrap.
 
     Args:
         values: none of them NaN.
-        units: of the values.
-        confidence: the interval's, between 0 and 1.
-        resamples: how many.
-        rng: draws them.
+        units: the sampling units of the values.
+        confidence: the confidence level, between 0 and 1.
+        resamples: the number of resamples.
+        rng: draws the resamples.
 
     Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13; Davison and Hinkley 1997,
     "Bootstrap methods and their application", sections 3.2 (strata) and 3.8 (units of several values).
@@ -80,16 +80,17 @@ def bootstrap_mean(
 def jackknife_mean(
     cells: Sequence[pd.DataFrame], metric: Metric, *, name: str, units: Sequence[Units], confidence: float
 ) -> Estimate:
-    """The mean over cells of a metric of many completions, with a normal interval from leaving out unit after unit.
+    """The mean over cells of a metric of many completions, with the normal interval of the jackknife.
 
-    Not the bootstrap: a resample has answers twice, and would look less diverse than any real sample.
+    The jackknife leaves out one unit at a time. The bootstrap would mislead here: a resample holds the same answer
+    several times, and looks less diverse than any real sample.
 
     Args:
-        cells: the completions of each.
-        metric: of one cell's completions.
-        name: the metric's.
-        units: of each cell's completions; a unit may be part of several cells.
-        confidence: the interval's.
+        cells: the completions of each cell, one row each.
+        metric: a function of one cell's completions.
+        name: the name of the metric, for errors.
+        units: the sampling units of each cell's completions; a unit may be part of several cells.
+        confidence: the confidence level, between 0 and 1.
 
     Source: Tukey 1958, "Bias and confidence in not quite large samples"; Efron and Stein 1981, "The jackknife estimate
     of variance".
@@ -123,10 +124,10 @@ def jackknife_mean(
 
 
 def measure(metric: Metric, frame: pd.DataFrame, *, name: str) -> float:
-    """A caller's metric of a frame, NaN where it says NA or None.
+    """The value of a caller's metric on a frame; NaN if the metric returns NA or None.
 
     Raises:
-        RequestError: the metric failed, or gave something that is not a number; the message names it.
+        RequestError: the metric failed, or returned something that is not a number; the message names it.
     """
     try:
         value: Any = metric(frame)
@@ -136,7 +137,7 @@ def measure(metric: Metric, frame: pd.DataFrame, *, name: str) -> float:
         return math.nan
     value = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
     if not isinstance(value, int | float):
-        raise RequestError(f"metric {name!r} has to give a number, and gave {short(value)}", param="metrics")
+        raise RequestError(f"metric {name!r} must return a number, got {short(value)}", param="metrics")
     return float(value)
 
 
@@ -153,19 +154,22 @@ def summary(
     resamples: int,
     seed: int,
 ) -> pd.DataFrame:
-    """One row a group and metric: how many completions had the figure, its value, and its interval.
+    """One row per group and metric: the number of completions that have a value, their mean, and its interval.
 
     Args:
-        frame: a sweep's.
-        by: column -> kind, the columns to group by.
-        cells: the columns that tell the cells apart.
-        columns: of figures whose mean is asked.
-        metrics: functions of one cell's rows.
-        over: completions (of these prompts), or prompts (such as these): what another sample would have others of.
-        shared: the cells share their noise, so that the same choice in several cells is one unit.
-        confidence: of the intervals.
-        resamples: of the bootstrap.
+        frame: the frame of a sweep.
+        by: the columns to group by, and their kinds.
+        cells: the columns that identify a cell.
+        columns: the numeric columns to average.
+        metrics: name -> function of one cell's rows.
+        over: "completions" or "prompts", what another sample would have others of.
+        shared: whether cells share their noise, so that the same choice in several cells is one sampling unit.
+        confidence: the confidence level of the intervals.
+        resamples: the number of bootstrap resamples.
         seed: of the resamples.
+
+    Raises:
+        RequestError: an argument is out of range; a metric failed or did not return a number.
     """
     confidence = number("confidence", confidence, 0, 1)
     if confidence in (0, 1):
@@ -185,7 +189,7 @@ def summary(
         for name in columns:
             values = part[name].to_numpy(dtype=np.float64, na_value=np.nan)
             known = ~np.isnan(values)
-            # A generator a group: one more group does not change the others' intervals.
+            # Each group has a generator of its own, so that another group does not change the intervals.
             found = bootstrap_mean(
                 values[known], units=units.of(known), confidence=confidence, resamples=resamples,
                 rng=np.random.default_rng(seed),
@@ -206,11 +210,11 @@ def _add(rows: Mapping[str, list[Any]], values: Sequence[Any]) -> None:
 
 
 def _groups(frame: pd.DataFrame, by: list[str]) -> Iterator[tuple[tuple[Any, ...], np.ndarray]]:
-    """Each group's values, and its rows' places."""
+    """The values of the `by` columns of each group, and the positions of its rows."""
     if not len(frame):
         return
     number = frame.groupby(by, sort=False, dropna=False).ngroup().to_numpy() if by else np.zeros(len(frame), np.int64)
-    for group in np.unique(number):  # numbered as they come
+    for group in np.unique(number):  # numbered in the order of their first rows
         at = np.flatnonzero(number == group)
         values = frame.iloc[at[0]][by].tolist() if by else []
         yield tuple(None if value is pd.NA or value != value else value for value in values), at
@@ -220,11 +224,11 @@ def _units(part: pd.DataFrame, cell: np.ndarray, *, over: str, shared: bool) -> 
     prompt = part["prompt"].to_numpy() if "prompt" in part.columns else np.zeros(len(part), np.int64)
     if over == "prompts":
         return Units(np.zeros(len(part), np.int64), prompt)
-    # With shared noise the same choice of all cells of a prompt is one draw; else each row is one of its cell's.
+    # With shared noise, the same choice in all cells of a prompt comes from one draw; otherwise each row is a draw.
     return Units(prompt, part["choice"].to_numpy()) if shared else Units(cell, np.arange(len(part)))
 
 
-#: A sweep's summary: after the columns that it is grouped by.
+#: Column -> kind, for the columns after those that are grouped by.
 SUMMARY_COLUMNS: dict[str, str] = {
     "metric": "text",
     "completions": "index",

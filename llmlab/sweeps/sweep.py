@@ -1,4 +1,4 @@
-"""Sweeps: a grid of parameters and prompts asked in one batch, as a frame with intervals and as pictures."""
+"""A sweep: the answers to a grid of requests, as dataframes, with confidence intervals, and as plots."""
 
 from __future__ import annotations
 
@@ -7,35 +7,43 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from llmlab.errors import RequestError, short
 from llmlab.metrics import Metric
-from llmlab.protocol.arguments import check_lab, file_path, listed, one_of
+from llmlab.protocol.arguments import check_lab, listed, one_of
 from llmlab.protocol.completion import Completion
-from llmlab.results.result import Result
+from llmlab.results.result import Asker, Result
 from llmlab.sweeps.grid import Cell, Grid
+from llmlab.sweeps.plot_axes import check_names, choose_axes, name_averaged
+from llmlab.sweeps.run import check_same_model, run, target
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from llmlab.lab.lab import Lab
+
+@runtime_checkable
+class SweepAsker(Asker, Protocol):
+    """Who can run the cells of a sweep; a `Lab` is one. A sweep knows no more of it than this."""
+
+    last_sweep: Sweep | None  #: the sweep that was run last, also when it was interrupted
 
 
 class Sweep:
-    """The answers to a grid of requests, or to those of its cells that are done: immutable.
+    """The answers to a grid of requests. It is immutable, and may lack the answers to some cells after an interrupt.
 
-    `len(sweep)` is the number of completions. A notebook shows how far it is, and its frame's first rows.
+    `len(sweep)` is the number of completions. A notebook shows which cells are done, and the first rows of `frame()`.
 
     Args:
-        grid: what is asked.
-        completions: index of a cell -> its whole answer.
-        lab: where it was asked; None for one that was loaded without.
-        metrics: name -> function of one completion's `logprobs_frame()`, for `frame()`.
+        grid: the cells: which requests are sent, with which seeds.
+        completions: index of a cell -> its answer.
+        lab: where the requests are sent; None for a sweep that was loaded without a lab.
+        metrics: name -> function of one completion's `logprobs_frame()`; each is a column of `frame()`.
 
     Attributes:
-        grid: its `axes` (what is swept -> its values), `cells` and `seed`.
+        grid: has the `axes` (name of a swept parameter -> its values), the `cells` and the `seed`.
+        completions: index of a finished cell -> its answer.
     """
 
     def __init__(
@@ -43,45 +51,47 @@ class Sweep:
         grid: Grid,
         completions: Mapping[int, Completion],
         *,
-        lab: Lab | None = None,
+        lab: SweepAsker | None = None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         self.grid = grid
         self.completions = dict(sorted(completions.items()))
-        self._lab = lab
+        self._asker = lab
         self._metrics = dict(metrics or {})
         self._frame: pd.DataFrame | None = None
 
     @property
     def axes(self) -> Mapping[str, tuple[Any, ...]]:
-        """What is swept -> its values; "prompt", the number of a prompt, where a list of prompts was given."""
+        """The swept parameters and their values. A list of prompts is the axis "prompt", with numbers from 0."""
         return self.grid.axes
 
     @property
     def seed(self) -> int:
-        """That every cell's seed is derived from."""
+        """The seed that the seed of every cell is derived from."""
         return self.grid.seed
 
     @property
     def is_complete(self) -> bool:
-        """Whether every cell has its answer."""
+        """Whether every cell has an answer."""
         return len(self.completions) == len(self.grid.cells)
 
     @cached_property
     def results(self) -> tuple[Result, ...]:
-        """One a cell that is done, in the order of the grid (the last axis fastest)."""
-        return tuple(Result(completion, self._lab) for completion in self.completions.values())
+        """One result per finished cell, in the order of the grid: the last axis varies fastest."""
+        return tuple(Result(completion, self._asker) for completion in self.completions.values())
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """The cells that are done, one a result."""
+        """The finished cells, in the order of `results`."""
         return tuple(self.grid.cells[index] for index in self.completions)
 
     def at(self, **point: Any) -> Result:
-        """The result of the one cell at these values of the axes.
+        """Returns the result of the one cell that has these values of the swept parameters.
+
+            sweep.at(temperature=0.5, top_p=0.9)
 
         Raises:
-            RequestError: there is no such axis or cell, or more than one.
+            RequestError: a parameter is not swept; no finished cell has these values, or more than one has.
         """
         for name in point:
             if name not in self.axes:
@@ -94,24 +104,25 @@ class Sweep:
             if all(cell.point[name] == value for name, value in point.items())
         ]
         if len(found) != 1:
-            raise RequestError(
-                f"{len(found)} of the cells that are done are at {point}; the axes are {dict(self.axes)}"
-            )
+            raise RequestError(f"{len(found)} of the finished cells are at {point}; the axes are {dict(self.axes)}")
         return found[0]
 
     def frame(self, *, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
-        """One row a completion: the swept parameters, choice, seed, text, finish_reason, tokens, mean_logprob,
-        perplexity, mean_entropy, distinct_1, distinct_2, and a column a metric.
+        """One row per completion, with what was swept and statistics of the answer.
 
-        The figures are over all generated tokens, the end token included (an endpoint lists none: there they are over
-        the others); mean_logprob and perplexity are of the raw law, distinct-n is over token ids. `lab.chat` with a
-        row's parameters, its `seed` and n above its `choice` gives it again.
+        Columns: the swept parameters, choice, seed, text, finish_reason, tokens, mean_logprob, perplexity,
+        mean_entropy, distinct_1, distinct_2, and one column per metric.
+
+        The statistics are over all generated tokens, including the end token (endpoints do not list it, so there they
+        are over the other tokens). mean_logprob and perplexity are of the raw distribution, before the sampler's
+        stages; distinct_1 and distinct_2 count n-grams of token ids. `lab.chat` with the parameters and the `seed` of a
+        row, and with n above its `choice`, gives the same completion again.
 
         Args:
-            metrics: in place of those that the sweep was made with.
+            metrics: name -> function of one completion's `logprobs_frame()`, in place of the sweep's own metrics.
 
         Raises:
-            RequestError: a metric failed or gave no number; the message names it.
+            RequestError: a metric failed or did not return a number; the message names it.
         """
         if metrics is not None:
             from llmlab.sweeps.table import check_metrics
@@ -126,7 +137,7 @@ class Sweep:
 
         return sweep_frame(self.grid, list(zip(self.cells, self.completions.values(), strict=True)), metrics=metrics)
 
-    def summary(
+    def summary_frame(
         self,
         columns: str | Sequence[str] | None = None,
         *,
@@ -137,40 +148,45 @@ class Sweep:
         resamples: int = 2_000,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """Each group's figures with confidence intervals: one row a group and metric.
+        """One row per group of cells and metric: the mean over the group, with a confidence interval.
 
-        Columns: those of `by`, metric, completions (how many have the figure), value, low, high. A column's value is
-        its mean, with the bootstrap's percentile interval, which is short for few completions: where 95% are asked, 89%
-        of intervals from 8 normal values held the mean, 93% from 16, 94% from 32 (84%, 88% and 92% of skewed ones,
-        exponential). A metric of many completions is worked out cell by cell; its
-        value is the mean of the group's cells, and its interval is the jackknife's: symmetric, so that it may reach
-        beyond what the metric can be. Cells that share their noise lose or repeat the same choices together.
+        Columns: those of `by`, metric, completions (how many have a value), value, low, high.
+
+        For a column of `frame()` the interval is the percentile interval of the bootstrap. It is too short when there
+        are few completions: in a simulation of 95% intervals, 89% of those from 8 normal values contained the mean, 93%
+        from 16, and 94% from 32 (of exponential values: 84%, 88% and 92%). One of `metrics` is computed for each cell;
+        its value is the mean over the cells of the group, and its interval comes from the jackknife. That interval is
+        symmetric, so that it may reach beyond the values that the metric can have. Where cells share their noise, the
+        same choices are resampled or left out in all of them.
 
         Args:
-            columns: of `frame()`; by default every one with figures.
-            by: which axes to group by; by default all of them, which makes every cell a group (over prompts: all others
-                than the prompts).
-            metrics: name -> function of one cell's rows of `frame()`, such as `metrics.self_bleu`.
-            over: what an interval is about: other completions of these prompts, or other prompts (of which there should
-                be a dozen at least).
-            confidence: of the intervals.
-            resamples: of the bootstrap.
-            seed: of the resamples; the same one gives the same intervals.
+            columns: columns of `frame()`; by default all columns with statistics.
+            by: the parameters to group by; by default all of them, so that each cell is a group (with over="prompts":
+                all except the prompts).
+            metrics: name -> function of the rows of `frame()` of one cell, such as `metrics.self_bleu`.
+            over: what varies in the population that the interval is about: other completions of these prompts, or other
+                prompts (give at least a dozen prompts for that).
+            confidence: the confidence level of the intervals, between 0 and 1.
+            resamples: the number of bootstrap resamples.
+            seed: of the resamples; the same seed gives the same intervals.
+
+        Raises:
+            RequestError: a name is unknown; a metric failed or did not return a number.
         """
         from llmlab.sweeps.intervals import summary
         from llmlab.sweeps.table import SWEEP_COLUMNS, check_metrics
 
         frame = self.frame()
-        figures = [name for name, kind in SWEEP_COLUMNS.items() if kind == "number" or name == "tokens"]
-        figures += self._metrics
+        numeric = [name for name, kind in SWEEP_COLUMNS.items() if kind == "number" or name == "tokens"]
+        numeric += self._metrics
         if columns is None:
-            columns = figures if metrics is None else []
+            columns = numeric if metrics is None else []
         columns = [columns] if isinstance(columns, str) else listed("columns", columns, of="columns")
         every = [name for name in self.axes if not (name == "prompt" and over == "prompts")]
         axes = [by] if isinstance(by, str) else listed("by", every if by is None else by, of="axes")
         axes = list(dict.fromkeys(axes))
-        _check_names("columns", columns, figures)
-        _check_names("by", axes, list(self.axes))
+        check_names("columns", columns, numeric)
+        check_names("by", axes, list(self.axes))
         return summary(
             frame,
             by={name: self.grid.columns[name] for name in axes},
@@ -196,25 +212,29 @@ class Sweep:
         confidence: float = 0.95,
         ax: Axes | None = None,
     ) -> Axes:
-        """A metric along one or two of the swept parameters; the others are averaged over.
+        """Plots a metric against one or two of the swept parameters; it is averaged over the others.
 
         Args:
-            metric: a column of `frame()` with figures (by default mean_entropy), or a name of `metrics`.
-            metrics: name -> function of one cell's rows; by default its only one is drawn.
-            kind: lines with their intervals, or a heat map; by default a map where a second parameter has more values
-                than lines can be told apart.
-            x: the parameter from left to right; by default the first one that is swept.
-            by: the second parameter, each value a line or a row of the map; by default the next one.
-            over: as in `summary`.
-            confidence: of the intervals.
-            ax: where to draw; by default a figure of its own.
+            metric: a numeric column of `frame()` (by default mean_entropy), or a name in `metrics`.
+            metrics: name -> function of the rows of one cell; if `metric` is not given, the first one is drawn.
+            kind: "lines" with confidence bands, or "heatmap"; by default lines, and a heat map where the second
+                parameter has too many values for lines that can be told apart.
+            x: the parameter along the x axis; by default the first swept parameter.
+            by: the second parameter: one line, or one row of the heat map, for each of its values; by default the next
+                swept parameter.
+            over: as in `summary_frame`.
+            confidence: the confidence level of the intervals.
+            ax: where to draw; by default on a new figure.
+
+        Raises:
+            RequestError: an argument is unknown; nothing is swept.
         """
         from llmlab.plots import sweep
         from llmlab.sweeps.table import check_metrics
 
         if kind is not None:
             one_of("kind", kind, ("lines", "heatmap"))
-        x, by = self._two(x, by)
+        x, by = choose_axes(self.axes, x, by)
         if metrics is not None:
             check_metrics(metrics, {})
         name = metric if metric is not None else next(iter(metrics or ()), "mean_entropy")
@@ -227,7 +247,7 @@ class Sweep:
             ax = sweep.plot_heatmap(found, x=x, by=by, axes=self.axes, ax=ax)
         else:
             ax = sweep.plot_lines(found, x=x, by=by, axes=self.axes, ax=ax)
-        self._say_rest(ax, x, by)
+        name_averaged(ax, self.axes, x, by)
         return ax
 
     def plot_diversity(
@@ -241,22 +261,25 @@ class Sweep:
         confidence: float = 0.95,
         ax: Axes | None = None,
     ) -> Axes:
-        """How diverse the completions of a setting are against how likely they are.
+        """Plots the diversity of each setting's completions against their likelihood.
 
         Args:
-            diversity: a column of `frame()`, or {name: function of one cell's rows}; by default 1 - self-BLEU.
+            diversity: a column of `frame()`, or {name: function of the rows of one cell}; by default 1 - self-BLEU.
             likelihood: a column of `frame()`.
-            along: the parameter whose values are joined by a line and written at its points.
-            by: the parameter that has a line for each value.
-            over: as in `summary`.
-            confidence: of the intervals.
-            ax: where to draw; by default a figure of its own.
+            along: the parameter whose values are connected by a line and written at its points.
+            by: the parameter with one line for each value.
+            over: as in `summary_frame`.
+            confidence: the confidence level of the intervals.
+            ax: where to draw; by default on a new figure.
+
+        Raises:
+            RequestError: an argument is unknown; nothing is swept.
         """
         from llmlab.metrics import self_bleu
         from llmlab.plots import sweep
         from llmlab.sweeps.table import check_metrics
 
-        along, by = self._two(along, by)
+        along, by = choose_axes(self.axes, along, by)
         groups = [along] if by is None else [along, by]
         chosen = {"diversity (1 − self-BLEU)": lambda rows: 1 - self_bleu(rows)} if diversity is None else diversity
         options: dict[str, Any] = {"by": groups, "over": over, "confidence": confidence}
@@ -272,81 +295,78 @@ class Sweep:
             tall = self._single(next(iter(chosen)), chosen, **options)
         flat = self._single(likelihood, None, **options)
         ax = sweep.plot_diversity(flat, tall, along=along, by=by, axes=self.axes, ax=ax)
-        self._say_rest(ax, along, by)
+        name_averaged(ax, self.axes, along, by)
         return ax
 
-    def _two(self, x: str | None, by: str | None) -> tuple[str, str | None]:
-        """The parameters that a picture is along: those that are named, else the first that are swept."""
-        _check_names("x", [name for name in (x,) if name is not None], list(self.axes))
-        _check_names("by", [name for name in (by,) if name is not None], list(self.axes))
-        if x is not None and x == by:
-            raise RequestError(f"by is {by!r}, which x is already: name another parameter", param="by")
-        # Prompts come first in the grid, and last as something to draw along.
-        free = sorted((name for name in self.axes if name not in (x, by)), key=lambda name: name == "prompt")
-        if x is None:
-            if not free:
-                raise RequestError("nothing is swept here: there is nothing to draw along", param="x")
-            x = free.pop(0)
-        if by is None and free and free[0] != "prompt":
-            by = free[0]
-        return x, by
-
     def _single(self, name: str, metrics: Mapping[str, Metric] | None, **options: Any) -> pd.DataFrame:
-        """The summary of one metric."""
+        """The summary of a single metric."""
         if metrics is not None and name in metrics:
-            return self.summary([], metrics={name: metrics[name]}, **options)
-        return self.summary(name, **options)
-
-    def _say_rest(self, ax: Axes, x: str, by: str | None) -> None:
-        rest = [
-            f"{name} ({len(values)})" for name, values in self.axes.items() if name not in (x, by) and len(values) > 1
-        ]
-        if rest:
-            said = ax.get_title(loc="left")
-            ax.set_title(
-                ", ".join([*([said] if said else []), f"mean over {' × '.join(rest)}"]), fontsize=9, loc="left"
-            )
+            return self.summary_frame([], metrics={name: metrics[name]}, **options)
+        return self.summary_frame(name, **options)
 
     def resume(self, *, save: str | os.PathLike[str] | None = None) -> Sweep:
-        """A sweep with the cells that are missing here asked as well; this one stays as it is.
+        """Runs the cells that have no answer yet; returns a complete sweep, and leaves this one as it is.
+
+        Args:
+            save: a .parquet file that the complete sweep is written to.
 
         Raises:
-            RequestError: there is no lab to ask (`Sweep.load(path, lab=lab)` has one), or it holds another model.
+            RequestError: this sweep has no lab (`Sweep.load(path, lab=lab)` gives one), or its lab has another model.
         """
-        if self._lab is None:
-            raise RequestError("this sweep has no lab to go on with; load it with Sweep.load(path, lab=lab)")
-        from llmlab.sweeps.run import check_same_model, run, target
+        if self._asker is None:
+            raise RequestError("this sweep has no lab to resume it with; load it with Sweep.load(path, lab=lab)")
+        check_same_model(self._asker.backend, self.grid, self.completions)
+        return self._run(self._asker, self.grid, self.completions, metrics=self._metrics, path=target(save))
 
-        check_same_model(self._lab, self)
-        return run(self._lab, self.grid, self.completions, metrics=self._metrics, path=target(save))
+    @classmethod
+    def _run(
+        cls,
+        asker: SweepAsker,
+        grid: Grid,
+        done: Mapping[int, Completion],
+        *,
+        metrics: Mapping[str, Metric],
+        path: Path | None,
+    ) -> Sweep:
+        """Run the cells that are not in `done`; an interrupt leaves the finished ones in the asker's `last_sweep`."""
+        kept = dict(done)
+        try:
+            run(asker.backend, grid, kept, path=path)
+        except BaseException as error:
+            error.add_note(
+                f"{len(kept)} of {len(grid.cells)} cells are in `lab.last_sweep`{f' and in {path}' if path else ''}; "
+                "its resume() runs the rest."
+            )
+            raise
+        finally:
+            asker.last_sweep = sweep = cls(grid, kept, lab=asker, metrics=metrics)
+        return sweep
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write what is done to a .parquet file, a row a completion; `Sweep.load` reads it. Its path.
+        """Writes the finished cells to a .parquet file, one row per completion, for `Sweep.load`; returns its path.
 
-        The metrics of the caller's own, being functions, are not kept; `frame(metrics=...)` takes them again.
+        Metrics are functions and are not saved; give them to `frame(metrics=...)` again after loading.
         """
         from llmlab.sweeps.file import save_sweep
 
-        return save_sweep(self, path)
+        return save_sweep(self.grid, self.completions, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, lab: Lab | None = None) -> Sweep:
-        """The sweep that `save` wrote; with a lab, one that can be gone on with.
+    def load(cls, path: str | os.PathLike[str], *, lab: SweepAsker | None = None) -> Sweep:
+        """Returns the sweep that `save` wrote.
+
+        Args:
+            path: the file.
+            lab: a lab with the same model; the sweep can then be resumed, and its results can be asked further.
 
         Raises:
             FileNotFoundError: there is no such file.
-            RequestError: it holds something else.
+            RequestError: the file holds something else.
         """
         from llmlab.sweeps.file import load_sweep
 
         check_lab(lab)
         return cls(*load_sweep(path), lab=lab)
-
-    def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write `frame()` as CSV, and return its path."""
-        path = file_path(path)
-        self.frame().to_csv(path, index=False)
-        return path
 
     def __len__(self) -> int:
         return sum(len(completion.choices) for completion in self.completions.values())
@@ -354,17 +374,9 @@ class Sweep:
     def __repr__(self) -> str:
         axes = " × ".join(f"{name} ({len(values)})" for name, values in self.axes.items()) or "a single cell"
         done, cells = len(self.completions), len(self.grid.cells)
-        state = f"{cells:,} cells" if self.is_complete else f"{done:,} of {cells:,} cells: resume() asks the rest"
+        state = f"{cells:,} cells" if self.is_complete else f"{done:,} of {cells:,} cells: resume() runs the rest"
         return f"Sweep: {axes} · {state} · {len(self):,} completions · seed {self.seed}"
 
     def _repr_html_(self) -> str:
-        # As a notebook shows a frame, with long texts cut: to_html() would write them out.
+        # The frame's own notebook view shortens long texts; to_html() would write them in full.
         return f"<div>{escape(repr(self))}</div>{self.frame().head(10)._repr_html_() or ''}"
-
-
-def _check_names(param: str, names: Sequence[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise RequestError(
-                f"{param}: there is no {short(name)}; there are {', '.join(known) or 'none'}", param=param
-            )

@@ -1,4 +1,4 @@
-"""A sweep as a frame: one row a completion."""
+"""A sweep as a dataframe, with one row per completion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]) -> dict[str, Metric]:
-    """The caller's metrics, if they can be told from the columns that are there anyhow."""
+    """The caller's metrics as a dict.
+
+    Raises:
+        RequestError: a metric is not a function, or has the name of a column (one of `taken`, or of a sweep's columns).
+    """
     if metrics is not None and not isinstance(metrics, Mapping):
         raise RequestError(f"metrics must be a dict, name -> function, got {short(metrics)}", param="metrics")
     for name, metric in (metrics or {}).items():
@@ -29,18 +33,18 @@ def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]
         if not callable(metric):
             raise RequestError(f"metric {name!r} must be a function frame -> number, got {metric!r}", param="metrics")
         if name in taken or name in SWEEP_COLUMNS:
-            raise RequestError(f"metric {name!r} has the name of a column that is there; rename it", param="metrics")
+            raise RequestError(f"metric {name!r} has the name of a column of the frame; rename it", param="metrics")
     return dict(metrics or {})
 
 
 def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """What `Sweep.frame` gives, of the cells that are done."""
+    """The frame of `Sweep.frame`, from the finished cells and their answers."""
     kinds = {**grid.columns, **SWEEP_COLUMNS, **dict.fromkeys(metrics, "number")}
     rows: dict[str, list[Any]] = {name: [] for name in kinds}
     for cell, completion in cells:
         tokens = logprobs_frame(completion, names=completion.control_tokens) if metrics else None
         for choice in completion.choices:
-            found: dict[str, Any] = {**cell.point, **_figures(choice), "seed": completion.seed}
+            found: dict[str, Any] = {**cell.point, **_statistics(choice), "seed": completion.seed}
             if found["tokens"] < 0 and len(completion.choices) == 1:
                 found["tokens"] = completion.completion_tokens
             if tokens is not None:
@@ -51,11 +55,11 @@ def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics
     return build(rows, kinds)
 
 
-def _figures(choice: Choice) -> dict[str, Any]:
-    """A choice's own columns; the figures are those of `metrics` over its tokens."""
+def _statistics(choice: Choice) -> dict[str, Any]:
+    """The columns of one choice; the statistics are those of `llmlab.metrics` over its tokens."""
     tokens = choice.tokens
     ids: list[Any] = tokens.ids.tolist()
-    if len(tokens) and tokens.ids.min() < 0:  # an endpoint without ids
+    if len(tokens) and tokens.ids.min() < 0:  # a remote endpoint does not report token ids
         ids = [] if None in tokens.bytes else list(tokens.bytes)
     logprob, entropy = (x.astype(np.float64) for x in (tokens.logprob, tokens.entropy))
     mean = logprob.mean() if len(tokens) else np.nan
@@ -65,7 +69,7 @@ def _figures(choice: Choice) -> dict[str, Any]:
         "choice": choice.index,
         "text": choice.text,
         "finish_reason": choice.finish_reason,
-        # An endpoint that lists no tokens made some all the same.
+        # An endpoint that lists no tokens has generated some nevertheless: their number is not known.
         "tokens": len(tokens) if choice.is_listed else -1,
         "mean_logprob": mean,
         "perplexity": perplexity,
@@ -75,7 +79,7 @@ def _figures(choice: Choice) -> dict[str, Any]:
     }
 
 
-#: A sweep's rows: after its swept parameters, and before the metrics of the caller's own, which are numbers.
+#: Column -> kind, for the columns between the swept parameters and the caller's metrics (which are numbers).
 SWEEP_COLUMNS: dict[str, str] = {
     "choice": "index",
     "seed": "index",

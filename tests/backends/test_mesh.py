@@ -21,7 +21,6 @@ import jax
 import numpy as np
 import numpy as np
 from llmlab.backends.local.backend import LocalBackend
-from llmlab.models.cache import KVCache
 from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 
@@ -110,7 +109,7 @@ def test_a_mesh_of_one_device(folder):
 def test_a_mesh_that_the_model_does_not_divide_by(folder):
     from jax.sharding import Mesh
 
-    from llmlab.models.config import ModelConfig
+    from llmlab.models.families import read_config
     from llmlab.models.sharding import checked_mesh
 
     with pytest.raises(RequestError, match="one axis") as caught:
@@ -118,7 +117,7 @@ def test_a_mesh_that_the_model_does_not_divide_by(folder):
     assert caught.value.param == "mesh"
     with pytest.raises(RequestError, match="jax.sharding.Mesh"):
         LocalBackend.load(folder, mesh=2)
-    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    config = read_config(json.loads((folder / "config.json").read_text()))
     for devices, named in ((3, "num_attention_heads 4"), (4, "num_key_value_heads 2")):
         with pytest.raises(RequestError, match=f"{devices} devices.*{named}"):
             checked_mesh(Mesh(np.array([jax.devices()[0]] * devices), ("model",)), config)

@@ -10,6 +10,7 @@ from llmlab.engine import engine as engine_module
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Job, Scheduler
 from llmlab.errors import EngineError
+from llmlab.models.families import cache_bytes
 from tests.engine.rows import END, read, row, run
 
 
@@ -215,7 +216,7 @@ def test_a_closed_engine_says_so(decoder):
 
 def test_a_batch_that_does_not_fit_the_memory_waits(decoder):
     config, model = decoder
-    one = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
+    one = cache_bytes(config, batch=1, length=1, dtype=np.float32)
     engine = Engine(config, model, ends=(END,), memory=one * 512 * 16)  # 8 rows of 512 positions, or 32 of 256
     tokens, _, _ = run(engine, *(row(choice=i, budget=400, ignore_ends=True) for i in range(20)))
     assert {len(made) for made in tokens} == {400}

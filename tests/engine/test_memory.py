@@ -6,7 +6,7 @@ import numpy as np
 
 from llmlab.engine import engine as engine_module
 from llmlab.engine.engine import Engine
-from llmlab.models.cache import cache_bytes
+from llmlab.models.families import cache_bytes
 from tests.engine.rows import END, read, row, run
 
 
@@ -26,7 +26,7 @@ def watched(engine, config, monkeypatch):
 
 def test_the_lanes_keep_to_the_memory_together(decoder, monkeypatch):
     config, model = decoder
-    one = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
+    one = cache_bytes(config, batch=1, length=1, dtype=np.float32)
     memory = one * 256 * 40  # 32 rows of 256 positions in one lane leave room for 8 in another
     engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
     sizes = watched(engine, config, monkeypatch)

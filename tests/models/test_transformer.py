@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from llmlab.models.cache import empty_cache
-from llmlab.models.config import ModelConfig
-from llmlab.models.transformer import Transformer, causal_bias
+from llmlab.models.families import build_model, empty_cache, families, read_config
 from llmlab.testing import tiny_config
 
 LENGTH, ROOM = 24, 32
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
+@pytest.fixture(scope="module", params=list(families()))
 def model(request):
-    config = ModelConfig.from_dict(tiny_config(request.param))
-    graph, weights = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+    config = read_config(tiny_config(request.param))
+    graph, weights = nnx.split(build_model(config, rngs=nnx.Rngs(0)))
     return nnx.merge(graph, jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, weights))
 
 
@@ -27,7 +25,7 @@ def tokens(batch, length=LENGTH):
 
 def whole(model, ids):
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1], dtype=jnp.int32)[None, :], ids.shape)
-    hidden, _ = model(jnp.asarray(ids), positions, causal_bias(positions, length=ids.shape[1]))
+    hidden, _ = model(jnp.asarray(ids), positions)
     return np.asarray(model.logits(hidden))
 
 
@@ -38,7 +36,7 @@ def test_cached_decoding_equals_the_full_forward_pass(model):
 
     @jax.jit
     def step(cache, token, position):
-        hidden, cache = model(token, position, causal_bias(position, length=ROOM), cache=cache)
+        hidden, cache = model(token, position, cache)
         return cache, model.logits(hidden)
 
     for at in range(LENGTH):
@@ -51,9 +49,7 @@ def test_prefill_in_pieces_equals_the_full_forward_pass(model):
     cache = empty_cache(model.config, batch=1, length=ROOM, dtype=jnp.float32)
     for start, stop in ((0, 10), (10, 11), (11, LENGTH)):
         positions = jnp.arange(start, stop, dtype=jnp.int32)[None, :]
-        hidden, cache = model(
-            jnp.asarray(ids[:, start:stop]), positions, causal_bias(positions, length=ROOM), cache=cache
-        )
+        hidden, cache = model(jnp.asarray(ids[:, start:stop]), positions, cache)
         np.testing.assert_allclose(np.asarray(model.logits(hidden)), whole(model, ids)[:, start:stop], atol=1e-4)
 
 
@@ -69,10 +65,10 @@ def test_rows_of_different_lengths_share_a_batch(model):
     lengths = np.array([7, 19], np.int32)
     cache = empty_cache(model.config, batch=2, length=ROOM, dtype=jnp.float32)
     positions = jnp.broadcast_to(jnp.arange(LENGTH, dtype=jnp.int32)[None, :], ids.shape)
-    _, cache = model(jnp.asarray(ids), positions, causal_bias(positions, length=ROOM), cache=cache)
+    _, cache = model(jnp.asarray(ids), positions, cache)
     next_token = jnp.full((2, 1), 65, jnp.int32)
     at = jnp.asarray(lengths)[:, None]
-    hidden, _ = model(next_token, at, causal_bias(at, length=ROOM), cache=cache)
+    hidden, _ = model(next_token, at, cache.truncated(jnp.asarray(lengths)))
     for row, length in enumerate(lengths):
         alone = np.concatenate([ids[row : row + 1, :length], [[65]]], axis=1).astype(np.int32)
         np.testing.assert_allclose(np.asarray(model.logits(hidden))[row, 0], whole(model, alone)[0, -1], atol=1e-4)

@@ -47,7 +47,7 @@ def odd(demo) -> Sweep:
 
 def test_lines_with_their_intervals(swept, assert_nothing_clipped) -> None:
     ax = swept.plot("mean_entropy")
-    summary = swept.summary("mean_entropy", by=["temperature", "top_p"])
+    summary = swept.summary_frame("mean_entropy", by=["temperature", "top_p"])
     lines = [container.lines[0] for container in ax.containers]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0.7", "1"]
     for line, top_p in zip(lines, (0.7, 1.0), strict=True):
@@ -67,7 +67,7 @@ def test_lines_with_their_intervals(swept, assert_nothing_clipped) -> None:
 
 def test_a_heat_map_has_a_figure_in_each_cell(swept, assert_nothing_clipped) -> None:
     ax = swept.plot("perplexity", kind="heatmap", x="top_p", by="temperature")
-    summary = swept.summary("perplexity", by=["temperature", "top_p"])
+    summary = swept.summary_frame("perplexity", by=["temperature", "top_p"])
     table = summary["value"].to_numpy(float).reshape(3, 2)
     np.testing.assert_allclose(ax.collections[0].get_array().reshape(3, 2), table)
     assert [text.get_text() for text in ax.texts] == [f"{value:.3g}" for value in table.ravel()]
@@ -111,8 +111,8 @@ def test_values_that_are_no_numbers_stand_side_by_side(odd, assert_nothing_clipp
 def test_diversity_against_likelihood(swept, assert_nothing_clipped) -> None:
     ax = swept.plot_diversity()
     by = ["temperature", "top_p"]
-    flat = swept.summary("mean_logprob", by=by)
-    tall = swept.summary([], metrics={"d": lambda rows: 1 - metrics.self_bleu(rows)}, by=by)
+    flat = swept.summary_frame("mean_logprob", by=by)
+    tall = swept.summary_frame([], metrics={"d": lambda rows: 1 - metrics.self_bleu(rows)}, by=by)
     for container, top_p in zip(ax.containers, (0.7, 1.0), strict=True):
         here = (flat["top_p"] == top_p).to_numpy()
         np.testing.assert_allclose(container.lines[0].get_xdata(), flat["value"][here].astype(float))

@@ -96,7 +96,7 @@ def test_a_metric_gives_a_number(given) -> None:
 def test_a_metric_that_gives_no_number_is_named() -> None:
     assert math.isnan(measure(lambda frame: None, pd.DataFrame(), name="mine"))
     assert math.isnan(measure(lambda frame: pd.NA, pd.DataFrame(), name="mine"))
-    with pytest.raises(RequestError, match="metric 'mine' has to give a number, and gave 'many'") as caught:
+    with pytest.raises(RequestError, match="metric 'mine' must return a number, got 'many'") as caught:
         measure(lambda frame: "many", pd.DataFrame(), name="mine")
     assert caught.value.param == "metrics"
     with pytest.raises(RequestError, match="metric 'mine' failed: KeyError: 'nothing'"):

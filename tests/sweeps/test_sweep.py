@@ -137,7 +137,7 @@ def test_lists_that_are_a_value_are_not_swept(demo) -> None:
         ({"prompt": "x"}, "give messages or a prompt, not both"),
         ({"messages": []}, "messages is an empty list"),
         ({"messages": None}, "messages is missing"),
-        ({"messages": ["a", {"role": "user", "content": "b"}]}, "prompts and single messages side by side"),
+        ({"messages": ["a", {"role": "user", "content": "b"}]}, "mixes prompts and single messages"),
         ({"metrics": {"text": len}}, "metric 'text' has the name of a column"),
         ({"metrics": {"temperature": len}, "temperature": [1]}, "metric 'temperature' has the name of a column"),
         ({"metrics": {"mine": 3}}, "metric 'mine' must be a function"),
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_said_before_anything_runs(demo, wrong, said) -> None:
 
 def test_one_cell_is_found_by_its_values(swept) -> None:
     assert swept.at(prompt=1, temperature=0.5, order="vllm") is swept.results[5]
-    with pytest.raises(RequestError, match="4 of the cells that are done are at"):
+    with pytest.raises(RequestError, match="4 of the finished cells are at"):
         swept.at(prompt=1)
     with pytest.raises(RequestError, match="top_p is not swept here; the axes are prompt, temperature, order"):
         swept.at(top_p=1)
@@ -272,7 +272,7 @@ def test_columns_of_every_kind_of_axis(demo) -> None:
     kinds = {"max_tokens": "Int64", "top_k": "Int64", "include_stop": "boolean", "min_p": "Float64"}
     assert {name: dtypes(frame)[name] for name in kinds} == kinds and len(frame) == 16
     assert frame["max_tokens"].isna().sum() == 8 and set(frame["top_k"]) == {0, 5}
-    groups = sweep.summary("tokens", by=["max_tokens", "include_stop"])
+    groups = sweep.summary_frame("tokens", by=["max_tokens", "include_stop"])
     assert groups["max_tokens"].isna().tolist() == [False, False, True, True]
     assert groups["completions"].tolist() == [4] * 4 and groups["include_stop"].tolist() == [True, False] * 2
 
@@ -293,7 +293,7 @@ def test_what_an_endpoint_does_not_say_is_na(make_tokens, make_completion) -> No
         assert frame[name].isna().tolist() == [False, True, True, True, True]
     assert frame["distinct_1"].isna().tolist() == [False, False, True, True, True]
     assert frame["distinct_2"].tolist()[:2] == [3 / 4] * 2
-    summary = sweep_of(completion).summary(["mean_logprob", "mean_entropy"])
+    summary = sweep_of(completion).summary_frame(["mean_logprob", "mean_entropy"])
     assert summary["completions"].tolist() == [1, 1] and summary["low"].isna().all()
     lone = dataclasses.replace(completion, choices=(choices[3],), reported_usage={"completion_tokens": 9})
     assert sweep_of(lone).frame()["tokens"].tolist() == [9], "the endpoint's own count, where it is this choice's"
@@ -317,7 +317,7 @@ def test_somebody_elses_endpoint_gives_the_same_columns(swept) -> None:
     assert dtypes(frame) == dtypes(swept.frame()) and len(frame) == 16
     assert frame["mean_entropy"].isna().all() and frame.drop(columns="mean_entropy").notna().all(axis=None)
     assert frame["mean_logprob"].tolist() == [-0.75] * 16 and frame["distinct_2"].tolist() == [1.0] * 16
-    assert dtypes(sweep.summary()) == dtypes(swept.summary())
+    assert dtypes(sweep.summary_frame()) == dtypes(swept.summary_frame())
 
 
 def test_an_empty_sweep_has_the_columns_all_the_same(swept) -> None:
@@ -325,13 +325,13 @@ def test_an_empty_sweep_has_the_columns_all_the_same(swept) -> None:
     frame = empty.frame()
     assert dtypes(frame) == {"prompt": "int64", "temperature": "Float64", "order": "str", **DTYPES, "mine": "Float64"}
     assert len(frame) == 0 and not empty.is_complete
-    summary = empty.summary()
+    summary = empty.summary_frame()
     assert dtypes(summary) == {
         "prompt": "int64", "temperature": "Float64", "order": "str", "metric": "str", "completions": "int64",
         "value": "Float64", "low": "Float64", "high": "Float64",
     }  # fmt: skip
-    assert len(summary) == 0 and len(empty.summary(by=[])) == 0
-    assert "0 of 8 cells: resume() asks the rest" in repr(empty)
+    assert len(summary) == 0 and len(empty.summary_frame(by=[])) == 0
+    assert "0 of 8 cells: resume() runs the rest" in repr(empty)
 
 
 def test_a_metric_that_fails_is_named_and_the_sweep_is_still_there(demo) -> None:
@@ -345,7 +345,7 @@ def test_a_metric_that_fails_is_named_and_the_sweep_is_still_there(demo) -> None
 
 
 def test_the_summary_has_a_row_a_group_and_metric(swept) -> None:
-    summary = swept.summary()
+    summary = swept.summary_frame()
     figures = ["tokens", "mean_logprob", "perplexity", "mean_entropy", "distinct_1", "distinct_2", "rare"]
     assert summary["metric"].tolist() == figures * 8 and summary["completions"].eq(4).all()
     frame = swept.frame()
@@ -353,16 +353,16 @@ def test_the_summary_has_a_row_a_group_and_metric(swept) -> None:
     part = summary[summary["metric"] == "mean_logprob"]
     np.testing.assert_allclose(part["value"], means)
     assert (part["low"] <= part["value"]).all() and (part["value"] <= part["high"]).all()
-    assert_frame_equal(swept.summary(), summary, check_exact=True)
-    over = swept.summary("tokens", over="prompts")
+    assert_frame_equal(swept.summary_frame(), summary, check_exact=True)
+    over = swept.summary_frame("tokens", over="prompts")
     assert list(over.columns[:3]) == ["temperature", "order", "metric"] and len(over) == 4
     assert over["low"].notna().all()  # a group of one prompt would have no interval
-    assert len(swept.summary("tokens", by="temperature", over="prompts")) == 2
-    assert len(swept.summary("tokens", by="prompt", over="prompts")) == 2
+    assert len(swept.summary_frame("tokens", by="temperature", over="prompts")) == 2
+    assert len(swept.summary_frame("tokens", by="prompt", over="prompts")) == 2
 
 
 def test_metrics_of_many_completions_are_means_over_cells(swept) -> None:
-    found = swept.summary(by="temperature", metrics={"share": metrics.majority_share, "bleu": metrics.self_bleu})
+    found = swept.summary_frame(by="temperature", metrics={"share": metrics.majority_share, "bleu": metrics.self_bleu})
     assert found["metric"].tolist() == ["share", "bleu"] * 2 and found["completions"].eq(16).all()
     frame = swept.frame()
     for temperature in (0.5, 1.5):
@@ -370,7 +370,7 @@ def test_metrics_of_many_completions_are_means_over_cells(swept) -> None:
         want = cells[["text"]].apply(metrics.majority_share).mean()
         mine = found[(found["temperature"] == temperature) & (found["metric"] == "share")]
         assert mine["value"].tolist() == [pytest.approx(want)]
-    both = swept.summary("tokens", metrics={"share": metrics.majority_share}, by=[])
+    both = swept.summary_frame("tokens", metrics={"share": metrics.majority_share}, by=[])
     assert both["metric"].tolist() == ["tokens", "share"] and list(both.columns)[0] == "metric"
 
 
@@ -381,12 +381,12 @@ def test_metrics_of_many_completions_are_means_over_cells(swept) -> None:
         ({"by": "top_p"}, "by: there is no 'top_p'; there are prompt, temperature, order"),
         ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
         ({"resamples": 0}, "resamples must be between 1 and 1000000, got 0"),
-        ({"metrics": {"bad": lambda rows: "x"}}, "metric 'bad' has to give a number"),
+        ({"metrics": {"bad": lambda rows: "x"}}, "metric 'bad' must return a number"),
     ],
 )
 def test_a_summary_that_makes_no_sense(swept, wrong, said) -> None:
     with pytest.raises(RequestError, match=said) as caught:
-        swept.summary(**wrong)
+        swept.summary_frame(**wrong)
     assert caught.value.param in wrong
 
 
@@ -422,7 +422,7 @@ def test_an_interrupted_and_resumed_sweep_equals_an_uninterrupted_one(demo, inte
     interrupted(2)
     with pytest.raises(KeyboardInterrupt) as caught:
         demo.sweep(**GRID)
-    assert "of 6 cells are in `lab.last_sweep`; its resume() asks the rest" in caught.value.__notes__[0]
+    assert "of 6 cells are in `lab.last_sweep`; its resume() runs the rest" in caught.value.__notes__[0]
     part = demo.last_sweep
     assert 2 <= len(part.results) < 6 and not part.is_complete
     assert f"{len(part.results)} of 6 cells" in repr(part) and len(part.frame()) == 4 * len(part.results)
@@ -467,12 +467,12 @@ def test_a_file_with_another_sweep_is_not_written_over(demo, tmp_path) -> None:
 
 def test_another_model_does_not_go_on_with_it(demo, swept) -> None:
     part = Sweep(dataclasses.replace(swept.grid, model="gpt-0"), swept.completions, lab=demo)
-    with pytest.raises(RequestError, match="to go on with is gpt-0 on llmlab-.*/slots8's, and this is demo on llmlab-"):
+    with pytest.raises(RequestError, match="made with gpt-0 on llmlab-.*/slots8, and this lab has demo on llmlab-"):
         part.resume()
     strange = {at: dataclasses.replace(done, system_fingerprint="other") for at, done in swept.completions.items()}
-    with pytest.raises(RequestError, match="demo on other's, and this is demo on llmlab-.*; resume=False starts anew"):
+    with pytest.raises(RequestError, match="demo on other, and this lab has demo on llmlab-.*; resume=False"):
         Sweep(swept.grid, strange, lab=demo).resume()
-    with pytest.raises(RequestError, match="no lab to go on with"):
+    with pytest.raises(RequestError, match="no lab to resume it with"):
         Sweep(swept.grid, {}).resume()
 
 

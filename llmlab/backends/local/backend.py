@@ -19,7 +19,7 @@ from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError
-from llmlab.models.config import ModelConfig
+from llmlab.models.families import parameter_count, read_config
 from llmlab.models.sharding import checked_mesh
 from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend
 from llmlab.protocol.completion import Completion
@@ -79,8 +79,8 @@ class LocalBackend(LoadedModel, LogitsBackend):
         check_options(dtype=dtype, max_context=max_context, slots=slots)
         label, folder = resolve(name, revision=revision)
         raw = read_json(folder, "config.json")
-        check_context(ModelConfig.from_dict(raw), max_context)
-        mesh = None if mesh is None else checked_mesh(mesh, ModelConfig.from_dict(raw))
+        check_context(read_config(raw), max_context)
+        mesh = None if mesh is None else checked_mesh(mesh, read_config(raw))
         chosen, notes = choose_dtype(raw, dtype)
         config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress, mesh=mesh)
         tokenizer = Tokenizer.load(folder)
@@ -117,7 +117,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         return {
             "model": self.name,
             "family": self.engine.config.family,
-            "parameters": self.engine.config.parameters,
+            "parameters": parameter_count(self.engine.config),
             "dtype": str(self.engine.programs.dtype),
             "device": f"{mesh.size} x {found['kind']}" if mesh and mesh.size > 1 else found["kind"],
             "platform": found["platform"],

@@ -6,8 +6,8 @@ from typing import Any
 
 from llmlab.engine.scheduler import cache_lengths
 from llmlab.errors import RequestError
-from llmlab.models.cache import cache_bytes
 from llmlab.models.config import ModelConfig
+from llmlab.models.families import cache_bytes
 
 __all__ = ["check_context", "check_options", "check_slots", "choose_dtype"]
 

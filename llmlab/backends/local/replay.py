@@ -20,12 +20,12 @@ from llmlab.backends.local.choice_writer import ChoiceWriter
 from llmlab.backends.local.loaded import LoadedModel
 from llmlab.backends.local.stream import LocalStream
 from llmlab.engine.scheduler import Piece, Row
-from llmlab.engine.state import history_of
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.grammar.matcher import Grammar, fill_masks
 from llmlab.protocol.backend import Candidates, GivenTokens
 from llmlab.protocol.completion import Completion, Delta, Timing
 from llmlab.protocol.request import Request
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import ALTERNATIVES, Figures, law
 from llmlab.sampling.params import History, SamplerInputs, stack
 from llmlab.sampling.pipeline import ORDERS, process

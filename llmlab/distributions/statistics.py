@@ -1,0 +1,92 @@
+"""Statistics of many next-token distributions in one compiled program: logprobs, entropies, counts, distances."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from llmlab.sampling.draw import draw, noise
+from llmlab.sampling.logprobs import law
+from llmlab.sampling.params import History, SamplerInputs
+from llmlab.sampling.pipeline import ORDERS, process
+
+#: Logprobs of at least so many tokens are computed, so that most frames and all summaries run one program.
+FEWEST_IDS = 32
+#: The number of positions of one call of `order_statistics`; shorter pieces are padded to it.
+POSITIONS = 32
+
+
+@partial(jax.jit, static_argnames="order")
+def row_statistics(
+    logits: Array, inputs: SamplerInputs, history: History, ids: Array, *, order: str
+) -> tuple[Array, Array, Array]:
+    """Statistics of one step's distribution under the settings of B rows.
+
+    Args:
+        logits: the model's [V].
+        inputs: the settings of B rows.
+        history: the tokens before the step, with a leading dimension of 1.
+        ids: the K tokens whose logprobs are returned.
+        order: the name of the order of the sampler's stages.
+
+    Returns:
+        Logprobs [B, K] in nats (-inf for a removed token), the number of tokens kept [B], entropies [B] in nats.
+    """
+    B = inputs.temperature.shape[0]
+    shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), history)
+    final = process(jnp.broadcast_to(logits, (B, *logits.shape)), inputs, shared, order=ORDERS[order])
+    logprobs, entropy = law(final)
+    return logprobs[:, ids], jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32), entropy
+
+
+class OrderStatistics(NamedTuple):
+    """The distributions of O orders of the sampler's stages at T positions."""
+
+    logprob: np.ndarray  #: [O, T] of the token at that position, in the distribution that the order samples from
+    entropy: np.ndarray  #: [O, T] nats
+    kept: np.ndarray  #: [O, T] how many tokens can be sampled
+    drawn: np.ndarray  #: [O, T] the token that the order samples there with the noise of the position
+    distance: np.ndarray  #: [O, O, T] total variation between two orders' distributions, 0..1
+
+
+@partial(jax.jit, static_argnames="orders")
+def order_statistics(
+    raw: Array, targets: Array, inputs: SamplerInputs, history: History, *, orders: tuple[str, ...]
+) -> tuple[Array, ...]:
+    """The fields of an `OrderStatistics` for C consecutive positions.
+
+    Args:
+        raw: logits [C, V] of the positions.
+        targets: the tokens [C] that are there; each counts as generated for the positions after it.
+        inputs: settings with a leading dimension of 1, or C for the masks.
+        history: the tokens before the first position, with a leading dimension of 1.
+        orders: the names of O orders.
+    """
+    C, V = raw.shape
+
+    def rows(x: Array) -> Array:
+        return jnp.broadcast_to(x, (C, *x.shape[1:]))
+
+    one_hot = jax.nn.one_hot(targets, V, dtype=jnp.int32)
+    grown = History(
+        prompt=rows(history.prompt),
+        counts=history.counts + jnp.cumsum(one_hot, axis=0) - one_hot,
+        position=history.position + jnp.arange(C, dtype=jnp.int32),
+    )
+    every = jax.tree.map(rows, inputs)
+    finals = [process(raw, every, grown, order=ORDERS[name]) for name in orders]
+    logprobs, entropies = zip(*(law(final) for final in finals), strict=True)
+    values = noise(every.seed, every.choice, grown.position, V)
+    probs = [jnp.exp(x) for x in logprobs]
+    return (
+        jnp.stack([jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0] for x in logprobs]),
+        jnp.stack(entropies),
+        jnp.stack([jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32) for final in finals]),
+        jnp.stack([draw(final, values) for final in finals]),
+        jnp.stack([jnp.stack([0.5 * jnp.sum(jnp.abs(p - q), axis=-1) for q in probs]) for p in probs]),
+    )

@@ -1,0 +1,96 @@
+"""A request at one decoding step: its sampling fields, changed by a caller and turned into rows for the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from llmlab.errors import RequestError
+from llmlab.protocol.arguments import listed
+from llmlab.protocol.backend import LogitsBackend
+from llmlab.protocol.request import Request
+from llmlab.sampling.params import SamplingParams
+from llmlab.text.token_names import TokenNames
+
+#: Fields that the prompt or the logits depend on: with another value, it is another step.
+_OTHER_STEP = frozenset(
+    {"messages", "prompt", "model", "tools", "tool_choice", "enable_thinking", "chat_template_kwargs"}
+    | {"continue_final_message"}
+)
+
+
+class StepRequest:
+    """The request that a step belongs to; turns sampling fields into the settings of sampler rows.
+
+    Args:
+        request: its sampling fields are the defaults.
+        backend: reads the request's fields, and knows its grammar.
+        prompt_ids: the prompt's token ids [L].
+        made: the token ids generated after it [T].
+        seed: of the noise; None where nothing is sampled.
+        choice: the index of the choice, which the noise depends on.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        backend: LogitsBackend,
+        prompt_ids: Int32[np.ndarray, " L"],
+        made: Int32[np.ndarray, " T"],
+        seed: int | None,
+        choice: int,
+    ) -> None:
+        self.request = request
+        self._backend = backend
+        self._prompt_ids, self._made = prompt_ids, made
+        self._seed, self._choice = seed, choice
+        self._mask: tuple[str, Bool[np.ndarray, " V"] | None] | None = None
+
+    def changed(self, fields: Mapping[str, Any]) -> Request:
+        """The request with some of its sampling fields changed.
+
+        Raises:
+            RequestError: a field is unknown or out of range, or one that the logits depend on.
+        """
+        for name in fields:
+            if name in _OTHER_STEP:
+                raise RequestError(f"{name} makes another prompt: ask lab.next_token for its distribution", param=name)
+        return self.request.replace(**fields) if fields else self.request
+
+    def replaced(self, request: Request) -> StepRequest:
+        """The same step with other defaults."""
+        return StepRequest(
+            request, backend=self._backend, prompt_ids=self._prompt_ids, made=self._made, seed=self._seed,
+            choice=self._choice,
+        )  # fmt: skip
+
+    def params(self, request: Request) -> SamplingParams:
+        """The sampling parameters of a request, as the engine takes them."""
+        return self._backend.sampling_params(request, seed=self._seed or 0, choice=self._choice)
+
+    def mask(self, request: Request) -> Bool[np.ndarray, " V"] | None:
+        """The tokens that the request's grammar allows here; None where it has none.
+
+        Raises:
+            RequestError: the grammar cannot be compiled, or it forbids the tokens before this step.
+        """
+        key = repr(request.response_format)
+        if self._mask is None or self._mask[0] != key:
+            allowed = self._backend.allowed_tokens(request, prompt=self._prompt_ids, made=self._made)
+            self._mask = (key, allowed)
+        return self._mask[1]
+
+
+def token_ids(tokens: Any, names: TokenNames) -> list[int]:
+    """The ids of the tokens that a caller names, each by id, exact text or bytes; a single token counts as one.
+
+    Raises:
+        RequestError: there is no such token.
+    """
+    if isinstance(tokens, str | bytes | int | np.integer):
+        tokens = [tokens]
+    return [names.id_of(token) for token in listed("tokens", tokens, of="tokens")]
