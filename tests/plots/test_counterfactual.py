@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmlab.counterfactuals.diff import Diff
 from llmlab.counterfactuals.orders import ORDERS_COLUMNS
 from llmlab.counterfactuals.tree import Node, Tree
 from llmlab.frames.schema import build
@@ -281,6 +282,33 @@ def test_the_axes_that_are_given_are_used(make_completion, make_tokens):
         lambda ax: completion.plot_surprisal(answer.surprisal_frame(), ax=ax),
         lambda ax: counterfactual.plot_sensitivity(divergence_frame([0.0], [(1,)]), parameter="temperature", ax=ax),
         lambda ax: counterfactual.plot_tree(a_tree(2, 2).frame(), ax=ax),
+        lambda ax: Diff(answer, answer).plot(ax=ax),
     ):
         _, ax = plt.subplots()
         assert draw(ax) is ax
+
+
+def test_a_diff_draws_both_runs_along_their_aligned_tokens(make_completion, make_tokens, assert_nothing_clipped):
+    before, after = make_completion(make_tokens((0, 1, 2, 37))), make_completion(make_tokens((0, 1, 8, 9, 37), key=1))
+    diff = Diff(before, after)
+    frame = diff.tokens_frame()
+    ax = diff.plot()
+    assert_nothing_clipped(ax)
+    np.testing.assert_allclose(line(ax, "before")[1], frame["logprob"].to_numpy(float, na_value=np.nan))
+    np.testing.assert_allclose(line(ax, "after")[1], frame["logprob_after"].to_numpy(float, na_value=np.nan))
+    assert line(ax, "first difference")[0].tolist() == [2, 2] and diff.first_differences[0].position == 2
+    shown = [text.get_text() for text in ax.get_xticklabels()]
+    assert shown == ["Once", "·upon", "·a → ·cat", "– → .", "<|im_end|>"]
+    with pytest.raises(IndexError, match="choice 1 is outside the 1 choice"):
+        diff.plot(choice=1)
+
+
+def test_a_diff_without_a_difference_or_without_logprobs(make_completion, make_tokens, assert_nothing_clipped):
+    same = make_completion(make_tokens(STORY))
+    ax = Diff(same, same).plot()
+    assert labels(ax) == {"before", "after"} and not any(" → " in text.get_text() for text in ax.get_xticklabels())
+    blind = Diff(same, same).tokens_frame()
+    blind[["logprob", "logprob_after"]] = pd.NA
+    ax = counterfactual.plot_diff(blind)
+    assert_nothing_clipped(ax)
+    assert ax.get_legend() is None and "logprobs" in ax.texts[0].get_text()
