@@ -117,7 +117,8 @@ def demo(
     console.print(_logprobs(done.story, rows=12))
     console.print(_two_temperatures(done))
     picture = show.picture(done, out / "demo.png")
-    page = done.story.save_html(out / "demo.html")
+    page = out / "demo.html"
+    done.story.to_html(page)
     lab.close()
     # Plain, so that a long path is not broken over lines.
     typer.echo(f"the plots:  {picture}\nthe tokens: {page}")

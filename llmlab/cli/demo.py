@@ -67,7 +67,7 @@ def picture(demo: Demo, path: Path) -> Path:
     grid = figure.add_gridspec(2, 2, height_ratios=(4, 6), width_ratios=(4, 7))
     trace, left, right = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
     demo.story.plot_logprobs(ax=trace)
-    demo.story.plot_alternatives(most_open(demo.story), ax=left)
+    demo.story.plot_top_logprobs(most_open(demo.story), ax=left)
     demo.law.plot_temperatures([COOL, 0.7, 1.0, WARM], top=10, top_k=8, top_p=0.9, min_p=0.05, ax=right)
     right.set_xlabel(f"first token of the answer to “{QUESTION}”, most likely first")
     figure.savefig(path, dpi=120)

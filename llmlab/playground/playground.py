@@ -246,8 +246,8 @@ class Playground:
                 parts.append(error_line(error))
             parts.append(self._sides[name].law.value)
             if side.result is not None:
-                completion = side.result._completion
-                parts.append(strip(completion, names=completion.names, limit=_TOKENS))
+                completion = side.result.data
+                parts.append(strip(completion, names=completion.control_tokens, limit=_TOKENS))
         return "".join(f'<div style="margin:.5em 0">{part}</div>' for part in parts if part)
 
     def __repr__(self) -> str:

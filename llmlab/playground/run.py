@@ -99,7 +99,7 @@ class Answer:
             self._stream = playground.lab.stream(self._request, order=self.order)
             if self._stopped.is_set():  # before there was a stream to close
                 self._stream.close()
-            for result in self._stream.growing(every=EVERY, tell=lambda what: view.waiting(self.side, what)):
+            for result in self._stream.partial_results(every=EVERY, tell=lambda what: view.waiting(self.side, what)):
                 if UNFINISHED in result.finish_reasons and playground.is_current(self):
                     view.grew(self.side, result)
             run = playground.keep(self, self._stream.result())

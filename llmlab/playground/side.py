@@ -66,8 +66,8 @@ class SideView:
 
     def show_answer(self, result: Result, *, live: bool) -> None:
         """The token strip; one that grows keeps its end in sight."""
-        completion = result._completion
-        drawn = strip(completion, names=completion.names, limit=_TOKENS)
+        completion = result.data
+        drawn = strip(completion, names=completion.control_tokens, limit=_TOKENS)
         sheet = f"<style>{style_sheet('playground')}</style>"
         notes = "".join(f'<div class="note">note: {escape(note)}</div>' for note in result.notes)
         follow = " follow" if live and len(result) == 1 else ""

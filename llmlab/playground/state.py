@@ -256,7 +256,7 @@ class State:
         with self._asking:
             known = self._steps.get(name)
             if known is None or known[0] is not result or known[1] != position:
-                known = self._steps[name] = (result, position, result.ledger(position))
+                known = self._steps[name] = (result, position, result.next_token(position))
             return known[2]
 
     def _all(self, request: Request, acting: set[str]) -> dict[str, Any]:
