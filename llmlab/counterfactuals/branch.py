@@ -52,7 +52,7 @@ def kept(choice: Choice, position: int) -> np.ndarray:
         RequestError: it lies behind the end token; or the backend did not say which tokens it made.
     """
     tokens = choice.tokens
-    at = place(position, among=tokens, choice=choice.index, behind=True)
+    at = place(position, among=tokens, choice=choice.index, after_last=True)
     if at and tokens.segment[at - 1] == "end":
         raise RequestError(
             f"choice {choice.index} ended with the token at position {at - 1}: that one can be replaced, "
