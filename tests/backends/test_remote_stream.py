@@ -1,4 +1,4 @@
-"""Answers of an endpoint that are closed, dropped or interrupted leave no connection and no thread, and keep what came."""
+"""Answers of an endpoint that are closed, dropped or interrupted leave no connection or thread, and keep what came."""
 
 from __future__ import annotations
 

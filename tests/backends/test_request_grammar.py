@@ -1,4 +1,4 @@
-"""Tool calls that a request requires, in every family's syntax: generated under the grammar, parsed by the segmenter."""
+"""Tool calls that a request requires, in every family's syntax: generated under the grammar, read by the segmenter."""
 
 import json
 
