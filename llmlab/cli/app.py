@@ -5,9 +5,11 @@ Whatever a user can get wrong ends as one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmlab.errors import CheckpointError, LLMLabError
+from llmlab.sampling.stages import FIELDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,6 +57,25 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a hub repository.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answers.")]
+
+
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option for each number that a stage of the sampler reads, in place of its `**sampling`."""
+    own = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[(float if field.kind == "number" else int) | None, typer.Option(help=field.text)],
+        )
+        for field in FIELDS.values()
+        if field.is_scalar
+    ]
+    kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(command)["__signature__"] = own.replace(parameters=[*kept, *options])
+    command.__annotations__ = {one.name: one.annotation for one in (*kept, *options)} | {"return": None}
+    return command
 
 
 def _version(wanted: bool) -> bool:
@@ -102,36 +124,25 @@ def demo(
 
 
 @app.command()
+@_sampling_options
 def chat(
     message: Annotated[str, typer.Argument(help="What to say.")],
     model: Model = "demo",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0 to 2; 0 always takes the likeliest token, 1 is the model's own law.")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Only the likeliest tokens that make up this probability.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens, 1 to 128; 0 is off.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Only tokens at least this share as likely as the likeliest one, 0 to 1.")
-    ] = None,
     n: Annotated[int | None, typer.Option(help="How many answers.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The longest answer; else what the context has left.")] = None,
     thinking: Annotated[bool | None, typer.Option(help="Switch the model's reasoning on or off.")] = None,
     logprobs: Annotated[bool, typer.Option("--logprobs", help="Also print a table of the tokens.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the API's response instead.")] = False,
+    **sampling: Any,
 ) -> None:
     """Ask one question and print the answer as it comes."""
     messages = [{"role": "user", "content": message}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     fields: dict[str, Any] = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
+        **sampling,
         "n": n,
         "seed": seed,
         "max_tokens": max_tokens,
