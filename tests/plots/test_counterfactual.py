@@ -298,7 +298,7 @@ def test_a_diff_draws_both_runs_along_their_aligned_tokens(make_completion, make
     np.testing.assert_allclose(line(ax, "after")[1], frame["logprob_after"].to_numpy(float, na_value=np.nan))
     assert line(ax, "first difference")[0].tolist() == [2, 2] and diff.first_differences[0].position == 2
     shown = [text.get_text() for text in ax.get_xticklabels()]
-    assert shown == ["Once", "·upon", "·a → ·cat", "– → .", "<|im_end|>"]
+    assert shown == ["Once", "␣upon", "␣a → ␣cat", "– → .", "<|im_end|>"]
     with pytest.raises(IndexError, match="choice 1 is outside the 1 choice"):
         diff.plot(choice=1)
 
