@@ -16,8 +16,9 @@ from jax import Array, lax
 from jaxtyping import Float, Float32, Int32
 
 from llmlab.sampling.draw import draw, noise
+from llmlab.sampling.fields import GREEDY
 from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, token_statistics
-from llmlab.sampling.params import GREEDY, History, SamplerInputs
+from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import ORDER, ORDERS
 

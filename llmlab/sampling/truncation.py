@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float32, Int32
 
-from llmlab.sampling.params import GREEDY
+from llmlab.sampling.fields import GREEDY
 
 #: The halvings before the first look at whether every row has settled, and between two looks. A look costs two passes.
 _FIRST, _NEXT = 12, 4
