@@ -5,8 +5,10 @@ A mistake of the user is reported in one line on stderr, with exit code 2.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from llmlab.errors import CheckpointError, LLMLabError
+from llmlab.sampling.stages import FIELDS
 
 if TYPE_CHECKING:
     from llmlab.lab.lab import Lab
@@ -48,6 +51,25 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a Hugging Face repository.")]
 Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the same answers.")]
+
+
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option for each number that a stage of the sampler reads, in place of its `**sampling`."""
+    own = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[(float if field.kind == "number" else int) | None, typer.Option(help=field.text)],
+        )
+        for field in FIELDS.values()
+        if field.is_scalar
+    ]
+    kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(command)["__signature__"] = own.replace(parameters=[*kept, *options])
+    command.__annotations__ = {one.name: one.annotation for one in (*kept, *options)} | {"return": None}
+    return command
 
 
 def _version(wanted: bool) -> bool:
@@ -97,21 +119,11 @@ def demo(
 
 
 @app.command()
+@_sampling_options
 def chat(
     message: Annotated[str, typer.Argument(help="The message of the user.")],
     model: Model = "demo",
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
-    temperature: Annotated[
-        float | None,
-        typer.Option(help="0 to 2; 0 always takes the most likely token, 1 leaves the probabilities as they are."),
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Keep the most likely tokens whose probabilities add up to this.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens, 1 to 128; 0 keeps all.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Keep tokens with at least this share of the highest probability, 0 to 1.")
-    ] = None,
     n: Annotated[int | None, typer.Option(help="The number of answers.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answers.")] = None,
     max_tokens: Annotated[
@@ -122,16 +134,14 @@ def chat(
         bool, typer.Option("--logprobs", help="Also print a table of the tokens and their log-probabilities.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the response of the API, as JSON.")] = False,
+    **sampling: Any,
 ) -> None:
     """Send one message, and print the answer while it is generated."""
     messages = [{"role": "user", "content": message}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     fields: dict[str, Any] = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
+        **sampling,
         "n": n,
         "seed": seed,
         "max_tokens": max_tokens,

@@ -278,8 +278,7 @@ class Diff:
     def _named(self, token: int) -> str:
         backend = self.after.lab.backend if self.after.lab else None
         known = backend.token_bytes if isinstance(backend, LogitsBackend) else ()
-        names = TokenNames(known, self._names)
-        return _readable(names.bytes_of(token), names.name(token))
+        return _readable(TokenNames(known, {}).bytes_of(token), name_of(token, self._names))
 
     @property
     def _names(self) -> Mapping[int, str]:

@@ -15,7 +15,7 @@ from llmlab.sampling.logprobs import law
 from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.pipeline import ORDERS, process
 
-#: Logprobs of at least so many tokens are computed, so that most frames and all summaries run one program.
+#: The fewest tokens whose logprobs are computed, so that most frames and all summaries run one program.
 FEWEST_IDS = 32
 #: The number of positions of one call of `order_statistics`; shorter pieces are padded to it.
 POSITIONS = 32

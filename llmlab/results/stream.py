@@ -84,12 +84,12 @@ class Stream:
             every: seconds between two of them, at least; what takes long to show is shown less often.
             tell: called now and then, while nothing comes, with what is being waited for.
         """
-        from llmlab.protocol.partial import Growing
+        from llmlab.protocol.partial import PartialCompletion
         from llmlab.results.result import Result
 
         every = number("every", every, 0, 3600)
         if self._result is None:
-            made = Growing(self._source.header)
+            made = PartialCompletion(self._source.header)
             if tell is not None:
                 self._source.on_wait(tell)
             due = 0.0

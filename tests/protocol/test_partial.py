@@ -6,7 +6,7 @@ import numpy as np
 
 from llmlab.display.strip import strip
 from llmlab.lab.lab import Lab
-from llmlab.protocol.partial import UNFINISHED, joined
+from llmlab.protocol.partial import UNFINISHED, concatenate
 from tests.backends.endpoint import Endpoint, chunk, entry, piece, spoken
 
 
@@ -57,7 +57,7 @@ def test_an_endpoint_without_logprobs_grows_as_text() -> None:
 
 def test_tokens_with_fewer_alternatives_are_filled_up(make_tokens) -> None:
     few, many = make_tokens((0, 1), alternatives=2), make_tokens((2, 3, 4), alternatives=5)
-    both = joined([few, many])
+    both = concatenate([few, many])
     assert both.ids.tolist() == [0, 1, 2, 3, 4] and both.top_ids.shape == (5, 5)
     assert (both.top_ids[:2, 2:] == -1).all() and np.isnan(both.top_logprob[:2, 2:]).all()
     assert [len(row) for row in both.top_bytes] == [5] * 5 and both.top_bytes[0][2:] == (None,) * 3
@@ -65,4 +65,4 @@ def test_tokens_with_fewer_alternatives_are_filled_up(make_tokens) -> None:
     assert {name: column.dtype for name, column in vars(both).items() if hasattr(column, "dtype")} == {
         name: column.dtype for name, column in vars(few).items() if hasattr(column, "dtype")
     }
-    assert len(joined([])) == 0
+    assert len(concatenate([])) == 0

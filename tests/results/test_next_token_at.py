@@ -17,7 +17,7 @@ FIELDS = {
 }  # fmt: skip
 
 
-def assert_the_ledger_is_the_law_drawn_from(result: Result, *, step: int) -> None:
+def assert_the_stages_end_in_the_distribution_sampled_from(result: Result, *, step: int) -> None:
     for choice in result.choices:
         tokens = choice.tokens
         for at in range(0, len(tokens), step):
@@ -38,19 +38,19 @@ def assert_the_ledger_is_the_law_drawn_from(result: Result, *, step: int) -> Non
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_its_last_stage_is_the_law_that_the_token_was_drawn_from(demo, order: str) -> None:
+def test_its_last_stage_is_the_distribution_that_the_token_was_sampled_from(demo, order: str) -> None:
     result = demo.chat(PROMPT, seed=3, n=2, order=order, **FIELDS)
-    assert_the_ledger_is_the_law_drawn_from(result, step=5)
-    ledger = result.ledger(5).stages_frame(top=3)
-    assert list(ledger.columns) == list(STAGES_COLUMNS)
-    assert ledger["stage"].tolist()[: len(ORDERS[order]) + 1] == ["raw", *(stage.name for stage in ORDERS[order])]
+    assert_the_stages_end_in_the_distribution_sampled_from(result, step=5)
+    frame = result.ledger(5).stages_frame(top=3)
+    assert list(frame.columns) == list(STAGES_COLUMNS)
+    assert frame["stage"].tolist()[: len(ORDERS[order]) + 1] == ["raw", *(stage.name for stage in ORDERS[order])]
 
 
 def test_with_a_grammar(demo) -> None:
     result = demo.chat("Give me JSON.", seed=3, max_tokens=12, response_format={"type": "json_object"})
-    assert_the_ledger_is_the_law_drawn_from(result, step=4)
-    ledger = result.ledger(0).stages_frame(top=50)
-    masked = ledger.loc[ledger["removed_by"] == "mask", "token_id"].nunique()
+    assert_the_stages_end_in_the_distribution_sampled_from(result, step=4)
+    frame = result.ledger(0).stages_frame(top=50)
+    masked = frame.loc[frame["removed_by"] == "mask", "token_id"].nunique()
     assert 0 < masked < 50
 
 
@@ -92,7 +92,7 @@ def test_positions_count_from_the_end_too(demo) -> None:
         result.ledger(0, choice=1)
 
 
-def test_what_has_no_ledger(demo, story) -> None:
+def test_results_whose_steps_cannot_be_read(demo, story) -> None:
     result = demo.chat(PROMPT, seed=3, max_tokens=2)
     with pytest.raises(RequestError, match="has no lab"):
         pickle.loads(pickle.dumps(result)).ledger(0)

@@ -165,10 +165,10 @@ def test_every_order_agrees_on_the_greedy_token(order: str) -> None:
 
 
 def test_ours_is_the_documented_order() -> None:
-    import llmlab.sampling.pipeline as pipeline
+    import llmlab.sampling.stages as stages
 
-    assert pipeline.__doc__ is not None
-    numbered = [line.split() for line in pipeline.__doc__.splitlines() if line[:2].strip().isdigit() and line[2] == "."]
+    assert stages.__doc__ is not None
+    numbered = [line.split() for line in stages.__doc__.splitlines() if line[:2].strip().isdigit() and line[2] == "."]
     assert [words[1] for words in numbered] == [*(stage.name for stage in ORDER), "draw"]
-    assert [int(words[0].rstrip(".")) for words in numbered] == list(range(1, 11))
+    assert [int(words[0].rstrip(".")) for words in numbered] == list(range(1, len(ORDER) + 2))
     assert ORDERS["llmlab"] is ORDER
