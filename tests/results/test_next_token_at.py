@@ -99,6 +99,6 @@ def test_results_whose_steps_cannot_be_read(demo, story) -> None:
     elsewhere = Result(story, demo)
     with pytest.raises(RequestError, match="did not make this result"):
         elsewhere.next_token(0)
-    far = type("Far", (), {"backend": object()})()
+    far = type("Far", (), {"backend": object(), "last": None})()
     with pytest.raises(RequestError, match="gives no logits"):
         Result(story, far).next_token(0)
