@@ -50,7 +50,7 @@ def tokens_before(choice: Choice, position: int) -> Int32[np.ndarray, " T"]:
         RequestError: the position is after the end token, or the ids of the tokens are not known.
     """
     tokens = choice.tokens
-    at = place(position, among=tokens, choice=choice.index, behind=True)
+    at = place(position, among=tokens, choice=choice.index, after_last=True)
     if at and tokens.segment[at - 1] == "end":
         raise RequestError(
             f"choice {choice.index} ended with the token at position {at - 1}: that one can be replaced, "

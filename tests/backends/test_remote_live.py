@@ -15,7 +15,7 @@ from llmlab.lab.lab import Lab
 from llmlab.protocol.request import ChatRequest
 from tests.serve.conftest import Running, running
 
-#: Of every token: an endpoint of ours sends these to the last bit. It says no law's entropy but the model's own.
+#: An endpoint of ours sends these values of every token to the last bit. The only entropy it sends is the raw one.
 SENT = ["token_id", "bytes", "logprob", "sampling_logprob", "rank", "entropy", "kept", "choice", "position"]
 SCHEMA = {
     "type": "object",

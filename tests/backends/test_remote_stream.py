@@ -1,4 +1,4 @@
-"""Answers of an endpoint that are closed, dropped, interrupted, left behind: no connection, thread or part is lost."""
+"""Answers of an endpoint that are closed, dropped or interrupted leave no connection or thread, and keep what came."""
 
 from __future__ import annotations
 
