@@ -15,6 +15,7 @@ from llmlab.counterfactuals.tree import Node, Tree
 from llmlab.frames.schema import build
 from llmlab.plots import completion, counterfactual
 from llmlab.results.answer import Answer
+from llmlab.text.token_names import TokenNames
 from tests.completions import HARD, NAMES, STORY, VOCABULARY
 
 
@@ -181,7 +182,7 @@ def a_tree(depth, width, *, dead=()):
                 )
                 following.append((at, path + logprob, drawn + sampling))
         level = following
-    return Tree(tuple(nodes), position=5, context="a", token_bytes=VOCABULARY, names=NAMES)
+    return Tree(tuple(nodes), position=5, context="a", names=TokenNames(VOCABULARY, NAMES))
 
 
 @pytest.mark.parametrize(("depth", "width"), [(1, 1), (1, 20), (3, 3), (4, 3)])
@@ -205,8 +206,7 @@ def test_long_names_in_a_deep_tree_end_before_the_next(assert_nothing_clipped):
         tuple(Node(deep - 2, deep, 0, 1, -0.1, -0.1, -0.1 * deep, -0.1 * deep, True, False) for deep in range(1, 13)),
         position=0,
         context="",
-        token_bytes=(b" responsibilities!",),
-        names={},
+        names=TokenNames((b" responsibilities!",), {}),
     )
     ax = tree.plot()
     assert_nothing_clipped(ax)
