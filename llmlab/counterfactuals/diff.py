@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmlab.counterfactuals.alignment import aligned, first_difference
 from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.attribution import Reason, Setting, Step, changes
+from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import choice_at
@@ -236,15 +236,17 @@ class Diff:
         return "\n".join([*lines, *self._rest()])
 
     def _repr_html_(self) -> str:
-        parts = [f"<div><b>{escape(self._head())}</b></div>"]
+        parts = [fragment("<div><b>{}</b></div>", self._head())]
         for before, after in self._pairs[:_SHOWN]:
             found = self.first_differences[before.index]
             said = f"the same {len(before.tokens)} tokens" if found is None else self._where(before, after, found)
-            parts.append(f'<div style="margin-top:.6em">[{before.index}] {escape(said)}</div>')
+            parts.append(fragment('<div style="margin-top:.6em">[{}] {}</div>', before.index, said))
             if found is not None:
                 parts.append(self._side(before, after))
-        parts += [f"<div>{escape(line)}</div>" for line in self._rest()]
-        return f'<div style="max-width:60em;font:13px/1.5 system-ui,sans-serif">{"".join(parts)}</div>'
+        parts += [fragment("<div>{}</div>", line) for line in self._rest()]
+        return str(
+            fragment('<div style="max-width:60em;font:13px/1.5 system-ui,sans-serif">{}</div>', Markup("").join(parts))
+        )
 
     # --- text and HTML ---
 
@@ -277,22 +279,26 @@ class Diff:
             shown[at - first] = f"»{shown[at - first]}«"
         return f"{'… ' if first else ''}{' '.join(shown)}{' …' if last < len(tokens) else ''}"
 
-    def _side(self, before: Choice, after: Choice) -> str:
+    def _side(self, before: Choice, after: Choice) -> Markup:
         """Both runs' tokens as two lines of HTML; differences are marked by more than a colour."""
-        inks = {"removed": "#fbe3d6;text-decoration:line-through", "added": "#d9ebf7;font-weight:600"}
-        sides: tuple[list[str], list[str]] = ([], [])
+        inks = ("#fbe3d6;text-decoration:line-through", "#d9ebf7;font-weight:600")  # removed, added
+        sides: tuple[list[Markup], list[Markup]] = ([], [])
         for change, at, there in aligned(before.tokens, after.tokens):
-            for side, choice, place, ink in zip(sides, (before, after), (at, there), inks.values(), strict=True):
+            for side, choice, place, ink in zip(sides, (before, after), (at, there), inks, strict=True):
                 if place is not None:
-                    text = escape(_readable(choice.tokens.bytes[place], self._named_at(choice.tokens, place)))
-                    mark = "" if change == "same" else f' style="background:{ink};color:#111"'
-                    side.append(f"<span{mark}>{text}</span>")
-        rows = "".join(
-            f'<tr><td style="vertical-align:top;text-align:left">{name}</td>'
-            f'<td style="text-align:left;white-space:pre-wrap">{"".join(side)}</td></tr>'
+                    text = _readable(choice.tokens.bytes[place], self._named_at(choice.tokens, place))
+                    mark = "" if change == "same" else fragment(' style="background:{};color:#111"', ink)
+                    side.append(fragment("<span{}>{}</span>", mark, text))
+        rows = [
+            fragment(
+                '<tr><td style="vertical-align:top;text-align:left">{}</td>'
+                '<td style="text-align:left;white-space:pre-wrap">{}</td></tr>',
+                name,
+                Markup("").join(side),
+            )
             for name, side in zip(("before", "after"), sides, strict=True)
-        )
-        return f"<table>{rows}</table>"
+        ]
+        return fragment("<table>{}</table>", Markup("").join(rows))
 
     def _named_at(self, tokens: Tokens, at: int) -> str:
         return name_of(int(tokens.ids[at]), self._names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from llmlab.counterfactuals.alignment import first_difference
 from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.rerun import changed_request, start
+from llmlab.display.html import Markup, fragment
 from llmlab.distributions.statistics import POSITIONS, OrderStatistics, order_statistics
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
@@ -158,7 +158,7 @@ class Orders:
         return f"{self._head()}\n{self.summary_frame().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(self._head())}</div>{self.summary_frame().to_html(index=False)}"
+        return str(fragment("<div>{}</div>{}", self._head(), Markup(self.summary_frame().to_html(index=False))))
 
     def _head(self) -> str:
         others = [name for name in self.results if name != self.base.order]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from llmlab.counterfactuals.alignment import first_difference
 from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.rerun import changed_request, start
+from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build, column_kind, plain
 from llmlab.protocol.arguments import listed
@@ -102,7 +102,8 @@ class Sensitivity:
         return f"{self._head()}\n{self._frame.to_string(index=False, max_rows=_SHOWN)}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(self._head())}</div>{self._frame.to_html(index=False, max_rows=_SHOWN)}"
+        table = self._frame.to_html(index=False, max_rows=_SHOWN)
+        return str(fragment("<div>{}</div>{}", self._head(), Markup(table)))
 
     def _head(self) -> str:
         same, rows = int(self._frame["same"].sum()), len(self._frame)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from llmlab.counterfactuals.answered import Answered, logits_backend
 from llmlab.counterfactuals.branch import tokens_before
 from llmlab.counterfactuals.rerun import changed_request
+from llmlab.display.html import fragment
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
@@ -155,7 +155,7 @@ class Tree:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f'<pre style="line-height:1.35">{escape(repr(self))}</pre>'
+        return str(fragment('<pre style="line-height:1.35">{}</pre>', repr(self)))
 
     def _lines(self, node: int, margin: str, shown: set[int]) -> list[str]:
         found: list[str] = []

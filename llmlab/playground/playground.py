@@ -7,17 +7,16 @@ This file has only widgets, all of them from ipywidgets itself. `playground.stat
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 
 from llmlab.display import bars
+from llmlab.display.html import Markup, fragment
 from llmlab.display.strip import strip
-from llmlab.display.theme import style_sheet
 from llmlab.errors import ContextLengthError, LLMLabError, RequestError
 from llmlab.playground.run import Run
-from llmlab.playground.side import SideView, error_line, hidden_html, shows, toggle
+from llmlab.playground.side import SideView, error_line, hidden_html, shows, styled, toggle
 from llmlab.playground.state import ChatModel, State
 from llmlab.protocol.request import Request
 from llmlab.results.result import Result
@@ -115,7 +114,7 @@ class Playground:
 
     def waiting(self, side: str, what: str) -> None:
         """See `View`."""
-        self._sides[side].status.value = f"{escape(what)} …"
+        self._sides[side].status.value = fragment("{} …", what)
 
     def grew(self, side: str, result: Result) -> None:
         """See `View`."""
@@ -143,10 +142,7 @@ class Playground:
     def _laid_out(self) -> widgets.Widget:
         facts = self.state.model.backend.describe()
         where = " · ".join(str(facts[name]) for name in ("model", "device") if facts.get(name))
-        title = widgets.HTML(
-            f'<style>{style_sheet("playground")}</style><div class="llmlab-playground title">'
-            f"<b>llmlab playground</b> &nbsp;{escape(where)}</div>"
-        )
+        title = widgets.HTML(styled("title", fragment("<b>llmlab playground</b> &nbsp;{}", where)))
         row = widgets.Layout(flex_flow="row wrap", align_items="center", width=_FULL)
         system = widgets.VBox([_label("system"), self._system], layout=widgets.Layout(display="none", width=_FULL))
         self._history_box = widgets.VBox(
@@ -221,11 +217,11 @@ class Playground:
         self._prompt.value, self._system.value, self._raw.value = prompt, system, raw
         if system:
             self._with_system.value = True
-        said = "".join(
-            f"<div><b>{escape(message['role'])}</b> {escape(str(message.get('content') or ''))}</div>"
+        said = Markup("").join(
+            fragment("<div><b>{}</b> {}</div>", message["role"], str(message.get("content") or ""))
             for message in state.before
         )
-        self._before.value = f'<style>{style_sheet("playground")}</style><div class="llmlab-playground">{said}</div>'
+        self._before.value = styled("", said)
         self._before.layout.display = "" if said else "none"
 
     # --- what a notebook shows --------------------------------------------------------------------------------------
@@ -238,10 +234,10 @@ class Playground:
 
     def to_html(self) -> str:
         """The playground as a static picture in HTML, without widgets."""
-        parts = [f'<style>{style_sheet("playground")}</style><div class="llmlab-playground note">{_NOTE}</div>']
+        parts: list[str] = [styled("note", _NOTE)]
         for name in self.state.names:
             side = self.state.sides[name]
-            parts.append(f"<div><b>{name}</b></div>" if self.state.both else "")
+            parts.append(fragment("<div><b>{}</b></div>", name) if self.state.both else "")
             try:
                 parts.append(self.state.request(name)._repr_html_())
             except RequestError as error:
@@ -250,7 +246,8 @@ class Playground:
             if side.result is not None:
                 completion = side.result.data
                 parts.append(strip(completion, names=completion.control_tokens, limit=_TOKENS))
-        return "".join(f'<div style="margin:.5em 0">{part}</div>' for part in parts if part)
+        # The parts are HTML already: each was escaped where it was made.
+        return "".join(fragment('<div style="margin:.5em 0">{}</div>', Markup(part)) for part in parts if part)
 
     def __repr__(self) -> str:
         count = len(self.state.history)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 
 from llmlab.display import bars
+from llmlab.display.html import Markup, fragment
 from llmlab.display.strip import strip
 from llmlab.display.theme import style_sheet
 from llmlab.errors import LLMLabError, RequestError
@@ -40,7 +40,7 @@ class SideView:
         self.controls = {control.name: make_control(control) for control in state.controls}
         self._errors = {control.name: hidden_html() for control in state.controls}
         self._error = hidden_html()
-        self.heading = hidden_html(f"<b>{name}</b>")
+        self.heading = hidden_html(fragment("<b>{}</b>", name))
         self.distribution = widgets.HTML(bars.message("…"), layout=widgets.Layout(width=_FULL, margin="0"))
         self.position = widgets.IntSlider(
             value=0, min=0, max=1, description="position", tooltip="Position of the token whose distribution is shown",
@@ -68,10 +68,9 @@ class SideView:
         """Show the token strip; while the answer is in progress, its end stays visible."""
         completion = result.data
         drawn = strip(completion, names=completion.control_tokens, limit=_TOKENS)
-        sheet = f"<style>{style_sheet('playground')}</style>"
-        notes = "".join(f'<div class="note">note: {escape(note)}</div>' for note in result.notes)
+        notes = Markup("").join(fragment('<div class="note">note: {}</div>', note) for note in result.notes)
         follow = " follow" if live and len(result) == 1 else ""
-        self.answer.value = f'{sheet}<div class="llmlab-playground answer{follow}">{drawn}{notes}</div>'
+        self.answer.value = styled(f"answer{follow}", Markup(drawn) + notes)
 
     def show_run(self, run: Run) -> None:
         """Show a finished answer."""
@@ -122,10 +121,8 @@ class SideView:
         text = spelled.get(
             str(self._spelling.value), "There is no such call for a raw prompt: a chat endpoint takes messages."
         )
-        shown = (
-            f'<style>{style_sheet("playground")}</style><div class="llmlab-playground snippet">'
-            f'<button class="copy" onclick="{escape(_COPY)}">Copy</button><pre tabindex="0">{escape(text)}</pre></div>'
-        )
+        copy = fragment('<button class="copy" onclick="{}">Copy</button><pre tabindex="0">{}</pre>', _COPY, text)
+        shown = styled("snippet", copy)
         if self._snippet.value != shown:
             self._snippet.value = shown
 
@@ -212,10 +209,14 @@ def hidden_html(text: str = "") -> widgets.HTML:
 def error_line(error: LLMLabError) -> str:
     """An error and its notes as HTML."""
     lines = [str(error), *getattr(error, "__notes__", ())]
-    return (
-        f'<style>{style_sheet("playground")}</style><div class="llmlab-playground error" role="alert">'
-        f"{'<br>'.join(escape(line) for line in lines)}</div>"
-    )
+    return styled("error", Markup("<br>").join(lines), role="alert")
+
+
+def styled(kind: str, inside: Markup | str, *, role: str = "") -> str:
+    """A part of the playground as HTML with its style sheet; text is escaped."""
+    sheet = Markup(style_sheet("playground"))
+    named = fragment(' role="{}"', role) if role else ""
+    return str(fragment('<style>{}</style><div class="llmlab-playground {}"{}>{}</div>', sheet, kind, named, inside))
 
 
 def _wrapping(parts: Sequence[widgets.Widget]) -> widgets.HBox:
