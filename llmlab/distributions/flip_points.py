@@ -28,7 +28,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from llmlab.sampling.params import GREEDY, SamplingParams
+from llmlab.sampling.fields import GREEDY
+from llmlab.sampling.params import SamplingParams
 
 #: The parameters that are varied, and the range of each in a request. Below a temperature of 1e-5 only the most likely
 #: token is left, which has a row of its own.

@@ -114,7 +114,8 @@ class Header:
     seed: int  #: the request's seed, or the one drawn for it
     prompt_ids: Int32[np.ndarray, " L"]
     system_fingerprint: str
-    names: Mapping[int, str] = field(default_factory=dict)  #: of tokens without bytes, such as `<|im_end|>`, by id
+    #: Token id -> name, for the tokens without bytes, such as `<|im_end|>`.
+    control_tokens: Mapping[int, str] = field(default_factory=dict)
     order: str = "llmlab"  #: the name of the order of the sampler's stages
 
 

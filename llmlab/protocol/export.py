@@ -1,6 +1,6 @@
-"""A request in other spellings: a call of the `openai` package, a `curl` line, a table for a notebook. Plain text only.
+"""A request as a call of the `openai` package, a call of the lab, a `curl` line, or an HTML table for a notebook.
 
-Each takes the request as API JSON, a dict of the fields that were given.
+Each function takes the request as API JSON: a dict of the fields that were given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ for chunk in stream:
 
 
 def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
-    """A program that sends the request with the `openai` package and prints what comes; extensions in `extra_body`."""
+    """A program that sends the request with the `openai` package and prints the answer; extensions in `extra_body`."""
     known = {name: value for name, value in fields.items() if name not in EXTENSIONS}
     extra = {name: value for name, value in fields.items() if name in EXTENSIONS}
     arguments = {**known, **({"extra_body": extra} if extra else {})}
@@ -51,7 +51,7 @@ def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
 
 
 def as_lab_call(fields: Mapping[str, Any], *, order: str = "llmlab", lab: str = "lab") -> str:
-    """A call of `lab.chat`, or of `lab.complete` for a raw prompt, that makes the request; `lab` names the lab."""
+    """A call of `lab.chat`, or of `lab.complete` for a raw prompt; `lab` is the name of the lab's variable."""
     fields = dict(fields)
     raw = "prompt" in fields
     subject = fields.pop("prompt" if raw else "messages")
@@ -66,7 +66,7 @@ def as_lab_call(fields: Mapping[str, Any], *, order: str = "llmlab", lab: str = 
 
 
 def as_curl(fields: Mapping[str, Any], *, base_url: str) -> str:
-    """One line for a shell: nothing in the request is read by the shell, but for the key in `LLMLAB_API_KEY`."""
+    """One shell command. The request is quoted; only the key in `LLMLAB_API_KEY` is expanded by the shell."""
     return " ".join(
         [
             *("curl", "-sSN" if fields.get("stream") else "-sS", shlex.quote(f"{base_url}/chat/completions")),
@@ -80,7 +80,7 @@ def as_curl(fields: Mapping[str, Any], *, base_url: str) -> str:
 def as_table(
     kind: str, fields: Mapping[str, Any], *, defaults: Mapping[str, Any], without_effect: frozenset[str]
 ) -> str:
-    """The fields that were given beside their defaults, and folded below them all others, as a fragment of HTML."""
+    """A fragment of HTML: the fields that were given with their defaults, and all others, folded."""
     messages = "".join(_message(message) for message in fields.get("messages", ()))
     given = "".join(
         _row(

@@ -91,7 +91,7 @@ def logprobs_json(tokens: Tokens, header: Header) -> dict[str, list[dict[str, An
     lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LOGPROB_LISTS}
     for t, segment in enumerate(tokens.segment):
         if segment in kinds:
-            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.names))
+            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.control_tokens))
     return lists
 
 

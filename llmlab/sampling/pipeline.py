@@ -16,8 +16,9 @@ from jax import Array, lax
 from jaxtyping import Float, Float32, Int32
 
 from llmlab.sampling.draw import draw, noise
-from llmlab.sampling.logprobs import ALTERNATIVES, Figures, figures
-from llmlab.sampling.params import GREEDY, History, SamplerInputs
+from llmlab.sampling.fields import GREEDY
+from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, token_statistics
+from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import ORDER, ORDERS
 
@@ -31,7 +32,7 @@ def run(
     *,
     order: Order = ORDER,
     alternatives: int = ALTERNATIVES,
-) -> tuple[Int32[Array, " B"], Figures]:
+) -> tuple[Int32[Array, " B"], TokenStatistics]:
     """Draws a token for each row; returns the tokens [B] and their statistics.
 
     To be compiled: only `order` and `alternatives` are static.
@@ -53,7 +54,7 @@ def run(
         lambda: jnp.zeros_like(raw),
     )
     token = draw(final, values)
-    return token, figures(raw, final, token, alternatives=alternatives)
+    return token, token_statistics(raw, final, token, alternatives=alternatives)
 
 
 def process(

@@ -245,7 +245,7 @@ def test_what_needs_the_model_says_what_to_do(remote):
         "next_token": lambda: remote.next_token("hello"),
         "score": lambda: remote.score("hello", "you"),
         "a result's score": lambda: remote.score(result),
-        "ledger": lambda: result.ledger(0),
+        "ledger": lambda: result.next_token(0),
         "branch": lambda: result.branch(1),
         "tree": lambda: result.tree(depth=2, width=2),
         "orders": lambda: remote.compare_orders("hello"),

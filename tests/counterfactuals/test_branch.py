@@ -30,7 +30,7 @@ def test_with_its_own_token_it_is_the_result_again(story):
             assert ids(again) == own and again.text == story.texts[choice]
             place = position % len(own)
             assert again.choices[0].given == place + (token is not None)
-            assert set(again.diff().divergences.values()) == {None}
+            assert set(again.diff().first_differences.values()) == {None}
             figures = again.choices[0].tokens.logprob, story.choices[choice].tokens.logprob
             np.testing.assert_allclose(*figures, atol=1e-4)
 
@@ -65,7 +65,7 @@ def test_a_branch_of_a_branch_and_its_ledger(demo, story):
     twice = story.branch(8, " fox", choice=2).branch(12, ".")
     assert twice.choices[0].index == 2 and twice.parent.parent is story
     assert ids(twice)[:8] == ids(story, 2)[:8]
-    step = twice.ledger(14)
+    step = twice.next_token(14)
     assert step.drawn == ids(twice)[14] and step.choice == 2
 
 

@@ -91,7 +91,7 @@ def test_a_control_token_goes_by_its_name() -> None:
     assert [(entry.token, entry.token_id) for entry in named] == [("<|endoftext|>", 38)]
     others = [other for entry in response.choices[0].logprobs.content for other in entry.top_logprobs]
     assert {other.token for other in others if other.bytes is None} <= {"<|im_end|>", "<|endoftext|>"}
-    nameless = replace(answer(ids=(0, 38), segments=("content",) * 2, logprobs=True), names={})
+    nameless = replace(answer(ids=(0, 38), segments=("content",) * 2, logprobs=True), control_tokens={})
     assert chat_completion(nameless).choices[0].logprobs.content[1].token == "<id 38>"
 
 

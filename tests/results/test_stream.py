@@ -147,7 +147,7 @@ def test_an_interrupt_of_a_growing_result_leaves_its_part_in_last(lab: Lab, monk
     stream = lab.stream("hello", **ENDLESS)
     monkeypatch.setattr(stream_module, "time", SimpleNamespace(monotonic=impatient))
     with pytest.raises(KeyboardInterrupt) as caught:
-        list(stream.growing(every=0))
+        list(stream.partial_results(every=0))
     monkeypatch.undo()
     assert any("lab.last" in note for note in caught.value.__notes__)
     assert lab.last is stream.result() and lab.last.finish_reasons == ["interrupted"]

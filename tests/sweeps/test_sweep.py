@@ -235,7 +235,7 @@ def test_the_frame_has_the_columns_of_the_design(swept) -> None:
     row = 0
     for cell, result in zip(swept.cells, swept.results, strict=True):
         for choice in result.choices:
-            own = logprobs_frame(dataclasses.replace(result._completion, choices=(choice,)))
+            own = logprobs_frame(dataclasses.replace(result.data, choices=(choice,)))
             found = frame.iloc[row]
             assert {name: found[name] for name in cell.point} == dict(cell.point)
             assert (found["seed"], found["text"]) == (result.seed, choice.text)

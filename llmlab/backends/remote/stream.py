@@ -61,7 +61,7 @@ class RemoteStream:
             seed=seed,
             prompt_ids=np.zeros(0, np.int32),
             system_fingerprint="",
-            names=self._answer.texts.by_id,
+            control_tokens=self._answer.texts.by_id,
         )
         # Neither the coroutine nor the generator refers to this object, so that a stream that is dropped goes at once.
         self._work = submit(Attempts(endpoint, request, seed=seed, put=events.put).run())
@@ -178,7 +178,7 @@ class _AnswerSoFar:
             **({"created": fields["created"]} if isinstance(fields.get("created"), int) else {}),
             **({"seed": fields["seed"]} if isinstance(fields.get("seed"), int) else {}),
             "system_fingerprint": str(fields.get("system_fingerprint") or ""),
-            "names": texts.by_id,
+            "control_tokens": texts.by_id,
         }
         return Completion(
             **{**vars(header), **known},
