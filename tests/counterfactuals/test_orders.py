@@ -35,6 +35,7 @@ def compared(demo):
     return demo.compare_orders("Tell me a story.", n=4, seed=7, max_tokens=32, **FIELDS)
 
 
+@pytest.mark.slow
 def test_the_laws_are_those_of_each_step(demo, compared):
     """Total variation, kept, entropy and all, against the law of the same step by itself."""
     frame, base = compared.frame(), compared.base

@@ -189,6 +189,7 @@ def unlike(rng, names):
     return {name: values[name]() for name in names}
 
 
+@pytest.mark.slow
 def test_the_reasons_are_those_of_the_engine(demo):
     """Each mixture's token from the engine itself, one step behind the tokens that both runs drew; the smallest
     mixtures that draw the token after are the causes. Over every choice of many random pairs of settings."""

@@ -52,6 +52,7 @@ def happens(case: Case, token: int, event: str, parameter: str, values: np.ndarr
     return drawn(case, parameter, values) == token
 
 
+@pytest.mark.slow
 def test_they_agree_with_a_brute_force_scan() -> None:
     """Each interval, its being the only one, and each "never", over every order, event and parameter."""
     rng = np.random.default_rng(20)

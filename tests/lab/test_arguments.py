@@ -37,6 +37,7 @@ def test_several_values_come_in_many_ways():
     assert whole("x", np.uint8(3)) == 3
 
 
+@pytest.mark.slow
 def test_every_method_says_what_is_wrong_and_takes_numpy_and_pandas() -> None:
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
     ran = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=300)

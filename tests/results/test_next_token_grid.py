@@ -21,6 +21,7 @@ def next_token() -> NextToken:
     return NextToken.of(FakeBackend(), ChatRequest.build("hello", repetition_penalty=1.1))
 
 
+@pytest.mark.slow
 def test_a_grid_of_a_thousand_is_a_thousand_evaluations_and_one_pass(demo) -> None:
     before = demo.backend.engine.prefills
     next_token = demo.next_token("Tell me a story about a cat.")

@@ -183,6 +183,7 @@ FIVE_HUNDRED: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_five_hundred_completions_cost_one_prefill_a_prompt_and_compile_nothing_new(tmp_path, compiled) -> None:
     lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), slots=4, quiet=True)
     programs, after_each = lab.backend.engine.programs, []
@@ -201,6 +202,7 @@ def test_five_hundred_completions_cost_one_prefill_a_prompt_and_compile_nothing_
     lab.close()
 
 
+@pytest.mark.slow
 def test_a_batch_that_follows_the_load_reads_each_prompt_once_as_well(tmp_path) -> None:
     lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), quiet=True)
     assert len(lab.sweep(**FIVE_HUNDRED)) == 500
