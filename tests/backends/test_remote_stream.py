@@ -125,7 +125,7 @@ def test_an_interrupt_leaves_its_part_in_last(monkeypatch):
         def update(self, count):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmlab.results.stream.progress_bar", lambda **_: Bar())
+    monkeypatch.setattr("llmlab.results.reading.progress_bar", lambda **_: Bar())
     puppet = Puppet(script=say("Hello"))
     with connected(puppet) as lab:
         with pytest.raises(KeyboardInterrupt):

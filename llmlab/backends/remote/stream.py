@@ -38,6 +38,7 @@ class RemoteStream:
         request: the request.
         seed: the request's seed, or the one drawn for it.
         submit: starts a coroutine on the backend's event loop.
+        owner: the backend, which closes that loop when nobody holds it; held as long as this stream.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class RemoteStream:
         *,
         seed: int,
         submit: Callable[[Coroutine[Any, Any, None]], Future[None]],
+        owner: object,
     ) -> None:
+        self._owner = owner
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answer = _AnswerSoFar(request, where=endpoint.where)
         self.header = Header(
