@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
@@ -49,7 +50,8 @@ def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_the_version_is_said_once_in_each_place():
-    assert PROJECT["version"] == llmlab.__version__
+    assert PROJECT["dynamic"] == ["version"], "the build reads llmlab/version.py"
+    assert importlib.metadata.version("llmlab") == llmlab.__version__
     assert llmlab.__version__ in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 

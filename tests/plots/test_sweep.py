@@ -157,7 +157,7 @@ def test_the_axes_given_are_drawn_on(swept, assert_nothing_clipped) -> None:
 
 def test_what_cannot_be_drawn(demo, swept) -> None:
     single = demo.sweep("Name an animal.", n=1, seed=1, max_tokens=2)
-    with pytest.raises(RequestError, match="nothing is swept here"):
+    with pytest.raises(RequestError, match="no swept parameter to plot against"):
         single.plot()
     one = demo.sweep("Name an animal.", temperature=[0.5, 1], n=1, seed=1, max_tokens=2)
     with pytest.raises(RequestError, match="a heat map needs two swept parameters"):
