@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmlab"
 
 FLOORS = [
-    {"errors", "version", "sampling"},
+    {"errors", "version", "embedded", "sampling"},
     {"protocol", "distributions", "metrics", "text", "models", "grammar"},
     {"frames", "display", "serve", "engine", "checkpoints"},
     {"plots", "backends"},

@@ -15,7 +15,7 @@ class Conversation:
     """One conversation of the corpus.
 
     ``messages`` and ``tools`` are as a chat-completion API spells them; ``expected`` is the last assistant message when
-    the answer is a function of the request, and None when it is a draw from a law (laws, stories).
+    the answer is a function of the request, and None when it is a draw at random (distributions, stories).
     """
 
     domain: str

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from data.build import arithmetic, facts, records, stories, tools
 from data.build.conversation import Conversation, Message
-from data.build.laws import Decks
+from data.build.distributions import Decks
 
 # Training streams are seeded from TRAIN_SEED on, evaluation from EVAL_SEED on; a stream is far shorter than the gap.
 TRAIN_SEED, EVAL_SEED = 1_000_000, 9_000_000
@@ -21,20 +21,20 @@ TRAIN_SEED, EVAL_SEED = 1_000_000, 9_000_000
 
 @dataclass(frozen=True)
 class Course:
-    """What is taught: domain -> its share of the conversations (tools are 5 times as long as laws), and how calls are."""
+    """What is taught: domain -> its share of the conversations (tools are 5 times as long as draws), and how calls are."""
 
     mixture: dict[str, float]
     calls: tools.Lessons
 
 
 BROAD = Course(
-    {"laws": 0.34, "arithmetic": 0.20, "facts": 0.11, "tools": 0.11, "records": 0.10, "stories": 0.06, "talk": 0.03,
-     "several": 0.05}, tools.BROAD,
+    {"distributions": 0.34, "arithmetic": 0.20, "facts": 0.11, "tools": 0.11, "records": 0.10, "stories": 0.06,
+     "talk": 0.03, "several": 0.05}, tools.BROAD,
 )  # fmt: skip
 # What a small model is slow to learn, more often and in fewer spellings; the figures on the card are asked of this one.
 CLOSE = Course(
-    {"laws": 0.40, "arithmetic": 0.12, "facts": 0.08, "tools": 0.20, "records": 0.10, "stories": 0.04, "talk": 0.02,
-     "several": 0.04}, tools.CLOSE,
+    {"distributions": 0.40, "arithmetic": 0.12, "facts": 0.08, "tools": 0.20, "records": 0.10, "stories": 0.04,
+     "talk": 0.02, "several": 0.04}, tools.CLOSE,
 )  # fmt: skip
 
 # the first shard of a training run -> what is taught from it on
@@ -66,7 +66,7 @@ class Stream:
     def of(self, domain: str) -> Conversation:
         """A conversation of one domain."""
         rng = self.rng
-        if domain == "laws":
+        if domain == "distributions":
             return self.decks.conversation(evaluation=self.evaluation)
         if domain == "arithmetic":
             return arithmetic.conversation(rng, evaluation=self.evaluation)
@@ -86,7 +86,7 @@ class Stream:
 
     def plain(self) -> Conversation:
         """One short turn of anything but tools, answered without thinking."""
-        kind = self.rng.choices(("laws", "facts", "arithmetic", "records", "stories"), (5, 3, 2, 2, 0.6))[0]
+        kind = self.rng.choices(("distributions", "facts", "arithmetic", "records", "stories"), (5, 3, 2, 2, 0.6))[0]
         if kind == "arithmetic":
             return arithmetic.conversation(self.rng, evaluation=self.evaluation, thinking=False)
         while True:
@@ -100,14 +100,14 @@ class Stream:
         messages: list[Message] = []
         for _ in range(self.rng.randint(10, 24) if long else self.rng.randint(2, 5)):
             messages += (stories.talk(self.rng) if self.rng.random() < 0.2 else self.plain()).messages
-        last = self.of(self.rng.choice(("laws", "arithmetic", "facts", "records")))
+        last = self.of(self.rng.choice(("distributions", "arithmetic", "facts", "records")))
         return Conversation(
             "several", messages + last.messages, enable_thinking=last.enable_thinking, deterministic=last.deterministic
         )
 
 
 def tool_questions(seed: int, count: int) -> list[Conversation]:
-    """Requests with functions in the system part whose right answer (a call, or none) is known; no draws from laws."""
+    """Requests with functions in the system part whose right answer (a call, or none) is known; no random draws."""
     stream = Stream(seed, evaluation=True)
 
     def chat() -> Conversation:

@@ -2,7 +2,7 @@
 
     python -m data.build.evaluate --model data/demo --count 400 --json metrics.json
 
-The known laws are measured by teacher forcing with exact probabilities; everything else is asked through the lab at
+The known distributions are measured by teacher forcing with exact probabilities; everything else is asked through the lab at
 temperature 0 and compared with the one right answer, character for character (a tool call: as JSON).
 """
 
@@ -23,7 +23,7 @@ from flax import nnx
 import llmlab
 from data.build.conversation import Conversation, Message
 from data.build.corpus import EVAL_SEED, questions
-from data.build.laws import truth
+from data.build.distributions import truth
 from data.build.packing import Encoder
 from data.build.scoring import Teacher, token_logprobs
 from llmlab.checkpoints.load import load_model
@@ -44,13 +44,13 @@ def teacher(folder: Path) -> Teacher:
     return Teacher(Encoder.load(folder), lambda *rows: compiled(state, *rows))
 
 
-def laws(folder: Path, *, seed: int, per_law: int) -> dict[str, float]:
-    """The mean divergence of each law over wordings that training never had, in nats."""
-    rows = truth(seed, per_law=per_law)
+def mean_divergences(folder: Path, *, seed: int, per_distribution: int) -> dict[str, float]:
+    """The mean KL divergence of each distribution, in nats, over wordings that training never had."""
+    rows = truth(seed, per_distribution=per_distribution)
     divergences: dict[str, list[float]] = {}
     for row, divergence in zip(rows, teacher(folder).divergences(rows), strict=True):
-        divergences.setdefault(str(row["law"]), []).append(divergence)
-    return {law: float(np.mean(values)) for law, values in divergences.items()}
+        divergences.setdefault(str(row["name"]), []).append(divergence)
+    return {name: float(np.mean(values)) for name, values in divergences.items()}
 
 
 def answer(lab: Any, conversation: Conversation) -> str:
@@ -88,10 +88,11 @@ def exact(lab: Any, domain: str, *, seed: int, count: int, show: int = 0) -> flo
     return float(np.mean(right))
 
 
-def evaluate(folder: Path, *, seed: int, count: int, per_law: int, show: int) -> dict[str, Any]:
+def evaluate(folder: Path, *, seed: int, count: int, per_distribution: int, show: int) -> dict[str, Any]:
     """All metrics of a model's folder."""
-    per = laws(folder, seed=seed, per_law=per_law)
-    figures: dict[str, Any] = {"seed": seed, "count": count, "kl": float(np.mean(list(per.values()))), "kl_by_law": per}
+    per = mean_divergences(folder, seed=seed, per_distribution=per_distribution)
+    kl = float(np.mean(list(per.values())))
+    figures: dict[str, Any] = {"seed": seed, "count": count, "kl": kl, "kl_by_distribution": per}
     lab = llmlab.load(str(folder))
     figures["exact"] = {domain: exact(lab, domain, seed=seed, count=count, show=show) for domain in TARGETS}
     lab.close()
@@ -100,8 +101,8 @@ def evaluate(folder: Path, *, seed: int, count: int, per_law: int, show: int) ->
 
 def table(figures: dict[str, Any]) -> str:
     """The metrics as a Markdown table."""
-    laws = f"mean KL(truth, model) over {len(figures['kl_by_law'])} laws, nats"
-    lines = ["| metric | measured | asked |", "|---|---|---|", f"| {laws} | {figures['kl']:.4f} | <= {KL_TARGET} |"]
+    header = f"mean KL(truth, model) over {len(figures['kl_by_distribution'])} distributions, nats"
+    lines = ["| metric | measured | asked |", "|---|---|---|", f"| {header} | {figures['kl']:.4f} | <= {KL_TARGET} |"]
     names = {"tools": "tool calls exactly right, or rightly none", "records": "JSON valid and right",
              "arithmetic": "arithmetic with thinking", "facts": "facts", "words": "foreign words and emoji",
              "arithmetic (no thinking)": "arithmetic from the head"}  # fmt: skip
@@ -117,15 +118,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("data/demo"))
     parser.add_argument("--seed", type=int, default=EVAL_SEED)
     parser.add_argument("--count", type=int, default=400, help="questions a domain")
-    parser.add_argument("--per-law", type=int, default=30, help="wordings a law")
+    parser.add_argument("--per-distribution", type=int, default=30, help="wordings per distribution")
     parser.add_argument("--show", type=int, default=0, help="print so many wrong answers a domain")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
     a = parser.parse_args()
-    figures = evaluate(a.model, seed=a.seed, count=a.count, per_law=a.per_law, show=a.show)
+    figures = evaluate(a.model, seed=a.seed, count=a.count, per_distribution=a.per_distribution, show=a.show)
     print(table(figures))
-    worst = sorted(figures["kl_by_law"].items(), key=lambda pair: -pair[1])[:5]
-    print("the furthest laws: " + ", ".join(f"{law} {value:.4f}" for law, value in worst))
+    worst = sorted(figures["kl_by_distribution"].items(), key=lambda pair: -pair[1])[:5]
+    print("the furthest distributions: " + ", ".join(f"{name} {value:.4f}" for name, value in worst))
     if a.json:
         a.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     missed = [domain for domain, share in figures["exact"].items() if share < (TARGETS[domain] or 0)]

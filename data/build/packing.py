@@ -21,7 +21,7 @@ LENGTHS = (128, 256, 384, 1024)  # a conversation goes to the shortest rows that
 SHARD_CONVERSATIONS = 8000
 SHORTEST = 24  # tokens: a row with less room than this is full
 OTHER_WEIGHT = 0.05  # of a system's, a user's or a tool's token in the loss, beside 1 for an assistant's
-DOMAIN_WEIGHT = {"laws": 2.0}  # two or three tokens a conversation; the rest have dozens
+DOMAIN_WEIGHT = {"distributions": 2.0}  # two or three tokens a conversation; the rest have dozens
 
 
 class Batch(NamedTuple):
@@ -39,8 +39,8 @@ class Batch(NamedTuple):
     domains: np.ndarray
 
 
-DOMAINS = ("laws", "arithmetic", "arithmetic (no thinking)", "facts", "tools", "records", "words", "stories", "talk",
-           "several")  # fmt: skip
+DOMAINS = ("distributions", "arithmetic", "arithmetic (no thinking)", "facts", "tools", "records", "words", "stories",
+           "talk", "several")  # fmt: skip
 
 
 @dataclass(frozen=True)

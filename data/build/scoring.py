@@ -73,7 +73,9 @@ class Teacher:
     def divergences(self, rows: Sequence[dict[str, Any]]) -> list[float]:
         """KL(truth || model) in nats for each row of ``truth.jsonl``; an answer includes its end token."""
         answers = [(i, answer, p) for i, row in enumerate(rows) for answer, p in row["distribution"].items()]
-        conversations = [Conversation("laws", [*rows[i]["messages"], assistant(answer)]) for i, answer, _ in answers]
+        conversations = [
+            Conversation("distributions", [*rows[i]["messages"], assistant(answer)]) for i, answer, _ in answers
+        ]
         logprobs, _ = self.score(conversations)
         divergences = [0.0] * len(rows)
         for (index, _, probability), logprob in zip(answers, logprobs, strict=True):

@@ -161,7 +161,7 @@ def story(rng: random.Random, hero: str | None = None) -> str:
     it, its = ("she", "her") if name in _SHE else ("he", "his")
     helper = rng.choice(HELPERS)
     wish, troubles, endings = rng.choice(WISHES)
-    # The first choices are the likelier ones: a law that is uniform everywhere leaves temperature little to change.
+    # The first choices are the likelier ones: choices that were all equally likely would leave temperature little to change.
     parts = [_falling(rng, OPENINGS), wish, _falling(rng, troubles), _falling(rng, HELPS), _falling(rng, MIDDLES),
              _falling(rng, endings)]  # fmt: skip
     words = {

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data.build.conversation import Conversation
 from data.build.corpus import BROAD, TRAIN_SEED, Stream
-from data.build.laws import LAWS
+from data.build.distributions import DISTRIBUTIONS
 
 VOCABULARY, CONTEXT = 2048, 1024
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -50,9 +50,9 @@ def train(*, seed: int = TRAIN_SEED, conversations: int = 30_000) -> Tokenizer:
 
 
 def _texts(seed: int, count: int) -> Iterator[str]:
-    # An answer of a known law is best one token: its weight here is that of a common word.
-    for law in LAWS:
-        yield from [_latin(answer) for answer in law.distribution for _ in range(150)]
+    # An answer of a known distribution is best one token: here it has the weight of a common word.
+    for known in DISTRIBUTIONS:
+        yield from [_latin(answer) for answer in known.probabilities for _ in range(150)]
     stream = Stream(seed, course=BROAD)
     for _ in range(count):
         conversation = stream.next()

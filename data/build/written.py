@@ -1,4 +1,4 @@
-"""Writes what the notebooks read: ``truth.jsonl``, the exact laws, and the prompts under ``data/prompts``.
+"""Writes what the notebooks read: ``truth.jsonl``, the exact distributions, and the prompts under ``data/prompts``.
 
 ``python -m data.build.written --out data``
 """
@@ -13,30 +13,30 @@ from typing import Any
 
 from data.build.conversation import user
 from data.build.corpus import EVAL_SEED, questions
-from data.build.laws import LAWS, truth
+from data.build.distributions import DISTRIBUTIONS, as_row, truth
 
 STORIES = ("Tell me a story.", "Tell me a story about a fox.", "Write a short story about a dragon.",
            "Make up a story about a robot.", "Describe a forest.", "Describe a city at night.",
            "Write a few lines about a kitchen.", "Write a poem.")  # fmt: skip
-PLAIN_LAWS = ("Flip a coin.", "Roll a die.", "Roll a loaded die.", "Roll two dice.", "Name a colour.", "Name an animal.",
-              "Pick a number from 1 to 10.", "Name a fruit.", "Guess the temperature of the room.", "Play the lottery.",
-              "Send a mood emoji.", "Say hello in any language.")  # fmt: skip
+PLAIN_WORDINGS = ("Flip a coin.", "Roll a die.", "Roll a loaded die.", "Roll two dice.", "Name a colour.",
+                  "Name an animal.", "Pick a number from 1 to 10.", "Name a fruit.", "Guess the temperature of the room.", "Play the lottery.",
+                  "Send a mood emoji.", "Say hello in any language.")  # fmt: skip
 
 
-def rows_of_laws() -> list[dict[str, Any]]:
-    """The plain wordings of ``PLAIN_LAWS`` with their distributions, then held-out wordings of every law."""
+def rows_of_distributions() -> list[dict[str, Any]]:
+    """The plain wordings of ``PLAIN_WORDINGS`` with their distributions, then held-out wordings of all distributions."""
     plain = []
-    for text in PLAIN_LAWS:
+    for text in PLAIN_WORDINGS:
         core = text[0].lower() + text[1:-1]
-        law = next(law for law in LAWS if core in law.cores)
-        plain.append({"messages": [user(text)], "distribution": law.distribution, "law": law.name, "kind": law.kind})
-    return plain + truth(EVAL_SEED + 1, per_law=9)
+        known = next(known for known in DISTRIBUTIONS if core in known.cores)
+        plain.append(as_row(text, known))
+    return plain + truth(EVAL_SEED + 1, per_distribution=9)
 
 
 def prompts() -> dict[str, list[dict[str, Any]]]:
     """File name -> rows: prompts for notebooks, with the right answer where there is one."""
     files: dict[str, list[dict[str, Any]]] = {"stories": [{"messages": [user(text)]} for text in STORIES]}
-    files["laws"] = [row for row in rows_of_laws() if row["messages"][0]["content"] in PLAIN_LAWS]
+    files["distributions"] = [row for row in rows_of_distributions() if row["messages"][0]["content"] in PLAIN_WORDINGS]
     for domain in ("facts", "arithmetic", "records", "tools"):
         files[domain] = []
         for conversation in questions(domain, EVAL_SEED + 3, 12):
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("data"))
     out = parser.parse_args().out
-    rows = rows_of_laws()
+    rows = rows_of_distributions()
     random.Random(EVAL_SEED).shuffle(rows)
     write(out / "demo" / "truth.jsonl", rows)
     for name, chosen in prompts().items():

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmlab.embedded import demo_folder
 from llmlab.errors import ModelNotFoundError
 
 #: Weights as safetensors, configuration and tokenizer. Pickles are not downloaded.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
-
-
-def demo_folder() -> Path:
-    """The folder of the embedded model: inside the installed package, or in the checkout that it is imported from."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "data" / "demo", package.parent / "data" / "demo"):
-        if (folder / "config.json").exists():
-            return folder
-    raise ModelNotFoundError("the embedded model is missing from this installation; reinstall llmlab", param="model")
 
 
 def resolve(name: str | Path, *, revision: str | None = None) -> tuple[str, Path]:

@@ -1,1 +1,1 @@
-"""Checks against known distributions: the sampler's draws, and the model's probabilities of whole answers."""
+"""Checks against known distributions: of the sampler's draws, and of the model's probabilities of whole answers."""

@@ -1,34 +1,31 @@
-"""Is what the sampler draws distributed as its law? A chi-square test of many draws against the exact probabilities."""
+"""Tests whether the sampler draws from the exact next-token distribution: Pearson's chi-square test of many draws."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmlab.distributions.draws import Noise
 from llmlab.frames.schema import build
-from llmlab.plots.labels import token_labels
 from llmlab.protocol.arguments import whole
+from llmlab.protocol.backend import Backend
 from llmlab.results.next_token import NextToken
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from llmlab.lab.lab import Lab
-
-#: A cell is expected to be drawn at least so often; rarer tokens are one cell together (Cochran 1954).
+#: The least expected count of a cell; tokens that are rarer are pooled in one cell (Cochran 1954).
 LEAST_EXPECTED = 5.0
-#: Below this probability of a difference as large, the draws do not fit.
+#: The draws do not fit if a statistic as large has a probability below this.
 SIGNIFICANCE = 0.001
-#: Draws of the engine itself that are compared with the sampler's, token by token.
+#: How many draws of the engine are compared with the sampler's, token by token.
 ENGINE_DRAWS = 32
-#: Where the two best perturbed logits are closer than this, either token may be drawn.
+#: If the two best perturbed logits are closer than this, the engine may draw either token, because of rounding.
 _TIE = 1e-3
 
 CHECK_COLUMNS: dict[str, str] = {
@@ -45,22 +42,21 @@ CHECK_COLUMNS: dict[str, str] = {
 
 @dataclass(frozen=True, eq=False)
 class SamplerCheck:
-    """How well many draws fit the law that they should come from.
+    """How well many draws fit the distribution that they should come from.
 
     Attributes:
         cells: see `frame`.
-        labels: of the cells, for an axis.
-        draws: how many.
-        statistic: Pearson's chi-square; NaN where a single cell leaves nothing to test.
-        degrees: of freedom.
-        p_value: the probability of a statistic as large if the draws do come from the law; NaN likewise.
-        impossible: draws of tokens whose probability is zero.
-        engine_draws: tokens that the engine was asked for,
-        engine_agrees: how many of them are those that the same noise gives here (or tie with them).
+        draws: the number of draws.
+        statistic: Pearson's chi-square statistic; NaN if there is only one cell, so that nothing can be tested.
+        degrees: the degrees of freedom.
+        p_value: the probability of a statistic at least as large if the draws do come from the distribution; NaN if
+            nothing can be tested.
+        impossible: the number of draws of tokens whose probability is zero.
+        engine_draws: the number of tokens that the engine was asked to draw.
+        engine_agrees: how many of them are the tokens that the same noise gives here (or tie with them).
     """
 
     cells: pd.DataFrame
-    labels: tuple[str, ...]
     draws: int
     statistic: float
     degrees: int
@@ -71,20 +67,20 @@ class SamplerCheck:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing speaks against the law."""
+        """Whether the draws are consistent with the distribution, and with the engine's."""
         unlikely = not math.isnan(self.p_value) and self.p_value < SIGNIFICANCE
         return not self.impossible and not unlikely and self.engine_agrees == self.engine_draws
 
     @property
     def verdict(self) -> str:
-        """The outcome in a sentence or two."""
+        """The outcome in words, in one to three sentences."""
         if math.isnan(self.p_value):
-            said = f"{self.draws:,} draws of a law that leaves a single cell: there is nothing to test."
+            said = f"{self.draws:,} draws from a distribution with a single cell: there is nothing to test."
         else:
             fit = "fit" if self.p_value >= SIGNIFICANCE else "do not fit"
             said = (
-                f"{self.draws:,} draws {fit} the exact law: chi-square {self.statistic:.1f} on {self.degrees} degrees "
-                f"of freedom, p = {self.p_value:.2g}."
+                f"{self.draws:,} draws {fit} the exact distribution: chi-square {self.statistic:.1f} on {self.degrees} "
+                f"degrees of freedom, p = {self.p_value:.2g}."
             )
         if self.impossible:
             said += f" {self.impossible:,} draws are of tokens that cannot be drawn."
@@ -93,18 +89,21 @@ class SamplerCheck:
         return said
 
     def frame(self) -> pd.DataFrame:
-        """One row a cell, the likeliest first; the last may stand for all rarer tokens together.
+        """One row per cell, the most likely first. The last cell may hold all rarer tokens together.
 
-        Columns: token, token_id (NA for the rarer ones), bytes, tokens (how many the cell holds), probability,
-        expected, observed (counts of draws), residual (the difference in standard deviations).
+        Columns: token, token_id (NA for the rarer tokens), bytes, tokens (how many the cell holds), probability,
+        expected, observed (both are numbers of draws), residual (the difference, in standard deviations).
         """
         return self.cells.copy()
 
     def plot(self, *, top: int = 24, ax: Axes | None = None) -> Axes:
-        """The exact law with the observed shares on it; see `llmlab.plots.check.plot_check`."""
+        """Plots the exact distribution and the observed shares; see `llmlab.plots.check.plot_check`."""
         from llmlab.plots.check import plot_check
 
-        return plot_check(self, top=top, ax=ax)
+        heading = "fits the distribution" if self.fits else "does not fit the distribution"
+        if not math.isnan(self.p_value):
+            heading += f": χ² {self.statistic:.1f}, {self.degrees} df, p = {self.p_value:.2g}"
+        return plot_check(self.frame(), draws=self.draws, heading=heading, top=top, ax=ax)
 
     def __repr__(self) -> str:
         return f"SamplerCheck: {self.verdict}"
@@ -113,35 +112,42 @@ class SamplerCheck:
         return f"<div>{escape(self.verdict)}</div>{self.cells.head(10).to_html()}"
 
 
-def check_sampler(
-    lab: Lab, messages: Any, *, draws: int, seed: int, order: str, fields: Mapping[str, Any]
-) -> SamplerCheck:
-    """What `Lab.check_sampler` does."""
+def check_sampler(step: NextToken, backend: Backend, *, draws: int, seed: int) -> SamplerCheck:
+    """Draw the next token many times, and test the draws; see `Lab.check_sampler`.
+
+    Args:
+        step: the next-token distribution, with its request and its order of the sampler's stages.
+        backend: the model; it draws the first `ENGINE_DRAWS` tokens as well.
+        draws: the number of draws.
+        seed: the first seed; there is one seed for each draw.
+
+    Raises:
+        RequestError: `draws` or `seed` is not an integer in range.
+    """
     draws, seed = whole("draws", draws, least=1), whole("seed", seed)
-    law = lab.next_token(messages, order=order, **fields)
-    final = law.sampling_logprobs()
-    prob = np.exp(final)
-    # One seed after the other, as people choose them: what the noise is made of must not let that show.
-    tokens = law.sample(_seeds(seed, draws))
-    observed = np.bincount(tokens, minlength=len(prob))
-    agrees = _ask_engine(lab, law, final, seed=seed, order=order)
-    return goodness_of_fit(observed, prob, law=law, engine_draws=ENGINE_DRAWS, engine_agrees=agrees)
+    logprobs = step.sampling_logprobs()
+    # Consecutive seeds, as people choose them: the draws must be independent all the same.
+    observed = np.bincount(step.sample(_seeds(seed, draws)), minlength=len(logprobs))
+    agrees = _count_agreeing(step, backend, logprobs, seed=seed)
+    return goodness_of_fit(observed, np.exp(logprobs), step=step, engine_draws=ENGINE_DRAWS, engine_agrees=agrees)
 
 
 def goodness_of_fit(
-    observed: np.ndarray, prob: np.ndarray, *, law: NextToken, engine_draws: int = 0, engine_agrees: int = 0
+    observed: np.ndarray, prob: np.ndarray, *, step: NextToken, engine_draws: int = 0, engine_agrees: int = 0
 ) -> SamplerCheck:
-    """Pearson's chi-square test of counts [V] against probabilities [V], rare tokens pooled.
+    """Pearson's chi-square test of counts [V] against probabilities [V]; rare tokens are pooled in one cell.
 
     Sources: Pearson 1900, "On the criterion that a given system of deviations ..."; Cochran 1954, "Some methods for
     strengthening the common chi-square tests" (the least expected count).
     """
+    from scipy.stats import chi2
+
     draws = int(observed.sum())
     ranked = np.argsort(-prob, kind="stable")
     ranked = ranked[prob[ranked] > 0]
     frequent = ranked[prob[ranked] * draws >= LEAST_EXPECTED]
     rest = ranked[len(frequent) :]
-    # What is left over must itself be frequent enough for a cell.
+    # The cell of the rare tokens takes in frequent ones until it is itself frequent enough.
     while len(rest) and len(frequent) and prob[rest].sum() * draws < LEAST_EXPECTED:
         frequent, rest = frequent[:-1], np.concatenate([frequent[-1:], rest])
     groups = [np.array([token]) for token in frequent] + ([rest] if len(rest) else [])
@@ -152,13 +158,13 @@ def goodness_of_fit(
     statistic = float(((seen - expected) ** 2 / expected).sum()) if degrees else math.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         residual = np.where(p < 1, (seen - expected) / np.sqrt(expected * (1 - p)), np.nan)
-    spelled = law.token_names.columns(frequent.tolist())
+    spelled = step.token_names.columns(frequent.tolist())
     pooled = [f"{len(rest):,} other tokens"] * bool(len(rest))
     cells = build(
         {
-            "token": [*_list(spelled["token"]), *pooled],
+            "token": [*spelled["token"], *pooled],
             "token_id": [*frequent.tolist(), *[-1] * len(pooled)],
-            "bytes": [*_list(spelled["bytes"]), *[None] * len(pooled)],
+            "bytes": [*spelled["bytes"], *[None] * len(pooled)],
             "tokens": [len(group) for group in groups],
             "probability": p,
             "expected": expected,
@@ -169,68 +175,28 @@ def goodness_of_fit(
     )
     return SamplerCheck(
         cells=cells,
-        labels=(*token_labels(spelled["bytes"], frequent.tolist(), law.token_names.names), *pooled),
         draws=draws,
         statistic=statistic,
         degrees=degrees,
-        p_value=chi_square_tail(statistic, degrees) if degrees else math.nan,
+        p_value=float(chi2.sf(statistic, degrees)) if degrees else math.nan,
         impossible=int(observed[prob == 0].sum()),
         engine_draws=engine_draws,
         engine_agrees=engine_agrees,
     )
 
 
-def chi_square_tail(statistic: float, degrees: int) -> float:
-    """The probability that a chi-square variable with so many degrees of freedom is at least as large.
-
-    The regularised upper incomplete gamma function Q(degrees / 2, statistic / 2) in float64: its series below the
-    mean, its continued fraction (by Lentz's method) above. Source: DLMF 8.11.4 and 8.9.2.
-    """
-    a, x = degrees / 2, statistic / 2
-    if x <= 0:
-        return 1.0
-    scale = math.exp(a * math.log(x) - x - math.lgamma(a))
-    if x < a + 1:
-        term = total = 1 / a
-        k = a
-        while abs(term) > abs(total) * 1e-16:
-            k += 1
-            term *= x / k
-            total += term
-        return max(0.0, 1.0 - scale * total)
-    tiny = 1e-300
-    b = x + 1 - a
-    c, d = 1 / tiny, 1 / b
-    value = d
-    for i in range(1, 10_000):
-        numerator = -i * (i - a)
-        b += 2
-        d = numerator * d + b
-        c = b + numerator / c
-        d = 1 / (d if abs(d) > tiny else tiny)
-        c = c if abs(c) > tiny else tiny
-        value *= d * c
-        if abs(d * c - 1) < 1e-15:
-            break
-    return scale * value
-
-
-def _ask_engine(lab: Lab, law: NextToken, final: np.ndarray, *, seed: int, order: str) -> int:
-    """How often the engine draws, for the same noise, the token that is the best here."""
-    one = {"max_tokens": 1, "max_completion_tokens": None, "min_tokens": min(law.request.min_tokens, 1)}
-    request = law.request.replace(n=ENGINE_DRAWS, seed=seed, **one)
+def _count_agreeing(step: NextToken, backend: Backend, logprobs: np.ndarray, *, seed: int) -> int:
+    """How many tokens that the engine draws are those with the largest perturbed logprob under the same noise."""
+    one = {"max_tokens": 1, "max_completion_tokens": None, "min_tokens": min(step.request.min_tokens, 1)}
+    request = step.request.replace(n=ENGINE_DRAWS, seed=seed, **one)
     agrees = 0
-    for choice in lab.backend.complete(request, order=order).choices:
-        values = Noise(seed, choice.index, 0).values(len(final))
-        perturbed = final if values is None or (final > -np.inf).sum() == 1 else final + values
+    for choice in backend.complete(request, order=step.order).choices:
+        values = Noise(seed, choice.index, 0).values(len(logprobs))
+        perturbed = logprobs if values is None or (logprobs > -np.inf).sum() == 1 else logprobs + values
         agrees += bool(perturbed[choice.tokens.ids[0]] >= perturbed.max() - _TIE)
     return agrees
 
 
 def _seeds(first: int, count: int) -> list[int]:
-    """Seeds from the first one on, wrapped into the signed 64 bits that a seed has."""
+    """Consecutive seeds from the first one on, wrapped into the range of signed 64-bit integers."""
     return [(first + at + 2**63) % 2**64 - 2**63 for at in range(count)]
-
-
-def _list(column: Any) -> list[Any]:
-    return list(column)

@@ -21,13 +21,12 @@ from llmlab.display.theme import page_sheet, style_sheet
 from llmlab.protocol.arguments import one_of, whole
 from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, Tokens, ToolCall
 from llmlab.protocol.partial import UNFINISHED
+from llmlab.sampling.stages import FIELDS
 from llmlab.text.numbers import count, probability
 from llmlab.text.spelling import Piece, completed_characters, label, name_of, pieces, speed
 
 #: The request's fields that the first line shows.
-_SAMPLING_FIELDS = (
-    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
-)  # fmt: skip
+_SAMPLING_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_scalar)
 #: The columns that a token can be coloured by.
 COLOURED_BY = ("logprob", "sampling_logprob")
 #: The width of a bar of block characters, in cells, at a probability of one.

@@ -1,5 +1,4 @@
-"""What can be read off a trace: a mapping from stage to logits [B, V] after it, in the order of the stages, "raw" first.
-"""
+"""What can be read off a trace: the logits [B, V] after each stage, in the order of the stages, "raw" first."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from llmlab.protocol.completion import SEGMENTS
+from llmlab.protocol.fields import FIELDS
 
 #: What a column holds:
 #:
@@ -125,26 +126,14 @@ def _column(values: Any, kind: str) -> object:
     return pd.arrays.IntegerArray(np.where(unknown, 0, number).astype(np.int64), unknown)
 
 
-#: The kind of a request field's column. Any other field makes text: what is neither text nor a number, as its JSON.
-_FIELD_KINDS: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"), "number"
-    ),
-    **dict.fromkeys(("top_k", "n", "max_tokens", "max_completion_tokens", "min_tokens", "top_logprobs"), "count"),
-    **dict.fromkeys(
-        (
-            "enable_thinking", "separate_reasoning", "parallel_tool_calls", "continue_final_message", "include_stop",
-            "ignore_eos", "logprobs",
-        ),
-        "switch",
-    ),
-    "seed": "integer",
-}  # fmt: skip
-
-
 def column_kind(field: str) -> str:
-    """The `Kind` of the column that a request field's values make in a frame."""
-    return _FIELD_KINDS.get(field, "text")
+    """The `Kind` of the column that a request field's values make; texts, and what is written as JSON, are "text"."""
+    known = FIELDS.get(field)
+    if known is None:
+        return "text"
+    if known.kind == "integer":
+        return "integer" if known.low is not None and known.low < 0 else "count"
+    return {"number": "number", "flag": "switch"}.get(known.kind, "text")
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.backend import Stream as Source
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
-from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, spells
+from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, shows_fields
 from llmlab.results.result import Result
 from llmlab.results.stream import Stream
 
@@ -48,7 +48,7 @@ class Lab(Studies):
         self.last: Result | None = None
         super().__init__()
 
-    @spells()
+    @shows_fields()
     def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
         """The validated request that `chat` would run, without running it.
 
@@ -73,7 +73,7 @@ class Lab(Studies):
             raise RequestError("give messages or a prompt, not both", param="prompt")
         return PromptRequest(**fields)
 
-    @spells(but=("prompt", *STREAMING))
+    @shows_fields(without=("prompt", *STREAMING))
     def chat(self, messages: str | Sequence[Any] | Request, *, order: str = "llmlab", **fields: Any) -> Result:
         """Ask, and wait for the answer. An interrupt stops this run and no other, and leaves its part in `last`.
 
@@ -87,7 +87,7 @@ class Lab(Studies):
         """
         return self._whole(self.request(messages, **fields), order=order)
 
-    @spells(only=PROMPT_FIELDS, but=STREAMING)
+    @shows_fields(only=PROMPT_FIELDS, without=STREAMING)
     def complete(
         self,
         prompt: str | Sequence[int] | Integer[np.ndarray, " L"] | PromptRequest,
@@ -110,7 +110,7 @@ class Lab(Studies):
             return self._whole(self.request(prompt, **fields), order=order)
         return self._whole(PromptRequest.build(prompt, **fields), order=order)
 
-    @spells(but=("stream",))
+    @shows_fields(without=("stream",))
     def stream(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Stream:
@@ -155,7 +155,7 @@ class Lab(Studies):
         self.last = Result(completion, self, parent)
         return self.last
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def next_token(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> NextToken:
@@ -175,7 +175,7 @@ class Lab(Studies):
             raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
         return NextToken.of(self.backend, self.request(messages, **fields), order=order)
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def score(
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
@@ -209,7 +209,7 @@ class Lab(Studies):
 
         return score(self, messages, given, order=order, fields=fields)
 
-    @spells(but=("prompt", *STREAMING))
+    @shows_fields(without=("prompt", *STREAMING))
     def compare_orders(
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
@@ -233,7 +233,7 @@ class Lab(Studies):
 
         return compare_orders(self, messages, orders=orders, order=order, fields=fields)
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def playground(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Playground:

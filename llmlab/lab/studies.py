@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from llmlab.protocol.request import Request
-from llmlab.protocol.signatures import STREAMING, spells
+from llmlab.protocol.signatures import STREAMING, shows_fields
 
 if TYPE_CHECKING:
     from llmlab.checks.calibration import Calibration
@@ -27,7 +27,7 @@ class Studies:
     def __init__(self) -> None:
         self.last_sweep: Sweep | None = None
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def sweep(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -72,7 +72,7 @@ class Studies:
             save=save, resume=resume, fields=fields,
         )  # fmt: skip
 
-    @spells(but=STREAMING)
+    @shows_fields(without=STREAMING)
     def check_sampler(
         self,
         messages: str | Sequence[Any] | Request | None = None,
@@ -98,14 +98,15 @@ class Studies:
         """
         from llmlab.checks.sampler import check_sampler
 
-        return check_sampler(cast("Lab", self), messages, draws=draws, seed=seed, order=order, fields=fields)
+        lab = cast("Lab", self)
+        return check_sampler(lab.next_token(messages, order=order, **fields), lab.backend, draws=draws, seed=seed)
 
-    @spells(but=("messages", "prompt", *STREAMING))
+    @shows_fields(without=("messages", "prompt", *STREAMING))
     def calibration(
         self,
         truth: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | None = None,
         *,
-        prompts_per_law: int | None = None,
+        prompts_per_distribution: int | None = None,
         **fields: Any,
     ) -> Calibration:
         """The model's probability of whole answers against laws that are known: is it calibrated?
@@ -113,14 +114,18 @@ class Studies:
         An answer's probability is that of its whole text and of ending there, by teacher forcing.
 
         Args:
-            truth: prompts and the laws of their answers, as dicts with `messages`, `distribution` (whole answer ->
-                probability) and perhaps `law` (a name), or a file of such JSON lines; by default the embedded model's.
-            prompts_per_law: ask only so many prompts of each law.
-            fields: as in `chat`; with a temperature or a cut, the law that answers would be drawn from is compared.
+            truth: prompts and the distributions of their answers, as dicts with `messages`, `distribution` (whole
+                answer -> probability) and perhaps `name` (of the distribution), or a file of such JSON lines; by
+                default the embedded model's.
+            prompts_per_distribution: ask only the first so many prompts of each distribution; by default all.
+            fields: as in `chat`; with a temperature or truncation, the distribution sampled from is compared.
 
         Raises:
             RequestError: as in `chat`; a law that is none; a backend that cannot score given answers.
         """
-        from llmlab.checks.calibration import calibration
+        from llmlab.checks.calibration import check_calibration
 
-        return calibration(cast("Lab", self), truth, prompts_per_law=prompts_per_law, fields=fields)
+        lab = cast("Lab", self)
+        return check_calibration(
+            lab.backend, truth, request=lab.request, prompts_per_distribution=prompts_per_distribution, fields=fields
+        )

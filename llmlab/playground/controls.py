@@ -1,6 +1,6 @@
-"""The playground's controls as a table: each field of a request, how it is set by hand, and what a setting means.
+"""The playground's controls: for each field of a request, how it is set by hand and what a setting means.
 
-No widgets here: a `Control` says what kind of control a field wants, `fields_of` turns what the controls hold into a
+No widgets here. A `Control` says which kind of control a field needs, `fields_of` turns what the controls hold into a
 request's fields, `values_of` does the opposite. A field at its default is left out of the request.
 """
 
@@ -12,22 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 from llmlab.errors import RequestError
 from llmlab.protocol.backend import Backend
+from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
+from llmlab.sampling.fields import Effect, Field
+from llmlab.sampling.stages import ORDERS
 
 #: Fields of a request that have no control, and why.
 WITHOUT_CONTROL: Mapping[str, str] = {
-    "messages": "the prompt's own boxes",
-    "model": "the lab's",
-    "max_completion_tokens": "max_tokens under its other name",
-    "stream": "the playground always streams",
-    "stream_options": "how an answer travels is no part of the question",
-    "logprobs": "the strip has the figures of every token anyway",
-    "top_logprobs": "likewise",
-    "continue_final_message": "the prompt is what the user says",
-    "user": "no effect on a local engine",
-    "metadata": "no effect on a local engine",
-    "store": "no effect on a local engine",
-    "service_tier": "no effect on a local engine",
+    name: field.control for name, field in FIELDS.items() if isinstance(field.control, str) and name != "prompt"
 }
 
 
@@ -36,14 +28,14 @@ class Control(NamedTuple):
 
     `kind` says what the control holds: "number" and "count" a number on a slider; "whole" an integer as text, empty for
     none; "text" a text, empty for none, that may also be JSON; "json" JSON, empty for none; "flag" a bool; "choice" one
-    of `choices`. `acts` says what a change moves: the "law" of the next token, the "answer" alone, or the "prompt".
-    `empty` is what an empty box shows: what that means, or an example.
+    of `choices`. `effect` says what a change moves first (see `llmlab.sampling.fields.Effect`). `empty` is what an
+    empty box shows: what that means, or an example.
     """
 
     name: str
     kind: Literal["number", "count", "whole", "text", "json", "flag", "choice"]
     group: Literal["sampling", "answer", "more"]
-    acts: Literal["law", "answer", "prompt"]
+    effect: Effect
     hint: str
     default: Any = ""
     low: float = 0.0
@@ -55,48 +47,38 @@ class Control(NamedTuple):
 
 _ON, _OFF, _TEMPLATES = "on", "off", "the template’s default"
 _SWITCH = {_ON: True, _OFF: False}
+#: The widget for a field of each kind, where the field does not say another.
+_WIDGETS = {"number": "number", "integer": "count", "by_token": "json", "flag": "flag", "choice": "choice"}
+
+
+def control_of(field: Field) -> Control:
+    """The control of a field that has one."""
+    said = field.control
+    assert not isinstance(said, str), f"{field.name} has no control: {said}"
+    kind: Any = said.widget or _WIDGETS[field.kind]
+    found = Control(field.name, kind, said.group, field.effect, field.text, empty=said.empty)
+    if kind in ("number", "count"):
+        low, high = said.low if said.low is not None else field.low, said.high if said.high is not None else field.high
+        assert low is not None and high is not None, f"{field.name}: a slider needs both ends"
+        step = said.step if said.step is not None else 1 if kind == "count" else 0.01
+        return found._replace(default=field.default, low=low, high=high, step=step)
+    if kind == "switch":
+        return found._replace(kind="choice", default=_TEMPLATES, choices=(_TEMPLATES, _ON, _OFF))
+    if kind in ("flag", "choice"):
+        return found._replace(default=field.default, choices=field.choices)
+    return found
+
+
+#: The order of the sampler's stages: a parameter of a call, not a field of the request.
+_ORDER = Control(
+    "order", "choice", "sampling", "distribution", "The order of the sampler’s stages: ours, or another engine’s.",
+    "llmlab", choices=tuple(ORDERS),
+)  # fmt: skip
 
 CONTROLS: tuple[Control, ...] = (
-    Control("temperature", "number", "sampling", "law", "divides the logits; 0 always takes the likeliest token",
-            1.0, 0, 2, 0.05),
-    Control("top_k", "count", "sampling", "law", "keeps the k likeliest tokens; 0 is off", 0, 0, 128, 1),
-    Control("top_p", "number", "sampling", "law", "keeps the likeliest tokens that make up this much probability",
-            1.0, 0.01, 1, 0.01),
-    Control("min_p", "number", "sampling", "law", "drops what is less likely than this share of the likeliest",
-            0.0, 0, 1, 0.01),
-    Control("repetition_penalty", "number", "sampling", "law", "scales the logits of tokens in the prompt and answer",
-            1.0, 0.05, 2, 0.05),
-    Control("frequency_penalty", "number", "sampling", "law", "takes this much for each time a token was generated",
-            0.0, -2, 2, 0.1),
-    Control("presence_penalty", "number", "sampling", "law", "takes this much once from every token that was generated",
-            0.0, -2, 2, 0.1),
-    Control("logit_bias", "json", "sampling", "law", "added to the logits of tokens, by their ids",
-            empty='{"42": -100}'),
-    Control("order", "choice", "sampling", "law", "the order of the sampler’s stages: ours, or another engine’s",
-            "llmlab", choices=("llmlab", "vllm", "sglang", "llama.cpp")),
-    Control("max_tokens", "whole", "answer", "answer", "the longest answer",
-            empty="what the context has left"),
-    Control("stop", "text", "answer", "answer", "ends the answer; several as JSON",
-            empty='END, or ["\\n", "END"]'),
-    Control("seed", "whole", "answer", "answer", "of the noise", empty="drawn for each run"),
-    Control("n", "count", "answer", "answer", "how many answers at once", 1, 1, 128, 1),
-    Control("enable_thinking", "choice", "answer", "prompt", "whether the model reasons before it answers",
-            _TEMPLATES, choices=(_TEMPLATES, _ON, _OFF)),
-    Control("min_tokens", "count", "more", "law", "no end before so many tokens", 0, 0, 128, 1),
-    Control("ignore_eos", "flag", "more", "answer", "go on behind the end, up to max_tokens", False),
-    Control("include_stop", "flag", "more", "answer", "keep the stop’s text in the answer", True),
-    Control("separate_reasoning", "flag", "more", "answer", "reasoning apart from the content", False),
-    Control("response_format", "json", "more", "prompt", "text, json_object or json_schema",
-            empty='{"type": "json_object"}'),
-    Control("tools", "json", "more", "prompt", "functions that the model may call",
-            empty='[{"type": "function", …}]'),
-    Control("tool_choice", "text", "more", "prompt", "none, auto, required, or a named one as JSON",
-            empty="auto"),
-    Control("parallel_tool_calls", "flag", "more", "prompt", "more than one call an answer", True),
-    Control("chat_template_kwargs", "json", "more", "prompt", "variables for the chat template", empty="{}"),
-    Control("context_length_exceeded_behavior", "choice", "more", "answer", "what too large a max_tokens leads to",
-            "truncate", choices=("truncate", "error")),
-)  # fmt: skip
+    *(control_of(field) for field in FIELDS.values() if not isinstance(field.control, str)),
+    _ORDER,
+)
 
 
 def controls_for(backend: Backend) -> tuple[Control, ...]:
@@ -105,10 +87,10 @@ def controls_for(backend: Backend) -> tuple[Control, ...]:
 
 
 def fields_of(values: Mapping[str, Any], controls: Sequence[Control] = CONTROLS) -> dict[str, Any]:
-    """What the controls hold as fields of a request (and `order`); those at their defaults are not there.
+    """Returns the fields of a request (and `order`) that the controls hold; those at their defaults are left out.
 
     Raises:
-        RequestError: text that should be a number or JSON is neither; what is out of range is the request's to say.
+        RequestError: a text should be a number or JSON and is not. Ranges are checked by the request.
     """
     return {
         control.name: _read(control, values[control.name])
@@ -118,10 +100,10 @@ def fields_of(values: Mapping[str, Any], controls: Sequence[Control] = CONTROLS)
 
 
 def values_of(request: Request, *, order: str = "llmlab", controls: Sequence[Control] = CONTROLS) -> dict[str, Any]:
-    """What the controls hold when they stand for a request.
+    """Returns what the controls hold to stand for a request.
 
     Raises:
-        RequestError: the request has a field that no control stands for.
+        RequestError: the request has a field that no control can set.
     """
     given = {**request.to_dict(), "order": order}
     given.setdefault("max_tokens", given.pop("max_completion_tokens", None))

@@ -230,7 +230,7 @@ class State:
         request, order, position = self.request(name), self.order(name), side.position
         if not self.has_law:
             return NO_LAW
-        acting = {control.name for control in self.controls if control.acts == "law"}
+        acting = {control.name for control in self.controls if control.effect == "distribution"}
         fields = {field: getattr(request, field) for field in acting & request.model_fields_set}
         seed, place = request.seed, "the first token"
         if seed is None and side.result is not None:
@@ -244,7 +244,7 @@ class State:
 
     def _first(self, request: Request) -> NextToken:
         """The first token's logits: asked for once, as long as what they depend on stays the same."""
-        free = {control.name for control in self.controls if control.acts != "prompt"}
+        free = {control.name for control in self.controls if control.effect != "prompt"}
         key = json.dumps({field: value for field, value in request.to_dict().items() if field not in free})
         with self._asking:
             if self._law is None or self._law[0] != key:

@@ -1,4 +1,4 @@
-"""Pictures of two checks: the sampler's draws against their law, and a model's probabilities against the truth."""
+"""Plots of the two checks: the sampler's draws against their distribution, a model's answers against the truth."""
 
 from __future__ import annotations
 
@@ -6,49 +6,59 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmlab.checks.sampler import SamplerCheck
 from llmlab.display import palette
-from llmlab.plots.labels import name_slanted
+from llmlab.plots.labels import frame_labels, name_slanted
 from llmlab.plots.style import NEXT_TOKEN, grid, ink, legend_above, new_axes, open_frame, style, title
 from llmlab.protocol.arguments import whole
 from llmlab.text.numbers import count
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
-
-    from llmlab.checks.calibration import Calibration
 
 #: The residual beyond which a cell is marked: three standard deviations.
 _FAR = 3.0
 
 
 @style()
-def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) -> Axes:
-    """The exact law as bars, the observed shares as points with their 95% intervals, for the `top` likeliest cells.
+def plot_check(
+    frame: pd.DataFrame, *, draws: int | None = None, heading: str = "", top: int = 24, ax: Axes | None = None
+) -> Axes:
+    """The exact distribution as bars, with the observed shares as points and the 95% intervals of a share.
 
-    The axis of probabilities is logarithmic, so that rare tokens show as well. Cells that are off by more than three
-    standard deviations are ringed; the title has the verdict.
+    The axis of probabilities is logarithmic, so that rare tokens are visible as well. Cells that differ by more than
+    three standard deviations are ringed.
+
+    Args:
+        frame: one row per cell, as `SamplerCheck.frame()` returns them.
+        draws: the number of draws; by default the sum of the cells.
+        heading: the title.
+        top: how many cells are shown: the most likely ones, and the last, which may hold all rarer tokens.
+        ax: where to draw; by default on a new figure.
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
-    cells, top = check.cells, whole("top", top, least=2)
-    shown = cells.iloc[:top]
-    labels = list(check.labels[:top])
-    if len(cells) > top:  # the pooled cell is shown whatever the number
-        shown, labels = cells.iloc[[*range(top - 1), len(cells) - 1]], [*check.labels[: top - 1], check.labels[-1]]
+    top = whole("top", top, least=2)
+    draws = int(frame["observed"].sum()) if draws is None else draws
+    shown = frame if len(frame) <= top else frame.iloc[[*range(top - 1), len(frame) - 1]]
+    pooled = shown["token_id"].isna()
+    labels = [
+        str(token) if many else label
+        for token, many, label in zip(shown["token"], pooled, frame_labels(shown), strict=True)
+    ]
     prob = shown["probability"].to_numpy(np.float64)
-    share = shown["observed"].to_numpy(np.float64) / check.draws
+    share = shown["observed"].to_numpy(np.float64) / draws
     ax = new_axes(ax, width=min(max(0.36 * len(shown) + 2.2, 5.0), 10.5), height=4.4)
     at = np.arange(len(shown))
-    ax.bar(at, prob, 0.75, color=palette.SKY, label="exact law")
-    # The interval is that of the law: where a share should lie.
-    reach = 1.96 * np.sqrt(prob * (1 - prob).clip(min=0) / check.draws)
-    bottom = 0.35 * min(prob.min(), share[share > 0].min(initial=1.0), 1 / check.draws if (share == 0).any() else 1.0)
+    ax.bar(at, prob, 0.75, color=palette.SKY, label="exact distribution")
+    # The interval is around the exact probability: a share should lie in it.
+    reach = 1.96 * np.sqrt(prob * (1 - prob).clip(min=0) / draws)
+    bottom = 0.35 * min(prob.min(), share[share > 0].min(initial=1.0), 1 / draws if (share == 0).any() else 1.0)
     ax.errorbar(
         at, prob, yerr=[np.minimum(reach, prob - bottom), reach], fmt="none", ecolor=palette.BLUE, elinewidth=1.2,
         capsize=2.5, label="95% of shares",
     )  # fmt: skip
-    ax.plot(at, np.maximum(share, bottom), "o", color=ink(), markersize=4, label=count(check.draws, "draw"))
+    ax.plot(at, np.maximum(share, bottom), "o", color=ink(), markersize=4, label=count(draws, "draw"))
     far = np.abs(np.nan_to_num(shown["residual"].to_numpy(np.float64, na_value=np.nan))) > _FAR
     if far.any():
         ax.plot(
@@ -65,30 +75,38 @@ def plot_check(check: SamplerCheck, *, top: int = 24, ax: Axes | None = None) ->
     name_slanted(ax, labels)
     ax.set_xlabel(NEXT_TOKEN)
     ax.set_ylabel("probability (log scale)")
-    p = "" if np.isnan(check.p_value) else f": χ² {check.statistic:.1f}, {check.degrees} df, p = {check.p_value:.2g}"
-    title(ax, f"{'fits' if check.fits else 'does not fit'} the law{p}", pad=24)
+    title(ax, heading, pad=24)
     legend_above(ax, columns=4)
     open_frame(ax)
     return ax
 
 
 @style()
-def plot_calibration(report: Calibration, *, bins: int = 10, ax: Axes | None = None) -> Axes:
-    """Each answer at (the model's probability, the truth's), and the mean of each bin; the diagonal is calibration.
+def plot_calibration(
+    frame: pd.DataFrame, reliability: pd.DataFrame, *, heading: str = "", note: str = "", ax: Axes | None = None
+) -> Axes:
+    """Each answer at (the model's probability, the true probability), and the means of bins.
 
-    Above it the model says too little, below it too much.
+    A calibrated model is on the diagonal; above it, the model's probability is too low, below it, too high.
+
+    Args:
+        frame: one row per answer, as `Calibration.frame()` returns them.
+        reliability: one row per bin, as `Calibration.reliability_frame()` returns them.
+        heading: the title.
+        note: text in the lower right corner.
+        ax: where to draw; by default on a new figure.
     """
-    frame = report.frame()
     model, truth = (frame[name].to_numpy(np.float64) for name in ("model", "truth"))
-    binned = report.reliability(bins=bins)
+    means = [reliability[name].to_numpy(np.float64) for name in ("model", "truth")]
+    width = (reliability["high"] - reliability["low"]).to_numpy(np.float64)
+    bins = "" if not len(width) else f" ({round(1 / width[0])} bins)"
     ax = new_axes(ax, width=5.4, height=5.2)
     ax.plot([0, 1], [0, 1], color=palette.GREY, linewidth=1.2, linestyle="--", label="calibrated")
     ax.plot(
         model, truth, "o", color=palette.SKY, markersize=4, alpha=0.45, markeredgewidth=0, label="answer of a prompt"
     )
     ax.plot(
-        binned["model"].to_numpy(np.float64), binned["truth"].to_numpy(np.float64), "s", color=palette.VERMILION,
-        markersize=6, label=f"mean of a bin ({bins} bins)",
+        *means, "s", color=palette.VERMILION, markersize=6, label=f"mean of a bin{bins}",
     )  # fmt: skip
     ax.set_xlim(-0.02, 1.02)
     ax.set_ylim(-0.02, 1.02)
@@ -96,12 +114,10 @@ def plot_calibration(report: Calibration, *, bins: int = 10, ax: Axes | None = N
     ax.set_xlabel("model's probability of the whole answer")
     ax.set_ylabel("true probability")
     ax.text(
-        0.98, 0.03,
-        f"KL {report.kl:.4f} nats\ntotal variation {report.total_variation:.3f}\n"
-        f"calibration error {report.ece(bins=bins):.3f}, every answer {report.classwise_ece(bins=bins):.3f}",
-        transform=ax.transAxes, ha="right", va="bottom", fontsize="small", linespacing=1.4,
+        0.98, 0.03, note, transform=ax.transAxes, ha="right", va="bottom", fontsize="small", linespacing=1.4,
+        parse_math=False,
     )  # fmt: skip
-    title(ax, f"{report.model}: {report.size}")
+    title(ax, heading)
     ax.legend(loc="upper left")
     grid(ax, "both")
     open_frame(ax)

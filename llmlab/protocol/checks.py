@@ -1,16 +1,18 @@
-"""What the value of a request field may be: one small check a kind of field, raising `FieldError` where it may not.
+"""Checks of the values of request fields: one function per kind of value, which raises `FieldError` for a bad one.
 
 A check returns the value in the form that the request keeps: NumPy scalars as Python numbers, lists as tuples, the keys
-of `logit_bias` as integers.
+of `logit_bias` as integers. `check_of` finds the check of a field.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from llmlab.errors import short
+from llmlab.sampling.fields import Field
 
 #: How deep lists and objects may lie in each other.
 _DEEPEST = 100
@@ -107,18 +109,31 @@ def check_object(value: Any, path: str = "") -> dict[str, Any]:
     return inside
 
 
-def check_top_k(value: Any) -> int:
-    """How many tokens to keep; off is 0, -1 or null, and comes out as 0."""
+def check_integer_or_off(value: Any, low: int, high: int, *, off: tuple[int, ...], default: int) -> int:
+    """An integer in [low, high]; each value in `off` comes out as `default`."""
     try:
-        return max(check_integer(value, -1, 128), 0)
+        number: int | None = check_integer(value, min(low, *off), high)
     except FieldError:
+        number = None
+    if number is not None and number in off:
+        return default
+    if number is None or number < low:
+        others = ", ".join(map(str, off))
         raise FieldError(
-            f"must be an integer between 1 and 128 (or 0, -1 or null for off), got {short(value)}"
-        ) from None
+            f"must be an integer between {low} and {high} (or {others} or null for off), got {short(value)}"
+        )
+    return number
 
 
-def check_logit_bias(value: Any) -> dict[int, float]:
-    """Token ids (integers, or strings of digits as JSON has them) and biases."""
+def check_choice(value: Any, choices: tuple[str, ...]) -> str:
+    """One of some texts."""
+    if not isinstance(value, str) or value not in choices:
+        raise FieldError(f"must be {' or '.join(map(repr, choices))}, got {short(value)}")
+    return value
+
+
+def check_by_token(value: Any, low: float, high: float) -> dict[int, float]:
+    """Token ids (integers, or strings of digits as JSON has them) and a number in [low, high] for each."""
     if not isinstance(value, Mapping):
         raise FieldError(f"must be an object of token ids and biases, got {short(value)}")
     biases: dict[int, float] = {}
@@ -130,7 +145,7 @@ def check_logit_bias(value: Any) -> dict[int, float]:
         if isinstance(token, bool) or not isinstance(token, int) or token < 0:
             raise FieldError(f"has the key {short(key)}, which is not a token id (an integer, or a string of digits)")
         try:
-            number = check_number(bias, -100, 100)
+            number = check_number(bias, low, high)
         except FieldError as bad:
             raise FieldError(str(bad), path=f"[{token}]") from None
         if token in biases:
@@ -172,3 +187,28 @@ def _token_id(value: Any, path: str) -> int:
         return check_integer(value, 0, None)
     except FieldError as bad:
         raise FieldError(str(bad), path=path) from None
+
+
+def check_of(field: Field) -> Callable[[Any], Any]:
+    """The check of a field's values."""
+    low, high = cast(Any, field.low), cast(Any, field.high)
+    match field.kind:
+        case "number":
+            return partial(check_number, low=low, high=high, above=field.above)
+        case "integer" if field.off:
+            return partial(check_integer_or_off, low=low, high=high, off=field.off, default=field.default)
+        case "integer":
+            return partial(check_integer, low=low, high=high)
+        case "by_token":
+            return partial(check_by_token, low=low, high=high)
+        case "choice":
+            return partial(check_choice, choices=field.choices)
+        case "flag":
+            return check_flag
+        case "text":
+            return check_text
+        case "object":
+            return check_object
+        case "value":
+            assert field.check is not None, f"{field.name} has no check"
+            return field.check

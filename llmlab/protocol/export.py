@@ -11,14 +11,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-#: Fields that the `openai` package does not know as arguments of its own; it sends them from `extra_body`.
-EXTENSIONS = frozenset(
-    {
-        *("top_k", "min_p", "repetition_penalty", "context_length_exceeded_behavior", "separate_reasoning"),
-        *("enable_thinking", "include_stop", "chat_template_kwargs", "continue_final_message"),
-        *("min_tokens", "ignore_eos"),
-    }
-)
+from llmlab.protocol.fields import EXTENSIONS
+
 _WIDTH = 100
 _LONGEST = 2_000
 

@@ -1,67 +1,28 @@
-"""The requests: every field, its range, its default and its error.
+"""Validated requests, immutable. `llmlab.protocol.fields` is the table of their fields.
 
 `ChatRequest` has messages, which the model's chat template turns into a prompt; `PromptRequest` has the prompt itself.
 
-A field that is out of range, of the wrong type or unknown is a `RequestError` whose `param` is the top-level field and
-whose message holds the path, what was wanted and what was found. Python and HTTP go through the same validation.
+A field that is out of range, of the wrong type or unknown raises a `RequestError` whose `param` is the top-level field
+and whose message has the path, what was expected and what was found. Python and HTTP use the same validation.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from llmlab.errors import RequestError, cut, short
 from llmlab.protocol import export
-from llmlab.protocol.checks import (
-    FieldError,
-    check_flag,
-    check_integer,
-    check_logit_bias,
-    check_number,
-    check_object,
-    check_prompt,
-    check_stop,
-    check_text,
-    check_top_k,
-)
-from llmlab.protocol.parts import (
-    check_messages,
-    check_response_format,
-    check_stream_options,
-    check_tool_choice,
-    check_tools,
-)
+from llmlab.protocol.checks import FieldError
+from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFields
 
 __all__ = ["ChatRequest", "PromptRequest", "Request"]
 
-
-def _real(low: float, high: float, *, above: bool = False) -> BeforeValidator:
-    return BeforeValidator(lambda value: check_number(value, low, high, above=above))
-
-
-def _whole(low: int, high: int | None = None) -> BeforeValidator:
-    return BeforeValidator(lambda value: check_integer(value, low, high))
-
-
-def _checked(check: Callable[[Any], Any]) -> BeforeValidator:
-    return BeforeValidator(check)
-
-
-def _one_of(*allowed: str) -> BeforeValidator:
-    def check(value: Any) -> Any:
-        if not isinstance(value, str) or value not in allowed:
-            raise FieldError(f"must be {' or '.join(map(repr, allowed))}, got {short(value)}")
-        return value
-
-    return BeforeValidator(check)
-
-
-#: What older versions of the API, and other engines, call a field: nearer in meaning than any name that looks alike.
+#: What older versions of the API and other engines call a field. This is a better hint than a name that looks alike.
 _ELSEWHERE = {
     "functions": "tools",
     "function_call": "tool_choice",
@@ -76,60 +37,17 @@ _ELSEWHERE = {
 
 R = TypeVar("R", bound="SamplingRequest")
 
-#: Fields of the API that a local engine accepts, and that change nothing there.
-NO_EFFECT = frozenset({"user", "metadata", "store", "service_tier"})
-#: Where `llmlab serve` listens unless it is told otherwise, and the model it then serves.
+#: The default address of `llmlab serve`, and its default model.
 _SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
 
-Flag = Annotated[bool, _checked(check_flag)]
 
-
-class SamplingRequest(BaseModel):
-    """What the two kinds of request share: everything that does not say what there is to be answered.
+class SamplingRequest(SharedFields):
+    """What the two kinds of request share: all fields except those that say what is to be answered.
 
     None stands for a field's default everywhere, as in the API.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    model: Annotated[str | None, _checked(check_text)] = None
-
-    max_tokens: Annotated[int | None, _whole(1)] = None
-    max_completion_tokens: Annotated[int | None, _whole(1)] = None
-    context_length_exceeded_behavior: Annotated[Literal["truncate", "error"], _one_of("truncate", "error")] = "truncate"
-    n: Annotated[int, _whole(1, 128)] = 1
-    seed: Annotated[int | None, _whole(-(2**63), 2**63 - 1)] = None
-    stop: Annotated[str | tuple[str, ...] | None, _checked(check_stop)] = None
-
-    temperature: Annotated[float, _real(0, 2)] = 1.0
-    top_p: Annotated[float, _real(0, 1, above=True)] = 1.0
-    top_k: Annotated[int, _checked(check_top_k)] = 0  #: 0 is off, and so are null and -1
-    min_p: Annotated[float, _real(0, 1)] = 0.0
-    frequency_penalty: Annotated[float, _real(-2, 2)] = 0.0
-    presence_penalty: Annotated[float, _real(-2, 2)] = 0.0
-    repetition_penalty: Annotated[float, _real(0, 2, above=True)] = 1.0
-    logit_bias: Annotated[dict[int, float], _checked(check_logit_bias)] = Field(default_factory=dict)
-
-    logprobs: Flag = False
-    top_logprobs: Annotated[int | None, _whole(0, 20)] = None
-
-    stream: Flag = False
-    stream_options: Annotated[dict[str, bool] | None, _checked(check_stream_options)] = None
-    response_format: Annotated[dict[str, Any] | None, _checked(check_response_format)] = None
-    separate_reasoning: Flag = False
-
-    # Extensions.
-    include_stop: Flag = True
-    min_tokens: Annotated[int, _whole(0)] = 0
-    ignore_eos: Flag = False
-
-    # Accepted for the sake of clients; see NO_EFFECT.
-    user: Annotated[str | None, _checked(check_text)] = None
-    metadata: Annotated[dict[str, Any] | None, _checked(check_object)] = None
-    store: Annotated[bool | None, _checked(check_flag)] = None
-    service_tier: Annotated[str | None, _checked(check_text)] = None
-
-    #: The field that has to be there, and what to do where it is not.
+    #: The required field, and what the error for a missing one says.
     subject: ClassVar[str]
     missing: ClassVar[str]
 
@@ -148,12 +66,12 @@ class SamplingRequest(BaseModel):
 
     @classmethod
     def names(cls) -> list[str]:
-        """The fields in a reader's order: what the request is about comes first."""
+        """The names of the fields, the required one first, then the model, then those of this kind of request."""
         own = cls.model_fields.keys() - SamplingRequest.model_fields.keys()
         return sorted(cls.model_fields, key=lambda name: (name != cls.subject, name != "model", name not in own))
 
     def replace(self: R, **changes: Any) -> R:
-        """A new, validated request with some fields changed; None sets one back to its default."""
+        """Returns a new, validated request with some fields changed; None resets a field to its default."""
         return type(self)(**{**self._given(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,7 +85,7 @@ class SamplingRequest(BaseModel):
 
     @property
     def token_limit(self) -> int | None:
-        """`max_tokens` under either of its names, None where the context is the only limit."""
+        """`max_tokens` under either of its names; None if only the context limits the answer."""
         return self.max_completion_tokens if self.max_tokens is None else self.max_tokens
 
     @property
@@ -186,7 +104,7 @@ class SamplingRequest(BaseModel):
         return f"unknown field {name!r}; {hint}"
 
     def _agree(self) -> None:
-        """What no field can know on its own."""
+        """Checks that concern several fields."""
         limit, other = self.max_tokens, self.max_completion_tokens
         if limit is not None and other is not None and limit != other:
             raise RequestError(
@@ -211,52 +129,45 @@ class SamplingRequest(BaseModel):
 
     def _repr_html_(self) -> str:
         fields = type(self).model_fields
-        # A field that holds nothing by default holds {} or null alike; what a reader expects to see is null.
+        # An empty default is {} for some fields and null for others; a reader expects null.
         defaults = {name: None if fields[name].is_required() else fields[name].default for name in self.names()}
         plain = {name: value if isinstance(value, str | int | float) else None for name, value in defaults.items()}
         return export.as_table(type(self).__name__, self.to_dict(), defaults=plain, without_effect=NO_EFFECT)
 
 
-class ChatRequest(SamplingRequest):
+class ChatRequest(SamplingRequest, ChatFields):
     """A validated chat-completion request, immutable; the fields are spelled as the API spells them.
 
     None stands for a field's default everywhere, as in the API. `build` also takes a plain string for the messages.
 
     Raises:
-        RequestError: naming the first field that is wrong.
+        RequestError: a field is wrong; the error names the first that is.
     """
 
-    messages: Annotated[tuple[dict[str, Any], ...], _checked(check_messages)]
-
-    tools: Annotated[tuple[dict[str, Any], ...] | None, _checked(check_tools)] = None
-    tool_choice: Annotated[str | dict[str, Any] | None, _checked(check_tool_choice)] = None
-    parallel_tool_calls: Flag = True
-    enable_thinking: Annotated[bool | None, _checked(check_flag)] = None
-
-    # Extensions.
-    chat_template_kwargs: Annotated[dict[str, Any], _checked(check_object)] = Field(default_factory=dict)
-    continue_final_message: Flag = False
+    model_config = ConfigDict(
+        json_schema_extra={"description": "A chat-completion request; a field that is not known is an error."}
+    )
 
     subject: ClassVar[str] = "messages"
     missing: ClassVar[str] = "give at least one message"
 
     @classmethod
     def build(cls, messages: str | Sequence[Any], **fields: Any) -> ChatRequest:
-        """A request from messages, or from a plain string (one message of the user's), and any fields."""
+        """Returns a request from messages, or from a plain string (one user message), and any fields."""
         chat = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         return cls(**{"messages": chat, **fields})
 
     def to_openai(self, *, base_url: str = _SERVED, model: str = _MODEL) -> str:
-        """A Python program that makes this request with the `openai` package; extension fields go into `extra_body`.
+        """A Python program that sends this request with the `openai` package; extension fields go into `extra_body`.
 
         Args:
-            base_url: of the endpoint; by default where `llmlab serve` listens.
-            model: for a request that names none, since an endpoint wants one.
+            base_url: the endpoint's address; by default, that of `llmlab serve`.
+            model: the model's name where the request has none, because an endpoint needs one.
         """
         return export.as_openai_call(self._named(model), base_url=base_url)
 
     def to_curl(self, *, base_url: str = _SERVED, model: str = _MODEL) -> str:
-        """A line for a shell that makes this request; takes what `to_openai` takes."""
+        """A shell command that sends this request with curl; the arguments are those of `to_openai`."""
         return export.as_curl(self._named(model), base_url=base_url)
 
     def _named(self, model: str) -> dict[str, Any]:
@@ -286,18 +197,20 @@ class ChatRequest(SamplingRequest):
             )
 
 
-class PromptRequest(SamplingRequest):
+class PromptRequest(SamplingRequest, PromptFields):
     """A validated request to continue a raw prompt, without a chat template; immutable.
 
-    It has the fields of a `ChatRequest` but for those that speak of messages: `prompt` stands in their place, a text or
-    the token ids themselves (a list, or an array of one axis). Readers of either kind of request find `messages` empty
-    and no tools.
+    It has the fields of a `ChatRequest` except those about messages and tools: `prompt` stands in their place, a text
+    or the token ids themselves (a list, or an array of one axis). For code that handles both kinds of request,
+    `messages` is empty and there are no tools.
 
     Raises:
-        RequestError: naming the first field that is wrong.
+        RequestError: a field is wrong; the error names the first that is.
     """
 
-    prompt: Annotated[str | tuple[int, ...], _checked(check_prompt)]
+    model_config = ConfigDict(
+        json_schema_extra={"description": "A request to continue a raw prompt; a field that is not known is an error."}
+    )
 
     subject: ClassVar[str] = "prompt"
     missing: ClassVar[str] = "give a text or token ids"
@@ -308,7 +221,7 @@ class PromptRequest(SamplingRequest):
 
     @classmethod
     def build(cls, prompt: Any, **fields: Any) -> PromptRequest:
-        """A request from a text or from token ids, and any fields."""
+        """Returns a request from a text or from token ids, and any fields."""
         return cls(**{"prompt": prompt, **fields})
 
     @classmethod
@@ -318,7 +231,7 @@ class PromptRequest(SamplingRequest):
         return super()._unknown(name)
 
 
-#: Either kind.
+#: Either kind of request.
 Request: TypeAlias = ChatRequest | PromptRequest
 
 

@@ -1,7 +1,6 @@
-"""Signatures that spell out a request's fields, so that Tab, Shift-Tab and help() know them.
+"""Method signatures that name the fields of a request, so that Tab, Shift-Tab and help() show them.
 
-The lab's methods take `**fields` and leave their checks to the request; a reader is shown the fields, with their
-defaults.
+The lab's methods take `**fields` and leave the checks to the request; readers see the fields with their defaults.
 """
 
 from __future__ import annotations
@@ -10,60 +9,54 @@ from collections.abc import Callable, Collection
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
-from llmlab.protocol.request import ChatRequest, PromptRequest
+from llmlab.protocol.fields import FIELDS
+from llmlab.protocol.request import PromptRequest
+from llmlab.sampling.stages import FIELDS as STAGE_FIELDS
 
-__all__ = ["LAW_FIELDS", "PROMPT_FIELDS", "STREAMING", "spells"]
+__all__ = ["PROMPT_FIELDS", "SAMPLING_FIELDS", "STREAMING", "shows_fields"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-#: What is asked for most comes first.
+#: The fields that are used most, which are shown first.
 _FIRST = ("temperature", "top_p", "top_k", "min_p", "n", "seed", "max_tokens", "stop")
-_DEFAULTS = {
-    name: None if field.is_required() else field.get_default(call_default_factory=True)
-    for model in (ChatRequest, PromptRequest)
-    for name, field in model.model_fields.items()
-}
-#: Those of a raw prompt.
+#: The fields of a raw prompt.
 PROMPT_FIELDS = tuple(PromptRequest.model_fields)
-#: How an answer travels: of one that is waited for, no question.
+#: The fields that say how an answer is returned; a method that returns a whole answer does not have them.
 STREAMING = ("stream", "stream_options")
-#: Those that a law depends on; the others of a request say what is asked, or how long the answer gets.
-LAW_FIELDS = (
-    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
-    "logit_bias", "min_tokens", "seed",
-)  # fmt: skip
+#: The fields that change the next-token distribution or what is drawn from it, given the model's logits.
+SAMPLING_FIELDS = (*STAGE_FIELDS, "seed")
 
 
-class _Kept:
-    """The default of what stays as the request at hand has it."""
+class _Unchanged:
+    """The default of a field that stays as an existing request has it."""
 
     def __repr__(self) -> str:
         return "…"
 
 
-_KEPT = _Kept()
+_UNCHANGED = _Unchanged()
 
 
-def spells(
-    *, only: Collection[str] = _DEFAULTS.keys(), but: Collection[str] = (), kept: bool = False
+def shows_fields(
+    *, only: Collection[str] = FIELDS.keys(), without: Collection[str] = (), unchanged: bool = False
 ) -> Callable[[Method], Method]:
-    """A decorator: the method's signature has a request's fields in the place of its `**fields`.
+    """Returns a decorator that replaces `**fields` in a method's signature by the fields of a request.
 
     Args:
-        only: these fields.
-        but: without these.
-        kept: what is not given stays as it is in a request that is there.
+        only: the names of the fields to show.
+        without: names to leave out.
+        unchanged: whether a field that is not given stays as an existing request has it, so that no default is shown.
     """
 
-    def spelled(method: Method) -> Method:
+    def decorate(method: Method) -> Method:
         shown = signature(method)
         own = [one for one in shown.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-        names = [name for name in (*_FIRST, *_DEFAULTS) if name in only and name not in {*but, *shown.parameters}]
+        names = [name for name in (*_FIRST, *FIELDS) if name in only and name not in {*without, *shown.parameters}]
         fields = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=_KEPT if kept else _DEFAULTS[name])
+            Parameter(name, Parameter.KEYWORD_ONLY, default=_UNCHANGED if unchanged else FIELDS[name].default)
             for name in dict.fromkeys(names)
         ]
         vars(method)["__signature__"] = shown.replace(parameters=[*own, *fields])
         return method
 
-    return spelled
+    return decorate

@@ -16,7 +16,7 @@ from llmlab.errors import ContextLengthError, RequestError
 from llmlab.protocol.arguments import listed, most, order_name, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
-from llmlab.protocol.signatures import LAW_FIELDS, spells
+from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.step_request import StepRequest, token_ids
 from llmlab.text.token_names import Token, TokenNames
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from llmlab.distributions.stages import PenaltyShifts, TemperatureDistributions, TruncationCurve
+    from llmlab.distributions.stages import PenaltyShifts, TemperatureDistributions, TokenStages, TruncationCurve
     from llmlab.results.next_token_grid import NextTokenGrid
 
 __all__ = ["NextToken"]
@@ -33,8 +33,8 @@ __all__ = ["NextToken"]
 _INT32 = 2**31 - 1
 
 #: The signature of a method shows the sampling fields in the place of its `**fields`.
-_shows_fields = spells(only=LAW_FIELDS, kept=True)
-_shows_fields_except_temperature = spells(only=LAW_FIELDS, but=("temperature",), kept=True)
+_shows_fields = shows_fields(only=SAMPLING_FIELDS, unchanged=True)
+_shows_fields_except_temperature = shows_fields(only=SAMPLING_FIELDS, without=("temperature",), unchanged=True)
 
 
 class NextToken:
@@ -227,13 +227,16 @@ class NextToken:
     @_shows_fields
     def plot_stages(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """Draw the probability of one token after each stage that these fields ask for; see `plot_stages`."""
-        from llmlab.distributions.stages import token_stages
         from llmlab.plots.distribution import plot_stages
+
+        return plot_stages(self._token_stages(token, order=order, **fields), ax=ax)
+
+    def _token_stages(self, token: Token, *, order: str | None = None, **fields: Any) -> TokenStages:
+        from llmlab.distributions.stages import token_stages
 
         token_id = self.token_names.id_of(token)
         (label,) = self._labels([token_id])
-        data = token_stages(self._step, token_id, row=self._row(fields), order=self._order(order), label=label)
-        return plot_stages(data, ax=ax)
+        return token_stages(self._step, token_id, row=self._row(fields), order=self._order(order), label=label)
 
     @_shows_fields
     def flip_points_frame(

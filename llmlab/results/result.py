@@ -13,7 +13,7 @@ from llmlab.protocol.arguments import check_lab
 from llmlab.protocol.backend import Backend
 from llmlab.protocol.backend import Stream as Source
 from llmlab.protocol.completion import Completion
-from llmlab.protocol.signatures import STREAMING, spells
+from llmlab.protocol.signatures import STREAMING, shows_fields
 from llmlab.results.answer import Answer
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Result(Answer):
 
         return prompt_frame(self)
 
-    @spells(but=STREAMING, kept=True)
+    @shows_fields(without=STREAMING, unchanged=True)
     def rerun(self, *, order: str | None = None, **changes: Any) -> Result:
         """The same request and the same noise under other parameters: a coupled counterfactual, whose `parent` this is.
 
@@ -170,7 +170,7 @@ class Result(Answer):
             raise RequestError(f"other must be a Result, got {short(before)}", param="other")
         return Diff(before, self)
 
-    @spells(but=STREAMING, kept=True)
+    @shows_fields(without=STREAMING, unchanged=True)
     def branch(
         self,
         position: int,
@@ -207,7 +207,7 @@ class Result(Answer):
 
         return branch(self, self._choice(choice), position, token, order=order, changes=changes)
 
-    @spells(but=STREAMING, kept=True)
+    @shows_fields(without=STREAMING, unchanged=True)
     def tree(
         self,
         depth: int = 3,

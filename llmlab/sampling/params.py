@@ -1,62 +1,76 @@
-"""What a row asks of the sampler: plain numbers in, arrays with a leading B out.
+"""The settings of the sampler: `SamplingParams` is one row as a request states it, `SamplerInputs` a batch of rows.
 
-`SamplingParams` is one row as a request states it. `stack` turns rows into `SamplerInputs`, a pytree whose every leaf
-leads with B, so that a row can be written into a slot with one `jax.tree.map`. No field is static: a sweep over any of
-them runs one compiled program.
+`stack` turns the first into the second, a pytree whose every array leads with B, so that a row can be written into a
+slot with one `jax.tree.map`. Both have an attribute for each field that a stage declares (`llmlab.sampling.stages`). No
+field is static: a sweep over any of them runs one compiled program.
 """
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import field, make_dataclass
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt32
+from jaxtyping import Bool, Int32
 
-#: Below this temperature the law is one-hot at the largest logit.
+from llmlab.sampling.fields import Field
+from llmlab.sampling.stages import FIELDS
+
+#: Below this temperature the distribution has one token, the one with the largest logit.
 GREEDY = 1e-5
 
+#: The type of a field's value in one row, and of its array in a batch.
+_TYPES: Mapping[str, tuple[type, type]] = {"number": (float, np.float32), "integer": (int, np.int32)}
+_SCALARS = tuple(one for one in FIELDS.values() if one.is_scalar)
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """One row's sampling fields, spelled and bounded as the API has them; each default leaves the law alone.
+
+def _entry(one: Field) -> tuple[str, Any, Any]:
+    """A field as `make_dataclass` takes it, with its neutral value as the default."""
+    if one.is_scalar:
+        return one.name, _TYPES[one.kind][0], field(default=one.neutral)
+    return one.name, Mapping[int, float], field(default_factory=dict)
+
+
+_ROW = [*map(_entry, FIELDS.values()), ("seed", int, field(default=0)), ("choice", int, field(default=0))]
+_Row: Any = make_dataclass("_Row", _ROW, frozen=True)
+
+
+class SamplingParams(_Row):
+    """One row's sampling fields, spelled and bounded as the API has them; each default leaves every logit as it is.
 
     Ranges are the request's to check. `top_k` 0 is off. `seed` is a signed 64-bit integer, `choice` the index among the
     n answers to one request; together with the position they fix the noise.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    min_tokens: int = 0
-    seed: int = 0
-    choice: int = 0
+    @classmethod
+    def of(cls, request: object, *, seed: int, choice: int = 0) -> SamplingParams:
+        """The sampling fields of a request, or of anything that has them as attributes."""
+        return cls(**{name: getattr(request, name) for name in FIELDS}, seed=seed, choice=choice)
 
 
-class SamplerInputs(NamedTuple):
-    """The rows of a batch as arrays: numpy's from `stack`, JAX's on a device. V is the width of the model's logits."""
+#: The arrays of a batch besides one per numeric field.
+_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice")
+# Neither the type checker nor a reader knows the fields by name here: `stages` lists them.
+_Batch: Any = cast(Any, namedtuple)("_Batch", [*(one.name for one in _SCALARS), *_OTHERS])
 
-    temperature: Float32[Any, " B"]
-    top_k: Int32[Any, " B"]  #: 0 = off
-    top_p: Float32[Any, " B"]
-    min_p: Float32[Any, " B"]
-    repetition_penalty: Float32[Any, " B"]
-    frequency_penalty: Float32[Any, " B"]
-    presence_penalty: Float32[Any, " B"]
-    bias: Float32[Any, "B V"]
-    biased: Bool[Any, " B"]  #: the row has a bias at all
-    mask: UInt32[Any, "B W"] | None  #: allowed tokens, bit i % 32 of word i // 32; None: a program without grammars
-    masked: Bool[Any, " B"]  #: the row's mask counts
-    min_tokens: Int32[Any, " B"]  #: no end token before this many generated tokens
-    ends: Bool[Any, "B V"]  #: the tokens that end a generation
-    seed: UInt32[Any, "B 2"]  #: the high and the low word of the 64-bit seed
-    choice: Int32[Any, " B"]
+
+class SamplerInputs(_Batch):
+    """The rows of a batch as arrays: NumPy's from `stack`, JAX's on a device. V is the width of the model's logits.
+
+    Attributes:
+        temperature, top_k, ...: one array [B] per numeric field of a stage, float32 or int32.
+        bias: float32 [B, V], from `logit_bias`.
+        biased: bool [B], whether the row has a bias at all.
+        mask: uint32 [B, ceil(V / 32)], the allowed tokens, bit i % 32 of word i // 32; None without grammars.
+        masked: bool [B], whether the row's mask counts.
+        ends: bool [B, V], the tokens that end a generation.
+        seed: uint32 [B, 2], the high and the low word of the 64-bit seed.
+        choice: int32 [B].
+    """
+
+    __slots__ = ()
 
 
 class History(NamedTuple):
@@ -92,26 +106,16 @@ def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int
             raise ValueError(f"end token {token} is outside the vocabulary of {vocab_size} tokens")
         is_end[:, token] = True
 
-    def column(name: str, dtype: type) -> Any:
-        return np.array([getattr(params, name) for params in rows], dtype)
-
-    arrays: dict[str, Any] = {
-        "bias": bias,
-        "biased": bias.any(axis=1),
-        "mask": None,
-        "masked": np.zeros(len(rows), bool),
-        "ends": is_end,
-        "seed": np.array([seed_words(params.seed) for params in rows], np.uint32).reshape(-1, 2),
+    scalars: dict[str, Any] = {
+        one.name: np.array([getattr(params, one.name) for params in rows], _TYPES[one.kind][1]) for one in _SCALARS
     }
     return SamplerInputs(
-        temperature=column("temperature", np.float32),
-        top_k=column("top_k", np.int32),
-        top_p=column("top_p", np.float32),
-        min_p=column("min_p", np.float32),
-        repetition_penalty=column("repetition_penalty", np.float32),
-        frequency_penalty=column("frequency_penalty", np.float32),
-        presence_penalty=column("presence_penalty", np.float32),
-        min_tokens=column("min_tokens", np.int32),
-        choice=column("choice", np.int32),
-        **arrays,
+        **scalars,
+        bias=bias,
+        biased=bias.any(axis=1),
+        mask=None,
+        masked=np.zeros(len(rows), bool),
+        ends=is_end,
+        seed=np.array([seed_words(params.seed) for params in rows], np.uint32).reshape(-1, 2),
+        choice=np.array([params.choice for params in rows], np.int32),
     )

@@ -137,11 +137,11 @@ def test_every_field_of_a_request_travels(remote):
     unsaid = {"messages", "max_completion_tokens", "stream", "stream_options"}
     assert set(ChatRequest.model_fields) - fields.keys() == unsaid
     request = ChatRequest(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], **fields)
-    asked, spare = remote.backend.body(request, seed=5, n=2)
+    asked, spare = remote.backend.endpoint.body(request, seed=5, n=2)
     assert ChatRequest(**asked) == request
     assert set(spare) == {"stream", "stream_options"}
     plain = remote.request("hello")
-    asked, spare = remote.backend.body(plain, seed=3, n=1)
+    asked, spare = remote.backend.endpoint.body(plain, seed=3, n=1)
     neutral = {name: getattr(plain, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
     assert neutral.items() <= ChatRequest(**asked, **spare).model_dump().items()
 
@@ -195,11 +195,11 @@ def test_a_sweep_goes_on_and_is_kept(remote, tmp_path):
 
 
 def test_a_sweep_keeps_to_the_limit_and_shows_how_far_it_is(served, monkeypatch):
-    from llmlab.backends.remote.attempts import Asking
+    from llmlab.backends.remote.attempts import Attempts
     from llmlab.sweeps import gather
 
     busy, most, lock, shown = [0], [0], threading.Lock(), []
-    send = Asking._send
+    send = Attempts._send
 
     async def counted(self, *args, **kwargs):
         with lock:
@@ -211,7 +211,7 @@ def test_a_sweep_keeps_to_the_limit_and_shows_how_far_it_is(served, monkeypatch)
             with lock:
                 busy[0] -= 1
 
-    monkeypatch.setattr(Asking, "_send", counted)
+    monkeypatch.setattr(Attempts, "_send", counted)
     bar = gather.progress_bar
 
     def watched(**options):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import pickle
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from contextlib import contextmanager
 
 import openai
 import pytest
 
 import llmlab
+from llmlab.backends.remote.event_loop import EventLoop
 from llmlab.errors import EngineError
 from llmlab.lab.lab import Lab
 from tests.backends.endpoint import Endpoint, entry, spoken
@@ -180,6 +184,54 @@ def test_a_lab_that_is_dropped_leaves_no_thread():
     del lab
     gc.collect()
     wait(lambda: not threads())
+
+
+def loops(name):
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+async def nothing():
+    pass
+
+
+def test_a_loop_that_is_collected_on_its_own_thread_ends():
+    class Owner:
+        """In a cycle with itself, so that only the garbage collector frees it."""
+
+        def __init__(self):
+            self.me, self.loop = self, EventLoop("collected-loop", on_close=nothing)
+            weakref.finalize(self, self.loop.close, wait=False).atexit = False
+
+    async def collect():
+        gc.collect()
+
+    gc.disable()  # so that no other thread collects it first
+    try:
+        owner = Owner()
+        loop = owner.loop
+        del owner
+        assert len(loops("collected-loop")) == 1
+        done = loop.submit(collect())
+        del loop
+        concurrent.futures.wait([done], timeout=60)
+    finally:
+        gc.enable()
+    wait(lambda: not loops("collected-loop"))
+
+
+def test_closing_a_busy_loop_from_a_finalizer_does_not_wait():
+    free = threading.Event()
+
+    async def hold():
+        free.wait(60)
+
+    loop = EventLoop("busy-loop", on_close=nothing)
+    loop.submit(hold())
+    began = time.monotonic()
+    loop.close(wait=False)
+    assert time.monotonic() - began < 2 and len(loops("busy-loop")) == 1
+    free.set()
+    wait(lambda: not loops("busy-loop"))
 
 
 def test_an_endpoint_that_never_answers_does_not_keep_a_program_alive():

@@ -12,7 +12,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from llmlab.protocol.request import NO_EFFECT, ChatRequest
+from llmlab.protocol.fields import NO_EFFECT
+from llmlab.protocol.request import ChatRequest
 from tests.contract.ways import Way, assert_laws, calls, ids, said
 
 ANIMAL = "Name an animal."

@@ -9,7 +9,7 @@ import pytest
 
 from llmlab.counterfactuals.tree import TREE_COLUMNS
 from llmlab.errors import RequestError
-from llmlab.text.token_names import token_ids
+from llmlab.text.token_names import TokenNames
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ NAMES = {7: "<end>"}
 )
 def test_how_a_token_is_spelled(token, found):
     """By one token where there is one, and of two alike the later; else by the longest that fit."""
-    assert token_ids(token, token_bytes=TABLE, names=NAMES, encode=lambda text: []) == found
+    assert TokenNames(TABLE, NAMES).spell(token, lambda text: []) == found
 
 
 def test_what_the_tokenizer_takes_comes_first():
@@ -147,11 +147,11 @@ def test_what_the_tokenizer_takes_comes_first():
         return {"a": [0], "tb": [3, 1], "the": [2]}[text]  # the last is spelled with a space before it
 
     def find(token):
-        return token_ids(token, token_bytes=TABLE, names=NAMES, encode=encode)
+        return TokenNames(TABLE, NAMES).spell(token, encode)
 
     assert find("a") == [0] and find("tb") == [3, 1] and find("the") == [10]
     with pytest.raises(RequestError, match=r"no token of this vocabulary begins with b'\\xc3'"):
-        token_ids("é", token_bytes=TABLE, names=NAMES, encode=lambda text: [])
+        TokenNames(TABLE, NAMES).spell("é", lambda text: [])
 
 
 # --- the tree ---------------------------------------------------------------------------------------------------------

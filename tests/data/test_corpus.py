@@ -11,9 +11,9 @@ import pytest
 from data.build import arithmetic, records, tools
 from data.build.conversation import held_out
 from data.build.corpus import EVAL_SEED, TRAIN_SEED, Stream, as_row, questions
-from data.build.laws import LAWS, Decks, truth, wordings
+from data.build.distributions import DISTRIBUTIONS, Decks, truth, wordings
 
-DOMAINS = ("laws", "facts", "arithmetic", "arithmetic (no thinking)", "tools", "records", "words")
+DOMAINS = ("distributions", "facts", "arithmetic", "arithmetic (no thinking)", "tools", "records", "words")
 
 
 def rows(seed: int, count: int) -> list[str]:
@@ -25,37 +25,37 @@ def test_a_seed_fixes_the_stream():
     assert rows(5, 300) != rows(6, 300)
 
 
-def test_a_law_s_probabilities_sum_to_one():
-    for law in LAWS:
-        assert sum(law.distribution.values()) == pytest.approx(1, abs=1e-12), law.name
-        assert min(law.distribution.values()) > 0, law.name
+def test_the_probabilities_of_a_distribution_sum_to_one():
+    for known in DISTRIBUTIONS:
+        assert sum(known.probabilities.values()) == pytest.approx(1, abs=1e-12), known.name
+        assert min(known.probabilities.values()) > 0, known.name
 
 
-def test_a_wording_belongs_to_one_law():
+def test_a_wording_belongs_to_one_distribution():
     owners: dict[str, str] = {}
-    for law in LAWS:
-        for text in wordings(law):
-            assert owners.setdefault(text, law.name) == law.name
-    assert len(LAWS) >= 25 and len(owners) > 5000
-    assert all(sum(held_out(text) for text in wordings(law)) >= 10 for law in LAWS)
+    for known in DISTRIBUTIONS:
+        for text in wordings(known):
+            assert owners.setdefault(text, known.name) == known.name
+    assert len(DISTRIBUTIONS) >= 25 and len(owners) > 5000
+    assert all(sum(held_out(text) for text in wordings(known)) >= 10 for known in DISTRIBUTIONS)
 
 
-def test_answers_follow_their_law():
+def test_answers_follow_their_distribution():
     import random
 
     decks = Decks(random.Random(3))
-    for law in LAWS:
-        drawn = Counter(decks.draw(law) for _ in range(6000))
-        assert set(drawn) <= set(law.distribution)
-        for answer, probability in law.distribution.items():
+    for known in DISTRIBUTIONS:
+        drawn = Counter(decks.draw(known) for _ in range(6000))
+        assert set(drawn) <= set(known.probabilities)
+        for answer, probability in known.probabilities.items():
             # Systematic sampling: a deck is off by less than one card, so that 100 decks are closer than chance is.
-            assert drawn[answer] / 6000 == pytest.approx(probability, abs=0.006), (law.name, answer)
+            assert drawn[answer] / 6000 == pytest.approx(probability, abs=0.006), (known.name, answer)
 
 
 def test_training_and_evaluation_never_share_a_question():
     training = Stream(TRAIN_SEED)
-    asked = {training.of(domain).messages[0]["content"] for domain in ("laws", "facts") for _ in range(4000)}
-    for domain in ("laws", "facts"):
+    asked = {training.of(domain).messages[0]["content"] for domain in ("distributions", "facts") for _ in range(4000)}
+    for domain in ("distributions", "facts"):
         assert not asked & {c.messages[0]["content"] for c in questions(domain, EVAL_SEED, 300)}
     sums = {arithmetic.conversation(training.rng).notes["problem"] for _ in range(6000)}
     unseen = {c.notes["problem"] for c in questions("arithmetic", EVAL_SEED, 300)}
@@ -126,6 +126,6 @@ def test_an_evaluation_is_fixed_by_its_seed(domain: str):
 
 
 def test_the_truth_is_of_held_out_wordings():
-    found = truth(EVAL_SEED, per_law=3)
-    assert len(found) == 3 * len(LAWS)
+    found = truth(EVAL_SEED, per_distribution=3)
+    assert len(found) == 3 * len(DISTRIBUTIONS)
     assert all(held_out(row["messages"][0]["content"]) for row in found)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from data.build.corpus import Stream
-from data.build.laws import LAWS
+from data.build.distributions import DISTRIBUTIONS
 from data.build.packing import LENGTHS, Encoder, shard
 from data.build.tokenizer import SPECIAL, TAGS, VOCABULARY, render, train, wrap
-from data.build.written import prompts, rows_of_laws
+from data.build.written import prompts, rows_of_distributions
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 THINK = "<|im_start|>assistant\n"
@@ -144,8 +144,8 @@ def test_the_committed_truth_and_prompts_are_what_the_generator_writes():
     def key(row: dict) -> str:
         return row["messages"][0]["content"]
 
-    assert sorted(written, key=key) == sorted(rows_of_laws(), key=key)
-    assert {row["law"] for row in written} == {law.name for law in LAWS}
+    assert sorted(written, key=key) == sorted(rows_of_distributions(), key=key)
+    assert {row["name"] for row in written} == {known.name for known in DISTRIBUTIONS}
     for row in written:
         assert sum(row["distribution"].values()) == pytest.approx(1, abs=1e-9)
     for name, rows in prompts().items():
@@ -158,5 +158,5 @@ def test_the_card_says_what_was_measured():
 
     figures = json.loads((DEMO / "metrics.json").read_text(encoding="utf-8"))
     assert table(figures) in (DEMO / "README.md").read_text(encoding="utf-8")
-    assert figures["kl"] <= KL_TARGET and set(figures["kl_by_law"]) == {law.name for law in LAWS}
+    assert figures["kl"] <= KL_TARGET and set(figures["kl_by_distribution"]) == {known.name for known in DISTRIBUTIONS}
     assert all(share >= (TARGETS[domain] or 0) for domain, share in figures["exact"].items())

@@ -54,7 +54,7 @@ def test_it_learns_and_resumes_where_it_stopped(trainer: Trainer, batches: list[
 
 
 def test_teacher_forcing_agrees_with_a_plain_forward_pass(trainer: Trainer, encoder: Encoder):
-    conversation = Conversation("laws", [user("Flip a coin."), assistant("Heads")])
+    conversation = Conversation("distributions", [user("Flip a coin."), assistant("Heads")])
     (logprob,), (right,) = trainer.teacher(encoder).score([conversation])
     head = encoder.tokenizer.encode(
         "<|im_start|>user\nFlip a coin.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -63,10 +63,10 @@ def test_teacher_forcing_agrees_with_a_plain_forward_pass(trainer: Trainer, enco
     length = len(ids)
     model = trainer.model()
     hidden, _ = model(jnp.array([ids], jnp.int32), jnp.arange(length, dtype=jnp.int32)[None])
-    laws = jax.nn.log_softmax(model.logits(hidden)[0])
-    expected = [float(laws[place - 1, ids[place]]) for place in range(len(head), length)]
+    logprobs = jax.nn.log_softmax(model.logits(hidden)[0])
+    expected = [float(logprobs[place - 1, ids[place]]) for place in range(len(head), length)]
     assert logprob == pytest.approx(sum(expected), abs=1e-4)
-    assert right == all(int(laws[place - 1].argmax()) == ids[place] for place in range(len(head), length))
+    assert right == all(int(logprobs[place - 1].argmax()) == ids[place] for place in range(len(head), length))
 
 
 def test_the_learning_rate_rises_rests_and_falls_to_nothing():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmlab.distributions.draws import coupled_difference
-from llmlab.distributions.step import softmax
+from llmlab.distributions.probabilities import softmax
 
 
 def by_the_formula(p: np.ndarray, q: np.ndarray) -> float:
@@ -18,7 +18,7 @@ def by_the_formula(p: np.ndarray, q: np.ndarray) -> float:
 def test_two_running_sums_are_the_formulas_double_sum(size: int, seed: int, cut: float) -> None:
     rng = np.random.default_rng(seed)
     p, q = rng.dirichlet(np.ones(size)), rng.dirichlet(np.full(size, 0.2))
-    p, q = (np.where(rng.random(size) < cut, 0, law) for law in (p, q))
+    p, q = (np.where(rng.random(size) < cut, 0, next_token) for next_token in (p, q))
     p[0] += 0.1
     q[-1] += 0.1
     p, q = p / p.sum(), q / q.sum()
@@ -47,13 +47,13 @@ def test_laws_over_other_tokens_never_agree_and_two_sizes_are_refused() -> None:
 def test_first_tokens_differ_as_often_as_the_coupling_says(demo, one: dict, other: dict) -> None:
     """Over 4,000 seeds, within four binomial standard errors; and the engine itself draws these tokens."""
     prompt, count = "Tell me a story about a fox.", 4000
-    law = demo.next_token(prompt)
-    drawn = [law.draws(range(count), **fields) for fields in (one, other)]
-    laws = []
+    next_token = demo.next_token(prompt)
+    drawn = [next_token.sample(range(count), **fields) for fields in (one, other)]
+    distributions = []
     for fields in (one, other):
-        frame = law.frame(top=None, **fields).sort_values("token_id")
-        laws.append(np.exp(frame["sampling_logprob"].to_numpy(dtype=float)))
-    expected = coupled_difference(*laws)
+        frame = next_token.frame(top=None, **fields).sort_values("token_id")
+        distributions.append(np.exp(frame["sampling_logprob"].to_numpy(dtype=float)))
+    expected = coupled_difference(*distributions)
     rate = float((drawn[0] != drawn[1]).mean())
     error = np.sqrt(expected * (1 - expected) / count)
     print(f"{one} and {other}: {rate:.4f}, expected {expected:.4f}, standard error {error:.4f}")
@@ -65,9 +65,9 @@ def test_first_tokens_differ_as_often_as_the_coupling_says(demo, one: dict, othe
 
 
 def test_what_is_drawn_is_distributed_as_the_law(demo) -> None:
-    law = demo.next_token("Tell me a story about a fox.", top_k=5)
-    seen = np.bincount(law.draws(range(2000)), minlength=len(law.logits)) / 2000
-    ids = law.ranking[:5]
-    want = softmax(law.logits[ids])
+    next_token = demo.next_token("Tell me a story about a fox.", top_k=5)
+    seen = np.bincount(next_token.sample(range(2000)), minlength=len(next_token.logits)) / 2000
+    ids = next_token.ranking[:5]
+    want = softmax(next_token.logits[ids])
     assert seen.sum() == pytest.approx(1) and np.count_nonzero(seen) == 5
     np.testing.assert_array_less(np.abs(seen[ids] - want), 4 * np.sqrt(want * (1 - want) / 2000))

@@ -9,7 +9,7 @@ import pytest
 from llmlab.distributions.flip_points import COLD, Interval, Ranking, Settings, flip_points
 from llmlab.distributions.step import FIXED
 from llmlab.errors import RequestError
-from llmlab.frames.distribution import FLIP_COLUMNS
+from llmlab.frames.distribution import FLIP_POINTS_COLUMNS
 from llmlab.protocol.request import ChatRequest
 from llmlab.results.next_token import NextToken
 from llmlab.sampling.params import SamplingParams
@@ -152,10 +152,10 @@ def test_the_engines_own_stages_flip_there(order: str) -> None:
     request = ChatRequest.build(
         "hello", seed=9, temperature=0.8, top_k=30, top_p=0.9, min_p=0.01, repetition_penalty=1.2, logit_bias={7: 1.0}
     )
-    law = NextToken.of(backend, request, order=order)
+    next_token = NextToken.of(backend, request, order=order)
     tried = 0
-    for token in [*law.ranking[:5].tolist(), int(law.draws([9])[0])]:
-        frame = law.flip_points(token)
+    for token in [*next_token.ranking[:5].tolist(), int(next_token.sample([9])[0])]:
+        frame = next_token.flip_points_frame(token)
         for row in frame[frame["parameter"].isin(["temperature", "top_p", "min_p"])].dropna().itertuples():
             for end, inward in ((row.low, 1.0), (row.high, -1.0)):
                 if end in (0.0, 1.0, 2.0, 1e-5):
@@ -164,36 +164,36 @@ def test_the_engines_own_stages_flip_there(order: str) -> None:
                 for sign in (inward, -inward):
                     asked = {row.parameter: end * (1 + sign * 1e-4)}
                     if row.event == "drawn":
-                        there = law.draws([9], **asked)[0] == token
+                        there = next_token.sample([9], **asked)[0] == token
                     else:
-                        there = law.frame(top=None, **asked).set_index("token_id").loc[token, "kept"]
+                        there = next_token.frame(top=None, **asked).set_index("token_id").loc[token, "kept"]
                     assert there == (sign == inward), (token, row, sign)
     assert tried >= 8
 
 
 def test_the_frame() -> None:
-    law = NextToken.of(FakeBackend(), ChatRequest.build("hello", top_p=0.9))
-    frame = law.flip_points(" w7")
-    assert list(frame.columns) == list(FLIP_COLUMNS)
+    next_token = NextToken.of(FakeBackend(), ChatRequest.build("hello", top_p=0.9))
+    frame = next_token.flip_points_frame(" w7")
+    assert list(frame.columns) == list(FLIP_POINTS_COLUMNS)
     assert [str(kind) for kind in frame.dtypes] == ["str", "str", "Float64", "Float64", "Float64"]
     names = [COLD, "temperature", "top_k", "top_p", "min_p"]
     assert frame["parameter"].tolist() == names and set(frame["event"]) == {"kept"}, "without a seed nothing is drawn"
     assert frame["value"].tolist() == [1.0, 1.0, np.inf, 0.9, 0.0]
-    seeded = law.flip_points(7, seed=3)
+    seeded = next_token.flip_points_frame(7, seed=3)
     assert seeded["event"].tolist() == ["kept"] * 5 + ["drawn"] * 5
     winners = set()
     for choice, position in itertools.product(range(3), range(3)):
         place = {"choice": choice, "position": position, "temperature": 2.0}
-        winner = int(law.draws([3], **place)[0])
-        drawn_rows = law.flip_points(winner, seed=3, **place).iloc[6:]
+        winner = int(next_token.sample([3], **place)[0])
+        drawn_rows = next_token.flip_points_frame(winner, seed=3, **place).iloc[6:]
         inside = (drawn_rows["low"] <= drawn_rows["value"]) & (drawn_rows["value"] <= drawn_rows["high"])
         assert inside.all() and len(inside) == 4, "what is drawn here, is drawn with these values"
         winners.add(winner)
     assert len(winners) > 2, "other choices and positions have other noise"
-    masked = law.flip_points(END - 1, min_tokens=1)
+    masked = next_token.flip_points_frame(END - 1, min_tokens=1)
     assert masked[["low", "high"]].isna().all(axis=None) and len(masked) == 5
     with pytest.raises(RequestError, match="47"):
-        law.flip_points(V)
+        next_token.flip_points_frame(V)
 
 
 def test_settings_are_those_that_the_engine_has() -> None:

@@ -45,30 +45,30 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "strip by", lambda d, r, w, s: r.to_html(by="prob"), "by must be one of logprob, sampling_logprob"
     yield "one axes", lambda d, r, w, s: r.plot_logprobs(ax=(1, 2)), "ax must be one matplotlib Axes"
     yield "top", lambda d, r, w, s: w.frame(top=0), "top must be at least 1, got 0; None is the whole vocabulary"
-    yield "top of a grid", lambda d, r, w, s: w.under(top_k=[1]).frame(top=-1), "top must be at least 1, got -1"
+    yield "top of a grid", lambda d, r, w, s: w.sweep(top_k=[1]).frame(top=-1), "top must be at least 1, got -1"
     yield "top of temperatures", lambda d, r, w, s: w.temperatures(top=None), "top must be an integer, got None"
     yield "top of penalties", lambda d, r, w, s: w.penalties(top=0, repetition_penalty=1.2), "top must be at least 1"
     yield "temperature", lambda d, r, w, s: w.temperatures(temperature=0.5), "temperature is what is varied here"
     yield "temperatures", lambda d, r, w, s: w.temperatures(0.5), "temperatures must be a list of temperatures, got 0.5"
     yield "hot", lambda d, r, w, s: w.temperatures([3]), "temperature must be between 0 and 2, got 3"
-    yield "a grid's ids", lambda d, r, w, s: w.under(top_k=[1]).logprobs([99_999]), "token 99999 is not in the vocab"
-    yield "a grid's id", lambda d, r, w, s: w.under(top_k=[1]).logprobs([-1]), "token -1 is not in the vocabulary"
-    yield "a float id", lambda d, r, w, s: w.under(top_k=[1]).logprobs([1.5]), "token must be an id, a text or bytes"
-    yield "orders of a grid", lambda d, r, w, s: w.under(order=["vllm"]), "order must be one of"
-    yield "half a pair", lambda d, r, w, s: w.stages(tokens=["\udc80"]), "half of a surrogate pair"
+    yield "a grid's ids", lambda d, r, w, s: w.sweep(top_k=[1]).logprobs([99_999]), "token 99999 is not in the vocab"
+    yield "a grid's id", lambda d, r, w, s: w.sweep(top_k=[1]).logprobs([-1]), "token -1 is not in the vocabulary"
+    yield "a float id", lambda d, r, w, s: w.sweep(top_k=[1]).logprobs([1.5]), "token must be an id, a text or bytes"
+    yield "orders of a grid", lambda d, r, w, s: w.sweep(order=["vllm"]), "order must be one of"
+    yield "half a pair", lambda d, r, w, s: w.stages_frame(tokens=["\udc80"]), "half of a surrogate pair"
     yield "half a branch", lambda d, r, w, s: r.branch(0, "\udc80"), "half of a surrogate pair"
-    yield "seed", lambda d, r, w, s: w.draws([2**63]), "seeds must be a signed 64-bit integer"
-    yield "seeds", lambda d, r, w, s: w.draws(5), "seeds must be a list of seeds, got 5"
-    yield "noise choice", lambda d, r, w, s: w.draws([1], choice=-1), "choice must be between 0 and"
-    yield "noise place", lambda d, r, w, s: w.flip_points(5, position=1.5), "position must be an integer, got 1.5"
-    yield "noise seed", lambda d, r, w, s: w.flip_points(5, seed=1.5), "seed must be an integer"
+    yield "seed", lambda d, r, w, s: w.sample([2**63]), "seeds must be a signed 64-bit integer"
+    yield "seeds", lambda d, r, w, s: w.sample(5), "seeds must be a list of seeds, got 5"
+    yield "noise choice", lambda d, r, w, s: w.sample([1], choice=-1), "choice must be between 0 and"
+    yield "noise place", lambda d, r, w, s: w.flip_points_frame(5, position=1.5), "position must be an integer, got 1.5"
+    yield "noise seed", lambda d, r, w, s: w.flip_points_frame(5, seed=1.5), "seed must be an integer"
     yield "draws", lambda d, r, w, s: d.check_sampler(QUESTION, draws=2.5), "draws must be an integer, got 2.5"
     yield "first seed", lambda d, r, w, s: d.check_sampler(QUESTION, seed=None), "seed must be an integer, got None"
-    yield "truth", lambda d, r, w, s: d.calibration(3), "truth must be a list of prompts with their laws, got 3"
+    yield "truth", lambda d, r, w, s: d.calibration(3), "truth must be a list of prompts with distributions, got 3"
     yield "answers", lambda d, r, w, s: d.calibration([{"messages": "x", "distribution": {3: 1}}]), "must map answers"
-    yield "its messages", lambda d, r, w, s: d.calibration([], messages="x"), "messages are the truth's"
+    yield "its messages", lambda d, r, w, s: d.calibration([], messages="x"), "messages cannot be given here"
     yield "its n", lambda d, r, w, s: d.calibration(n=3), "n says how tokens are drawn"
-    yield "few prompts", lambda d, r, w, s: d.calibration(prompts_per_law=1.5), "prompts_per_law must be an integer"
+    yield "few prompts", lambda d, r, w, s: d.calibration(prompts_per_distribution=1.5), "_distribution must be"
     yield "a score of 5", lambda d, r, w, s: d.score(QUESTION, 5), "given must be a list of token ids, or of texts"
     yield "a score of bytes", lambda d, r, w, s: d.score(QUESTION, b"abc"), "given must be a list of token ids"
     yield "a score of results", lambda d, r, w, s: d.score(QUESTION, [r]), "results are scored one at a time"
@@ -142,11 +142,11 @@ def right(lab: Any, result: Any, law: Any, sweep: Any) -> None:
     """What is not Python's own counts as what it stands for."""
     assert len(result.tree(np.int64(1), np.int64(2))) == 2
     assert result.ledger(np.int64(-1)).drawn == result.choices[0].tokens.ids[-1]
-    grid = law.under(temperature=np.array([0.5, 1.0], np.float32), top_k=pd.Series([1, 2]))
+    grid = law.sweep(temperature=np.array([0.5, 1.0], np.float32), top_k=pd.Series([1, 2]))
     assert grid.logprobs("Cat").shape == (2, 2, 1)
     assert (grid.logprobs(["Cat", np.int64(5)])[..., 0] == grid.logprobs("Cat")[..., 0]).all()
-    assert law.stages(tokens="Cat")["token"].unique().tolist() == ["Cat"], "a text is one token, not one a letter"
-    assert law.draws(seed for seed in np.arange(3)).tolist() == law.draws(range(3)).tolist()
+    assert law.stages_frame(tokens="Cat")["token"].unique().tolist() == ["Cat"], "a text is one token, not one a letter"
+    assert law.sample(seed for seed in np.arange(3)).tolist() == law.sample(range(3)).tolist()
     assert lab.check_sampler(QUESTION, draws=np.int64(50), seed=np.int64(2)).draws == 50
     assert list(lab.compare_orders(result, orders="vllm").results) == ["llmlab", "vllm"]
     assert len(sweep.summary_frame("tokens", by=("top_p", "top_p"))) == 2

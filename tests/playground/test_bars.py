@@ -34,5 +34,5 @@ def test_the_noise_draws_what_the_engine_draws(demo, step) -> None:
     for seed in range(4):
         bars = distribution_bars(step, place="the first token", order="llmlab", seed=seed, temperature=1.5)
         token = demo.chat("Name an animal.", seed=seed, temperature=1.5, max_tokens=1).choices[0].tokens.ids[0]
-        assert bars.would == (token, label(step.bytes_of(int(token)), name="<|im_end|>"))
+        assert bars.would == (token, label(step.token_names.bytes_of(int(token)), name="<|im_end|>"))
     assert distribution_bars(step, place="the first token", order="llmlab", seed=None).would is None

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from llmlab.display import palette
 from llmlab.display.palette import contrast
 from llmlab.errors import RequestError
-from llmlab.plots.distribution import plot_ledger
+from llmlab.plots.distribution import plot_stages
 from llmlab.protocol.request import ChatRequest
 from llmlab.results.next_token import NextToken
 from llmlab.sampling.pipeline import ORDERS
@@ -23,7 +23,7 @@ MADE = np.array([3, 11, 3, 40], np.int32)
 
 
 @pytest.fixture(scope="module")
-def law() -> NextToken:
+def next_token() -> NextToken:
     """A step after four tokens, so that every penalty has something to count."""
     backend = FakeBackend()
     request = ChatRequest.build("hello")
@@ -43,10 +43,10 @@ def texts(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_the_curve_counts_what_each_cut_removes(law: NextToken) -> None:
+def test_the_curve_counts_what_each_cut_removes(next_token: NextToken) -> None:
     fields = {"temperature": 2.0, "top_k": 12, "top_p": 0.9, "min_p": 0.35}
-    data = law.truncation(**fields)
-    p = softmax(law.logits / 2.0)
+    data = next_token.truncation(**fields)
+    p = softmax(next_token.logits / 2.0)
     gone = cut(p, top_k=12, top_p=0.9, min_p=0.35)
     np.testing.assert_allclose(data.prob, np.sort(p)[::-1], atol=1e-6)
     assert [one.name for one in data.cuts] == ["top_k", "top_p", "min_p"]
@@ -55,17 +55,17 @@ def test_the_curve_counts_what_each_cut_removes(law: NextToken) -> None:
         assert one.mass == pytest.approx(p[gone[one.name]].sum(), abs=1e-6)
     assert data.kept == data.cuts[-1].kept == V - sum(one.removed for one in data.cuts)
     assert data.min_p_level == pytest.approx(0.35 * p.max(), abs=1e-6)
-    assert np.isnan(law.truncation(order="llama.cpp", **fields).min_p_level)
-    assert law.truncation().cuts == () and law.truncation().kept == V
-    assert [one.removed for one in law.truncation(temperature=0, top_k=3).cuts] == [0]
+    assert np.isnan(next_token.truncation(order="llama.cpp", **fields).min_p_level)
+    assert next_token.truncation().cuts == () and next_token.truncation().kept == V
+    assert [one.removed for one in next_token.truncation(temperature=0, top_k=3).cuts] == [0]
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     "fields", [{}, {"temperature": 0.0}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.95, "min_p": 0.02, "temperature": 1.5}]
 )
-def test_the_curve_is_drawn(law: NextToken, order: str, fields: dict, assert_nothing_clipped) -> None:
-    data, ax = law.truncation(order=order, **fields), law.plot_truncation(order=order, **fields)
+def test_the_curve_is_drawn(next_token: NextToken, order: str, fields: dict, assert_nothing_clipped) -> None:
+    data, ax = next_token.truncation(order=order, **fields), next_token.plot_truncation(order=order, **fields)
     assert len(texts(ax)) == 1 + len(data.cuts)
     assert texts(ax)[0].startswith(f"kept: {data.kept} token")
     for one, text in zip(data.cuts, texts(ax)[1:], strict=True):
@@ -78,27 +78,27 @@ def test_the_curve_is_drawn(law: NextToken, order: str, fields: dict, assert_not
     assert_nothing_clipped(ax)
 
 
-def test_a_waterfall_follows_one_token_through_the_stages(law: NextToken) -> None:
+def test_a_waterfall_follows_one_token_through_the_stages(next_token: NextToken) -> None:
     fields = {
         "logit_bias": {3: 1.0}, "repetition_penalty": 1.2, "presence_penalty": 0.5, "temperature": 0.5, "top_k": 3,
     }  # fmt: skip
-    data = law.waterfall(3, **fields)
+    data = next_token._token_stages(3, **fields)
     assert data.stages == ("raw", "1 logit_bias", "2 repetition", "4 presence", "6 temperature", "7 top_k")
     assert data.settings == ("", "+1", "= 1.2", "= 0.5", "= 0.5", "= 3")
     assert data.label == "␣w3" and data.token_id == 3
-    ledger = law.stages(tokens=[3], **fields)
+    ledger = next_token.stages_frame(tokens=[3], **fields)
     ledger = ledger[ledger["active"]]
     np.testing.assert_array_equal(data.logit, ledger["logit"])
     np.testing.assert_allclose(data.prob, ledger["prob"], atol=1e-12)
     removed = ledger["removed_by"].iloc[0]
     assert data.removed_by == ("top_k" if data.prob[-1] == 0 else "") and (removed == "top_k") == (data.prob[-1] == 0)
-    other = law.waterfall(20, **fields, frequency_penalty=0.1)
+    other = next_token._token_stages(20, **fields, frequency_penalty=0.1)
     assert other.settings == ("", "no bias", "not seen", "not made", "not made", "= 0.5", "= 3")
-    assert law.waterfall(3, frequency_penalty=0.1).settings[1] == "= 0.1 x 2", "it was made twice"
-    early = law.waterfall("<|im_end|>", min_tokens=9)
+    assert next_token._token_stages(3, frequency_penalty=0.1).settings[1] == "= 0.1 x 2", "it was made twice"
+    early = next_token._token_stages("<|im_end|>", min_tokens=9)
     assert early.removed_by == "mask" and early.settings == ("", "min_tokens 9")
-    assert law.waterfall(3, response_format={"type": "json_object"}).settings[1] == "grammar"
-    assert law.waterfall(3, order="sglang", top_p=0.5).stages == ("raw", "7 top_p")
+    assert next_token._token_stages(3, response_format={"type": "json_object"}).settings[1] == "grammar"
+    assert next_token._token_stages(3, order="sglang", top_p=0.5).stages == ("raw", "7 top_p")
 
 
 @pytest.mark.parametrize("token", [3, 20, "best", END])
@@ -111,9 +111,9 @@ def test_a_waterfall_follows_one_token_through_the_stages(law: NextToken) -> Non
          "min_tokens": 9, "temperature": 1.5, "top_k": 30, "top_p": 0.9, "min_p": 0.01},
     ],
 )  # fmt: skip
-def test_the_waterfall_is_drawn(law: NextToken, token: int | str, fields: dict, assert_nothing_clipped) -> None:
-    token = int(law.ranking[0]) if token == "best" else token
-    data, ax = law.waterfall(token, **fields), law.plot_ledger(token, **fields)
+def test_the_waterfall_is_drawn(next_token: NextToken, token: int | str, fields: dict, assert_nothing_clipped) -> None:
+    token = int(next_token.ranking[0]) if token == "best" else token
+    data, ax = next_token._token_stages(token, **fields), next_token.plot_stages(token, **fields)
     before = np.concatenate([[0], data.prob[:-1]])
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], np.abs(data.prob - before))
     np.testing.assert_allclose([bar.get_y() for bar in ax.patches], np.minimum(data.prob, before))
@@ -129,29 +129,29 @@ def test_the_waterfall_is_drawn(law: NextToken, token: int | str, fields: dict, 
     assert_nothing_clipped(ax)
 
 
-def test_the_title_of_a_long_token_stays_inside(law: NextToken, assert_nothing_clipped) -> None:
-    data = law.waterfall(5)
-    assert plot_ledger(data).get_title(loc="left").count("\n") == 0
-    ax = plot_ledger(data._replace(label="W" * 18))
+def test_the_title_of_a_long_token_stays_inside(next_token: NextToken, assert_nothing_clipped) -> None:
+    data = next_token._token_stages(5)
+    assert plot_stages(data).get_title(loc="left").count("\n") == 0
+    ax = plot_stages(data._replace(label="W" * 18))
     assert_nothing_clipped(ax)
     assert ax.get_title(loc="left") == f"{'W' * 18}:\ncan be drawn, p = {data.prob[-1]:.3f}"
 
 
-def test_penalties_before_and_after(law: NextToken, assert_nothing_clipped) -> None:
+def test_penalties_before_and_after(next_token: NextToken, assert_nothing_clipped) -> None:
     fields = {"repetition_penalty": 1.5, "frequency_penalty": 0.5, "logit_bias": {20: 6.0}}
-    data = law.penalties(top=V, temperature=0.3, top_k=2, **fields)
+    data = next_token.penalties(top=V, temperature=0.3, top_k=2, **fields)
     rows = {token: row for row, token in enumerate(data.token_ids)}
     assert set(data.shifts) == {"logit_bias", "repetition", "frequency"}, "presence is off"
-    np.testing.assert_allclose(data.before, softmax(law.logits)[list(data.token_ids)], atol=1e-6)
+    np.testing.assert_allclose(data.before, softmax(next_token.logits)[list(data.token_ids)], atol=1e-6)
     assert data.shifts["logit_bias"][rows[20]] == pytest.approx(6.0, abs=1e-5)
     np.testing.assert_allclose([data.shifts["frequency"][rows[i]] for i in (3, 11, 9)], [-1.0, -0.5, 0.0], atol=1e-5)
     moved = {token for token, row in rows.items() if data.shifts["repetition"][row] != 0}
     assert moved == {3, 4, 5, 11, 40}, "the prompt's tokens and those that were made"
-    total = law.logits[list(data.token_ids)] + sum(data.shifts.values())
+    total = next_token.logits[list(data.token_ids)] + sum(data.shifts.values())
     np.testing.assert_allclose(data.after, softmax(total), atol=1e-6)
     larger = np.maximum(data.before, data.after)
     assert (np.diff(larger) <= 0).all()
-    ax = law.plot_penalties(top=V, **fields)
+    ax = next_token.plot_penalties(top=V, **fields)
     notes = {text.get_text() for text in ax.texts}
     assert "bias +6.00" in notes and len(notes) <= 6
     after = ax.collections[1]
@@ -163,21 +163,21 @@ def test_penalties_before_and_after(law: NextToken, assert_nothing_clipped) -> N
     assert_nothing_clipped(ax)
 
 
-def test_without_a_penalty_there_is_nothing_to_show(law: NextToken) -> None:
+def test_without_a_penalty_there_is_nothing_to_show(next_token: NextToken) -> None:
     with pytest.raises(RequestError, match="no bias or penalty moves a token"):
-        law.penalties(temperature=0.5, top_k=4)
+        next_token.penalties(temperature=0.5, top_k=4)
 
 
 @pytest.mark.parametrize("style", ["default", "dark_background"])
-def test_everything_can_be_read_on_a_dark_ground_as_well(law: NextToken, style: str) -> None:
+def test_everything_can_be_read_on_a_dark_ground_as_well(next_token: NextToken, style: str) -> None:
     fields = {"top_k": 8, "top_p": 0.9, "min_p": 0.05}
     # Another's style is the reader's own doing; it ends with the test.
     with plt.style.context(style):
         for ax in (
-            law.plot_temperatures([0.5, 1.5], top=6, **fields),
-            law.plot_truncation(**fields),
-            law.plot_ledger(int(law.ranking[0]), temperature=0.5, **fields),
-            law.plot_penalties(logit_bias={3: 2.0}),
+            next_token.plot_temperatures([0.5, 1.5], top=6, **fields),
+            next_token.plot_truncation(**fields),
+            next_token.plot_stages(int(next_token.ranking[0]), temperature=0.5, **fields),
+            next_token.plot_penalties(logit_bias={3: 2.0}),
         ):
             ground = to_hex(ax.get_facecolor())
             assert ground == ("#000000" if style == "dark_background" else "#ffffff")
@@ -191,11 +191,11 @@ def test_everything_can_be_read_on_a_dark_ground_as_well(law: NextToken, style: 
             plt.close(ax.figure)
 
 
-def test_the_axes_given_are_drawn_on(law: NextToken, assert_nothing_clipped) -> None:
+def test_the_axes_given_are_drawn_on(next_token: NextToken, assert_nothing_clipped) -> None:
     for draw in (
-        lambda ax: law.plot_truncation(top_k=5, ax=ax),
-        lambda ax: law.plot_ledger(3, top_k=5, ax=ax),
-        lambda ax: law.plot_penalties(top=5, presence_penalty=1.0, ax=ax),
+        lambda ax: next_token.plot_truncation(top_k=5, ax=ax),
+        lambda ax: next_token.plot_stages(3, top_k=5, ax=ax),
+        lambda ax: next_token.plot_penalties(top=5, presence_penalty=1.0, ax=ax),
     ):
         figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
         assert draw(axes[1]) is axes[1]

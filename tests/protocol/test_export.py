@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab.protocol.export import EXTENSIONS, as_lab_call
+from llmlab.protocol.export import as_lab_call
+from llmlab.protocol.fields import EXTENSIONS
 from llmlab.protocol.request import ChatRequest, PromptRequest
 
 #: The HTTP library that this version of `openai` runs on.

@@ -44,6 +44,6 @@ def test_help_and_a_bound_method_show_them(demo) -> None:
 
 def test_what_stays_as_it_was_shows_no_default() -> None:
     assert repr(named(Result.rerun)["temperature"].default) == "…"
-    assert {*named(NextToken.frame)} == {*named(NextToken.plot_ledger)}
+    assert {*named(NextToken.frame)} == {*named(NextToken.plot_stages)}
     assert "temperature" not in named(NextToken.temperatures) and "top_p" in named(NextToken.temperatures)
     assert "max_tokens" not in named(NextToken.frame)

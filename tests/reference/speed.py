@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from llmlab.checkpoints.hub import demo_folder
 from llmlab.checkpoints.load import load_model
+from llmlab.embedded import demo_folder
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
 from llmlab.sampling.params import SamplingParams

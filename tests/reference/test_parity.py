@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmlab.checkpoints.hub import demo_folder
 from llmlab.checkpoints.load import load_model
 from llmlab.checkpoints.save import save_checkpoint
+from llmlab.embedded import demo_folder
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
 from llmlab.models.families import parameter_count, read_config

@@ -62,7 +62,7 @@ def backend() -> FakeBackend:
 
 
 @pytest.fixture(scope="module")
-def law(backend: FakeBackend) -> NextToken:
+def next_token(backend: FakeBackend) -> NextToken:
     return NextToken.of(backend, ChatRequest.build("hello"))
 
 
@@ -94,8 +94,8 @@ def cut(p: np.ndarray, *, top_k: int, top_p: float, min_p: float) -> dict[str, n
     return gone
 
 
-def test_the_frame_is_the_raw_law_and_the_one_drawn_from(law: NextToken, backend: FakeBackend) -> None:
-    frame = law.frame(top=None, temperature=0.7, top_k=9, top_p=0.95, min_p=0.02)
+def test_the_frame_is_the_raw_law_and_the_one_drawn_from(next_token: NextToken, backend: FakeBackend) -> None:
+    frame = next_token.frame(top=None, temperature=0.7, top_k=9, top_p=0.95, min_p=0.02)
     assert list(frame.columns) == ["token", "token_id", "bytes", "logprob", "sampling_logprob", "rank", "kept"]
     assert [str(t) for t in frame.dtypes] == ["category", "Int64", "object", "Float64", "Float64", "Int64", "bool"]
     order = np.argsort(-backend.logits, kind="stable")
@@ -116,23 +116,23 @@ def test_the_frame_is_the_raw_law_and_the_one_drawn_from(law: NextToken, backend
 
 def test_the_request_gives_the_defaults_and_the_model_is_asked_once(backend: FakeBackend) -> None:
     before = backend.asked
-    law = NextToken.of(backend, ChatRequest.build("hello", top_k=3))
-    assert law.frame(top=None)["kept"].sum() == 3
-    assert law.frame(top=None, top_k=5)["kept"].sum() == 5
-    assert law.frame(top=None, temperature=0)["kept"].sum() == 1
-    assert len(law.frame()) == 20 and len(law.frame(top=2)) == 2
+    next_token = NextToken.of(backend, ChatRequest.build("hello", top_k=3))
+    assert next_token.frame(top=None)["kept"].sum() == 3
+    assert next_token.frame(top=None, top_k=5)["kept"].sum() == 5
+    assert next_token.frame(top=None, temperature=0)["kept"].sum() == 1
+    assert len(next_token.frame()) == 20 and len(next_token.frame(top=2)) == 2
     assert backend.asked == before + 1
     with pytest.raises(RequestError, match="temperature"):
-        law.frame(temperature=9)
+        next_token.frame(temperature=9)
     with pytest.raises(RequestError, match="order"):
-        law.frame(order="alphabetical")
+        next_token.frame(order="alphabetical")
     with pytest.raises(ValueError, match="top must be"):
-        law.frame(top=0)
+        next_token.frame(top=0)
 
 
-def test_stages_show_each_step_on_the_way(law: NextToken, backend: FakeBackend) -> None:
+def test_stages_show_each_step_on_the_way(next_token: NextToken, backend: FakeBackend) -> None:
     fields = {"logit_bias": {7: 5.0}, "repetition_penalty": 1.5, "temperature": 0.5, "top_k": 4}
-    frame = law.stages(top=None, **fields)
+    frame = next_token.stages_frame(top=None, **fields)
     assert list(frame.columns) == [
         "token", "token_id", "bytes", "number", "stage", "active", "logit", "logprob", "prob", "removed_by",
     ]  # fmt: skip
@@ -153,19 +153,19 @@ def test_stages_show_each_step_on_the_way(law: NextToken, backend: FakeBackend) 
     logit = frame.pivot(index="token_id", columns="stage", values="logit").to_numpy(dtype=float)
     np.testing.assert_allclose(logit[:, columns.index("presence")], penalised, atol=1e-6)
     np.testing.assert_allclose(logit[:, columns.index("temperature")], penalised / 0.5, atol=1e-5)
-    waterfall = law.waterfall(int(np.argmax(penalised)), **fields)
-    np.testing.assert_allclose(waterfall.logit[-2:], penalised.max() / 0.5, atol=1e-5)
+    data = next_token._token_stages(int(np.argmax(penalised)), **fields)
+    np.testing.assert_allclose(data.logit[-2:], penalised.max() / 0.5, atol=1e-5)
     last = frame[frame["number"] == 9]
     assert last["removed_by"].isna().sum() == 4
     assert set(last["removed_by"].dropna()) == {"top_k"}
-    np.testing.assert_array_equal(last["logprob"], law.frame(top=None, **fields)["sampling_logprob"])
+    np.testing.assert_array_equal(last["logprob"], next_token.frame(top=None, **fields)["sampling_logprob"])
 
 
-def test_every_token_that_died_knows_its_stage(law: NextToken) -> None:
+def test_every_token_that_died_knows_its_stage(next_token: NextToken) -> None:
     fields = {
         "top_k": 20, "top_p": 0.9, "min_p": 0.1, "min_tokens": 1, "response_format": {"type": "json_object"},
     }  # fmt: skip
-    frame = law.stages(top=None, **fields)
+    frame = next_token.stages_frame(top=None, **fields)
     after = frame[frame["number"] == 9].set_index("token_id")
     assert set(after["removed_by"].dropna()) == {"mask", "top_k", "top_p", "min_p"}
     assert (after["removed_by"].isna() == (after["prob"] > 0)).all()
@@ -173,7 +173,7 @@ def test_every_token_that_died_knows_its_stage(law: NextToken) -> None:
     for token, rows in frame.groupby("token_id"):
         gone = rows.loc[rows["prob"] == 0, "stage"]
         assert (gone.iloc[0] if len(gone) else None) == (rows["removed_by"].iloc[0] if len(gone) else None), token
-    one = law.stages(tokens=[" w7", b" w8", 9, "<|im_end|>"], **fields)
+    one = next_token.stages_frame(tokens=[" w7", b" w8", 9, "<|im_end|>"], **fields)
     assert one["token_id"].unique().tolist() == [7, 8, 9, END - 1]
 
 
@@ -181,20 +181,20 @@ def test_every_token_that_died_knows_its_stage(law: NextToken) -> None:
     ("token", "words"),
     [(V, "0..47"), (-1, "0..47"), ("w7", "there is b' w7', id 7"), (" w7 w8", "not a single token"), (True, "an id")],
 )
-def test_a_token_that_is_not_there(law: NextToken, token: Any, words: str) -> None:
+def test_a_token_that_is_not_there(next_token: NextToken, token: Any, words: str) -> None:
     with pytest.raises(RequestError, match=words) as caught:
-        law.stages(tokens=[token])
+        next_token.stages_frame(tokens=[token])
     assert caught.value.param == "token"
 
 
-def test_what_makes_another_prompt_is_another_question(law: NextToken) -> None:
+def test_what_makes_another_prompt_is_another_question(next_token: NextToken) -> None:
     with pytest.raises(RequestError, match="messages makes another prompt"):
-        law.frame(messages="bye")
+        next_token.frame(messages="bye")
 
 
-def test_temperatures_say_what_each_cut_removes(law: NextToken, backend: FakeBackend) -> None:
+def test_temperatures_say_what_each_cut_removes(next_token: NextToken, backend: FakeBackend) -> None:
     temperatures = (0.3, 1.0, 2.0)
-    data = law.temperatures(temperatures, top=10, top_k=8, top_p=0.95, min_p=0.2)
+    data = next_token.temperatures(temperatures, top=10, top_k=8, top_p=0.95, min_p=0.2)
     order = np.argsort(-backend.logits, kind="stable")[:10]
     assert data.token_ids == tuple(order.tolist())
     assert data.settings == {"top_k": 8, "top_p": 0.95, "min_p": 0.2}
@@ -215,13 +215,13 @@ def test_temperatures_say_what_each_cut_removes(law: NextToken, backend: FakeBac
     assert seen == {"", "top_k", "top_p", "min_p"}, "the case shows every cut at work"
 
 
-def test_peers_orders_cut_other_tokens(law: NextToken) -> None:
-    ours = law.temperatures((2.0,), top_p=0.8)
-    theirs = law.temperatures((2.0,), top_p=0.8, order="llama.cpp")
+def test_peers_orders_cut_other_tokens(next_token: NextToken) -> None:
+    ours = next_token.temperatures((2.0,), top_p=0.8)
+    theirs = next_token.temperatures((2.0,), top_p=0.8, order="llama.cpp")
     np.testing.assert_allclose(ours.prob, theirs.prob, atol=1e-6)
     assert theirs.kept[0] < ours.kept[0], "it measures the mass at temperature 1"
-    assert np.isnan(law.temperatures((2.0,), min_p=0.1, order="llama.cpp").min_p_level).all()
-    joint = law.temperatures((1.0,), top_k=3, top_p=0.5, order="sglang")
+    assert np.isnan(next_token.temperatures((2.0,), min_p=0.1, order="llama.cpp").min_p_level).all()
+    joint = next_token.temperatures((1.0,), top_k=3, top_p=0.5, order="sglang")
     assert set(joint.removed) == {"top_k", "top_p"}
     assert joint.kept[0] + joint.removed["top_k"][0] + joint.removed["top_p"][0] == V
 
@@ -230,11 +230,11 @@ def test_peers_orders_cut_other_tokens(law: NextToken) -> None:
     "fields", [{}, {"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}]
 )
 def test_the_plot_draws_the_laws_and_their_cuts(
-    law: NextToken, fields: dict[str, float], assert_nothing_clipped
+    next_token: NextToken, fields: dict[str, float], assert_nothing_clipped
 ) -> None:
     temperatures = (0.3, 1.0, 2.0)
-    data = law.temperatures(temperatures, top=10, **fields)
-    ax = law.plot_temperatures(temperatures, top=10, **fields)
+    data = next_token.temperatures(temperatures, top=10, **fields)
+    ax = next_token.plot_temperatures(temperatures, top=10, **fields)
     rows = ax.containers[::2]
     heights = np.array([[bar.get_height() for bar in row] for row in rows])
     scale = heights[0, 0] / data.prob[0, 0]
@@ -255,21 +255,21 @@ def test_the_plot_draws_the_laws_and_their_cuts(
     assert_nothing_clipped(ax)
 
 
-def test_greedy_and_biased_laws_are_drawn_too(law: NextToken, assert_nothing_clipped) -> None:
-    data = law.temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3)
+def test_greedy_and_biased_laws_are_drawn_too(next_token: NextToken, assert_nothing_clipped) -> None:
+    data = next_token.temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3)
     assert data.token_ids[0] == 40, "the most likely after the bias comes first"
     assert data.kept.tolist() == [1, 3]
-    assert_nothing_clipped(law.plot_temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3))
+    assert_nothing_clipped(next_token.plot_temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3))
     with pytest.raises(ValueError, match="temperatures is empty"):
-        law.temperatures(())
+        next_token.temperatures(())
     figure, ax = plt.subplots(layout="constrained")
-    assert law.plot_temperatures(ax=ax) is ax
+    assert next_token.plot_temperatures(ax=ax) is ax
 
 
-def test_small_axes_have_what_fits(law: NextToken, assert_nothing_clipped) -> None:
+def test_small_axes_have_what_fits(next_token: NextToken, assert_nothing_clipped) -> None:
     figure, ax = plt.subplots(figsize=(4.4, 3.4), layout="constrained")
     fields = {"top_k": 8, "top_p": 0.9, "min_p": 0.05}
-    law.plot_temperatures(np.linspace(0, 2, 7), top=6, ax=ax, **fields)
+    next_token.plot_temperatures(np.linspace(0, 2, 7), top=6, ax=ax, **fields)
     assert_nothing_clipped(ax)
     assert [tick.get_text() for tick in ax.get_yticklabels()][1] == "0.3333"
     notes = [text for text in ax.texts if text.get_text().startswith("keeps")]
@@ -278,20 +278,20 @@ def test_small_axes_have_what_fits(law: NextToken, assert_nothing_clipped) -> No
     assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
 
 
-def test_of_many_tokens_those_are_named_that_stand_clear(law: NextToken, assert_nothing_clipped) -> None:
+def test_of_many_tokens_those_are_named_that_stand_clear(next_token: NextToken, assert_nothing_clipped) -> None:
     _, ax = plt.subplots(figsize=(5, 4), layout="constrained")
-    law.plot_temperatures([1.0], top=V, ax=ax)
+    next_token.plot_temperatures([1.0], top=V, ax=ax)
     assert_nothing_clipped(ax)
     ticks = ax.get_xticks()
     inches = np.diff(ax.transData.transform([(at, 0) for at in ticks])[:, 0]) / ax.figure.dpi
     assert 5 < len(ticks) < V and inches.min() > 0.12
-    assert law.labels([int(law.ranking[ticks[1]])])[0] == ax.get_xticklabels()[1].get_text()
-    assert len(law.plot_temperatures([1.0], top=12).get_xticks()) == 12
+    assert next_token.token_names.label(int(next_token.ranking[ticks[1]])) == ax.get_xticklabels()[1].get_text()
+    assert len(next_token.plot_temperatures([1.0], top=12).get_xticks()) == 12
 
 
-def test_it_introduces_itself(law: NextToken) -> None:
-    assert repr(law) == "<the token after a prompt of 3, over a vocabulary of 48>"
-    assert "&lt;the token after" in law._repr_html_() and "sampling_logprob" in law._repr_html_()
+def test_it_introduces_itself(next_token: NextToken) -> None:
+    assert repr(next_token) == "<the token after a prompt of 3, over a vocabulary of 48>"
+    assert "&lt;the token after" in next_token._repr_html_() and "sampling_logprob" in next_token._repr_html_()
 
 
 @pytest.mark.parametrize(

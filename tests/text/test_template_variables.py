@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jinja2 import Environment, meta, nodes
 
-from llmlab.checkpoints.hub import demo_folder
+from llmlab.embedded import demo_folder
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.text.template import ChatTemplate
 from llmlab.text.template_variables import parse, read_variables

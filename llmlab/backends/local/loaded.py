@@ -121,19 +121,7 @@ class LoadedModel:
         """
         for token in request.logit_bias:
             self._check_vocabulary("logit_bias", token)
-        return SamplingParams(
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
-            min_p=request.min_p,
-            repetition_penalty=request.repetition_penalty,
-            frequency_penalty=request.frequency_penalty,
-            presence_penalty=request.presence_penalty,
-            logit_bias=request.logit_bias,
-            min_tokens=request.min_tokens,
-            seed=seed,
-            choice=choice,
-        )
+        return SamplingParams.of(request, seed=seed, choice=choice)
 
     def grammar(self, request: Request, prompt: np.ndarray) -> Grammar | None:
         """Returns the grammar that answers to the request must follow; None where they are free.

@@ -1,4 +1,4 @@
-"""What an endpoint refuses, as one of this package's own errors, with the field to blame."""
+"""Translates the errors of endpoints into this package's own errors, with the request field to blame."""
 
 from __future__ import annotations
 
@@ -9,88 +9,89 @@ from typing import Any
 from llmlab.errors import ContextLengthError, EngineError, LLMLabError, ModelNotFoundError, RequestError
 from llmlab.protocol.request import ChatRequest
 
-#: Fields whose names are words of any message: they count as named where they stand in quotes, or as `n must be 1`.
+#: Fields whose names occur in any message: they only count as named in quotes, or in phrases such as `n must be 1`.
 _WORDS = frozenset({"messages", "model", "n", "seed", "stop", "store", "stream", "tools", "user", "metadata"})
 _CONTEXT = re.compile(r"context[ _]?(length|window|size)|maximum context|too many tokens", re.IGNORECASE)
-#: Statuses under which endpoints refuse a field.
+#: HTTP statuses with which endpoints refuse a field.
 _REFUSALS = frozenset({400, 403, 405, 415, 422, 500, 501})
 
 
-def translated(error: Exception, *, where: str, sent: Iterable[str] = ()) -> LLMLabError:
-    """The error of the `openai` package as one that names the endpoint, and the field where one is to blame.
+def translate_error(error: Exception, *, where: str, sent: Iterable[str] = ()) -> LLMLabError:
+    """Returns an error of the `openai` package as this package's own: it names the endpoint, and the field to blame.
 
     Args:
-        error: what the client raised.
-        where: the endpoint.
+        error: the error that the client raised.
+        where: the endpoint's address.
         sent: the fields that the request had.
     """
     import openai
 
     if isinstance(error, openai.APIStatusError):
-        return _of_status(error, error.status_code, where=where, sent=sent)
+        return _status_error(error, error.status_code, where=where, sent=sent)
     if isinstance(error, openai.APITimeoutError):
         return EngineError(f"{where} took too long to answer: {error}", code="endpoint_unreachable", status=504)
     if isinstance(error, openai.APIConnectionError):
-        # The package says "Connection error."; its cause says which, by its name at least.
+        # The package's own message is only "Connection error."; its cause says more, at least by its type's name.
         reason = error.__cause__ or error
         return EngineError(
-            f"{where} cannot be reached, or has gone: {str(reason) or repr(reason)}",
+            f"{where} cannot be reached, or the connection was lost: {str(reason) or repr(reason)}",
             code="endpoint_unreachable",
             status=502,
         )
     body = getattr(error, "body", None)
-    return of_event(body if body is not None else str(error), where=where, sent=sent)
+    return error_from_event(body if body is not None else str(error), where=where, sent=sent)
 
 
-def unreadable(where: str, error: Exception) -> EngineError:
-    """What happened while an answer was read that is in no shape of the API's."""
+def unreadable_answer(where: str, error: Exception) -> EngineError:
+    """Returns the error for an answer that breaks off or does not follow the API; `error` is what reading it raised."""
     return EngineError(f"the answer of {where} breaks off, or cannot be read: {error!r}", status=502)
 
 
-def of_event(said: Any, *, where: str, sent: Iterable[str] = ()) -> LLMLabError:
-    """The error that an endpoint writes into an answer that it has begun."""
-    told = said if isinstance(said, Mapping) else {}
-    message = _text(said)
-    status = told.get("code")
-    if told.get("type") in ("invalid_request_error", "BadRequestError") or status in (400, "400"):
-        return RequestError(f"{where} breaks its answer off: {message}", param=_param(told.get("param"), message, sent))
+def error_from_event(event: Any, *, where: str, sent: Iterable[str] = ()) -> LLMLabError:
+    """Returns the error that an endpoint sent in the middle of an answer; `event` is the value of its `error`."""
+    fields = event if isinstance(event, Mapping) else {}
+    message = _text(event)
+    status = fields.get("code")
+    if fields.get("type") in ("invalid_request_error", "BadRequestError") or status in (400, "400"):
+        param = _param(fields.get("param"), message, sent)
+        return RequestError(f"{where} breaks its answer off: {message}", param=param)
     return EngineError(f"{where} breaks its answer off: {message}", status=502)
 
 
-def refused(error: Any, *, sent: Iterable[str]) -> set[str] | None:
-    """The fields that a refusal names, none where it names nothing; None where it is no refusal of a field."""
+def refused_fields(error: Any, *, sent: Iterable[str]) -> set[str] | None:
+    """Returns the fields that a refusal names; empty if it names none; None if the error does not refuse a field."""
     if error.status_code not in _REFUSALS or _is_context(error):
         return None
-    found = named(_message(error), sent)
+    found = named_fields(_message(error), sent)
     if isinstance(error.param, str) and error.param in sent:
         found.add(error.param)
-    # A failure of another kind says so by naming nothing.
+    # With other statuses, an error that names no field is a failure of another kind.
     return found if found or error.status_code in (400, 422) else None
 
 
-def named(message: str, sent: Iterable[str]) -> set[str]:
-    """Which of the fields a message names."""
+def named_fields(message: str, sent: Iterable[str]) -> set[str]:
+    """Returns those of the fields that a message names."""
     return {name for name in sent if _is_named(name, message)}
 
 
-def _of_status(error: Any, status: int, *, where: str, sent: Iterable[str]) -> LLMLabError:
+def _status_error(error: Any, status: int, *, where: str, sent: Iterable[str]) -> LLMLabError:
     message = _message(error)
-    said = f"{where} answers {status}: {message}"
+    text = f"{where} answers {status}: {message}"
     code = error.code if isinstance(error.code, str) else None
-    if status == 401 or (status == 403 and not named(message, sent)):
-        return LLMLabError(f"{said}; is this its api_key?", code="invalid_api_key", status=status)
+    if status == 401 or (status == 403 and not named_fields(message, sent)):
+        return LLMLabError(f"{text}; is this its api_key?", code="invalid_api_key", status=status)
     if status == 404:
         if "model" in message.lower():
-            return ModelNotFoundError(said, param="model")
-        return LLMLabError(f"{said}; does its address end in /v1?", code="not_found", status=404)
+            return ModelNotFoundError(text, param="model")
+        return LLMLabError(f"{text}; does its address end in /v1?", code="not_found", status=404)
     if status == 429:
-        return EngineError(f"{said}; fewer requests at once: connect(..., concurrency=)", code=code, status=429)
+        return EngineError(f"{text}; send fewer requests at once: connect(..., concurrency=)", code=code, status=429)
     param = _param(error.param, message, sent)
     if _is_context(error):
-        return ContextLengthError(said, param=param)
+        return ContextLengthError(text, param=param)
     if status in (400, 403, 413, 415, 422) or param is not None:
-        return RequestError(said, param=param, code=code, status=status)
-    return EngineError(said, code=code, status=502)
+        return RequestError(text, param=param, code=code, status=status)
+    return EngineError(text, code=code, status=502)
 
 
 def _is_context(error: Any) -> bool:
@@ -99,11 +100,11 @@ def _is_context(error: Any) -> bool:
     )
 
 
-def _param(said: Any, message: str, sent: Iterable[str]) -> str | None:
-    """The field to blame: the one that the endpoint says, else the first one that its message names."""
-    if isinstance(said, str) and said in ChatRequest.model_fields:
-        return said
-    places = {name: message.find(name) for name in named(message, sent)}
+def _param(param: Any, message: str, sent: Iterable[str]) -> str | None:
+    """The field to blame: the endpoint's `param`, otherwise the first field that its message names."""
+    if isinstance(param, str) and param in ChatRequest.model_fields:
+        return param
+    places = {name: message.find(name) for name in named_fields(message, sent)}
     return min(places, key=places.__getitem__, default=None)
 
 
@@ -119,11 +120,11 @@ def _message(error: Any) -> str:
     return found or str(error.message)
 
 
-def _text(said: Any) -> str:
-    """What an error's body says: its message, or FastAPI's list of what is wrong and where."""
-    if isinstance(said, Mapping):
-        return _text(next((said[name] for name in ("message", "detail", "error", "msg") if said.get(name)), ""))
-    if isinstance(said, list):
-        rows = [each if isinstance(each, Mapping) else {"msg": each} for each in said]
+def _text(body: Any) -> str:
+    """The message in an error's body: a text, or FastAPI's list of what is wrong and where."""
+    if isinstance(body, Mapping):
+        return _text(next((body[name] for name in ("message", "detail", "error", "msg") if body.get(name)), ""))
+    if isinstance(body, list):
+        rows = [each if isinstance(each, Mapping) else {"msg": each} for each in body]
         return "; ".join(f"{'.'.join(map(str, row.get('loc') or ()))}: {row.get('msg')}" for row in rows)
-    return str(said)
+    return str(body)

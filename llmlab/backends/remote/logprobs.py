@@ -1,7 +1,7 @@
-"""The entries of an endpoint's `logprobs` as tokens. Nothing is made up: what was not sent is NaN, or -1 for a count.
+"""Parses the entries of an endpoint's `logprobs` into tokens. Values that were not sent are NaN, counts and ids -1.
 
-Bytes that were not sent are taken from the tokens' own texts, where the caller knows that these are the bytes to the
-letter. A token of which neither an id nor bytes are known goes by a negative id of its own, and by its text as a name.
+Bytes that were not sent are taken from the token's text if the caller knows that the text is exact. A token without a
+known id and bytes gets a negative id, derived from its text, and the text as its name.
 """
 
 from __future__ import annotations
@@ -18,49 +18,55 @@ from llmlab.protocol.wire import NEVER
 
 #: A token as it was sent.
 Entry = Mapping[str, Any]
-#: Ids below this stand for texts; -1 is no id at all.
+#: An unknown id. Ids below it are made up from texts.
 _NO_ID = -1
-#: How many of those there are.
-_OWN = 2**31 - 2
+#: How many such ids there are.
+_MADE_UP = 2**31 - 2
 
 
-class Names:
-    """Texts of tokens by id, of those that have no bytes; one whose id is not known either has one below -1.
+class TokenTexts:
+    """The texts of tokens without known bytes, by id.
 
     Attributes:
-        texts: id -> text; grows.
+        by_id: id -> text; grows.
     """
 
     def __init__(self) -> None:
-        self.texts: dict[int, str] = {}
-        self._own: dict[str, int] = {}
+        self.by_id: dict[int, str] = {}
+        self._made_up: dict[str, int] = {}
 
-    def own(self, text: str) -> int:
-        """The id that stands for this text."""
-        number = self._own.get(text)
+    def make_id(self, text: str) -> int:
+        """Returns the id, below -1, that stands for a token of which only the text is known."""
+        number = self._made_up.get(text)
         if number is None:
-            # From the text itself, so that it is the same one in every result; the next where another text has it.
-            number = _NO_ID - 1 - zlib.crc32(text.encode("utf-8", "surrogatepass")) % _OWN
-            while number in self.texts:
-                number = _NO_ID - 1 - (-number - 1) % _OWN
-            self._own[text] = number
-            self.texts[number] = text
+            # A hash of the text, so that the id is the same in every result; the next free one if another text has it.
+            number = _NO_ID - 1 - zlib.crc32(text.encode("utf-8", "surrogatepass")) % _MADE_UP
+            while number in self.by_id:
+                number = _NO_ID - 1 - (-number - 1) % _MADE_UP
+            self._made_up[text] = number
+            self.by_id[number] = text
         return number
 
 
 def token_id(entry: Entry) -> int | None:
-    """A token's id where an endpoint says it: llmlab under `token_id`, llama.cpp under `id`."""
+    """Returns a token's id if the endpoint sends it (llmlab as `token_id`, llama.cpp as `id`), otherwise None."""
     found = entry.get("token_id", entry.get("id"))
     return found if isinstance(found, int) and found >= 0 else None
 
 
-def tokens_of(entries: Iterable[tuple[str, Entry]], *, names: Names, exact: bool) -> Tokens:
-    """Entries, each with the segment it belongs to, as tokens; `exact`: their texts can stand for their bytes."""
+def parse_tokens(entries: Iterable[tuple[str, Entry]], *, texts: TokenTexts, exact: bool) -> Tokens:
+    """Returns entries of `logprobs` as tokens.
+
+    Args:
+        entries: (segment, token as it was sent).
+        texts: receives the texts of tokens without bytes.
+        exact: whether a token's text, encoded, is known to equal its bytes.
+    """
     rows = list(entries)
-    best = [_sorted(entry) for _, entry in rows]
+    best = [_alternatives(entry) for _, entry in rows]
     width = max(map(len, best), default=0)
-    spelled = [_spelled(entry, names, exact=exact) for _, entry in rows]
-    tops = [[_spelled(each, names, exact=exact) for each in row] for row in best]
+    tokens = [_id_and_bytes(entry, texts, exact=exact) for _, entry in rows]
+    tops = [[_id_and_bytes(each, texts, exact=exact) for each in row] for row in best]
 
     def numbers(name: str) -> np.ndarray:
         return np.array([_number(entry.get(name)) for _, entry in rows], np.float32)
@@ -79,8 +85,8 @@ def tokens_of(entries: Iterable[tuple[str, Entry]], *, names: Names, exact: bool
     for t, row in enumerate(tops):
         top_ids[t, : len(row)] = [token for token, _ in row]
     return Tokens(
-        ids=np.array([token for token, _ in spelled], np.int32),
-        bytes=tuple(raw for _, raw in spelled),
+        ids=np.array([token for token, _ in tokens], np.int32),
+        bytes=tuple(raw for _, raw in tokens),
         segment=tuple(segment for segment, _ in rows),
         lead=counts("lead", 0),
         overhang=counts("overhang", 0),
@@ -98,8 +104,11 @@ def tokens_of(entries: Iterable[tuple[str, Entry]], *, names: Names, exact: bool
     )
 
 
-def text_of(entries: Iterable[Entry]) -> str | None:
-    """What the tokens' texts or bytes join to, less what lies outside of their segment; None where one has neither."""
+def joined_text(entries: Iterable[Entry]) -> str | None:
+    """Returns the tokens' bytes (or texts) joined and decoded, without what lies outside their segment.
+
+    None if a token has no bytes and its text is not exact.
+    """
     joined = b""
     for entry in entries:
         raw = entry.get("bytes")
@@ -112,10 +121,10 @@ def text_of(entries: Iterable[Entry]) -> str | None:
     return joined.decode("utf-8", "replace")
 
 
-def _sorted(entry: Entry) -> list[Entry]:
-    """The alternatives, best first: there are endpoints that list the sampled token before all others."""
+def _alternatives(entry: Entry) -> list[Entry]:
+    """The alternatives, most likely first: some endpoints list the sampled token before all others."""
     found = [each for each in entry.get("top_logprobs") or () if isinstance(each, Mapping)]
-    # Ties stay as they were sent, and what has no figure comes last.
+    # Ties keep their order, and those without a logprob come last.
     return sorted(found, key=lambda each: -_order(each.get("logprob")))
 
 
@@ -124,26 +133,26 @@ def _order(value: Any) -> float:
     return -math.inf if math.isnan(number) else number
 
 
-def _spelled(entry: Entry, names: Names, *, exact: bool) -> tuple[int, TokenBytes]:
+def _id_and_bytes(entry: Entry, texts: TokenTexts, *, exact: bool) -> tuple[int, TokenBytes]:
     """A token's id and bytes, as far as they are known."""
     number, text, raw = token_id(entry), str(entry.get("token", "")), entry.get("bytes")
     if raw is not None:
         return _NO_ID if number is None else number, bytes(raw)
-    if number is not None and "token_id" in entry:  # llmlab's own: a control token has no bytes
-        names.texts[number] = text
+    if number is not None and "token_id" in entry:  # llmlab sends no bytes for control tokens only
+        texts.by_id[number] = text
         return number, None
     if exact and "\ufffd" not in text:
         return _NO_ID if number is None else number, text.encode("utf-8", "surrogatepass")
-    number = names.own(text) if number is None else number
-    names.texts[number] = text
+    number = texts.make_id(text) if number is None else number
+    texts.by_id[number] = text
     return number, None
 
 
 def _margin(entry: Entry, best: Sequence[Entry]) -> float:
-    """A token's logprob less that of the best other one, where an alternative other than itself was sent."""
+    """A token's logprob minus that of the best other alternative; NaN if no other one was sent."""
     text = str(entry.get("token", ""))
     if "\ufffd" in text and entry.get("bytes") is None and token_id(entry) is None:
-        return math.nan  # two tokens may well look the same
+        return math.nan  # an alternative with the same text may be another token
     others = [_number(each.get("logprob")) for each in best if _key(each) != _key(entry)]
     return _number(entry.get("logprob")) - others[0] if others else math.nan
 

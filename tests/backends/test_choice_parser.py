@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmlab.backends.remote.logprobs import Names
-from llmlab.backends.remote.parse import Answer
+from llmlab.backends.remote.choice_parser import ChoiceParser
+from llmlab.backends.remote.logprobs import TokenTexts
 from llmlab.protocol.completion import Choice
 from tests.backends.endpoint import entry, piece
 
 
-def read(*pieces: dict[str, Any], whole: bool = False) -> tuple[Answer, Choice, Names]:
-    answer, names = Answer(0), Names()
+def read(*pieces: dict[str, Any], whole: bool = False) -> tuple[ChoiceParser, Choice, TokenTexts]:
+    answer, texts = ChoiceParser(0), TokenTexts()
     for each in pieces:
-        answer.take(each, names=Names(), whole=whole)
-    return answer, answer.choice(names), names
+        answer.feed(each, texts=TokenTexts(), whole=whole)
+    return answer, answer.choice(texts), texts
 
 
 def call(name: str | None = None, arguments: Any = None, **more: Any) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def test_arguments_that_are_an_object():
 
 def test_a_call_is_named_once():
     """Clients join what chunks bring: a name that came twice would be twice as long."""
-    answer = Answer(0)
+    answer = ChoiceParser(0)
     pieces = [call(None, None, index=0, id="a"), call("add", "", index=0, id="a"), call("add", "{}", index=0, id="a")]
-    deltas = [answer.take(piece(tool_calls=[each]), names=Names()).calls[0] for each in pieces]
+    deltas = [answer.feed(piece(tool_calls=[each]), texts=TokenTexts()).calls[0] for each in pieces]
     assert [(delta.id, delta.name, delta.arguments) for delta in deltas] == [
         (None, None, ""),
         ("a", "add", ""),
@@ -135,10 +135,10 @@ def test_reasoning_that_is_always_empty_is_none():
     ],
 )
 def test_why_it_ended(said, shown):
-    answer = Answer(0)
-    delta = answer.take(piece("Hi", finish=said), names=Names())
+    answer = ChoiceParser(0)
+    delta = answer.feed(piece("Hi", finish=said), texts=TokenTexts())
     assert delta.finish_reason == (shown if said else None)
-    assert answer.choice(Names()).finish_reason == shown
+    assert answer.choice(TokenTexts()).finish_reason == shown
 
 
 def test_what_the_tokens_of_a_chunk_belong_to():
@@ -182,24 +182,24 @@ def test_ids_where_they_are_said():
         "top_logprobs": [{"token": "b", "id": 12, "bytes": [98], "logprob": -2.0}],
     }
     end = {"token": "<|im_end|>", "token_id": 2, "bytes": None, "logprob": -0.5}
-    answer, choice, names = read(piece("a", logprobs={"content": [said, end]}))
+    answer, choice, texts = read(piece("a", logprobs={"content": [said, end]}))
     assert choice.tokens.ids.tolist() == [11, 2] and choice.tokens.top_ids[0].tolist() == [12]
-    assert choice.tokens.bytes == (b"a", None) and names.texts == {2: "<|im_end|>"}
-    assert answer.joins
+    assert choice.tokens.bytes == (b"a", None) and texts.by_id == {2: "<|im_end|>"}
+    assert answer.is_exact
 
 
 def test_one_entry_for_several_tokens():
     answer, choice, _ = read(piece("Hello you", logprobs={"content": [entry(" you", -1.0, raw=False)]}))
-    assert not answer.joins
+    assert not answer.is_exact
     assert choice.tokens.bytes == (None,)  # its text need not be its bytes
 
 
 def test_same_texts_share_an_id_that_stands_for_them():
     said = [entry(x, -1.0, ("\ufffd", -2.0), raw=False) for x in ("\ufffd", "y", "\ufffd")]
-    _, choice, names = read(piece("", logprobs={"content": said}))
+    _, choice, texts = read(piece("", logprobs={"content": said}))
     a, b, c = choice.tokens.ids.tolist()
     assert a == c != b and max(a, b) < -1
-    assert (names.texts[a], names.texts[b]) == ("\ufffd", "y")
+    assert (texts.by_id[a], texts.by_id[b]) == ("\ufffd", "y")
     assert choice.tokens.top_ids[1].tolist() == [b, a]
 
 
@@ -219,4 +219,4 @@ def test_two_halves_of_a_character_in_two_chunks():
 def test_a_piece_is_bytes_less_what_lies_outside():
     """A stop in the middle of a token, as llmlab writes it."""
     cut = {**entry("ab", -1.0), "overhang": 1, "token_id": 5}
-    assert read(piece("a", logprobs={"content": [cut]}))[0].joins
+    assert read(piece("a", logprobs={"content": [cut]}))[0].is_exact

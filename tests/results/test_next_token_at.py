@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmlab.errors import RequestError
-from llmlab.frames.distribution import LEDGER_COLUMNS
+from llmlab.frames.distribution import STAGES_COLUMNS
 from llmlab.results.result import Result
 from llmlab.sampling.pipeline import ORDERS
 
@@ -21,33 +21,35 @@ def assert_the_ledger_is_the_law_drawn_from(result: Result, *, step: int) -> Non
     for choice in result.choices:
         tokens = choice.tokens
         for at in range(0, len(tokens), step):
-            law = result.ledger(at, choice=choice.index)
-            assert law.drawn == tokens.ids[at] and law.made.tolist() == tokens.ids[:at].tolist()
-            last = law.stages(tokens=[law.drawn]).iloc[-1]
+            next_token = result.ledger(at, choice=choice.index)
+            assert next_token.drawn == tokens.ids[at] and next_token.made.tolist() == tokens.ids[:at].tolist()
+            last = next_token.stages_frame(tokens=[next_token.drawn]).iloc[-1]
             assert last["removed_by"] is None or last.isna()["removed_by"]
             assert last["logprob"] == pytest.approx(tokens.sampling_logprob[at], abs=1e-6)
-            frame = law.frame(top=None).set_index("token_id")
+            frame = next_token.frame(top=None).set_index("token_id")
             assert frame["kept"].sum() == tokens.kept[at]
-            assert frame.loc[law.drawn, "logprob"] == pytest.approx(tokens.logprob[at], abs=1e-6)
+            assert frame.loc[next_token.drawn, "logprob"] == pytest.approx(tokens.logprob[at], abs=1e-6)
             ids = tokens.top_ids[at].tolist()
             found = np.exp(frame.loc[ids, "sampling_logprob"].to_numpy(dtype=float))
             np.testing.assert_allclose(found, np.exp(tokens.top_sampling_logprob[at].astype(float)), atol=1e-6)
-            assert law.draws([result.seed])[0] == law.drawn, "the noise is that of the choice and the position"
+            assert next_token.sample([result.seed])[0] == next_token.drawn, (
+                "the noise is that of the choice and the position"
+            )
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_its_last_stage_is_the_law_that_the_token_was_drawn_from(demo, order: str) -> None:
     result = demo.chat(PROMPT, seed=3, n=2, order=order, **FIELDS)
     assert_the_ledger_is_the_law_drawn_from(result, step=5)
-    ledger = result.ledger(5).stages(top=3)
-    assert list(ledger.columns) == list(LEDGER_COLUMNS)
+    ledger = result.ledger(5).stages_frame(top=3)
+    assert list(ledger.columns) == list(STAGES_COLUMNS)
     assert ledger["stage"].tolist()[: len(ORDERS[order]) + 1] == ["raw", *(stage.name for stage in ORDERS[order])]
 
 
 def test_with_a_grammar(demo) -> None:
     result = demo.chat("Give me JSON.", seed=3, max_tokens=12, response_format={"type": "json_object"})
     assert_the_ledger_is_the_law_drawn_from(result, step=4)
-    ledger = result.ledger(0).stages(top=50)
+    ledger = result.ledger(0).stages_frame(top=50)
     masked = ledger.loc[ledger["removed_by"] == "mask", "token_id"].nunique()
     assert 0 < masked < 50
 
@@ -58,10 +60,11 @@ def test_the_first_position_is_what_next_token_says(demo) -> None:
         result = demo.chat(PROMPT, seed=5, max_tokens=2, **fields)
         before, after = demo.next_token(PROMPT, seed=5, **fields), result.ledger(0)
         a, b = (
-            law.frame(top=None).sort_values("token_id")["sampling_logprob"].to_numpy(float) for law in (before, after)
+            next_token.frame(top=None).sort_values("token_id")["sampling_logprob"].to_numpy(float)
+            for next_token in (before, after)
         )
         np.testing.assert_allclose(np.exp(a), np.exp(b), atol=1e-5)
-        assert before.draws([5])[0] == after.drawn
+        assert before.sample([5])[0] == after.drawn
 
 
 def test_a_branch_has_the_steps_of_its_own_and_those_of_before(demo) -> None:
@@ -69,17 +72,17 @@ def test_a_branch_has_the_steps_of_its_own_and_those_of_before(demo) -> None:
     branch = result.branch(position=3, token=int(result.choices[0].tokens.top_ids[3, 1]), max_tokens=8)
     tokens = branch.choices[0].tokens
     for at in (1, 5):
-        law = branch.ledger(at)
-        assert law.stages(tokens=[law.drawn])["logprob"].iloc[-1] == pytest.approx(
+        next_token = branch.ledger(at)
+        assert next_token.stages_frame(tokens=[next_token.drawn])["logprob"].iloc[-1] == pytest.approx(
             tokens.sampling_logprob[at], abs=1e-6
         )
-    assert branch.ledger(5).draws([3])[0] == tokens.ids[5]
+    assert branch.ledger(5).sample([3])[0] == tokens.ids[5]
 
 
 def test_positions_count_from_the_end_too(demo) -> None:
     result = demo.chat(PROMPT, seed=3, max_tokens=4)
     assert result.ledger(-1).made.tolist() == result.choices[0].tokens.ids[:-1].tolist()
-    flips = result.ledger(-1).flip_points(result.ledger(-1).drawn)
+    flips = result.ledger(-1).flip_points_frame(result.ledger(-1).drawn)
     rows = flips[(flips["event"] == "drawn") & (flips["parameter"] != "temperature < 1e-5")]
     assert ((rows["low"] <= rows["value"]) & (rows["value"] <= rows["high"])).all()
     for position in (4, -5):

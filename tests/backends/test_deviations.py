@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llmlab.backends.remote.deviations import habits
-from llmlab.backends.remote.logprobs import Names
-from llmlab.backends.remote.parse import Answer
+from llmlab.backends.remote.choice_parser import ChoiceParser
+from llmlab.backends.remote.deviations import deviations
+from llmlab.backends.remote.logprobs import TokenTexts
 from llmlab.protocol.request import ChatRequest
 from tests.backends.endpoint import entry, piece
 
@@ -20,11 +20,11 @@ ONLY_ADD = {"type": "function", "function": {"name": "add"}}
 
 def noted(*said: dict[str, Any], model: str | None = None, seed: int | None = None, made: int | None = None, **fields):
     request = ChatRequest.build("hello", **fields)
-    answers = [Answer(index) for index in range(request.n)]
+    answers = [ChoiceParser(index) for index in range(request.n)]
     for each in said:
-        answers[each["index"]].take(each, names=Names(), whole="message" in each)
+        answers[each["index"]].feed(each, texts=TokenTexts(), whole="message" in each)
     meta = {name: value for name, value in (("model", model), ("seed", seed)) if value is not None}
-    return list(habits(request, answers, said=meta, made=made))
+    return list(deviations(request, answers, reported=meta, generated=made))
 
 
 def text(content: str, *, finish: str = "stop", index: int = 0, **delta: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_what_is_as_asked_is_not_noted(said, fields):
         ("tool_choice: ignored, another", called("sub"), {"tools": [ADD, SUB], "tool_choice": ONLY_ADD}),
         ("tool_choice: ignored, nothing", text("Hi"), {"tools": [ADD], "tool_choice": "required"}),
         ("parallel_tool_calls: ignored", called("add", "add"), {"tools": [ADD], "parallel_tool_calls": False}),
-        ("separate_reasoning: the reasoning comes apart", text("Hi", reasoning="hm"), {}),
+        ("separate_reasoning: the reasoning is sent separately", text("Hi", reasoning="hm"), {}),
         ("separate_reasoning: ignored", text("<think>hm</think>Hi"), {"separate_reasoning": True}),
         ("logprobs: none were sent", piece("Hi", finish="stop"), {}),
         ("logprobs: sent without bytes", piece("Hi", logprobs={"content": [entry("Hi", -1.0, raw=False)]}), {}),
@@ -100,19 +100,19 @@ def test_what_the_answer_says_of_itself():
 @pytest.mark.parametrize(("said", "words"), [(None, "does not say"), (8, "of seed 8"), (7, None)])
 def test_a_seed_that_may_not_count(said, words):
     request = ChatRequest.build("hello", seed=7)
-    answer = Answer(0)
-    answer.take(text("Hi"), names=Names())
-    found = list(habits(request, [answer], said={} if said is None else {"seed": said}, made=None))
+    answer = ChoiceParser(0)
+    answer.feed(text("Hi"), texts=TokenTexts())
+    found = list(deviations(request, [answer], reported={} if said is None else {"seed": said}, generated=None))
     assert [words in note for note in found] == ([True] if words else [])
 
 
 def test_choices_that_are_all_the_same():
     same = [text(LONG, index=0), text(LONG, index=1)]
-    assert noted(*same, n=2) == ["n: all 2 choices say the same, as if nothing were drawn"]
+    assert noted(*same, n=2) == ["n: all 2 choices have the same text, as if nothing were sampled"]
     assert noted(*same, n=2, temperature=0) == []
     assert noted(text("42", index=0), text("42", index=1), n=2) == []
 
 
 def test_fewer_logprobs_than_tokens():
     assert noted(text("Hi"), made=2) == []  # the end token is counted, and not listed
-    assert noted(text("Hi"), made=9) == ["logprobs: of 1 tokens, where 9 are said to be generated"]
+    assert noted(text("Hi"), made=9) == ["logprobs: sent for 1 of 9 generated tokens"]

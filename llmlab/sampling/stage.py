@@ -1,0 +1,37 @@
+"""What a stage of the sampler is: the request fields that it owns, and what it does to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from llmlab.sampling.fields import Field
+
+if TYPE_CHECKING:
+    from jax import Array
+
+#: The fields of B rows by name, an array [B] each: a `llmlab.sampling.params.SamplerInputs`, whose attributes are made
+#: from the stages' fields.
+Inputs: TypeAlias = Any
+#: What the rows have seen so far: a `llmlab.sampling.params.History`.
+Seen: TypeAlias = Any
+
+
+class Stage(NamedTuple):
+    """One step of the sampler, as a value. An order is a tuple of stages.
+
+    A row in which `active` is false comes out of `apply` bit for bit as it went in, whatever the other rows ask for. A
+    removed token has the logit -inf, and no stage brings it back. `apply` imports JAX inside itself, because a
+    request, which is made of the stages' fields, must not need it.
+    """
+
+    name: str
+    #: "logits" moves the logits of single tokens, "mask" forbids tokens whatever their logits, "temperature" scales all
+    #: logits, "truncation" removes tokens by their place in the distribution.
+    kind: Literal["logits", "mask", "temperature", "truncation"]
+    fields: tuple[Field, ...]
+    active: Callable[[Inputs], Array]  #: [B] bool: the rows that ask for it
+    apply: Callable[[Array, Inputs, Seen], Array]  #: [B, V] -> [B, V]
+
+
+Order: TypeAlias = tuple[Stage, ...]
