@@ -1,4 +1,4 @@
-"""A tiny model and a byte tokenizer, for anybody's tests: real checkpoints with random weights, made in a second."""
+"""A tiny model and a byte tokenizer for anybody's tests: real checkpoints with random weights, made in a second."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tiny_config(family: str = "qwen3", **changes: Any) -> dict[str, Any]:
 
 
 def byte_tokenizer(folder: Path, *, template: str | None = TEMPLATE) -> Path:
-    """Write a tokenizer whose tokens are the 256 bytes and `SPECIALS`: every split of a character can happen."""
+    """Writes a tokenizer whose tokens are the 256 bytes and `SPECIALS`, so that characters can be split anywhere."""
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
 
@@ -76,15 +76,15 @@ def tiny_checkpoint(
     template: str | None = TEMPLATE,
     **changes: Any,
 ) -> Path:
-    """Write a whole checkpoint: config.json, model.safetensors with random weights, the byte tokenizer.
+    """Writes a whole checkpoint: config.json, model.safetensors with random weights, the byte tokenizer.
 
     Args:
-        folder: where; made if it is not there.
+        folder: the folder, which is created if it does not exist.
         family: one of those in `llmlab/models/families`.
-        seed: of the weights.
-        scale: how much larger than usual the weights are, so that the next-token laws are far from uniform.
-        template: the chat template, None for a base model.
-        changes: fields of config.json.
+        seed: the seed of the weights.
+        scale: a factor on the usual weights, so that next-token distributions are far from uniform.
+        template: the chat template; None for a base model.
+        changes: fields of config.json to add or replace.
     """
     import jax
     from flax import nnx

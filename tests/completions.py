@@ -98,7 +98,7 @@ def make_completion(*choices: Tokens, finish: str = "stop", seed: int = 7, **fie
         ),
         system_fingerprint="fp_test",
         timing=Timing(first_token=0.02, total=0.5),
-        names=NAMES,
+        control_tokens=NAMES,
     )
 
 

@@ -6,8 +6,12 @@ programs that XLA compiled once are kept between runs.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,22 @@ def demo():
     lab = llmlab.load("demo", slots=8, max_context=512, quiet=True)
     yield lab
     lab.close()
+
+
+#: The bytes that a test process may hold before it gives compiled programs back, between two files.
+_MOST_BYTES = 10**9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_freed() -> Iterator[None]:
+    """Keeps a run of all tests small: programs of a file are rarely of use to the next, and the disk keeps them."""
+    yield
+    if sys.platform == "linux" and "jax" in sys.modules:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        if pages * os.sysconf("SC_PAGE_SIZE") > _MOST_BYTES:
+            sys.modules["jax"].clear_caches()
+            gc.collect()
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,8 @@ def test_importing_the_package_costs_little_beside_importing_jax():
 
 def test_every_public_name_is_there():
     for name in llmlab.__all__:
-        assert getattr(llmlab, name).__name__ == name
+        assert getattr(llmlab, name).__name__ in (name, f"llmlab.{name}")
+        assert name in llmlab.__doc__, "help(llmlab) names it"
     assert set(llmlab.__all__) <= set(dir(llmlab))
     assert {"Any", "annotations", "importlib"}.isdisjoint(dir(llmlab)), "tab completion offers what there is to use"
 

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmlab"
 
 FLOORS = [
-    {"errors", "version", "embedded", "sampling"},
+    {"errors", "version"},
+    {"sampling", "embedded"},
     {"protocol", "distributions", "metrics", "text", "models", "grammar"},
     {"frames", "display", "serve", "engine", "checkpoints"},
     {"plots", "backends"},
@@ -255,8 +256,9 @@ def test_what_is_imported_is_declared():
     extras = project["optional-dependencies"]
     declared = [*project["dependencies"], *extras["serve"]]
     names = {requirement.partition("[")[0].partition(">")[0].strip().replace("-", "_") for requirement in declared}
-    # jaxlib comes with jax, IPython with ipywidgets, starlette with fastapi, markupsafe with jinja2.
-    names |= {"jaxlib", "IPython", "starlette", "markupsafe"} | {"llmlab"}
+    # jaxlib comes with jax, IPython with ipywidgets, starlette with fastapi, markupsafe with jinja2, pydantic_core
+    # with pydantic.
+    names |= {"jaxlib", "IPython", "starlette", "markupsafe", "pydantic_core"} | {"llmlab"}
     missing = {
         str(found)
         for found in ALL

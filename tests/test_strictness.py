@@ -29,10 +29,10 @@ def test_annotations_are_checked():
 
 
 def test_shapes_are_checked():
-    from llmlab.sampling.logprobs import law
+    from llmlab.sampling.logprobs import logprobs_and_entropy
 
     with pytest.raises(TypeCheckError):
-        law(np.zeros((2, 3, 4), np.float32))
+        logprobs_and_entropy(np.zeros((2, 3, 4), np.float32))
 
 
 def test_a_warning_is_an_error():

@@ -1,1 +1,1 @@
-"""Who answers a request: the engine in this process, or somebody else's endpoint. Requests become ids here alone."""
+"""What runs a model: `local`, the engine in this process, and `remote`, any endpoint of the chat-completion API."""

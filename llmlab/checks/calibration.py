@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from llmlab import metrics
 from llmlab.counterfactuals.score import check_given
+from llmlab.display.html import Markup, fragment
 from llmlab.display.progress import progress_bar
 from llmlab.embedded import demo_truth
 from llmlab.errors import RequestError, short
@@ -177,7 +177,7 @@ class Calibration:
         )
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(repr(self))}</div>{self.prompts_frame().head(10).to_html()}"
+        return str(fragment("<div>{}</div>{}", repr(self), Markup(self.prompts_frame().head(10).to_html())))
 
 
 def check_calibration(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmlab.display.html import Markup, fragment
 from llmlab.distributions.draws import Noise
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import whole
@@ -109,7 +109,7 @@ class SamplerCheck:
         return f"SamplerCheck: {self.verdict}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(self.verdict)}</div>{self.cells.head(10).to_html()}"
+        return str(fragment("<div>{}</div>{}", self.verdict, Markup(self.cells.head(10).to_html())))
 
 
 def check_sampler(step: NextToken, backend: Backend, *, draws: int, seed: int) -> SamplerCheck:

@@ -1,1 +1,1 @@
-"""The command line: serve, chat, demo, bench."""
+"""The command line `llmlab`."""

@@ -1,13 +1,14 @@
 """The command line: `llmlab demo`, `llmlab chat`, `llmlab serve`, `llmlab bench`, `llmlab devices`.
 
-Whatever a user can get wrong ends as one line on stderr and exit code 2.
+A mistake of the user is reported in one line on stderr, with exit code 2.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,24 +16,20 @@ import typer
 from typer.core import TyperGroup
 
 from llmlab.errors import CheckpointError, LLMLabError
+from llmlab.sampling.stages import FIELDS
 
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
-    from llmlab.cli.demo import Demo
     from llmlab.lab.lab import Lab
-    from llmlab.results.result import Result
 
 
 class _Commands(TyperGroup):
-    """Says the package's own errors in one line, as the command line says its own."""
+    """Reports errors of the package in one line, as typer does with wrong options."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except LLMLabError as error:
-            # A folder that is no checkpoint is the user's to mend, though over HTTP it would be the server's.
+            # A folder that is no checkpoint is a mistake of the user here, though a server's error over HTTP.
             _fail(error.message, code=2 if error.status < 500 or isinstance(error, CheckpointError) else 1)
         except OSError as error:
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), code=2)
@@ -52,8 +49,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a hub repository.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same answers.")]
+Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a Hugging Face repository.")]
+Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the same answers.")]
+
+
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command one option for each number that a stage of the sampler reads, in place of its `**sampling`."""
+    own = inspect.signature(command, eval_str=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[(float if field.kind == "number" else int) | None, typer.Option(help=field.text)],
+        )
+        for field in FIELDS.values()
+        if field.is_scalar
+    ]
+    kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    vars(command)["__signature__"] = own.replace(parameters=[*kept, *options])
+    command.__annotations__ = {one.name: one.annotation for one in (*kept, *options)} | {"return": None}
+    return command
 
 
 def _version(wanted: bool) -> bool:
@@ -68,7 +84,7 @@ def _version(wanted: bool) -> bool:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", help="Print it and leave.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
@@ -76,14 +92,15 @@ def _main(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the picture and the page go.")] = Path("llmlab-demo"),
+    out: Annotated[Path, typer.Option(help="The folder for the plots and the page of tokens.")] = Path("llmlab-demo"),
     seed: Seed = 7,
     model: Model = "demo",
 ) -> None:
-    """Run a real chat request on the embedded model, and show what its sampler did: tables, a picture, a page."""
+    """Run a chat request, and show what the sampler did: as tables, as plots, and as a page of coloured tokens."""
     from rich.console import Console
 
     from llmlab.cli import demo as show
+    from llmlab.cli.tables import answers_table, logprobs_table, speed
 
     out.mkdir(parents=True, exist_ok=True)
     lab = _load(model, quiet=False)
@@ -91,47 +108,41 @@ def demo(
     console = Console()
     console.print(f"\n[bold]{show.STORY}[/]  temperature 0.8, top_p 0.95, seed {seed}")
     console.print(done.story.text, markup=False, highlight=False)
-    console.print(_speed(done), style="dim", highlight=False)
-    console.print(_logprobs(done.story, rows=12))
-    console.print(_two_temperatures(done))
+    console.print(speed(done), style="dim", highlight=False)
+    console.print(logprobs_table(done.story, rows=12))
+    console.print(answers_table(done))
     picture = show.picture(done, out / "demo.png")
-    page = done.story.save_html(out / "demo.html")
+    page = out / "demo.html"
+    done.story.to_html(page)
     lab.close()
-    # Plain, so that a long path is not broken over lines.
+    # rich would break a long path into several lines.
     typer.echo(f"the plots:  {picture}\nthe tokens: {page}")
 
 
 @app.command()
+@_sampling_options
 def chat(
-    message: Annotated[str, typer.Argument(help="What to say.")],
+    message: Annotated[str, typer.Argument(help="The message of the user.")],
     model: Model = "demo",
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="0 to 2; 0 always takes the likeliest token, 1 is the model's own law.")
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    n: Annotated[int | None, typer.Option(help="The number of answers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed; the same seed gives the same answers.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="The most tokens of an answer; by default what fits the context.")
     ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Only the likeliest tokens that make up this probability.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest tokens, 1 to 128; 0 is off.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Only tokens at least this share as likely as the likeliest one, 0 to 1.")
-    ] = None,
-    n: Annotated[int | None, typer.Option(help="How many answers.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="The longest answer; else what the context has left.")] = None,
     thinking: Annotated[bool | None, typer.Option(help="Switch the model's reasoning on or off.")] = None,
-    logprobs: Annotated[bool, typer.Option("--logprobs", help="Also print a table of the tokens.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the API's response instead.")] = False,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Also print a table of the tokens and their log-probabilities.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the response of the API, as JSON.")] = False,
+    **sampling: Any,
 ) -> None:
-    """Ask one question and print the answer as it comes."""
+    """Send one message, and print the answer while it is generated."""
     messages = [{"role": "user", "content": message}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
     fields: dict[str, Any] = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
+        **sampling,
         "n": n,
         "seed": seed,
         "max_tokens": max_tokens,
@@ -142,7 +153,7 @@ def chat(
     from llmlab.protocol.request import ChatRequest
     from llmlab.results.result import Result
 
-    request = ChatRequest.build(messages, **fields)  # before the model is loaded: a typing error costs no time
+    request = ChatRequest.build(messages, **fields)  # checked before the model is loaded, which takes time
     lab = _load(model)
     if as_json:
         typer.echo(json.dumps(lab.chat(request).completion.model_dump(mode="json"), ensure_ascii=False, indent=2))
@@ -162,52 +173,58 @@ def chat(
         if logprobs:
             from rich.console import Console
 
-            Console().print(_logprobs(Result(stream.result(), lab), rows=None))
+            from llmlab.cli.tables import logprobs_table
+
+            Console().print(logprobs_table(Result(stream.result(), lab), rows=None))
     lab.close()
 
 
 @app.command()
 def serve(
     model: Model = "demo",
-    host: Annotated[str, typer.Option(help="Other addresses than loopback need a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 picks a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on; any except loopback needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8000,
     api_key: Annotated[
-        str | None, typer.Option(envvar="LLMLAB_API_KEY", help="What requests have to bring as 'Bearer KEY'.")
+        str | None, typer.Option(envvar="LLMLAB_API_KEY", help="The key that each request must send as 'Bearer KEY'.")
     ] = None,
     slots: Annotated[
-        int, typer.Option(min=1, help="Answers made at once; each is the same alone or beside others.")
+        int, typer.Option(min=1, help="The number of answers generated at once; it does not change them.")
     ] = 8,
-    max_context: Annotated[int | None, typer.Option(min=1, help="Tokens of prompt and answer together.")] = None,
-    max_queue: Annotated[int, typer.Option(min=0, help="Answers that may wait (a request has n); more are 429.")] = 128,
+    max_context: Annotated[
+        int | None, typer.Option(min=1, help="The most tokens of a prompt and its answer together.")
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="The most answers that wait; further requests get status 429.")
+    ] = 128,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     chat_template: Annotated[
-        Path | None, typer.Option(help="A file with a Jinja template, for a model without one.")
+        Path | None, typer.Option(help="A file with a Jinja template, in place of the model's own.")
     ] = None,
-    warmup: Annotated[bool, typer.Option(help="Compile everything before the first request.")] = True,
+    warmup: Annotated[bool, typer.Option(help="Compile all programs before the first request.")] = True,
 ) -> None:
-    """Answer the chat-completion API over HTTP, for any client of it, until Ctrl-C or SIGTERM."""
+    """Serve the chat-completion API over HTTP, until Ctrl-C or SIGTERM."""
     try:
         from llmlab.serve import logs, server
     except ModuleNotFoundError as missing:
         _fail(f"{missing.name} is not installed: pip install 'llmlab[serve]'", code=2)
     import llmlab
 
-    # Before the model is loaded: a port that is taken costs no time.
+    # Before the model is loaded, so that a port that is in use is reported at once.
     sock = server.bind(host, port, api_key=api_key)
     lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, quiet=True)
     if warmup:
         lab.warmup()
-    url = server.listen(sock)  # before it is said, so that who reads it can connect
+    url = server.listen(sock)  # before the address is printed, so that clients can connect
     key = " -H 'Authorization: Bearer '$LLMLAB_API_KEY" if api_key else ""
     typer.echo(
         f"{lab!r}\n"
-        f"  API     {url}/v1   ({slots} answers at once, {max_queue} more may wait)\n"
+        f"  API     {url}/v1   ({slots} answers at once, {max_queue} more can wait)\n"
         f"  docs    {url}/docs\n"
         f"  key     {'every request to /v1 needs it' if api_key else 'none: only this machine can connect'}\n"
         f"  try     curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
         """            -d '{"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 60}'\n"""
-        "  stop    Ctrl-C, or SIGTERM: what runs is finished first\n"
-        "  log     below, one JSON line a request, without what was said"
+        "  stop    Ctrl-C, or SIGTERM: running requests are finished first\n"
+        "  log     below, one JSON line per request, without its texts"
     )
     sys.stdout.flush()
     logs.start_logging()
@@ -218,12 +235,12 @@ def serve(
 @app.command()
 def bench(
     model: Model = "demo",
-    rows: Annotated[str, typer.Option(help="How many rows at once, separated by commas.")] = "1,8,32,128",
-    prompt: Annotated[int, typer.Option(min=1, help="Prompt tokens.")] = 64,
-    tokens: Annotated[int, typer.Option(min=1, help="Generated tokens a row.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="The best of so many runs counts.")] = 3,
+    rows: Annotated[str, typer.Option(help="Batch sizes to measure, separated by commas.")] = "1,8,32,128",
+    prompt: Annotated[int, typer.Option(min=1, help="The number of prompt tokens.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="The number of generated tokens per row.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="The number of runs; the best one counts.")] = 3,
 ) -> None:
-    """Time decoding on this machine, with the sampler's stages off and on."""
+    """Measure decoding speed on this machine, without and with the stages of the sampler."""
     from rich.console import Console
     from rich.table import Table
 
@@ -258,7 +275,7 @@ def bench(
 
 @app.command()
 def devices() -> None:
-    """Show what JAX can run on here."""
+    """List the devices that JAX can use."""
     import jax
 
     from llmlab.backends.local.devices import device_facts
@@ -277,67 +294,3 @@ def _load(model: str, *, quiet: bool = True) -> Lab:
     import llmlab
 
     return llmlab.load(model, quiet=quiet)
-
-
-def _speed(done: Demo) -> str:
-    count = len(done.story.choices[0].tokens)
-    same = "the same tokens, as the same seed must" if done.same else "OTHER tokens, which the same seed must not"
-    return (
-        f"{count} tokens in {done.seconds:.2f} s, compiling included; "
-        f"asked again: {count / done.seconds_again:,.0f} tokens/s, and {same} give"
-    )
-
-
-def _logprobs(result: Result, *, rows: int | None) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    from llmlab.text.spelling import label
-
-    frame = result.logprobs_frame()
-    table = Table(title="how sure the model was", title_justify="left", caption_justify="left")
-    for name in ("token", "segment", "p", "logprob", "sampling", "rank", "entropy", "kept"):
-        table.add_column(name, justify="left" if name in ("token", "segment") else "right")
-    for row in frame.head(rows if rows is not None else len(frame)).to_dict("records"):
-        table.add_row(
-            Text(label(row["bytes"], name=row["token"])),
-            row["segment"],
-            f"{math.exp(row['logprob']):.3f}",
-            f"{row['logprob']:z.3f}",
-            f"{row['sampling_logprob']:z.3f}",
-            f"{row['rank']}",
-            f"{row['entropy']:z.2f}",
-            f"{row['kept']}",
-        )
-    if rows is not None and len(frame) > rows:
-        table.caption = f"and {len(frame) - rows} more tokens"
-    return table
-
-
-def _answer(text: str) -> Text:
-    from rich.text import Text
-
-    shown = " ".join(text.split())
-    return Text(shown if len(shown) <= 48 else shown[:47] + "…") if shown else Text("(nothing)", style="dim")
-
-
-def _two_temperatures(done: Demo) -> Table:
-    from rich.table import Table
-
-    from llmlab.cli import demo as show
-
-    cool, warm = show.counts(done.cool), show.counts(done.warm)
-    table = Table(
-        title=f"{show.QUESTION}  {show.DRAWS} answers at two temperatures, with the same noise", title_justify="left"
-    )
-    table.add_column("answer")
-    for temperature in (show.COOL, show.WARM):
-        table.add_column(f"at {temperature:g}", justify="right")
-    both = sorted(cool | warm, key=lambda answer: (-cool[answer] - warm[answer], answer))
-    for answer in both[:10]:
-        table.add_row(_answer(answer), str(cool[answer] or "·"), str(warm[answer] or "·"))
-    if len(both) > 10:
-        rest = both[10:]
-        table.add_row("others", str(sum(cool[a] for a in rest)), str(sum(warm[a] for a in rest)), style="dim")
-    table.add_row("different answers", str(len(cool)), str(len(warm)), style="dim")
-    return table

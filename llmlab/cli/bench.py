@@ -1,4 +1,4 @@
-"""Decoding speed at each batch width, prefill speed, and what the sampler and the first compilation cost."""
+"""Measures decoding speed at several batch sizes, with and without the sampler's stages, and the first token's time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from llmlab.backends.local.backend import LocalBackend
 from llmlab.engine.scheduler import Row
 from llmlab.sampling.params import SamplingParams
 
-#: A law that every stage of the sampler touches, and one that none does.
+#: Fields that turn on every numeric stage of the sampler, and fields that turn on none.
 SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.1}
 PLAIN: dict[str, Any] = {"temperature": 1.0}
 
 
 class Decoding(NamedTuple):
-    """One line of the table. Rates are tokens a second over all rows, prompt included, the best of the repeats."""
+    """One line of the table. Rates are tokens per second over all rows, including prefill; the best run counts."""
 
     rows: int
-    first_call: float  #: seconds of the first call, compiling included
-    first_token: float  #: seconds until the first token was on the host, nothing left to compile
-    plain: float  #: tokens a second at temperature 1, no other stage
-    sampled: float  #: tokens a second with every numeric stage
+    first_call: float  #: seconds of the first call, including compilation
+    first_token: float  #: seconds until the first block of tokens was on the host, without compilation
+    plain: float  #: tokens per second at temperature 1, with no other stage
+    sampled: float  #: tokens per second with every numeric stage
 
 
 def decoding(
@@ -35,17 +35,17 @@ def decoding(
     tokens: int = 128,
     repeats: int = 3,
 ) -> Iterator[Decoding]:
-    """Time `tokens` steps after a prompt of `prompt` random tokens, for so many rows at once.
+    """Yield the speed of decoding after a prompt of random tokens, for each batch size.
 
     Args:
-        backend: the model; its pinned slots, if it has them, bound how many rows run together.
-        rows: rows of each line, one line yielded for each.
-        prompt: prompt tokens.
-        tokens: generated tokens a row; end tokens are ignored.
-        repeats: the best of so many runs counts.
+        backend: the model; if its number of slots is pinned, at most so many rows run at once.
+        rows: the batch sizes; one line is yielded for each.
+        prompt: the number of prompt tokens.
+        tokens: the number of generated tokens per row; end tokens are ignored.
+        repeats: the number of runs; the best one counts.
 
     Raises:
-        ValueError: prompt and tokens exceed the context.
+        ValueError: the prompt and the tokens exceed the context.
     """
     size = backend.engine.config.vocab_size
     ids = np.random.default_rng(0).integers(0, size, prompt).astype(np.int32)
@@ -70,7 +70,7 @@ def decoding(
 
 
 def _run(backend: LocalBackend, rows: Sequence[Row]) -> tuple[float, float]:
-    """Seconds to the first block, and in all."""
+    """Seconds until the first block of tokens, and until the last."""
     began = time.perf_counter()
     first = 0.0
     for _ in backend.engine.submit(rows):

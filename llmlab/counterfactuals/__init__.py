@@ -1,1 +1,1 @@
-"""What else a completion could have been: completions in, streams or comparisons out; no Result and no Lab."""
+"""What would have happened: reruns, branches, trees and comparisons of answers, over values and a backend."""

@@ -1,8 +1,8 @@
-"""Why two runs of one request part at a token: the step at which they do, under every mixture of their parameters.
+"""Finds which parameter change made two runs of a request diverge, by re-evaluating the first differing step.
 
-The noise of a step is a function of (seed, choice, position), and its law one of the prompt, the tokens so far and the
-parameters. So the token that a mixture of two requests would draw there can simply be worked out, and what flipped it
-is the smallest part of the changes that draws the other token by itself.
+The noise of a step is a function of (seed, choice, position), and its distribution one of the prompt, the tokens so far
+and the parameters. So the token that any combination of two requests would draw there can be computed. The cause of a
+difference is the smallest set of changes that draws the other token by itself.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from llmlab.counterfactuals.answered import Answered
 from llmlab.distributions.draws import perturb
 from llmlab.errors import RequestError
 from llmlab.protocol.backend import LogitsBackend
-from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 
-#: Fields that say how an answer is asked for or returned, or when it ends; no law depends on them.
+#: Fields that decide how an answer is returned or when it ends; no next-token distribution depends on them.
 OUTSIDE = frozenset(
     {"n", "max_tokens", "max_completion_tokens", "context_length_exceeded_behavior", "stop", "include_stop"}
     | {"ignore_eos", "separate_reasoning", "logprobs", "top_logprobs", "stream", "stream_options"}
     | {"model", "user", "metadata", "store", "service_tier"}
 )
-#: So many changes are tried in all their combinations; of more, each alone, in pairs, and one by one taken back.
+#: Up to this many changes, every combination is tried; of more, each alone, the pairs, and all except one.
 _ALL_SUBSETS = 6
 
 
 class Drawn(NamedTuple):
-    """What a mixture draws at a step: the token, and how the two tokens that are asked about fare."""
+    """What a combination draws at a step, and how the two runs' own tokens do there."""
 
     token: int
-    prob: float  #: of the token before, in the law drawn from
-    prob_after: float  #: of the token after
-    lead: (
-        float  #: by how much the token after lies ahead of the one before, in logits with their noise; -inf if removed
-    )
+    prob: float  #: sampling probability of the token of the run before
+    prob_after: float  #: sampling probability of the token of the run after
+    #: The perturbed logit (logit plus noise) of the run after's token minus that of the run before's; -inf where the
+    #: sampler removed the former.
+    lead: float
 
 
 class Trial(NamedTuple):
-    """A mixture: the request before with these changes. `drawn` is None where it is no request that can be run."""
+    """One combination: the request before with these changes. `drawn` is None where that is not a valid request."""
 
     changed: tuple[str, ...]
     drawn: Drawn | None
@@ -51,9 +51,11 @@ class Trial(NamedTuple):
 class Reason(NamedTuple):
     """Why a step's token changed.
 
-    `causes` are the smallest sets of changes each of which draws the token after by itself. None of them: the runs
-    cannot be told apart at this step, as where two tokens lie closer together than the rounding (`reproduced` is
-    False).
+    Attributes:
+        causes: the smallest sets of changes, each of which draws the token of the run after by itself.
+        trials: every combination that was evaluated.
+        reproduced: whether the evaluation draws the tokens that both runs drew. Where it does not (two tokens lie
+            closer together than the rounding), `causes` is empty.
     """
 
     causes: tuple[tuple[str, ...], ...]
@@ -62,25 +64,25 @@ class Reason(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Everything but the model that a run depends on."""
+    """Everything that a run depends on, except the model."""
 
     request: Request
     seed: int
     order: str
 
     @classmethod
-    def of(cls, completion: Completion) -> Setting:
-        """A completion's."""
-        return cls(completion.request, completion.seed, completion.order)
+    def of(cls, done: Answered) -> Setting:
+        """The setting of an answer."""
+        return cls(done.request, done.seed, done.order)
 
     def mixed(self, other: Setting, names: Sequence[str]) -> Setting:
-        """This one with some parameters taken from the other.
+        """Returns this setting with some parameters taken from the other.
 
         Raises:
-            RequestError: the mixture is no request.
+            RequestError: the combination is not a valid request.
         """
         fields = {name: getattr(other.request, name) for name in names if name not in ("seed", "order")}
-        # A limit of the length says nothing about a step, and must not stand in a mixture's way.
+        # A limit on the length does not change a step, and must not make a combination invalid.
         free = {"max_tokens": None, "max_completion_tokens": None, "top_logprobs": None, "n": None}
         return Setting(
             self.request.replace(**free, **fields),
@@ -90,13 +92,13 @@ class Setting(NamedTuple):
 
 
 def changes(before: Setting, after: Setting) -> dict[str, tuple[Any, Any]]:
-    """The parameters in which two runs differ, by name: the values before and after. `order` is one of them."""
+    """The parameters in which two runs differ: name -> (value before, value after). `order` is one of them."""
     found: dict[str, tuple[Any, Any]] = {}
     if type(before.request) is not type(after.request):
         return {"prompt": (before.request.subject, after.request.subject)}
     for name in before.request.names():
         pair = getattr(before.request, name), getattr(after.request, name)
-        # How many choices there are says nothing about any one of them.
+        # A choice does not depend on how many others there are.
         if name not in ("n", "seed", "stream", "stream_options") and pair[0] != pair[1]:
             found[name] = pair
     if before.seed != after.seed:
@@ -107,9 +109,17 @@ def changes(before: Setting, after: Setting) -> dict[str, tuple[Any, Any]]:
 
 
 class Step:
-    """The step behind `made`, the tokens [T] that both runs share, of one choice out of `rows`.
+    """The first differing step of one choice of two runs.
 
-    `tokens` is what each drew there; the first `given` of the shared ones were not drawn.
+    Args:
+        backend: the model.
+        before: the setting of the one run.
+        after: the setting of the other.
+        made: the tokens [T] before the step, which both runs share.
+        choice: the index of the choice.
+        tokens: the token that each run drew at the step.
+        given: how many of the first tokens in `made` were supplied, not sampled.
+        rows: the batch size in which they were sampled.
     """
 
     def __init__(
@@ -132,11 +142,11 @@ class Step:
         self._seen: dict[tuple[str, ...], Drawn | None] = {}
 
     def reason(self, names: Sequence[str]) -> Reason:
-        """Which of these changes flipped the token."""
+        """Finds which of the named changes made the second run draw another token."""
         names = tuple(name for name in names if name not in OUTSIDE)
         reproduced = self._reproduced(names)
         if not reproduced:
-            # One pass over all the tokens may differ in the last bits from the steps in which they were drawn.
+            # One prefill may differ in the last bits from the decoding steps that the runs made.
             self._by_steps, self._logits, self._seen = True, {}, {}
             reproduced = self._reproduced(names)
         causes = self._causes(names) if reproduced else ()
@@ -145,7 +155,7 @@ class Step:
         return Reason(tuple(causes), tuple(Trial(changed, drawn) for changed, drawn in trials), reproduced)
 
     def drawn(self, changed: tuple[str, ...]) -> Drawn | None:
-        """What the request before, with these changes, draws; None where that is no request."""
+        """What the request before draws with these changes; None where that is not a valid request."""
         if changed not in self._seen:
             try:
                 self._seen[changed] = self._draw(self._before.mixed(self._after, changed))
@@ -172,7 +182,7 @@ class Step:
         return found or [self._shrunk(names)]
 
     def _shrunk(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """The changes that are left when one after the other is taken back as long as the token stays flipped."""
+        """Leaves out one change after the other, as long as the rest still draws the other token."""
         for name in names:
             fewer = tuple(other for other in names if other != name)
             if self._flips(fewer):
@@ -183,7 +193,7 @@ class Step:
         prompt = self._backend.render(setting.request)
         key = prompt.tobytes()
         if key not in self._logits:
-            self._logits[key] = self._behind(prompt)
+            self._logits[key] = self._next_logits(prompt)
         mask = self._backend.grammar_masks(setting.request, prompt=prompt, made=self._made)
         params = self._backend.sampling_params(setting.request, seed=setting.seed, choice=self._choice)
         final, perturbed = perturb(
@@ -197,14 +207,14 @@ class Step:
         )
         if not np.isfinite(final).any():
             raise RequestError("the grammar leaves no token here", param="response_format")
-        law = np.exp(final.astype(np.float64) - final.max())
-        law /= law.sum()
+        probs = np.exp(final.astype(np.float64) - final.max())
+        probs /= probs.sum()
         before, after = self._tokens
         with np.errstate(invalid="ignore"):
             lead = float(perturbed[after]) - float(perturbed[before])
-        return Drawn(int(np.argmax(perturbed)), float(law[before]), float(law[after]), lead)
+        return Drawn(int(np.argmax(perturbed)), float(probs[before]), float(probs[after]), lead)
 
-    def _behind(self, prompt: np.ndarray) -> np.ndarray:
+    def _next_logits(self, prompt: np.ndarray) -> np.ndarray:
         if self._by_steps:
             return self._backend.step_logits(prompt, self._made, given=self._given, rows=self._rows)
         return self._backend.next_logits(np.concatenate([prompt, self._made]).astype(np.int32))

@@ -1,58 +1,56 @@
-"""Other ways on: a result continued from any of its positions, with any token in the place of the one drawn."""
+"""Branches: an answer continued from any of its positions, with any token in place of the one that was drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int32
 
-from llmlab.counterfactuals.rerun import changed_request, logits_backend
+from llmlab.counterfactuals.answered import Answered, logits_backend
+from llmlab.counterfactuals.rerun import changed_request
 from llmlab.errors import RequestError
 from llmlab.protocol.arguments import place
-from llmlab.protocol.backend import GivenTokens
+from llmlab.protocol.backend import Backend, GivenTokens, Stream
 from llmlab.protocol.completion import Choice
-from llmlab.results.result import lab_of
 from llmlab.text.token_names import Token, TokenNames
 
-if TYPE_CHECKING:
-    from llmlab.results.result import Result
-
-__all__ = ["branch", "kept"]
+__all__ = ["branch", "tokens_before"]
 
 
 def branch(
-    result: Result,
+    done: Answered,
+    backend: Backend,
     choice: Choice,
     position: int,
     token: Token | None,
     *,
     order: str | None,
     changes: Mapping[str, Any],
-) -> Result:
-    """See `Result.branch`."""
-    lab = lab_of(result)
-    backend = logits_backend(lab)
-    before = kept(choice, position)
-    forced = [] if token is None else TokenNames(backend.token_bytes, result.names).spell(token, backend.encode)
+) -> Stream:
+    """Starts a continuation of a choice from a position; returns its stream. See `Result.branch`."""
+    model = logits_backend(backend)
+    before = tokens_before(choice, position)
+    names = TokenNames(model.token_bytes, done.control_tokens)
+    forced = [] if token is None else names.spell(token, model.encode)
     made = np.concatenate([before, np.array(forced, np.int32)]).astype(np.int32)
-    request = changed_request(result, {"n": None, **changes})
+    request = changed_request(done, {"n": None, **changes})
     indices = range(request.n) if changes.get("n") is not None else (choice.index,)
     given = [GivenTokens(index, made, drawn=min(len(forced), 1)) for index in indices]
-    seed = result.seed if request.seed is None else request.seed
-    source = backend.continue_from(request, given, seed=seed, order=result.order if order is None else order)
-    return lab.read(source, parent=result)
+    seed = done.seed if request.seed is None else request.seed
+    return model.continue_from(request, given, seed=seed, order=done.order if order is None else order)
 
 
-def kept(choice: Choice, position: int) -> np.ndarray:
-    """The tokens of a choice before a position, which may be the one behind the last of them.
+def tokens_before(choice: Choice, position: int) -> Int32[np.ndarray, " T"]:
+    """The tokens of a choice that come before `position`; `position` may be one past the last token.
 
     Raises:
         IndexError: there is no such position.
-        RequestError: it lies behind the end token; or the backend did not say which tokens it made.
+        RequestError: the position is after the end token, or the ids of the tokens are not known.
     """
     tokens = choice.tokens
-    at = place(position, among=tokens, choice=choice.index, behind=True)
+    at = place(position, among=tokens, choice=choice.index, after_last=True)
     if at and tokens.segment[at - 1] == "end":
         raise RequestError(
             f"choice {choice.index} ended with the token at position {at - 1}: that one can be replaced, "
@@ -60,5 +58,5 @@ def kept(choice: Choice, position: int) -> np.ndarray:
             param="position",
         )
     if (tokens.ids[:at] < 0).any():
-        raise RequestError("the endpoint did not say which tokens these are, so that nobody can go on behind them")
+        raise RequestError("the endpoint did not return the ids of these tokens, so they cannot be continued")
     return tokens.ids[:at]

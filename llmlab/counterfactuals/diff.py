@@ -1,26 +1,27 @@
-"""Two runs of one request side by side: where they part, and which change of a parameter parted them."""
+"""Two runs of one request compared: where their tokens first differ, and which parameter change is the cause."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from functools import cached_property
-from html import escape
 from math import nan
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmlab.counterfactuals.alignment import aligned, first_difference
+from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.attribution import Reason, Setting, Step, changes
+from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import build
-from llmlab.protocol.backend import LogitsBackend
+from llmlab.protocol.arguments import choice_at
+from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.completion import Choice, TokenBytes, Tokens
 from llmlab.text.spelling import label, name_of
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from llmlab.results.result import Result
+    from matplotlib.axes import Axes
 
 DIFF_COLUMNS: dict[str, str] = {
     "choice": "index",
@@ -62,7 +63,7 @@ WHY_COLUMNS: dict[str, str] = {
     "prob_after": "number",
     "lead": "number",
 }
-#: What of a law's fields can make an end come where it does, by the finish reason.
+#: Finish reason -> the fields that can end an answer with it.
 _ENDS = {
     "length": (
         "max_tokens",
@@ -75,12 +76,15 @@ _ENDS = {
     "stop": ("stop", "ignore_eos", "response_format", "tool_choice", "tools", "separate_reasoning"),
     "tool_calls": ("parallel_tool_calls", "tool_choice", "tools", "response_format"),
 }
-#: How many tokens a reader is shown on each side of a divergence, and how many choices.
+#: How many tokens are shown on each side of a first difference, and how many choices.
 _AROUND, _SHOWN = 8, 8
 
 
-class Divergence(NamedTuple):
-    """Where a choice first differs. `reason` is None where there was no token to be flipped, or nobody who knows."""
+class FirstDifference(NamedTuple):
+    """Where a choice of two runs first differs, and why.
+
+    `reason` is None where the token was not sampled, or where the model's logits cannot be read.
+    """
 
     position: int
     cause: str
@@ -88,17 +92,20 @@ class Divergence(NamedTuple):
 
 
 class Diff:
-    """What became of a result under other parameters; `result.diff()` makes one.
+    """An answer compared with the same request under other parameters; `result.diff()` returns one.
 
-    `frame()` has a row a choice: the first token that differs, and why; `tokens_frame()` both runs' tokens, aligned;
-    `why_frame()`, for each divergence, what the step would have drawn under each mixture of the changes.
+    `frame()` has one row per choice: the first token that differs, and the cause. `tokens_frame()` has both runs'
+    tokens, aligned. `why_frame()` has, for each first difference, the token that each combination of the changed
+    parameters would have drawn there.
 
     Args:
-        before: the one result.
+        before: the one answer.
         after: the other, whose choices are compared with those of the same index.
+        backend: the model of the second run, which is asked for logits to find causes; None to leave that out.
     """
 
-    def __init__(self, before: Result, after: Result) -> None:
+    def __init__(self, before: Answered, after: Answered, *, backend: Backend | None = None) -> None:
+        self._backend = backend
         self.before = before
         self.after = after
         theirs = {choice.index: choice for choice in after.choices}
@@ -106,30 +113,30 @@ class Diff:
         for choice in (*before.choices, *after.choices):
             if not choice.is_listed:
                 raise RequestError(
-                    f"the endpoint did not say the tokens of choice {choice.index}, so that they cannot be compared: "
+                    f"the endpoint did not return the tokens of choice {choice.index}, so they cannot be compared: "
                     "compare the `texts`"
                 )
 
     @cached_property
     def changes(self) -> dict[str, tuple[Any, Any]]:
-        """The parameters that differ, by name: the values before and after; `order` among them."""
+        """The parameters that differ: name -> (value before, value after); `order` is one of them."""
         return changes(self._settings[0], self._settings[1])
 
     @cached_property
-    def divergences(self) -> dict[int, Divergence | None]:
-        """By choice: where and why it first differs; None where it does not."""
-        return {before.index: self._divergence(before, after) for before, after in self._pairs}
+    def first_differences(self) -> dict[int, FirstDifference | None]:
+        """Index of a choice -> where and why it first differs; None where it does not."""
+        return {before.index: self._first_difference(before, after) for before, after in self._pairs}
 
     def frame(self) -> pd.DataFrame:
-        """One row a choice.
+        """One row per choice.
 
-        Columns: choice, same (every token), position of the first difference, token and token_id there, token_after and
-        token_id_after (NA where that run had ended), cause (in words), tokens, tokens_after (how many there are),
-        finish_reason, finish_reason_after.
+        Columns: choice, same (whether all tokens are equal), position (of the first difference), token and token_id
+        there, token_after and token_id_after (NA where that run had ended), cause (in words), tokens and tokens_after
+        (the number of tokens), finish_reason, finish_reason_after.
         """
         rows = []
         for before, after in self._pairs:
-            found = self.divergences[before.index]
+            found = self.first_differences[before.index]
             at = None if found is None else found.position
             rows.append(
                 {
@@ -150,7 +157,7 @@ class Diff:
         return _frame(rows, DIFF_COLUMNS)
 
     def tokens_frame(self) -> pd.DataFrame:
-        """Both runs' tokens, aligned: one row a token, or a pair of them.
+        """Both runs' tokens, aligned: one row per pair of corresponding tokens, or per token without a counterpart.
 
         Columns: choice, change (same, replaced, removed, added), then position, token, token_id, logprob (raw),
         sampling_logprob of the run before, and the same of the run after; NA where that run has no token there.
@@ -169,17 +176,17 @@ class Diff:
         return _frame(rows, ALIGNED_COLUMNS)
 
     def why_frame(self) -> pd.DataFrame:
-        """What each first divergence would have been under parts of the changes; one row a part.
+        """What each first difference would have been under each combination of the changes; one row per combination.
 
         Columns: choice, position, changed (the parameters taken from the run after, joined by " + "; "" for none),
-        token and token_id drawn under them (NA where such a mixture is no request), flips (whether that is the token of
-        the run after), cause (whether this is one of the smallest parts that do), prob and prob_after (of the run
-        before's token and of the run after's, in the law drawn from), lead (by how much the latter is ahead, in logits
-        with their noise).
+        token and token_id drawn under them (NA where the combination is not a valid request), flips (whether that is
+        the token of the run after), cause (whether this is one of the smallest combinations that flip it), prob and
+        prob_after (sampling probabilities of the run before's token and of the run after's), lead (perturbed logit of
+        the latter minus that of the former).
         """
         rows = []
         for _, after in self._pairs:
-            found = self.divergences[after.index]
+            found = self.first_differences[after.index]
             if found is None or found.reason is None:
                 continue
             for changed, drawn in found.reason.trials:
@@ -198,13 +205,28 @@ class Diff:
                 rows.append(row)
         return _frame(rows, WHY_COLUMNS)
 
+    def plot(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """Plots both runs' logprobs along their aligned tokens; see `llmlab.plots.counterfactual.plot_diff`.
+
+        Args:
+            choice: the index of the choice.
+            ax: where to draw; by default a new figure.
+
+        Raises:
+            IndexError: there is no such choice in both runs.
+        """
+        from llmlab.plots.counterfactual import plot_diff
+
+        index = self._pairs[choice_at(choice, among=self._pairs)][0].index
+        return plot_diff(self.tokens_frame(), choice=index, ax=ax)
+
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __repr__(self) -> str:
         lines = [self._head()]
         for before, after in self._pairs[:_SHOWN]:
-            found = self.divergences[before.index]
+            found = self.first_differences[before.index]
             if found is None:
                 lines.append(f"[{before.index}] the same {len(before.tokens)} tokens")
                 continue
@@ -214,17 +236,19 @@ class Diff:
         return "\n".join([*lines, *self._rest()])
 
     def _repr_html_(self) -> str:
-        parts = [f"<div><b>{escape(self._head())}</b></div>"]
+        parts = [fragment("<div><b>{}</b></div>", self._head())]
         for before, after in self._pairs[:_SHOWN]:
-            found = self.divergences[before.index]
+            found = self.first_differences[before.index]
             said = f"the same {len(before.tokens)} tokens" if found is None else self._where(before, after, found)
-            parts.append(f'<div style="margin-top:.6em">[{before.index}] {escape(said)}</div>')
+            parts.append(fragment('<div style="margin-top:.6em">[{}] {}</div>', before.index, said))
             if found is not None:
                 parts.append(self._side(before, after))
-        parts += [f"<div>{escape(line)}</div>" for line in self._rest()]
-        return f'<div style="max-width:60em;font:13px/1.5 system-ui,sans-serif">{"".join(parts)}</div>'
+        parts += [fragment("<div>{}</div>", line) for line in self._rest()]
+        return str(
+            fragment('<div style="max-width:60em;font:13px/1.5 system-ui,sans-serif">{}</div>', Markup("").join(parts))
+        )
 
-    # --- words -----------------------------------------------------------------------------------------------------
+    # --- text and HTML ---
 
     def _head(self) -> str:
         said = [f"{name} {short(old)} → {short(new)}" for name, (old, new) in self.changes.items()]
@@ -233,12 +257,12 @@ class Diff:
         return f"Diff: {', '.join(said) or 'the same parameters'}"
 
     def _rest(self) -> list[str]:
-        """What is not shown, in a word."""
-        rest = [self.divergences[before.index] for before, _ in self._pairs[_SHOWN:]]
+        """A line about the choices that are not shown, where there are any."""
+        rest = [self.first_differences[before.index] for before, _ in self._pairs[_SHOWN:]]
         same = sum(found is None for found in rest)
         return [f"… and {len(rest)} more choices, {same} of them the same: frame() has them"] if rest else []
 
-    def _where(self, before: Choice, after: Choice, found: Divergence) -> str:
+    def _where(self, before: Choice, after: Choice, found: FirstDifference) -> str:
         pair = (self._spelled(choice.tokens, found.position) for choice in (before, after))
         return f"first difference at position {found.position}, {' → '.join(pair)}: {found.cause}"
 
@@ -255,35 +279,38 @@ class Diff:
             shown[at - first] = f"»{shown[at - first]}«"
         return f"{'… ' if first else ''}{' '.join(shown)}{' …' if last < len(tokens) else ''}"
 
-    def _side(self, before: Choice, after: Choice) -> str:
-        """Both runs' tokens as two lines; what differs is marked by more than its colour."""
-        inks = {"removed": "#fbe3d6;text-decoration:line-through", "added": "#d9ebf7;font-weight:600"}
-        sides: tuple[list[str], list[str]] = ([], [])
+    def _side(self, before: Choice, after: Choice) -> Markup:
+        """Both runs' tokens as two lines of HTML; differences are marked by more than a colour."""
+        inks = ("#fbe3d6;text-decoration:line-through", "#d9ebf7;font-weight:600")  # removed, added
+        sides: tuple[list[Markup], list[Markup]] = ([], [])
         for change, at, there in aligned(before.tokens, after.tokens):
-            for side, choice, place, ink in zip(sides, (before, after), (at, there), inks.values(), strict=True):
+            for side, choice, place, ink in zip(sides, (before, after), (at, there), inks, strict=True):
                 if place is not None:
-                    text = escape(_readable(choice.tokens.bytes[place], self._named_at(choice.tokens, place)))
-                    mark = "" if change == "same" else f' style="background:{ink};color:#111"'
-                    side.append(f"<span{mark}>{text}</span>")
-        rows = "".join(
-            f'<tr><td style="vertical-align:top;text-align:left">{name}</td>'
-            f'<td style="text-align:left;white-space:pre-wrap">{"".join(side)}</td></tr>'
+                    text = _readable(choice.tokens.bytes[place], self._named_at(choice.tokens, place))
+                    mark = "" if change == "same" else fragment(' style="background:{};color:#111"', ink)
+                    side.append(fragment("<span{}>{}</span>", mark, text))
+        rows = [
+            fragment(
+                '<tr><td style="vertical-align:top;text-align:left">{}</td>'
+                '<td style="text-align:left;white-space:pre-wrap">{}</td></tr>',
+                name,
+                Markup("").join(side),
+            )
             for name, side in zip(("before", "after"), sides, strict=True)
-        )
-        return f"<table>{rows}</table>"
+        ]
+        return fragment("<table>{}</table>", Markup("").join(rows))
 
     def _named_at(self, tokens: Tokens, at: int) -> str:
         return name_of(int(tokens.ids[at]), self._names)
 
     def _named(self, token: int) -> str:
-        backend = self.after.lab.backend if self.after.lab else None
-        known = backend.token_bytes if isinstance(backend, LogitsBackend) else ()
+        known = self._backend.token_bytes if isinstance(self._backend, LogitsBackend) else ()
         names = TokenNames(known, self._names)
         return _readable(names.bytes_of(token), names.name(token))
 
     @property
     def _names(self) -> Mapping[int, str]:
-        return self.after.names
+        return self.after.control_tokens
 
     def _text(self, tokens: Tokens, at: int | None) -> str | None:
         return None if at is None or at >= len(tokens) else _readable(tokens.bytes[at], self._named_at(tokens, at))
@@ -298,25 +325,22 @@ class Diff:
         }
         return {f"{name}{suffix}": value for name, value in row.items()}
 
-    # --- reasons ---------------------------------------------------------------------------------------------------
+    # --- causes ---
 
     @cached_property
     def _settings(self) -> tuple[Setting, Setting]:
-        return (
-            Setting(self.before.request, self.before.seed, self.before.order),
-            Setting(self.after.request, self.after.seed, self.after.order),
-        )
+        return Setting.of(self.before), Setting.of(self.after)
 
-    def _divergence(self, before: Choice, after: Choice) -> Divergence | None:
+    def _first_difference(self, before: Choice, after: Choice) -> FirstDifference | None:
         at = first_difference(before.tokens, after.tokens)
         if at is None:
             return None
         if at < max(before.given, after.given):
-            return Divergence(at, "the token was given, not drawn", None)
+            return FirstDifference(at, "the token was given, not drawn", None)
         if at >= min(len(before.tokens), len(after.tokens)):
-            return Divergence(at, self._end(before, after), None)
+            return FirstDifference(at, self._end(before, after), None)
         reason = self._reason(before, after, at)
-        return Divergence(at, self._because(reason), reason)
+        return FirstDifference(at, self._because(reason), reason)
 
     def _end(self, before: Choice, after: Choice) -> str:
         which, ended = min(("before", before), ("after", after), key=lambda run: len(run[1].tokens))
@@ -328,14 +352,14 @@ class Diff:
         return f"the run {which} had ended ({reason}){by}"
 
     def _reason(self, before: Choice, after: Choice, at: int) -> Reason | None:
-        lab = self.after.lab
+        backend = self._backend
         pair = int(before.tokens.ids[at]), int(after.tokens.ids[at])
-        if lab is None or not isinstance(lab.backend, LogitsBackend) or min(pair) < 0:
+        if not isinstance(backend, LogitsBackend) or min(pair) < 0:
             return None
         if self.before.model != self.after.model or self.before.request.subject != self.after.request.subject:
             return None
         step = Step(
-            lab.backend,
+            backend,
             before=self._settings[0],
             after=self._settings[1],
             made=before.tokens.ids[:at],
@@ -356,33 +380,6 @@ class Diff:
         if not reason.reproduced:
             return "no parameter's doing: at this step the tokens lie closer together than rounding, or weights changed"
         return ", or ".join(f"{_joined(cause)} {'together' if len(cause) > 1 else 'alone'}" for cause in reason.causes)
-
-
-def first_difference(before: Tokens, after: Tokens) -> int | None:
-    """The first position at which two runs differ, one of them having ended counts; None where they are the same."""
-    ours, theirs = _keys(before), _keys(after)
-    for at, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-        if one != other:
-            return at
-    return None if len(ours) == len(theirs) else min(len(ours), len(theirs))
-
-
-def aligned(before: Tokens, after: Tokens) -> list[tuple[str, int | None, int | None]]:
-    """Two runs' tokens side by side: what became of each (same, replaced, removed, added), and where they stand."""
-    rows: list[tuple[str, int | None, int | None]] = []
-    matcher = SequenceMatcher(None, _keys(before), _keys(after), autojunk=False)
-    for kind, i, j, k, m in matcher.get_opcodes():
-        for step in range(max(j - i, m - k)):
-            ours = i + step if i + step < j else None
-            theirs = k + step if k + step < m else None
-            change = "same" if kind == "equal" else "replaced"
-            change = "removed" if theirs is None else "added" if ours is None else change
-            rows.append((change, ours, theirs))
-    return rows
-
-
-def _keys(tokens: Tokens) -> list[tuple[int, TokenBytes]]:
-    return list(zip(tokens.ids.tolist(), tokens.bytes, strict=True))
 
 
 def _joined(names: Sequence[str], *, last: str = " and ") -> str:

@@ -1,23 +1,24 @@
-"""One request under the orders of several engines: what each would say, and how far their laws lie apart."""
+"""One request under several engines' orders of the sampler's stages: what changes, and how far distributions differ."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmlab.counterfactuals.alignment import first_difference
+from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.rerun import changed_request, start
+from llmlab.display.html import Markup, fragment
 from llmlab.distributions.statistics import POSITIONS, OrderStatistics, order_statistics
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
-from llmlab.protocol.arguments import choice_at, listed, one_of, order_name
-from llmlab.protocol.backend import LogitsBackend
+from llmlab.protocol.arguments import choice_at, listed, one_of
+from llmlab.protocol.backend import Backend, LogitsBackend, Stream
 from llmlab.protocol.completion import Choice
-from llmlab.results.result import Result, read_all
 from llmlab.sampling.history import history_of
 from llmlab.sampling.params import stack
 from llmlab.sampling.pipeline import ORDERS
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from llmlab.lab.lab import Lab
-
-__all__ = ["Orders", "compare_orders"]
+__all__ = ["Orders", "comparable", "start_orders"]
 
 ORDERS_COLUMNS: dict[str, str] = {
     "choice": "index",
@@ -63,97 +62,103 @@ SUMMARY_COLUMNS: dict[str, str] = {
 
 
 class Orders:
-    """The same request under several orders; `lab.compare_orders` makes one.
+    """One request under several orders of the sampler's stages; `lab.compare_orders` returns one.
 
-    The laws are compared along the tokens of `base`, so that each position is the same step for every order; what each
-    order goes on to say by itself, under the same noise, is in `results`.
+    The distributions are compared along the tokens of `base`, so that each position is the same step for every order.
+    What each order goes on to generate by itself, with the same noise, is in `results`.
 
     Attributes:
-        base: our own completion.
-        results: order -> its completion, the base's own among them.
+        base: the answer along whose tokens the distributions are compared.
+        results: order -> the answer it gives; the base is among them.
     """
 
-    def __init__(self, base: Result, results: Mapping[str, Result], *, backend: LogitsBackend) -> None:
+    def __init__(self, base: Answered, results: Mapping[str, Answered], *, backend: LogitsBackend) -> None:
         self.base = base
         self.results = dict(results)
         self._backend = backend
 
     def frame(self) -> pd.DataFrame:
-        """One row a position and order, along the base's tokens.
+        """One row per position and order, along the base's tokens.
 
-        Columns: choice, position, token, token_id, bytes, order, sampling_logprob (of that token in the order's law),
-        kept (tokens that the law has), sampling_entropy (nats), total_variation (from the base's law, 0..1), drawn and
-        drawn_id (the token that this order draws here from the same noise).
+        Columns: choice, position, token, token_id, bytes, order, sampling_logprob (of that token under the order), kept
+        (the number of tokens that the order can draw), sampling_entropy (nats), total_variation (between the order's
+        distribution and the base's, 0..1), drawn and drawn_id (the token that the order draws with the same noise).
         """
         columns: dict[str, list[Any]] = {name: [] for name in ORDERS_COLUMNS}
         orders = list(self.results)
-        for choice, laws in zip(self.base.choices, self._laws, strict=True):
+        for choice, statistics in zip(self.base.choices, self._statistics, strict=True):
             T = len(choice.tokens)
             for at, order in itertools.product(range(T), range(len(orders))):
                 columns["order"].append(orders[order])
                 columns["position"].append(at)
                 for name in ("kept", "drawn"):
-                    columns["drawn_id" if name == "drawn" else name].append(int(getattr(laws, name)[order, at]))
-                columns["sampling_logprob"].append(float(laws.logprob[order, at]))
-                columns["sampling_entropy"].append(float(laws.entropy[order, at]))
-                columns["total_variation"].append(float(laws.distance[order, self._base_at, at]))
+                    columns["drawn_id" if name == "drawn" else name].append(int(getattr(statistics, name)[order, at]))
+                columns["sampling_logprob"].append(float(statistics.logprob[order, at]))
+                columns["sampling_entropy"].append(float(statistics.entropy[order, at]))
+                columns["total_variation"].append(float(statistics.distance[order, self._base_at, at]))
             columns["choice"] += [choice.index] * T * len(orders)
             columns["token_id"] += np.repeat(choice.tokens.ids, len(orders)).tolist()
-        names = TokenNames(self._backend.token_bytes, self.base.names)
+        names = TokenNames(self._backend.token_bytes, self.base.control_tokens)
         columns["bytes"] = [names.bytes_of(i) for i in columns["token_id"]]
         columns["token"] = [names.text(i) for i in columns["token_id"]]
         columns["drawn"] = [names.text(i) for i in columns["drawn_id"]]
         return build(columns, ORDERS_COLUMNS)
 
     def pairs_frame(self) -> pd.DataFrame:
-        """One row a position and pair of orders: choice, position, order, other, total_variation between their laws."""
+        """One row per position and pair of orders.
+
+        Columns: choice, position, order, other, total_variation (between their distributions, 0..1).
+        """
         columns: dict[str, list[Any]] = {name: [] for name in PAIRS_COLUMNS}
         orders = list(self.results)
-        for choice, laws in zip(self.base.choices, self._laws, strict=True):
+        for choice, statistics in zip(self.base.choices, self._statistics, strict=True):
             for at in range(len(choice.tokens)):
                 for one, other in itertools.combinations(range(len(orders)), 2):
-                    row = (choice.index, at, orders[one], orders[other], float(laws.distance[one, other, at]))
+                    row = (choice.index, at, orders[one], orders[other], float(statistics.distance[one, other, at]))
                     for name, value in zip(PAIRS_COLUMNS, row, strict=True):
                         columns[name].append(value)
         return build(columns, PAIRS_COLUMNS)
 
-    def summary(self) -> pd.DataFrame:
-        """One row an order but the base's.
+    def summary_frame(self) -> pd.DataFrame:
+        """One row per order, without the base.
 
-        Columns: order, mean_total_variation and max_total_variation (from the base's law, over all steps), steps,
-        other_draws (steps at which the same noise draws another token), choices_that_differ (of its own completion).
+        Columns: order, mean_total_variation and max_total_variation (distance from the base's distribution, over all
+        steps), steps, other_draws (the number of steps at which the same noise draws another token),
+        choices_that_differ (the number of choices whose own answer differs from the base's).
         """
         rows: dict[str, list[Any]] = {name: [] for name in SUMMARY_COLUMNS}
         for at, (order, result) in enumerate(self.results.items()):
             if at == self._base_at:
                 continue
-            distance = np.concatenate([laws.distance[at, self._base_at] for laws in self._laws])
-            other = sum(int((laws.drawn[at] != laws.drawn[self._base_at]).sum()) for laws in self._laws)
-            same = [found is None for found in result.diff(self.base).divergences.values()]
+            distance = np.concatenate([one.distance[at, self._base_at] for one in self._statistics])
+            other = sum(int((one.drawn[at] != one.drawn[self._base_at]).sum()) for one in self._statistics)
+            theirs = {choice.index: choice for choice in result.choices}
+            pairs = [(choice, theirs[choice.index]) for choice in self.base.choices if choice.index in theirs]
+            differ = [first_difference(one.tokens, another.tokens) is not None for one, another in pairs]
             rows["order"].append(order)
             rows["mean_total_variation"].append(distance.mean() if len(distance) else np.nan)
             rows["max_total_variation"].append(distance.max(initial=0.0) if len(distance) else np.nan)
             rows["steps"].append(len(distance))
             rows["other_draws"].append(other)
-            rows["choices_that_differ"].append(len(same) - sum(same))
+            rows["choices_that_differ"].append(sum(differ))
         return build(rows, SUMMARY_COLUMNS)
 
     def plot(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
-        """How far each order's law lies from the base's, step by step; `llmlab.plots.counterfactual.plot_orders`."""
+        """Plots each order's distance from the base along a choice; see `llmlab.plots.counterfactual.plot_orders`."""
         from llmlab.plots.counterfactual import plot_orders
 
         return plot_orders(
             self.frame(),
-            choice=self.base.choices[choice_at(choice, among=self.base)].index,
+            choice=self.base.choices[choice_at(choice, among=self.base.choices)].index,
             base=self.base.order,
             ax=ax,
         )
 
     def __repr__(self) -> str:
-        return f"{self._head()}\n{self.summary().to_string(index=False)}"
+        return f"{self._head()}\n{self.summary_frame().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(self._head())}</div>{self.summary().to_html(index=False)}"
+        return str(fragment("<div>{}</div>{}", self._head(), Markup(self.summary_frame().to_html(index=False))))
 
     def _head(self) -> str:
         others = [name for name in self.results if name != self.base.order]
@@ -164,10 +169,11 @@ class Orders:
         return list(self.results).index(self.base.order)
 
     @cached_property
-    def _laws(self) -> list[OrderStatistics]:
+    def _statistics(self) -> list[OrderStatistics]:
         return [self._along(choice) for choice in self.base.choices]
 
     def _along(self, choice: Choice) -> OrderStatistics:
+        """The statistics of every order at each position of a choice, in pieces that one program serves."""
         backend, request, prompt = self._backend, self.base.request, self.base.prompt_ids
         ids = choice.tokens.ids
         params = backend.sampling_params(request, seed=self.base.seed, choice=choice.index)
@@ -192,25 +198,20 @@ class Orders:
         return OrderStatistics(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
 
 
-def compare_orders(
-    lab: Lab, messages: Any, *, orders: str | Sequence[str], order: str | None, fields: Mapping[str, Any]
-) -> Orders:
-    """See `Lab.compare_orders`."""
-    backend = lab.backend
+def comparable(backend: Backend, orders: str | Sequence[str]) -> tuple[LogitsBackend, list[str]]:
+    """The backend as one that has several orders, and the names of the orders to compare with.
+
+    Raises:
+        RequestError: the backend is an endpoint, or there is no such order.
+    """
     if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{backend.name} is an endpoint with an order of its own; llmlab.load a model for that")
-    asked = [orders] if isinstance(orders, str) else listed("orders", orders, of="orders")
-    for name in asked:
-        one_of("orders", name, ORDERS)
-    if order is not None:
-        order_name(order)
-    if isinstance(messages, Result):
-        if fields or order not in (None, messages.order):
-            raise RequestError("a result is compared as it is: rerun it first with what is to be changed")
-        base = messages
-    else:
-        base = lab.chat(lab.request(messages, **fields), order=order or "llmlab")
+    names = [orders] if isinstance(orders, str) else listed("orders", orders, of="orders")
+    return backend, [one_of("orders", name, ORDERS) for name in names]
+
+
+def start_orders(base: Answered, backend: Backend, orders: Sequence[str]) -> dict[str, Stream]:
+    """Starts an answer's request under other orders, with the same noise: order -> stream, without the base's own."""
     request = changed_request(base, {})
-    others = [name for name in dict.fromkeys(asked) if name != base.order]
-    found = read_all(lab, [start(lab, base, request=request, order=name) for name in others], parent=base)
-    return Orders(base, {base.order: base, **dict(zip(others, found, strict=True))}, backend=backend)
+    others = dict.fromkeys(name for name in orders if name != base.order)
+    return {name: start(base, backend, request=request, order=name) for name in others}

@@ -1,80 +1,69 @@
-"""Counterfactuals: a result's request under other parameters and the same noise."""
+"""Reruns: an answer's request under other parameters, with the same noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmlab.counterfactuals.answered import Answered, logits_backend
 from llmlab.errors import RequestError
-from llmlab.protocol.backend import GivenTokens, LogitsBackend
+from llmlab.protocol.backend import Backend, GivenTokens, Stream
+from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import ChatRequest, Request
-from llmlab.results.result import lab_of
 
-if TYPE_CHECKING:
-    from llmlab.lab.lab import Lab
-    from llmlab.protocol.backend import Stream
-    from llmlab.results.result import Result
-
-__all__ = ["changed_request", "logits_backend", "rerun", "start"]
+__all__ = ["changed_request", "rerun", "start"]
 
 
-def rerun(result: Result, *, order: str | None, changes: Mapping[str, Any]) -> Result:
-    """See `Result.rerun`."""
-    lab, request = lab_of(result), changed_request(result, changes)
-    if all(choice.given == len(choice.tokens) > 0 for choice in result.choices):
-        # Nothing was drawn: these are figures of given tokens, and so they are again.
-        given = [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in result.choices]
-        order = result.order if order is None else order
-        found = logits_backend(lab).score(request, given, seed=_seed(request, result), order=order)
-        return lab.keep(found, parent=result)
-    return lab.read(start(lab, result, order=order, request=request), parent=result)
+def rerun(done: Answered, backend: Backend, *, order: str | None, changes: Mapping[str, Any]) -> Completion | Stream:
+    """Runs a request again with some fields changed; see `Result.rerun`.
+
+    Returns:
+        A stream that was started; or, for an answer whose tokens were all given, the completion that scores them again.
+    """
+    request = changed_request(done, changes)
+    if all(choice.given == len(choice.tokens) > 0 for choice in done.choices):
+        given = [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in done.choices]
+        order = done.order if order is None else order
+        return logits_backend(backend).score(request, given, seed=_seed(request, done), order=order)
+    return start(done, backend, request=request, order=order)
 
 
-def start(lab: Lab, result: Result, *, request: Request, order: str | None) -> Stream:
-    """Ask a result's question once more; tokens that were given to it are given again."""
-    order = result.order if order is None else order
-    if not any(choice.given for choice in result.choices):
-        return lab.backend.stream(request, order=order)
-    if request.n != result.request.n:
+def start(done: Answered, backend: Backend, *, request: Request, order: str | None) -> Stream:
+    """Starts a changed request of an answer; returns its stream. Tokens that were given to the answer are given again.
+
+    Raises:
+        RequestError: the number of choices changes although some of them begin with given tokens.
+    """
+    order = done.order if order is None else order
+    if not any(choice.given for choice in done.choices):
+        return backend.stream(request, order=order)
+    if request.n != done.request.n:
         raise RequestError(
-            f"n cannot be changed: {len(result)} choices of this result begin with tokens that were given",
+            f"n cannot be changed: {len(done.choices)} choices of this result begin with tokens that were given",
             param="n",
         )
-    # The last of the given tokens counts as drawn where it ended the choice, so that it does so again.
+    # Where the given tokens are the whole choice, the last one counts as drawn, so that it ends the choice again.
     given = [
         GivenTokens(choice.index, choice.tokens.ids[: choice.given], drawn=int(choice.given == len(choice.tokens)))
-        for choice in result.choices
+        for choice in done.choices
     ]
-    return logits_backend(lab).continue_from(request, given, seed=_seed(request, result), order=order)
+    return logits_backend(backend).continue_from(request, given, seed=_seed(request, done), order=order)
 
 
-def changed_request(result: Result, changes: Mapping[str, Any]) -> Request:
-    """The result's request with its seed written down and some fields changed.
+def changed_request(done: Answered, changes: Mapping[str, Any]) -> Request:
+    """Returns an answer's request with its seed written into it and some fields changed.
 
     Raises:
         RequestError: a field is unknown or out of range.
     """
     if changes.get("stream"):
-        raise RequestError("stream = True: what is done again is done as a whole", param="stream")
-    fields = {"seed": result.seed, **changes}
+        raise RequestError("stream = True: a rerun is not streamed, its whole answer is returned", param="stream")
+    fields = {"seed": done.seed, **changes}
     messages = fields.get("messages")
-    if isinstance(messages, str) and isinstance(result.request, ChatRequest):
+    if isinstance(messages, str) and isinstance(done.request, ChatRequest):
         fields["messages"] = [{"role": "user", "content": messages}]
-    return result.request.replace(**fields)
+    return done.request.replace(**fields)
 
 
-def logits_backend(lab: Lab) -> LogitsBackend:
-    """The lab's backend, as one that takes tokens which are there already.
-
-    Raises:
-        RequestError: it is an endpoint that does not.
-    """
-    if not isinstance(lab.backend, LogitsBackend):
-        raise RequestError(
-            f"{lab.backend.name} is an endpoint that does not take tokens as they are; llmlab.load a model for that"
-        )
-    return lab.backend
-
-
-def _seed(request: Request, result: Result) -> int:
-    return result.seed if request.seed is None else request.seed
+def _seed(request: Request, done: Answered) -> int:
+    return done.seed if request.seed is None else request.seed

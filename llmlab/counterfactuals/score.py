@@ -1,4 +1,4 @@
-"""Teacher forcing: what a model thinks of tokens that are given to it, a text's, a prompt's, or its own."""
+"""Teacher forcing: the logprobs of given tokens, of a text, of a prompt, or of an answer's own tokens."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Integer
 
-from llmlab.counterfactuals.rerun import changed_request, logits_backend
+from llmlab.counterfactuals.answered import Answered, logits_backend
+from llmlab.counterfactuals.rerun import changed_request
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import PROMPT_COLUMNS, build
 from llmlab.protocol.arguments import listed
-from llmlab.protocol.backend import GivenTokens, LogitsBackend
+from llmlab.protocol.backend import Backend, GivenTokens, LogitsBackend
 from llmlab.protocol.checks import FieldError, check_text
-from llmlab.protocol.request import PromptRequest, Request
-from llmlab.results.result import Result, lab_of
+from llmlab.protocol.completion import Completion
+from llmlab.protocol.request import PromptRequest, Request, build_request
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmlab.lab.lab import Lab
-
 __all__ = ["Scored", "prompt_frame", "score"]
 
-#: What can be scored: a text, token ids, a result; or several texts, or several lists of ids, a choice each.
-Scored: TypeAlias = "str | Sequence[int] | Integer[np.ndarray, ' T'] | Sequence[str] | Sequence[Sequence[int]] | Result"
+#: What can be scored: a text, token ids or an answer; or several texts or lists of ids, one choice each.
+Scored: TypeAlias = (
+    "str | Sequence[int] | Integer[np.ndarray, ' T'] | Sequence[str] | Sequence[Sequence[int]] | Answered"
+)
 
-#: Fields that say how an answer is drawn to its end; there is nothing to draw.
+#: Fields that decide how an answer is sampled to its end: here nothing is sampled.
 _NOT_HERE = ("max_tokens", "max_completion_tokens", "n", "stop", "include_stop", "stream", "stream_options")
 _MOST = 128
 
 
-def score(lab: Lab, messages: Any, given: Scored | None, *, order: str | None, fields: Mapping[str, Any]) -> Result:
-    """See `Lab.score`."""
-    backend = logits_backend(lab)
+def score(
+    backend: Backend, messages: Any, given: Scored | None, *, order: str | None, fields: Mapping[str, Any]
+) -> Completion:
+    """Scores given tokens after a prompt; see `Lab.score`. Tokens of an answer keep its prompt, seed and order."""
+    model = logits_backend(backend)
     check_given(fields)
-    if isinstance(messages, Result):
+    if isinstance(messages, Answered):
         if given is not None:
             raise RequestError(
                 "messages: a result's own tokens are scored with nothing else given; what came before them is in its "
@@ -45,63 +48,61 @@ def score(lab: Lab, messages: Any, given: Scored | None, *, order: str | None, f
                 param="messages",
             )
         messages, given = None, messages
-    if isinstance(given, Result):
-        return _own(lab, backend, messages, given, order=order, fields=fields)
-    request = lab.request(messages, **fields)
+    if isinstance(given, Answered):
+        return _score_again(model, messages, given, order=order, fields=fields)
+    request = build_request(messages, **fields)
     if given is None:
-        request, choices = _prompt(backend, request)
+        request, choices = _prompt(model, request)
     else:
         texts = _several(given)
-        choices = [GivenTokens(index, _ids(backend, text)) for index, text in enumerate(texts)]
+        choices = [GivenTokens(index, _ids(model, text)) for index, text in enumerate(texts)]
         request = request.replace(n=len(choices))
-    found = backend.score(request, choices, seed=request.seed, order=order or "llmlab")
-    return lab.keep(found)
+    return model.score(request, choices, seed=request.seed, order=order or "llmlab")
 
 
 def check_given(fields: Mapping[str, Any]) -> None:
-    """Nothing is drawn: fields that say how it ends have no meaning.
+    """Checks that no field is given that decides how an answer is sampled to its end.
 
     Raises:
-        RequestError: there is one.
+        RequestError: there is such a field.
     """
     for name in _NOT_HERE:
         if fields.get(name) is not None:
             raise RequestError(f"{name} says how tokens are drawn, and here they are given", param=name)
 
 
-def _own(
-    lab: Lab, backend: LogitsBackend, messages: Any, result: Result, *, order: str | None, fields: Mapping[str, Any]
-) -> Result:
-    """A result's tokens, after its own prompt or after another."""
+def _score_again(
+    backend: LogitsBackend, messages: Any, done: Answered, *, order: str | None, fields: Mapping[str, Any]
+) -> Completion:
+    """Scores an answer's tokens, after its own prompt or after another."""
     changes = dict(fields) if messages is None else {"messages": messages, **fields}
     if messages is None or not isinstance(messages, Request):
-        request = changed_request(result, changes)
+        request = changed_request(done, changes)
     else:
-        request = lab.request(messages, **fields)
-    choices = [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in result.choices]
+        request = build_request(messages, **fields)
+    choices = [GivenTokens(choice.index, choice.tokens.ids, choice.finish_reason) for choice in done.choices]
     for one in choices:
         if (one.ids < 0).any():
-            raise RequestError("the endpoint did not say which tokens these are: score the text", param="given")
-    found = backend.score(request, choices, seed=result.seed, order=order or result.order)
-    return lab.keep(found, parent=result)
+            raise RequestError("the endpoint did not return the ids of these tokens: score the text", param="given")
+    return backend.score(request, choices, seed=done.seed, order=order or done.order)
 
 
 def _prompt(backend: LogitsBackend, request: Request) -> tuple[PromptRequest, list[GivenTokens]]:
-    """A raw prompt's tokens from the second on, after the first."""
+    """The request that scores a raw prompt's tokens from the second on, and these tokens."""
     if not isinstance(request, PromptRequest):
         raise RequestError(
-            "given is missing: what is to be scored after these messages, a text, token ids or a result", param="given"
+            "given is missing: the text, token ids or result to score after these messages", param="given"
         )
     ids = backend.render(request)
     if len(ids) < 2:
         raise RequestError(
-            "prompt: one token alone has no figures, for nothing comes before it; give at least two", param="prompt"
+            "prompt: a single token has no logprob, because nothing comes before it; give at least two", param="prompt"
         )
     return request.replace(prompt=(int(ids[0]),)), [GivenTokens(0, ids[1:])]
 
 
 def _several(given: Any) -> list[Any]:
-    """What is given as a list of texts or of token ids, one a choice."""
+    """What is given as a list of texts or of lists of token ids, one per choice."""
     if isinstance(given, str):
         return [given]
     texts = listed("given", given, of="token ids, or of texts,")
@@ -118,7 +119,7 @@ def _ids(backend: LogitsBackend, given: Any) -> np.ndarray:
             ids = backend.encode(check_text(given))
         except FieldError as bad:
             raise RequestError(f"given {bad}", param="given") from None
-    elif isinstance(given, Result):
+    elif isinstance(given, Answered):
         raise RequestError("given: results are scored one at a time", param="given")
     else:
         given = listed("given", given, of="token ids, or a text,")
@@ -134,15 +135,14 @@ def _ids(backend: LogitsBackend, given: Any) -> np.ndarray:
     return np.array(ids, np.int32)
 
 
-def prompt_frame(result: Result) -> pd.DataFrame:
-    """See `Result.prompt_logprobs_frame`."""
-    lab = lab_of(result)
-    backend, ids = logits_backend(lab), result.prompt_ids
-    figures = ("logprob", "rank", "entropy", "margin")
-    columns: dict[str, list[Any]] = {name: [np.nan] for name in figures}  # nothing comes before the first token
+def prompt_frame(done: Answered, backend: Backend) -> pd.DataFrame:
+    """The logprobs of an answer's prompt tokens; see `Result.prompt_logprobs_frame`."""
+    model, ids = logits_backend(backend), done.prompt_ids
+    statistics = ("logprob", "rank", "entropy", "margin")
+    columns: dict[str, list[Any]] = {name: [np.nan] for name in statistics}  # nothing comes before the first token
     if len(ids) > 1:
         request = PromptRequest(prompt=(int(ids[0]),))
-        tokens = backend.score(request, [GivenTokens(0, ids[1:].astype(np.int32))], seed=0).choices[0].tokens
-        columns = {name: [np.nan, *getattr(tokens, name).tolist()] for name in figures}
-    named = TokenNames(backend.token_bytes, result.names).columns(ids.tolist())
+        tokens = model.score(request, [GivenTokens(0, ids[1:].astype(np.int32))], seed=0).choices[0].tokens
+        columns = {name: [np.nan, *getattr(tokens, name).tolist()] for name in statistics}
+    named = TokenNames(model.token_bytes, done.control_tokens).columns(ids.tolist())
     return build({**columns, **named, "position": range(len(ids))}, PROMPT_COLUMNS)

@@ -1,29 +1,28 @@
-"""The tree of what is likely to come: a few of the best tokens behind each beginning, level by level."""
+"""Trees of likely continuations: the most likely tokens after each beginning of an answer, level by level."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from llmlab.counterfactuals.branch import kept
-from llmlab.counterfactuals.rerun import changed_request, logits_backend
+from llmlab.counterfactuals.answered import Answered, logits_backend
+from llmlab.counterfactuals.branch import tokens_before
+from llmlab.counterfactuals.rerun import changed_request
+from llmlab.display.html import fragment
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import whole
+from llmlab.protocol.backend import Backend, Candidates
 from llmlab.protocol.completion import Choice
-from llmlab.results.result import lab_of
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-    from llmlab.results.result import Result
 
 __all__ = ["Node", "Tree", "tree"]
 
@@ -44,14 +43,14 @@ TREE_COLUMNS: dict[str, str] = {
     "taken": "flag",
     "end": "flag",
 }
-#: More steps of the model than this are a mistake.
+#: The largest tree: more steps of the model than this are taken for a mistake.
 _MOST = 4096
-#: A tree as text has the ways to so many ends.
+#: How many leaves a tree as text shows.
 _SHOWN = 20
 
 
 class Node(NamedTuple):
-    """A token of the tree: natural logs, `path_*` of all tokens from the tree's root to this one."""
+    """One token of a tree. Natural logs; `path_*` are sums over the tokens from the root to this one."""
 
     parent: int  #: the node before it, -1 at the first level
     depth: int  #: from 1
@@ -61,17 +60,17 @@ class Node(NamedTuple):
     sampling_logprob: float
     path_logprob: float
     path_sampling_logprob: float
-    taken: bool  #: whether the result's own choice went this way
-    end: bool  #: an end token: nothing follows
+    taken: bool  #: whether the result's own choice has this path
+    end: bool  #: an end token, which nothing follows
 
 
 class Tree:
-    """Likely continuations of a choice from a position on; `result.tree()` makes one.
+    """Likely continuations of a choice from a position on; `result.tree()` returns one.
 
     Attributes:
-        nodes: parents before their children.
-        position: of the first level.
-        context: the text just before it.
+        nodes: the tokens, parents before their children.
+        position: the position of the first level in the completion.
+        context: the text just before the first level.
     """
 
     def __init__(
@@ -88,12 +87,12 @@ class Tree:
         self._names = names
 
     def frame(self) -> pd.DataFrame:
-        """One row a node, parents before children.
+        """One row per node, parents before their children.
 
         Columns: node, parent (NA at the first level), depth (from 1), position (in the completion), token, token_id,
-        bytes, text (of the way from the root to here), logprob (raw), sampling_logprob, path_logprob and
-        path_sampling_logprob (of the whole way), rank (raw, from 1), taken (the result went this way), end (an end
-        token).
+        bytes, text (of the path from the root to this node), logprob (raw), sampling_logprob, path_logprob and
+        path_sampling_logprob (of the whole path), rank (from 1, by raw probability), taken (whether the result's own
+        choice has this path), end (whether it is an end token).
         """
         ids = [node.token_id for node in self.nodes]
         columns: dict[str, object] = {
@@ -108,24 +107,24 @@ class Tree:
         return build(columns, TREE_COLUMNS)
 
     def plot(self, *, leaves: int = 30, ax: Axes | None = None) -> Axes:
-        """The tree drawn from left to right; see `llmlab.plots.counterfactual.plot_tree`.
+        """Plots the tree from left to right; see `llmlab.plots.counterfactual.plot_tree`.
 
         Args:
-            leaves: draw no more ends of ways than so many, the most likely ones.
-            ax: where; by default a new figure.
+            leaves: the number of leaves to draw, the most probable paths first.
+            ax: where to draw; by default a new figure.
         """
         from llmlab.plots.counterfactual import plot_tree
 
         return plot_tree(self.frame(), leaves=leaves, ax=ax)
 
     def text(self, node: int) -> str:
-        """What the way from the root to a node spells."""
-        return b"".join(self._names.bytes_of(self.nodes[at].token_id) or b"" for at in self.way(node)).decode(
+        """The text of the path from the root to a node."""
+        return b"".join(self._names.bytes_of(self.nodes[at].token_id) or b"" for at in self.path(node)).decode(
             "utf-8", "replace"
         )
 
-    def way(self, node: int) -> list[int]:
-        """The nodes from the first level to this one."""
+    def path(self, node: int) -> list[int]:
+        """The nodes from the first level to this one, as indices of `nodes`."""
         found: list[int] = []
         while node >= 0:
             found.append(node)
@@ -133,22 +132,22 @@ class Tree:
         return found[::-1]
 
     def children(self, node: int) -> list[int]:
-        """The nodes behind one, the most likely first; of the root, -1, the first level."""
+        """The nodes that follow a node, most likely first; those of the first level follow -1, the root."""
         return [at for at, one in enumerate(self.nodes) if one.parent == node]
 
     def most_likely(self, leaves: int) -> tuple[set[int], int]:
-        """The nodes on the ways to the `leaves` most likely ends, by the raw law, and how many nodes are left out."""
+        """The nodes on the paths to the most probable leaves (raw), and the number of nodes that are left out."""
         inner = {node.parent for node in self.nodes}
         ends = [at for at in range(len(self)) if at not in inner]
         ends.sort(key=lambda at: -self.nodes[at].path_logprob)
-        shown = {at for end in ends[: max(leaves, 1)] for at in self.way(end)}
+        shown = {at for end in ends[: max(leaves, 1)] for at in self.path(end)}
         return shown, len(self) - len(shown)
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def __repr__(self) -> str:
-        lines = [f"Tree from position {self.position}, behind {self.context!r}: raw probability, that drawn with"]
+        lines = [f"Tree from position {self.position}, after {self.context!r}: raw probability, sampling probability"]
         shown, hidden = self.most_likely(_SHOWN)
         lines += self._lines(-1, "", shown)
         if hidden:
@@ -156,7 +155,7 @@ class Tree:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f'<pre style="line-height:1.35">{escape(repr(self))}</pre>'
+        return str(fragment('<pre style="line-height:1.35">{}</pre>', repr(self)))
 
     def _lines(self, node: int, margin: str, shown: set[int]) -> list[str]:
         found: list[str] = []
@@ -178,7 +177,8 @@ def _p(logprob: float) -> str:
 
 
 def tree(
-    result: Result,
+    done: Answered,
+    backend: Backend,
     choice: Choice,
     *,
     depth: int,
@@ -187,28 +187,29 @@ def tree(
     order: str | None,
     changes: Mapping[str, Any],
 ) -> Tree:
-    """See `Result.tree`."""
+    """Asks the model for a tree of continuations, one batch per level; see `Result.tree`."""
     depth, width = whole("depth", depth, least=1), whole("width", width, least=1, most=20)
     _check_size(depth, width)
-    backend = logits_backend(lab_of(result))
-    request = changed_request(result, changes)
-    before = kept(choice, position)
+    model = logits_backend(backend)
+    request = changed_request(done, changes)
+    before = tokens_before(choice, position)
     own = choice.tokens.ids[len(before) :].tolist()
-    ends = () if request.ignore_eos else backend.end_ids
+    ends = () if request.ignore_eos else model.end_ids
     nodes: list[Node] = []
-    level: list[tuple[int, list[int]]] = [(-1, [])]  # nodes to go on from, and the tokens up to them
+    level: list[tuple[int, list[int]]] = [(-1, [])]  # the nodes to continue, and the tokens up to them
     with progress_bar(total=depth, unit="level", description="tree") as bar:
         for deep in range(1, depth + 1):
-            made = [np.concatenate([before, np.array(way, np.int32)]).astype(np.int32) for _, way in level]
-            ways = backend.next_candidates(request, made, order=result.order if order is None else order)
+            made = [np.concatenate([before, np.array(path, np.int32)]).astype(np.int32) for _, path in level]
+            candidates = model.next_candidates(request, made, order=done.order if order is None else order)
             following: list[tuple[int, list[int]]] = []
-            for (parent, way), found in zip(level, ways, strict=True):
-                for rank in range(0 if found is None else min(width, len(found.ids))):
-                    assert found is not None
-                    node = _node(nodes, parent, deep, rank, found, way, own=own, ends=ends)
+            for (parent, path), found in zip(level, candidates, strict=True):
+                if found is None:  # nothing can follow
+                    continue
+                for rank in range(min(width, len(found.ids))):
+                    node = _node(nodes, parent, deep, rank, found, path, own=own, ends=ends)
                     nodes.append(node)
                     if not node.end:
-                        following.append((len(nodes) - 1, [*way, node.token_id]))
+                        following.append((len(nodes) - 1, [*path, node.token_id]))
             level = following
             bar.update()
     shown = b"".join(raw or b"" for raw in choice.tokens.bytes[max(0, len(before) - 6) : len(before)])
@@ -216,13 +217,22 @@ def tree(
         tuple(nodes),
         position=len(before),
         context=shown.decode("utf-8", "replace"),
-        names=TokenNames(backend.token_bytes, result.names),
+        names=TokenNames(model.token_bytes, done.control_tokens),
     )
 
 
 def _node(
-    nodes: list[Node], parent: int, deep: int, rank: int, found: Any, way: list[int], *, own: list[int], ends: Any
+    nodes: list[Node],
+    parent: int,
+    deep: int,
+    rank: int,
+    found: Candidates,
+    path: list[int],
+    *,
+    own: list[int],
+    ends: tuple[int, ...],
 ) -> Node:
+    """The candidate of a rank as a node after `parent`; `path` holds the token ids up to it."""
     token = int(found.ids[rank])
     logprob, sampling = float(found.logprob[rank]), float(found.sampling_logprob[rank])
     before = nodes[parent] if parent >= 0 else None
@@ -235,7 +245,7 @@ def _node(
         sampling_logprob=sampling,
         path_logprob=logprob + (before.path_logprob if before else 0.0),
         path_sampling_logprob=sampling + (before.path_sampling_logprob if before else 0.0),
-        taken=own[:deep] == [*way, token],
+        taken=own[:deep] == [*path, token],
         end=token in ends,
     )
 

@@ -91,7 +91,7 @@ def _row(bars: DistributionBars, at: int, scale: float) -> _Row:
         raw=probability(raw),
         removed_by=removed_by,
         width=_percent(prob if removed_by else final, scale),
-        fill=_FILL[removed_by],
+        fill=_FILL.get(removed_by, palette.VERMILION),
         tick=_percent(raw, scale),
     )
 

@@ -86,7 +86,7 @@ def strip(
         alternatives = ALTERNATIVES if asked is None else asked
     alternatives = whole("alternatives", alternatives, least=0)
     by_known = _known(completion, one_of("by", by, COLOURED_BY))
-    several, known = len(completion.choices) > 1, completion.names if names is None else names
+    several, known = len(completion.choices) > 1, completion.control_tokens if names is None else names
     shown, left = [], math.inf if limit is None else limit
     for choice in completion.choices:
         if left > 0:

@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 
 #: The numbers of rows that programs are compiled for; a block is padded to the next one.
 BUCKETS = (1, 8, 64)
-#: At most so many logits are evaluated at once. About ten arrays of this size exist on the way.
+#: The most logits that are evaluated at once. About ten arrays of this size exist on the way.
 NUMBERS = 2**22
 
 

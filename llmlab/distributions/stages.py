@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from llmlab.distributions.probabilities import best_ids, log_softmax, softmax
-from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, SamplerRow, Step, changed, cut_settings
+from llmlab.distributions.step import CUTS, NO_CUTS, SamplerRow, Step, changed, cut_settings
 from llmlab.distributions.trace import last, parameter_of, removing_stages, textbook_logits
 from llmlab.errors import RequestError
+from llmlab.sampling.stages import ORDERS, STAGES
 
-#: The stages that move single tokens.
-PENALTIES = FIXED[:4]
+#: The field that says what each stage was asked for.
+_FIELD = {stage.name: stage.fields[0].name for stage in STAGES}
 
 Labels: TypeAlias = Callable[[Sequence[int]], tuple[str, ...]]
 
@@ -207,8 +208,6 @@ def temperature_distributions(
 
 def _active(step: Step, row: SamplerRow, *, order: str) -> tuple[bool, ...]:
     """Whether the settings ask for each stage of an order, "raw" first."""
-    from llmlab.sampling.pipeline import ORDERS
-
     inputs = step.inputs([row]).inputs
     return (True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in ORDERS[order]))
 
@@ -227,7 +226,7 @@ def _setting(step: Step, stage: str, token: int, row: SamplerRow) -> str:
     if stage in ("frequency", "presence"):
         times = f" x {made}" if stage == "frequency" else ""
         return f"= {getattr(params, stage + '_penalty'):g}{times}" if made else "not made"
-    return f"= {getattr(params, parameter_of(stage)):g}"
+    return f"= {getattr(params, _FIELD[parameter_of(stage)]):g}"
 
 
 def _min_p_levels(trace: Mapping[str, np.ndarray], settings: Mapping[str, float], uncut: np.ndarray) -> np.ndarray:

@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 
 from llmlab.sampling.draw import draw, noise
-from llmlab.sampling.logprobs import law
+from llmlab.sampling.logprobs import logprobs_and_entropy
 from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.pipeline import ORDERS, process
 
-#: Logprobs of at least so many tokens are computed, so that most frames and all summaries run one program.
+#: The fewest tokens whose logprobs are computed, so that most frames and all summaries run one program.
 FEWEST_IDS = 32
 #: The number of positions of one call of `order_statistics`; shorter pieces are padded to it.
 POSITIONS = 32
@@ -40,7 +40,7 @@ def row_statistics(
     B = inputs.temperature.shape[0]
     shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), history)
     final = process(jnp.broadcast_to(logits, (B, *logits.shape)), inputs, shared, order=ORDERS[order])
-    logprobs, entropy = law(final)
+    logprobs, entropy = logprobs_and_entropy(final)
     return logprobs[:, ids], jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32), entropy
 
 
@@ -80,7 +80,7 @@ def order_statistics(
     )
     every = jax.tree.map(rows, inputs)
     finals = [process(raw, every, grown, order=ORDERS[name]) for name in orders]
-    logprobs, entropies = zip(*(law(final) for final in finals), strict=True)
+    logprobs, entropies = zip(*(logprobs_and_entropy(final) for final in finals), strict=True)
     values = noise(every.seed, every.choice, grown.position, V)
     probs = [jnp.exp(x) for x in logprobs]
     return (

@@ -15,13 +15,15 @@ from llmlab.distributions.probabilities import log_softmax
 from llmlab.distributions.trace import last
 from llmlab.sampling.history import history_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
+from llmlab.sampling.stages import ORDER
 
+_CUTS = tuple(stage for stage in ORDER if stage.kind == "truncation")
 #: The stages that remove tokens by their place in the distribution; the others reshape it.
-CUTS = ("top_k", "top_p", "min_p")
-#: The values of these parameters that keep every token.
-NO_CUTS: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+CUTS = tuple(stage.name for stage in _CUTS)
+#: The values of these stages' fields that keep every token.
+NO_CUTS: dict[str, Any] = {field.name: field.neutral for stage in _CUTS for field in stage.fields}
 #: The stages before the temperature and the cuts, in every order.
-FIXED = ("logit_bias", "repetition", "frequency", "presence", "mask")
+FIXED = tuple(stage.name for stage in ORDER if stage.kind in ("logits", "mask"))
 
 
 class SamplerRow(NamedTuple):
@@ -99,7 +101,7 @@ class Step:
         return {stage: np.asarray(left)[: len(rows)] for stage, left in lefts.items()}
 
     def before_cuts(self, rows: Sequence[SamplerRow], *, order: str) -> Float32[np.ndarray, "B V"]:
-        """Logits after every stage except top_k, top_p and min_p."""
+        """Logits after every stage except those that truncate (top_k, top_p, min_p)."""
         # The same program with these stages off, so that nothing else need be compiled.
         return last(self.trace([changed(row, **NO_CUTS) for row in rows], order=order))
 
@@ -114,6 +116,6 @@ def changed(row: SamplerRow, **params: Any) -> SamplerRow:
 
 
 def cut_settings(params: SamplingParams) -> dict[str, float]:
-    """The values of top_k, top_p and min_p, of those that are on."""
-    settings = {cut: float(getattr(params, cut)) for cut in CUTS}
-    return {cut: value for cut, value in settings.items() if value != NO_CUTS[cut]}
+    """The values of the stages in `CUTS`, of those that are on; of a stage with several fields, that of the first."""
+    on = [stage for stage in _CUTS if any(getattr(params, one.name) != one.neutral for one in stage.fields)]
+    return {stage.name: float(getattr(params, stage.fields[0].name)) for stage in on}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from llmlab.sampling.params import GREEDY
+from llmlab.sampling.fields import GREEDY
 
 
 def parameter_of(stage: str) -> str:

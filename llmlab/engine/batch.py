@@ -24,7 +24,7 @@ from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
 from llmlab.models.families import cache_bytes
 from llmlab.sampling.history import history_of
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 
 #: The seconds that a chunk should take: long enough to keep the device busy, short enough for streams and interrupts.
 CHUNK_SECONDS = 0.1
@@ -237,7 +237,7 @@ class Batch:
         masks: np.ndarray | None,
         order: str,
         waits: Callable[[bytes], bool],
-    ) -> Iterator[Figures]:
+    ) -> Iterator[TokenStatistics]:
         """Yields the statistics of tokens after the row's, one item per pass of the model."""
         given = np.concatenate([row.given, tokens]).astype(np.int32)
         length = self._bucket(max(len(given), self.prompts.row_length(row)))
@@ -250,7 +250,7 @@ class Batch:
             inputs = with_masks(fields.inputs, piece, masks, first=first)
             cache, found = self.programs.score(cache, piece, inputs, history, order=order)
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
-            held: Figures = jax.device_get(found)
+            held: TokenStatistics = jax.device_get(found)
             yield jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], held)
 
     def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from llmlab.engine.state import Slots
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.pipeline import ORDERS, run
 
 #: The most steps of one chunk, and so the size of the output buffers; the number of steps to run is traced.
@@ -23,7 +23,7 @@ class Emitted(NamedTuple):
 
     token: Int32[Array, "T W"]
     made: Bool[Array, "T W"]
-    figures: Figures
+    figures: TokenStatistics
 
 
 def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
@@ -35,7 +35,7 @@ def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slot
 
 def sample(
     slots: Slots, logits: Float32[Array, "W V"], ends: Bool[Array, " V"], *, order: str
-) -> tuple[Slots, Int32[Array, " W"], Figures]:
+) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
     """Draws the next token of every active row, adds it to the history, and deactivates the rows that end."""
     token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order])
     drew = slots.active
@@ -91,7 +91,7 @@ def chunk(
     sampler after them needs no communication.
     """
 
-    def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], Figures]:
+    def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
         fed, logits = forward(graph, weights, state)
         return sample(fed, logits, ends, order=order)
 

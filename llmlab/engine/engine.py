@@ -43,7 +43,7 @@ from llmlab.engine.scheduler import WIDTHS, Job, Piece, Row, Scheduler, Ticket, 
 from llmlab.errors import EngineError
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
 
@@ -155,7 +155,9 @@ class Engine:
         logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._queue.waits))
         return logits
 
-    def score(self, row: Row, tokens: np.ndarray, *, masks: np.ndarray | None = None, order: str = "llmlab") -> Figures:
+    def score(
+        self, row: Row, tokens: np.ndarray, *, masks: np.ndarray | None = None, order: str = "llmlab"
+    ) -> TokenStatistics:
         """Returns the statistics [T, ...] of given tokens as if the row had drawn them (teacher forcing).
 
         Nothing is drawn, so the row's budget, seed and grammar have no effect.
@@ -173,7 +175,7 @@ class Engine:
         self._check(np.concatenate([row.given, tokens]), budget=0)
         waits = self._queue.waits
         parts = list(self._parts(lambda: self._lanes.score(row, tokens, masks=masks, order=order, waits=waits)))
-        joined: Figures = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        joined: TokenStatistics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return joined
 
     def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:

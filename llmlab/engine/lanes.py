@@ -19,7 +19,7 @@ from llmlab.engine.decode import CHUNK
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Job, Row
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 
 #: The rows that one lane takes before a second lane is used.
 SPREAD = 32
@@ -149,7 +149,7 @@ class Lanes:
         masks: np.ndarray | None,
         order: str,
         waits: Callable[[bytes], bool],
-    ) -> Iterator[Figures]:
+    ) -> Iterator[TokenStatistics]:
         """Yields the statistics of given tokens; see `Batch.score`."""
         return self._batches[0].score(row, tokens, masks=masks, order=order, waits=waits)
 

@@ -23,7 +23,7 @@ from llmlab.models.config import ModelConfig
 from llmlab.models.kv.protocol import Cache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.params import History, SamplerInputs
 
 #: Stands for arrays that a program does not use.
@@ -146,10 +146,10 @@ class Programs:
 
     def score(
         self, cache: Cache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
-    ) -> tuple[Cache, Figures]:
+    ) -> tuple[Cache, TokenStatistics]:
         """Returns the statistics of a piece's targets; the given cache stays valid."""
         with self._shape("score", cache.length, order):
-            fed: tuple[Cache, Figures] = self._score(
+            fed: tuple[Cache, TokenStatistics] = self._score(
                 self._weights, cache=cache, piece=piece, inputs=inputs, history=history, order=order
             )
         return fed

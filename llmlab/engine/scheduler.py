@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llmlab.grammar.matcher import Grammar
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.params import SamplingParams
 
 #: The batch widths that programs are compiled for; `load(slots=N)` pins one width instead. 64 is there for CPUs, where
@@ -77,7 +77,7 @@ class Piece(NamedTuple):
 
     row: int
     tokens: np.ndarray
-    figures: Figures
+    figures: TokenStatistics
     finish: str | None
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
 from llmlab.models.kv.protocol import Cache
-from llmlab.sampling.logprobs import Figures, figures
+from llmlab.sampling.logprobs import TokenStatistics, token_statistics
 from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.pipeline import ORDERS, process
 
@@ -83,7 +83,7 @@ def score(
     *,
     order: str,
     feed: Callable[..., tuple[Cache, Float[Array, "C V"]]] = feed,
-) -> tuple[Cache, Figures]:
+) -> tuple[Cache, TokenStatistics]:
     """Feeds a piece and returns the statistics [C, ...] of its targets under one row's inputs.
 
     `inputs` (except the masks) and `history` have 1 as first axis. The history is that before the target `first`; each
@@ -104,4 +104,4 @@ def score(
         position=history.position + jnp.cumsum(asked) - asked,
     )
     final = process(raw, jax.tree.map(rows, inputs), grown, order=ORDERS[order])
-    return cache, figures(raw, final, piece.targets)
+    return cache, token_statistics(raw, final, piece.targets)

@@ -87,7 +87,7 @@ def row_fields(
 
 
 def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:
-    """Returns W inactive slots."""
+    """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values."""
     like = row_fields(
         np.zeros(1, np.int32),
         SamplingParams(),
@@ -97,6 +97,7 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> 
         ends=(),
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
+    fields = fields._replace(inputs=jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape[1:])), like.inputs))
     cache = empty_cache(config, batch=width, length=length, dtype=dtype)
     return Slots(cache=cache, **fields._asdict())
 

@@ -11,7 +11,9 @@ from jaxtyping import Float32, Float64, Int64
 from llmlab.distributions.flip_points import COLD, LIMITS, Settings, flip_points
 from llmlab.distributions.stages import stage_table
 from llmlab.distributions.step import FIXED, SamplerRow, Step
+from llmlab.errors import RequestError
 from llmlab.frames.schema import build
+from llmlab.sampling.stages import ORDERS
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -105,14 +107,20 @@ def stages_frame(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str,
 def flip_points_frame(
     step: Step, token: int, *, row: SamplerRow, order: str, noise: Float32[np.ndarray, " V"] | None
 ) -> pd.DataFrame:
-    """The frame of the values of each parameter between which a token is kept and, with `noise`, sampled."""
-    from llmlab.sampling.pipeline import ORDERS
+    """The frame of the values of each parameter between which a token is kept and, with `noise`, sampled.
 
+    Raises:
+        RequestError: a stage is on for which `flip_points` has no closed form.
+    """
+    stages = [stage for stage in ORDERS[order] if stage.name not in FIXED]
+    for field in (field for stage in stages for field in stage.fields):
+        if field.name not in LIMITS and getattr(row.params, field.name) != field.neutral:
+            raise RequestError(f"flip points cannot be computed with {field.name}: leave it out", param=field.name)
     settings = Settings.of(row.params)
     found = flip_points(
         step.before_temperature(row, order=order),
         token,
-        stages=[stage.name for stage in ORDERS[order] if stage.name not in FIXED],
+        stages=[stage.name for stage in stages],
         settings=settings,
         noise=noise,
     )

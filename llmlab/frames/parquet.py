@@ -45,7 +45,7 @@ TOKEN_COLUMNS = {"ids": "token_id"} | {
 TOP_COLUMNS = {name: name for name in ("top_ids", "top_bytes", "top_logprob", "top_sampling_logprob")}
 _INTEGERS = frozenset({"ids", "lead", "overhang", "rank", "kept", "top_ids"})
 #: Fields of `Completion` that are written in a form of their own; the others are JSON's plain values.
-_APART = frozenset({"request", "prompt_ids", "names", "choices", "timing"})
+_APART = frozenset({"request", "prompt_ids", "control_tokens", "choices", "timing"})
 
 
 class Contents(NamedTuple):
@@ -223,7 +223,7 @@ def _header(completion: Completion, pool: Pool) -> dict[str, Any]:
         "timing": vars(completion.timing),
         "request": pool.put_request(completion.request),
         "prompt_ids": pool.put(completion.prompt_ids.tolist()),
-        "names": pool.put(list(completion.names.items())),
+        "names": pool.put(list(completion.control_tokens.items())),
     }
 
 
@@ -236,7 +236,7 @@ def _completion(told: Mapping[str, Any], pool: Pool, choices: Sequence[Choice]) 
         **plain,
         request=pool.request(told["request"]),
         prompt_ids=np.array(pool.values[told["prompt_ids"]], np.int32),
-        names={int(token): name for token, name in pool.values[told["names"]]},
+        control_tokens={int(token): name for token, name in pool.values[told["names"]]},
         timing=Timing(**told["timing"]),
         choices=tuple(choices),
     )

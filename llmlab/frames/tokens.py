@@ -124,7 +124,7 @@ def _alternatives(choice: Choice, most: int) -> _Alternatives:
 def _texts(
     completion: Completion, raw: Sequence[bytes | None], ids: np.ndarray, names: Mapping[int, str] | None
 ) -> list[str]:
-    known = completion.names if names is None else names
+    known = completion.control_tokens if names is None else names
     return [token_text(piece, token_id=int(i), names=known) for piece, i in zip(raw, ids, strict=True)]
 
 

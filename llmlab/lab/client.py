@@ -1,7 +1,7 @@
-"""The `openai` package's own client, wired to a backend in this process: no network, no server, no key.
+"""The `openai` package's own client, connected to a backend in this process: no network, no server, no key.
 
-A client hands its requests to a transport; this one answers them itself, with the code that the HTTP server answers
-with. The answer is read from the backend as the client asks for it, so that a stream comes token by token.
+A client passes its requests to a transport. This transport answers them itself, with the code of the HTTP server. The
+answer is read from the backend as the client asks for it, so that a stream arrives token by token.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from llmlab.serve.route import Lookup, Query
 if TYPE_CHECKING:
     import openai
 
-#: Nobody looks it up: the transport takes every request for itself.
+#: No address is ever looked up: the transport answers every request.
 _ADDRESS = "http://llmlab.invalid"
 
 
 def client(backend: Backend, **options: Any) -> openai.OpenAI:
-    """A real `openai.OpenAI` whose answers come from this backend.
+    """Returns an `openai.OpenAI` client whose requests this backend answers.
 
     Args:
-        backend: who answers.
-        options: of `openai.OpenAI`, such as `timeout` or `default_headers`; there are no retries unless asked for,
-            since what fails here fails again.
+        backend: what runs the model.
+        options: options of `openai.OpenAI`, such as `timeout` or `default_headers`. By default there are no retries,
+            because a request that fails here fails again.
     """
     import openai
 
@@ -39,7 +39,7 @@ def client(backend: Backend, **options: Any) -> openai.OpenAI:
 
 
 def _http() -> Any:
-    """The HTTP library that the installed `openai` runs on; which one that is differs between its versions."""
+    """The HTTP library that the installed `openai` package uses; it differs between versions."""
     import openai
 
     return sys.modules[openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0]]
@@ -51,7 +51,7 @@ class _Transport:
     def __init__(self, backend: Backend, http: Any) -> None:
         self._backend = backend
         self._http = http
-        # The library insists that a body is one of its own streams; which library that is, is known only now.
+        # The HTTP library requires a body of its own class, and which library it is is known only here.
         self._body = type("Body", (_Body, http.SyncByteStream), {})
 
     def __enter__(self) -> _Transport:

@@ -1,8 +1,9 @@
-"""The lab: a loaded model, and what a researcher asks of it."""
+"""The lab: a model, and what a researcher asks of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,78 +13,68 @@ from jaxtyping import Integer
 from llmlab.display import banner
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
-from llmlab.lab.studies import Studies
 from llmlab.protocol.arguments import listed, order_name
 from llmlab.protocol.backend import Backend, LogitsBackend
-from llmlab.protocol.backend import Stream as Source
-from llmlab.protocol.completion import Completion
-from llmlab.protocol.request import ChatRequest, PromptRequest, Request
+from llmlab.protocol.request import PromptRequest, Request, build_request
 from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, shows_fields
-from llmlab.results.result import Result
+from llmlab.results.reading import read
+from llmlab.results.result import Result, keep, read_all
 from llmlab.results.stream import Stream
 
 if TYPE_CHECKING:
     import openai
 
+    from llmlab.checks.calibration import Calibration
+    from llmlab.checks.sampler import SamplerCheck
     from llmlab.counterfactuals.orders import Orders
     from llmlab.counterfactuals.score import Scored
+    from llmlab.metrics import Metric
     from llmlab.playground.playground import Playground
     from llmlab.results.next_token import NextToken
+    from llmlab.sweeps.sweep import Sweep
 
 
-class Lab(Studies):
-    """A model that answers: `chat` for whole answers, `stream` for answers as they are made, `complete` to continue a
-    raw text, `next_token` for the law of the one token that comes next.
+class Lab:
+    """A model, and what can be asked of it; `llmlab.load` and `llmlab.connect` return one.
+
+        lab.chat("Tell me a story.")        # a whole answer: a Result, with frames and plots
+        lab.stream("Tell me a story.")      # an answer while it is being generated
+        lab.complete("Once upon a")         # the continuation of a raw text, without a chat template
+        lab.next_token("Name an animal.")   # the exact distribution of the next token
+        lab.score("Name an animal.", "Cat") # the logprobs of a given answer
+        lab.sweep("Name an animal.", temperature=[0, 1])    # every combination of some parameters
+
+    Every method takes the request's fields by the names that the API gives them (temperature, top_p, seed, n, ...). A
+    wrong field or value raises a `RequestError` that names it, before the model is asked.
 
     Args:
-        backend: who answers; `load` makes one of a checkpoint.
+        backend: what runs the model.
 
     Attributes:
-        last: the last result that was made here, also what there was of one when it was interrupted; None at first.
-        last_sweep: likewise, of sweeps.
+        last: the latest Result, also the unfinished one of a run that was interrupted; None at first.
+        last_sweep: the latest Sweep, also one that was interrupted; None at first.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.last: Result | None = None
-        super().__init__()
-
-    @shows_fields()
-    def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
-        """The validated request that `chat` would run, without running it.
-
-        Args:
-            messages: what the user says, or a list of messages as the API has them, or a request to change.
-            fields: the request's fields, spelled as the API spells them; `prompt`, a raw text or token ids, takes the
-                place of the messages.
-
-        Raises:
-            RequestError: a field is unknown, of the wrong type or out of range; the message names it.
-        """
-        if isinstance(messages, ChatRequest | PromptRequest):
-            return messages.replace(**fields) if fields else messages
-        if fields.get("prompt") is None:
-            fields.pop("prompt", None)
-            if messages is None and fields.get("messages") is None:
-                raise RequestError(
-                    "messages is missing: give a text or a list of messages, or a prompt=, a raw text", param="messages"
-                )
-            return ChatRequest(**fields) if messages is None else ChatRequest.build(messages, **fields)
-        if messages is not None:
-            raise RequestError("give messages or a prompt, not both", param="prompt")
-        return PromptRequest(**fields)
+        self.last_sweep: Sweep | None = None
 
     @shows_fields(without=("prompt", *STREAMING))
     def chat(self, messages: str | Sequence[Any] | Request, *, order: str = "llmlab", **fields: Any) -> Result:
-        """Ask, and wait for the answer. An interrupt stops this run and no other, and leaves its part in `last`.
+        """Asks the model and waits for the answer.
+
+            lab.chat("Tell me a story.", temperature=0.8, top_p=0.95, n=4, seed=7)
+
+        An interrupt stops this run and no other, and leaves the unfinished answer in `last`.
 
         Args:
-            messages: as in `request`.
+            messages: the user's text, or a list of messages as the API has them, or a request.
             order: the order of the sampler's stages: llmlab, or that of vllm, sglang or llama.cpp.
             fields: temperature, top_p, top_k, min_p, n, seed, stop, logit_bias, max_tokens and all others of the API.
 
         Raises:
-            RequestError: as in `request`; also what this model cannot honour.
+            RequestError: a field is unknown or out of range, or one that this model does not support.
         """
         return self._whole(self.request(messages, **fields), order=order)
 
@@ -95,13 +86,13 @@ class Lab(Studies):
         order: str = "llmlab",
         **fields: Any,
     ) -> Result:
-        """Continue a raw text, without a chat template: what a base model can do.
+        """Continues a raw text, without a chat template: the way to ask a base model.
 
         Args:
-            prompt: a text, as the tokenizer encodes a whole one (with its begin-of-sequence token, if it has one), or
-                the token ids themselves.
+            prompt: a text, to be encoded as a whole one (with a begin-of-sequence token if the tokenizer has one), or
+                token ids.
             order: as in `chat`.
-            fields: as in `chat`, but for those that speak of messages.
+            fields: as in `chat`, except those about messages.
 
         Raises:
             RequestError: as in `chat`.
@@ -114,7 +105,7 @@ class Lab(Studies):
     def stream(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Stream:
-        """Ask, and read the answer as it is made, in the API's chunks; `.result()` of it is what `chat` gives.
+        """Asks the model and yields the answer in the API's chunks; `.result()` then returns what `chat` returns.
 
             with lab.stream("Tell me a story.", temperature=0.8) as stream:
                 for chunk in stream:
@@ -122,52 +113,51 @@ class Lab(Studies):
             stream.result()
 
         Args:
-            messages: as in `request`; None where there is a `prompt`.
+            messages: as in `chat`; None where there is a `prompt`.
             order: as in `chat`.
-            fields: as in `chat`; and `stream_options`, `prompt`.
+            fields: as in `chat`; also `stream_options`, and `prompt` in place of messages.
 
         Raises:
             RequestError: as in `chat`.
         """
         request = self.request(messages, **{**fields, "stream": True})
         options = request.stream_options
-        # How an answer travels is no part of the question: the result's request is the one that chat would have.
+        # The result's request is the one that `chat` would have.
         source = self.backend.stream(request.replace(stream=None, stream_options=None), order=order)
         usage = None if options is None else options.get("include_usage", False)
-        return Stream(source, include_usage=usage, finish=self.keep)
+        return Stream(source, include_usage=usage, finish=partial(keep, self))
+
+    @shows_fields()
+    def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
+        """Returns the validated request that `chat` would run, without running it.
+
+        Args:
+            messages: the user's text, or a list of messages as the API has them, or a request to change.
+            fields: as in `chat`; also `prompt` (a raw text or token ids) in place of messages.
+
+        Raises:
+            RequestError: a field is unknown, of the wrong type or out of range; the message names it.
+        """
+        return build_request(messages, **fields)
 
     def _whole(self, request: Request, *, order: str) -> Result:
         if request.stream:
             raise RequestError("stream = True: lab.stream gives an answer as it is made", param="stream")
-        return self.read(self.backend.stream(request, order=order))
-
-    def read(self, source: Source, *, parent: Result | None = None) -> Result:
-        """Wait for a backend's stream; an interrupt leaves what there is in `last`.
-
-        Args:
-            source: not read from yet.
-            parent: the result that this one is made from.
-        """
-        return Stream(source, include_usage=None, finish=partial(self.keep, parent=parent)).result()
-
-    def keep(self, completion: Completion, *, parent: Result | None = None) -> Result:
-        """What a backend answered as a result of this lab, which is now its `last`."""
-        self.last = Result(completion, self, parent)
-        return self.last
+        return read(self.backend.stream(request, order=order), partial(keep, self))
 
     @shows_fields(without=STREAMING)
     def next_token(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> NextToken:
-        """The exact law of the token that would come next; sampling fields given here are its defaults.
+        """Returns the exact distribution of the next token after a prompt.
 
         Args:
-            messages: as in `request`; None where there is a `prompt`, a raw text or token ids.
+            messages: as in `chat`; None where there is a `prompt`.
             order: as in `chat`.
-            fields: as in `chat`; and `prompt`.
+            fields: as in `chat`, and `prompt`; they are the defaults of the methods of what is returned.
 
         Raises:
-            RequestError: as in `chat`; also where the backend cannot give logits.
+            RequestError: as in `chat`; also where the backend gives no logits.
         """
         from llmlab.results.next_token import NextToken
 
@@ -184,30 +174,76 @@ class Lab(Studies):
         order: str | None = None,
         **fields: Any,
     ) -> Result:
-        """What the model thinks of tokens that are given to it, by teacher forcing: a result of them alone.
+        """Returns the logprobs of given tokens (teacher forcing), as a Result whose choices are these tokens.
 
             lab.score("Name a colour.", ["Blue.", "Green."]).perplexities
-            lab.score(r)                        # a result's own tokens: the figures reported when they were generated
+            lab.score(r)                        # a result's own tokens: the logprobs reported when they were generated
             lab.score(prompt="Once upon a time")                 # a raw text, from its second token on
 
-        A text is tokenized by itself, which need not give the tokens that the model would have drawn; special tokens
-        may be spelled in it, such as the end token (`"Blue.<|im_end|>"`).
+        A text is tokenized by itself; these need not be the tokens that the model would have generated. It may contain
+        control tokens, such as the end token (`"Blue.<|im_end|>"`).
 
         Args:
-            messages: what comes before, as in `request`; or a result, with nothing given; None where there is a
-                `prompt`, and for a result's own.
-            given: a text, token ids, or a result; a list of texts or of lists of ids makes a choice of each.
-            order: of the sampler's stages that the processed law goes through; by default llmlab's, or the result's.
-            fields: as in `chat`, but for those that end an answer; the processed figures are those under them. Of a
-                result its own fields count where no others are given.
+            messages: what comes before, as in `chat`; or a result, with nothing given; None where there is a `prompt`,
+                and for a result after its own prompt.
+            given: a text, token ids, or a result; a list of texts or of lists of ids makes one choice of each.
+            order: the order of the sampler's stages for the sampling logprobs; by default llmlab's, or the result's.
+            fields: as in `chat`, except those that end an answer. The sampling logprobs are those under these fields;
+                a result's own fields are the defaults.
 
         Raises:
-            RequestError: as in `chat`; there is nothing to score; a token that the request's grammar forbids; also
-                where the backend takes no tokens as they are.
+            RequestError: as in `chat`; there is nothing to score; the request's grammar forbids a token; the backend
+                does not take token ids.
         """
         from llmlab.counterfactuals.score import score
 
-        return score(self, messages, given, order=order, fields=fields)
+        parent = next((one for one in (given, messages) if isinstance(one, Result)), None)
+        return keep(self, score(self.backend, messages, given, order=order, fields=fields), parent=parent)
+
+    @shows_fields(without=STREAMING)
+    def sweep(
+        self,
+        messages: str | Sequence[Any] | Request | None = None,
+        *,
+        order: str | Sequence[str] = "llmlab",
+        n: int | None = None,
+        seed: int | None = None,
+        independent: bool = False,
+        metrics: Mapping[str, Metric] | None = None,
+        save: str | os.PathLike[str] | None = None,
+        resume: bool | Sweep = True,
+        **fields: Any,
+    ) -> Sweep:
+        """Asks every combination of some parameters' values, n times each, in one batch that reads each prompt once.
+
+            sweep = lab.sweep("Name an animal.", temperature=[0, 0.5, 1], top_p=[0.8, 1], n=16, seed=7)
+            sweep.frame()
+
+        The cells of a sweep share their noise, so that a difference between two cells is an effect of the parameters;
+        different prompts have different noise. After an interrupt the finished cells are in `last_sweep`, whose
+        `resume()` asks the rest.
+
+        Args:
+            messages: as in `chat`, or a list of such prompts; None where there is a `prompt`, or a list of them.
+            order: as in `chat`; a list is swept.
+            n: completions per cell; by default the request's own, else 16.
+            seed: each prompt's seed is derived from it (the first prompt's is this one); drawn if absent.
+            independent: give each cell its own noise.
+            metrics: name -> function from one completion's `logprobs_frame()` to a number; each becomes a column.
+            save: a .parquet file to write the sweep to, also while it runs.
+            resume: continue with the answers in that file, or with those of this sweep. False overwrites the file.
+            fields: as in `chat`; a list (or array) of values is swept. For `stop` and `tools`, a list of lists.
+
+        Raises:
+            RequestError: as in `chat`, before anything runs; the name of a metric is taken; the file holds another
+                sweep.
+        """
+        from llmlab.sweeps.start import sweep
+
+        return sweep(
+            self, messages, request=self.request, order=order, n=n, seed=seed, independent=independent,
+            metrics=metrics, save=save, resume=resume, fields=fields,
+        )  # fmt: skip
 
     @shows_fields(without=("prompt", *STREAMING))
     def compare_orders(
@@ -218,36 +254,102 @@ class Lab(Studies):
         order: str | None = None,
         **fields: Any,
     ) -> Orders:
-        """The same request and noise under other engines' orders of the sampler's stages, and how far the laws differ.
+        """Runs a request with the same noise under other engines' orders of the sampler's stages, and compares them.
 
         Args:
-            messages: as in `request`, or a result, which is compared as it is.
-            orders: those to compare with, or one of them.
-            order: of the completion along which the laws are compared; by default llmlab's, or the result's.
+            messages: as in `chat`; or a result, which is compared as it is.
+            orders: the orders to compare with, or one of them.
+            order: the order of the answer along which they are compared; by default llmlab's, or the result's.
             fields: as in `chat`.
 
         Raises:
             RequestError: as in `chat`; there is no such order; the backend gives no logits.
         """
-        from llmlab.counterfactuals.orders import compare_orders
+        from llmlab.counterfactuals.orders import Orders, comparable, start_orders
 
-        return compare_orders(self, messages, orders=orders, order=order, fields=fields)
+        model, names = comparable(self.backend, orders)
+        own = None if order is None else order_name(order)
+        if not isinstance(messages, Result):
+            base = self.chat(self.request(messages, **fields), order=own or "llmlab")
+        elif fields or own not in (None, messages.order):
+            raise RequestError("a result is compared as it is: rerun it first with what is to be changed")
+        else:
+            base = messages
+        streams = start_orders(base, model, names)
+        others = read_all(self, list(streams.values()), parent=base)
+        return Orders(base, {base.order: base, **dict(zip(streams, others, strict=True))}, backend=model)
+
+    @shows_fields(without=STREAMING)
+    def check_sampler(
+        self,
+        messages: str | Sequence[Any] | Request | None = None,
+        *,
+        draws: int = 20_000,
+        seed: int = 0,
+        order: str = "llmlab",
+        **fields: Any,
+    ) -> SamplerCheck:
+        """Draws the next token many times, and tests whether the draws fit the exact distribution (chi-square test).
+
+        The draws are the sampler's own; some of them are repeated by the engine.
+
+        Args:
+            messages: as in `next_token`.
+            draws: the number of draws.
+            seed: the first seed.
+            order: as in `chat`.
+            fields: as in `chat`.
+
+        Raises:
+            RequestError: as in `next_token`.
+        """
+        from llmlab.checks.sampler import check_sampler
+
+        return check_sampler(self.next_token(messages, order=order, **fields), self.backend, draws=draws, seed=seed)
+
+    @shows_fields(without=("messages", "prompt", *STREAMING))
+    def check_calibration(
+        self,
+        truth: str | os.PathLike[str] | Iterable[Mapping[str, Any]] | None = None,
+        *,
+        prompts_per_distribution: int | None = None,
+        **fields: Any,
+    ) -> Calibration:
+        """Compares the model's probabilities of whole answers with known answer distributions: is it calibrated?
+
+        The probability of an answer is that of its whole text and of ending there, by teacher forcing.
+
+        Args:
+            truth: dicts with `messages`, `distribution` (whole answer -> probability) and perhaps `name`, or a file of
+                such JSON lines; by default the embedded model's.
+            prompts_per_distribution: ask only the first so many prompts of each distribution; by default all.
+            fields: as in `chat`; they change the distribution that answers are sampled from, which is compared.
+
+        Raises:
+            RequestError: as in `chat`; something that is not a distribution; a backend that cannot score given answers.
+        """
+        from llmlab.checks.calibration import check_calibration
+
+        many = prompts_per_distribution
+        return check_calibration(
+            self.backend, truth, request=self.request, prompts_per_distribution=many, fields=fields
+        )
 
     @shows_fields(without=STREAMING)
     def playground(
         self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
     ) -> Playground:
-        """A prompt, every sampling parameter and two settings side by side, as widgets; a picture where there are none.
+        """Returns widgets for a prompt, all parameters and two settings to compare; a picture where there are none.
 
             lab.playground("Tell me a story.", temperature=0.8, top_p=0.95)
 
         Args:
-            messages: what it opens with, as in `request`; None for an example (or where there is a `prompt`).
+            messages: the first prompt, as in `chat`; by default an example (or the `prompt`).
             order: as in `chat`.
-            fields: as in `chat`: where the controls stand at first.
+            fields: as in `chat`: the controls' first values.
 
         Raises:
-            RequestError: as in `request`; also a field that cannot be set by hand.
+            RequestError: as in `chat`; also for a field that has no control.
         """
         from llmlab.playground.playground import Playground
 
@@ -256,20 +358,20 @@ class Lab(Studies):
         return Playground(self, self.request(messages, **fields), order=order)
 
     def client(self, **options: Any) -> openai.OpenAI:
-        """A real `openai.OpenAI` wired to this lab, in-process: code written for the hosted API runs unchanged.
+        """Returns an `openai.OpenAI` client whose requests this lab answers, without a server or a network.
 
         Args:
-            options: of `openai.OpenAI`, such as `max_retries`.
+            options: options of `openai.OpenAI`, such as `max_retries`.
         """
         from llmlab.lab.client import client
 
         return client(self.backend, **options)
 
     def warmup(self, *, orders: str | Sequence[str] = ("llmlab",)) -> None:
-        """Compile every program beforehand, so that no request waits for one; nothing where there are none.
+        """Compiles every program beforehand, so that no request has to wait for it; an endpoint has nothing to compile.
 
         Args:
-            orders: of the sampler's stages, those that are going to be asked for.
+            orders: the orders of the sampler's stages that will be used.
 
         Raises:
             RequestError: there is no such order.
@@ -284,11 +386,11 @@ class Lab(Studies):
             self.backend.warmup(orders=tuple(names), progress=tell)
 
     def describe(self) -> dict[str, Any]:
-        """Model, device, dtype, memory, context: what the banner shows."""
+        """Facts about the model, as the banner shows them: name, device, dtype, memory, context."""
         return self.backend.describe()
 
     def close(self) -> None:
-        """Stop the engine and free its memory, where there is one."""
+        """Stops all work and frees the model's memory."""
         self.backend.close()
 
     def __repr__(self) -> str:

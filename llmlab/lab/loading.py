@@ -1,4 +1,4 @@
-"""Where a lab comes from: a checkpoint that is read into this process, or an endpoint elsewhere."""
+"""Makes a lab: from a checkpoint that is loaded into this process, or from an endpoint elsewhere."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def load(
     revision: str | None = None,
     quiet: bool = False,
 ) -> Lab:
-    """Load a model into this process, and show what it runs on.
+    """Loads a model into this process, shows what it runs on, and returns a lab of it.
 
     Args:
-        name: "demo" (the embedded model), a checkpoint folder, or a hub repository.
-        dtype: float32, bfloat16 or float16; by default what the checkpoint is stored as, and float32 on a CPU.
-        max_context: positions (prompt and answer) that a request may take; by default the model's own.
-        slots: pin the batch width: the same request then gives the same tokens alone or beside anything.
-        mesh: a `jax.sharding.Mesh` of one axis, `jax.make_mesh((2,), ("model",))` for example, over whose devices the
-            model is spread; by default the first device has all of it.
-        chat_template: Jinja source or a file, in place of the checkpoint's.
-        revision: of a hub repository.
-        quiet: no banner.
+        name: "demo" (the embedded model), a checkpoint folder, or the name of a Hugging Face hub repository.
+        dtype: float32, bfloat16 or float16; by default that of the checkpoint, but float32 on a CPU.
+        max_context: the most tokens of prompt and answer together; by default the model's own limit.
+        slots: pins the batch width, so that a request gives the same tokens alone or beside others.
+        mesh: a `jax.sharding.Mesh` of one axis, such as `jax.make_mesh((2,), ("model",))`, over whose devices the model
+            is sharded; by default the first device holds all of it.
+        chat_template: Jinja source or a file, used instead of the checkpoint's.
+        revision: the revision of a hub repository.
+        quiet: show no banner.
 
     Raises:
         ModelNotFoundError: there is no such model.
-        CheckpointError: it is not a checkpoint that can be run; the message says why.
-        RequestError: an argument that makes no sense, or asks for more than the model or the memory has.
+        CheckpointError: the checkpoint cannot be run; the message says why.
+        RequestError: an argument is of the wrong type, or asks for more than the model or the memory allows.
     """
     from llmlab.backends.local.backend import LocalBackend
 
@@ -87,30 +87,31 @@ def connect(
     quiet: bool = False,
     **options: Any,
 ) -> Lab:
-    """The same lab over somebody else's engine: any endpoint that speaks the chat-completion API.
+    """Returns a lab over an endpoint elsewhere: any server that speaks the chat-completion API.
 
-    What an endpoint does not say is NA in the frames, and what it was seen to do otherwise than asked is in a result's
-    `notes`. What needs a model's logits (`next_token`, `score`, `branch`, `order=`) is an error that says so.
+    Values that the endpoint does not return are NA in the frames; deviations from a request are listed in a result's
+    `notes`. Methods that need a model's logits (`next_token`, `score`, `branch`, `order=`) raise an error that says so.
 
-    A request says what the endpoint might decide by itself: a seed, temperature 1 and the truncations off where nobody
-    asked for others, the logprobs that the frames are made of. What the endpoint refuses of that is left out from then
-    on. Choices that it does not send are asked for one by one. Where logprobs come without saying which law they are
-    of, two more requests of one token find out, once.
+    Every request states its parameters explicitly, so that the endpoint's own defaults do not apply: a seed,
+    temperature 1 and no truncation where nothing else was asked, and the logprobs that the frames are made of. A
+    parameter that the endpoint refuses is left out from then on, and choices that it does not send are requested one by
+    one. Where it returns logprobs without saying from which distribution, two more requests of one token find out,
+    once.
 
     Args:
-        url: the API's base, such as "http://127.0.0.1:8000/v1".
+        url: the base URL of the API, such as "http://127.0.0.1:8000/v1".
         api_key: sent as the bearer token.
-        model: the model's name there; not needed where there is only one.
-        concurrency: requests under way at once, of a sweep for example; more wait their turn.
-        retries: of a request that fails for a reason that may pass (a full queue, a lost connection), with pauses that
-            grow and follow Retry-After.
-        timeout: seconds without a byte from the endpoint.
-        quiet: no banner.
-        options: of `openai.AsyncOpenAI`, such as `default_headers` and `default_query`.
+        model: the model's name there; not needed where it serves only one.
+        concurrency: the most requests at a time, for example those of a sweep; others wait.
+        retries: how often a request is repeated that failed for a temporary reason (a full queue, a lost connection),
+            with growing pauses that respect Retry-After.
+        timeout: the most seconds without a byte from the endpoint.
+        quiet: show no banner.
+        options: options of `openai.AsyncOpenAI`, such as `default_headers` and `default_query`.
 
     Raises:
-        ModelNotFoundError: the endpoint has several models, or none, and none was named.
-        LLMLabError: it cannot be reached, or refuses the key.
+        ModelNotFoundError: the endpoint serves several models or none, and `model` was not given.
+        LLMLabError: the endpoint cannot be reached, or refuses the key.
     """
     from llmlab.backends.remote.backend import RemoteBackend
 

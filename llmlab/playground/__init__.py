@@ -1,1 +1,1 @@
-"""The playground's widgets; the only room with ipywidgets."""
+"""The playground: widgets for a prompt, every sampling parameter, the next-token distribution and the answer."""

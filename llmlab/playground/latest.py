@@ -1,4 +1,4 @@
-"""Work that is asked for faster than it can be done: only what was asked last counts."""
+"""Runs jobs in the background when they are requested faster than they can be done: only the latest one counts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 
 class Latest:
-    """Runs jobs on a thread of its own, one at a time; one that has not begun gives way to the next.
+    """Runs jobs on a thread of its own, one at a time. A job that has not started is replaced by the next one.
 
-    The thread is there only while there is something to do.
+    The thread exists only while there is something to do.
 
     Args:
-        name: the thread's.
+        name: the name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -23,7 +23,7 @@ class Latest:
         self._busy = False
 
     def ask(self, job: Callable[[], None], *, delay: float = 0.0) -> None:
-        """Run this next, and in `delay` seconds at the earliest: until then another one can take its place."""
+        """Run a job next, after `delay` seconds at the earliest; until it starts, another job can replace it."""
         with self._changed:
             self._job = (job, time.monotonic() + delay)
             self._changed.notify_all()
@@ -32,7 +32,7 @@ class Latest:
                 threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until there is nothing left to do; whether that came about in time."""
+        """Wait until there is nothing left to do; returns False if that took longer than `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._busy, timeout)
 

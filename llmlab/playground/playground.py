@@ -1,119 +1,120 @@
-"""The playground: a prompt, every sampling parameter, and what they do to the next token and to the answer.
+"""The page of the playground: a prompt, every sampling parameter, and what they do to the next token and the answer.
 
-Widgets alone, and core ipywidgets at that: what is asked, and when, is `playground_state`'s; what a control means is
-`playground_controls`'; the pictures are those of `display.bars` and the token strip.
+This file has only widgets, all of them from ipywidgets itself. `playground.state` decides what is sent and when,
+`playground.controls` knows what each control means, and `llmlab.display` draws the bars and the token strip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 
 from llmlab.display import bars
+from llmlab.display.html import Markup, fragment
 from llmlab.display.strip import strip
-from llmlab.display.theme import style_sheet
 from llmlab.errors import ContextLengthError, LLMLabError, RequestError
 from llmlab.playground.run import Run
-from llmlab.playground.side import SideView, error_line, hidden_html, shows, toggle
-from llmlab.playground.state import State
+from llmlab.playground.side import SideView, error_line, hidden_html, shows, styled, toggle
+from llmlab.playground.state import ChatModel, State
 from llmlab.protocol.request import Request
 from llmlab.results.result import Result
 
-if TYPE_CHECKING:
-    from llmlab.lab.lab import Lab
-
-#: Seconds that the first picture may take before the notebook is shown the widgets without it.
+#: Seconds that the first distribution may take; after that the notebook shows the widgets without it.
 _FIRST = 60.0
 #: The most tokens that the static picture shows.
 _TOKENS = 400
 _FULL = "100%"
-_NOTE = "A picture of llmlab’s playground as it stood; run the cell to move its sliders."
+_NOTE = "A picture of the llmlab playground; run the cell to use its sliders."
 
 
 class Playground:
-    """A lab to play with: shown by a notebook as widgets, and as a picture where widgets cannot run.
+    """Widgets for a prompt and every sampling parameter; `lab.playground` makes one.
 
-    `lab.playground` makes one. Everything in it can be reached from the keyboard.
+    A notebook shows it as widgets, and as a static picture where widgets cannot run. All of it can be used from the
+    keyboard.
 
     Args:
-        lab: who is asked.
-        request: what it opens with.
-        order: of the sampler's stages.
+        model: the model to ask; a `Lab` is one.
+        request: the request that the playground opens with.
+        order: the order of the sampler's stages.
 
     Attributes:
-        state: the sides' settings and answers, and the history.
+        state: the settings and answers of both sides, and the history.
         widget: the whole page, an `ipywidgets.Widget`.
 
     Raises:
-        RequestError: the request has a field that no control stands for.
+        RequestError: the request has a field that no control can set.
     """
 
-    def __init__(self, lab: Lab, request: Request, *, order: str = "llmlab") -> None:
-        self.state = State(lab, self, request=request, order=order)
+    def __init__(self, model: ChatModel, request: Request, *, order: str = "llmlab") -> None:
+        self.state = State(model, self, request=request, order=order)
         self._prompt = _text(self.state.prompt, rows=3, hint="What do you want to ask?")
-        self._system = _text(self.state.system, rows=2, hint="How the model should behave; empty for no such message")
+        self._system = _text(
+            self.state.system, rows=2, hint="How the model should behave; leave it empty for no system message"
+        )
         self._raw = widgets.Checkbox(
             value=self.state.raw, description="raw text, without the chat template", indent=False,
             layout=widgets.Layout(width="auto", margin="2px 8px"),
         )  # fmt: skip
         self._prompt_error = hidden_html()
         self._before = hidden_html()
-        self._generate = _button("Generate", "play", "Ask; what is under way is stopped")
+        self._generate = _button("Generate", "play", "Send the request; an answer in progress is stopped")
         self._generate.button_style = "primary"
-        self._stop = _button("Stop", "stop", "Stop; what was made stays")
-        self._both = toggle("A beside B", "columns", "Other settings beside these, under the same noise")
-        self._same = _button("Set B as A", "clone", "Set B as A is")
+        self._stop = _button("Stop", "stop", "Stop the answer; what was generated stays")
+        self._both = toggle("Compare A and B", "columns", "Compare with other settings, under the same noise")
+        self._same = _button("Copy A to B", "clone", "Set all parameters of B to those of A")
         self._same.layout.display = "none"
-        self._with_system = toggle("System message", "comment", "What stands before the conversation")
-        self._past = toggle("History", "history", "What was asked before")
+        self._with_system = toggle("System message", "comment", "The message before the conversation")
+        self._past = toggle("History", "history", "Earlier answers")
         self._history = widgets.Select(options=[], rows=6, layout=widgets.Layout(width=_FULL))
-        self._show_in = {name: _button(f"Show in {name}", "reply", f"Set {name} to what was asked") for name in "AB"}
+        self._show_in = {
+            name: _button(f"Show in {name}", "reply", f"Set {name} to the selected request") for name in "AB"
+        }
         self._sides = {name: SideView(self.state, name) for name in self.state.sides}
         self.widget = self._laid_out()
         self._observe()
         self._show_prompt()
         self.state.redraw("A")
 
-    # --- for a notebook's next cell ---------------------------------------------------------------------------------
+    # --- for later cells of a notebook------------------------------------------------------------------------------
 
     @property
     def result(self) -> Result | None:
-        """The last answer on side A; None as long as there is none."""
+        """The last answer on side A; None if there is none yet."""
         return self.state.sides["A"].result
 
     @property
     def results(self) -> list[Result]:
-        """Every answer of the history, the oldest first."""
+        """All answers in the history, the oldest first."""
         return [run.result for run in self.state.history]
 
     @property
     def request(self) -> Request:
-        """What side A asks as it stands.
+        """The request with the present settings of side A.
 
         Raises:
-            RequestError: a control holds what cannot be asked.
+            RequestError: a setting is not valid.
         """
         return self.state.request("A")
 
     def close(self) -> None:
-        """Stop what is under way, and take the widgets off the page."""
+        """Stop the answers in progress, and remove the widgets from the page."""
         self.state.stop()
         for widget in list(_tree(self.widget)):
             widget.close()
 
-    # --- what the state tells, from its threads; see `View` ---------------------------------------------------------
+    # --- called by the state, from its threads; see `View` ---------------------------------------------------------
 
-    def law(self, side: str, shown: bars.DistributionBars | str) -> None:
+    def distribution(self, side: str, shown: bars.DistributionBars | str) -> None:
         """See `View`."""
-        self._sides[side].law.value = bars.message(shown) if isinstance(shown, str) else bars.to_html(shown)
+        self._sides[side].distribution.value = bars.message(shown) if isinstance(shown, str) else bars.to_html(shown)
         self._sides[side].show_snippets()
 
     def waiting(self, side: str, what: str) -> None:
         """See `View`."""
-        self._sides[side].status.value = f"{escape(what)} …"
+        self._sides[side].status.value = fragment("{} …", what)
 
     def grew(self, side: str, result: Result) -> None:
         """See `View`."""
@@ -139,12 +140,9 @@ class Playground:
     # --- the page ---------------------------------------------------------------------------------------------------
 
     def _laid_out(self) -> widgets.Widget:
-        facts = self.state.lab.describe()
+        facts = self.state.model.backend.describe()
         where = " · ".join(str(facts[name]) for name in ("model", "device") if facts.get(name))
-        title = widgets.HTML(
-            f'<style>{style_sheet("playground")}</style><div class="llmlab-playground title">'
-            f"<b>llmlab playground</b> &nbsp;{escape(where)}</div>"
-        )
+        title = widgets.HTML(styled("title", fragment("<b>llmlab playground</b> &nbsp;{}", where)))
         row = widgets.Layout(flex_flow="row wrap", align_items="center", width=_FULL)
         system = widgets.VBox([_label("system"), self._system], layout=widgets.Layout(display="none", width=_FULL))
         self._history_box = widgets.VBox(
@@ -215,44 +213,45 @@ class Playground:
 
     def _show_prompt(self) -> None:
         state = self.state
-        prompt, system, raw = state.prompt, state.system, state.raw  # each assignment below tells the state of a change
+        prompt, system, raw = state.prompt, state.system, state.raw  # each assignment below calls `set_prompt`
         self._prompt.value, self._system.value, self._raw.value = prompt, system, raw
         if system:
             self._with_system.value = True
-        said = "".join(
-            f"<div><b>{escape(message['role'])}</b> {escape(str(message.get('content') or ''))}</div>"
+        said = Markup("").join(
+            fragment("<div><b>{}</b> {}</div>", message["role"], str(message.get("content") or ""))
             for message in state.before
         )
-        self._before.value = f'<style>{style_sheet("playground")}</style><div class="llmlab-playground">{said}</div>'
+        self._before.value = styled("", said)
         self._before.layout.display = "" if said else "none"
 
     # --- what a notebook shows --------------------------------------------------------------------------------------
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         for side in self.state.sides.values():
-            side.laws.wait(_FIRST)  # the picture has the law in it
+            side.distributions.wait(_FIRST)  # the picture includes the distribution
         shown = self.widget._repr_mimebundle_() or {}
         return {**shown, "text/plain": repr(self), "text/html": self.to_html()}
 
     def to_html(self) -> str:
-        """The playground as it stands, as a picture without widgets."""
-        parts = [f'<style>{style_sheet("playground")}</style><div class="llmlab-playground note">{_NOTE}</div>']
+        """The playground as a static picture in HTML, without widgets."""
+        parts: list[str] = [styled("note", _NOTE)]
         for name in self.state.names:
             side = self.state.sides[name]
-            parts.append(f"<div><b>{name}</b></div>" if self.state.both else "")
+            parts.append(fragment("<div><b>{}</b></div>", name) if self.state.both else "")
             try:
                 parts.append(self.state.request(name)._repr_html_())
             except RequestError as error:
                 parts.append(error_line(error))
-            parts.append(self._sides[name].law.value)
+            parts.append(self._sides[name].distribution.value)
             if side.result is not None:
-                completion = side.result._completion
-                parts.append(strip(completion, names=completion.names, limit=_TOKENS))
-        return "".join(f'<div style="margin:.5em 0">{part}</div>' for part in parts if part)
+                completion = side.result.data
+                parts.append(strip(completion, names=completion.control_tokens, limit=_TOKENS))
+        # The parts are HTML already: each was escaped where it was made.
+        return "".join(fragment('<div style="margin:.5em 0">{}</div>', Markup(part)) for part in parts if part)
 
     def __repr__(self) -> str:
         count = len(self.state.history)
-        return f"<a playground of {self.state.lab.backend.name}, {count} answer{'' if count == 1 else 's'}>"
+        return f"<a playground of {self.state.model.backend.name}, {count} answer{'' if count == 1 else 's'}>"
 
 
 def _text(value: str, *, rows: int, hint: str) -> widgets.Textarea:

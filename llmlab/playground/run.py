@@ -1,42 +1,41 @@
-"""An answer of the playground on its way: who is told of it, the thread that reads it, its line in the history."""
+"""An answer of the playground in progress: the thread that reads it, who is told of it, its entry in the history."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from llmlab.display.bars import DistributionBars
 from llmlab.errors import LLMLabError
 from llmlab.protocol.partial import UNFINISHED
-from llmlab.protocol.request import Request
 
 if TYPE_CHECKING:
-    from llmlab.playground.state import State
     from llmlab.results.result import Result
     from llmlab.results.stream import Stream
 
-#: Seconds between two pictures of an answer that grows.
+#: Seconds between two updates of an answer in progress.
 EVERY = 0.12
 
 
 @runtime_checkable
 class View(Protocol):
-    """Who shows what happens on a side."""
+    """Shows what happens on a side. Its methods are called from the threads of the playground."""
 
-    def law(self, side: str, bars: DistributionBars | str) -> None:
-        """The law of the next token has changed; or why there is none."""
+    def distribution(self, side: str, bars: DistributionBars | str) -> None:
+        """The next-token distribution has changed; a text says why there is none."""
 
     def waiting(self, side: str, what: str) -> None:
-        """Nothing comes yet, because of this."""
+        """No token has come yet, for the reason `what`."""
 
     def grew(self, side: str, result: Result) -> None:
-        """There is more of the answer."""
+        """The answer has more tokens."""
 
     def finished(self, side: str, run: Run) -> None:
-        """The answer is whole, or was stopped."""
+        """The answer is finished, or was stopped."""
 
     def wrong(self, side: str, error: LLMLabError | None) -> None:
-        """The settings cannot be asked for; None: they can (again)."""
+        """The settings cannot be sent because of `error`; None: they can be sent (again)."""
 
 
 class Run(NamedTuple):
@@ -49,7 +48,7 @@ class Run(NamedTuple):
 
     @property
     def title(self) -> str:
-        """One line: the number, what was set, and how the answer begins."""
+        """One line: the number, the parameters that were set, and the beginning of the answer."""
         given = self.result.request.to_dict()
         shown = [
             f"{name} {value:g}" if isinstance(value, int | float) else name
@@ -63,55 +62,67 @@ class Run(NamedTuple):
 
 
 class Answer:
-    """One answer on its way to a side: a thread that reads the stream and tells the view."""
+    """Reads one answer on a thread of its own, and calls functions with what happens, on that thread.
 
-    def __init__(self, playground: State, side: str, request: Request, *, order: str) -> None:
-        self.side = side
-        self.order = order
-        self._playground = playground
-        self._request = request
+    Args:
+        name: the name of the thread.
+        ask: sends the request; returns the stream of its answer.
+        waiting: called with a reason while no token comes.
+        grew: called with the partial result while the answer grows.
+        finished: called with the whole result, also when the answer was stopped.
+        failed: called with an error, in place of `finished`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ask: Callable[[], Stream],
+        *,
+        waiting: Callable[[str], None],
+        grew: Callable[[Result], None],
+        finished: Callable[[Result], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._ask = ask
+        self._waiting, self._grew, self._finished, self._failed = waiting, grew, finished, failed
         self._stream: Stream | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"llmlab-playground-{side}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def running(self) -> bool:
-        """Whether it is not at its end."""
+        """Whether the answer is still in progress."""
         return self._thread.is_alive()
 
     def start(self) -> None:
-        """Ask."""
+        """Send the request."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; harmless at any time."""
+        """Stop the answer. May be called at any time, and more than once."""
         self._stopped.set()
         if self._stream is not None:
             self._stream.close()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end."""
+        """Wait until the answer has ended."""
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        playground, view = self._playground, self._playground.view
         try:
-            self._stream = playground.lab.stream(self._request, order=self.order)
-            if self._stopped.is_set():  # before there was a stream to close
+            self._stream = self._ask()
+            if self._stopped.is_set():  # it was stopped before there was a stream to close
                 self._stream.close()
-            for result in self._stream.growing(every=EVERY, tell=lambda what: view.waiting(self.side, what)):
-                if UNFINISHED in result.finish_reasons and playground.is_current(self):
-                    view.grew(self.side, result)
-            run = playground.keep(self, self._stream.result())
+            for result in self._stream.partial_results(every=EVERY, tell=self._waiting):
+                if UNFINISHED in result.finish_reasons:
+                    self._grew(result)
+            result = self._stream.result()
         except Exception as error:
-            if playground.is_current(self):
-                view.wrong(self.side, in_place(error))
+            self._failed(error)
         else:
-            if playground.is_current(self):
-                view.finished(self.side, run)
-                playground.redraw(self.side)
+            self._finished(result)
 
 
-def in_place(error: Exception) -> LLMLabError:
-    """An error as something to show: nobody sees what a thread raises."""
+def shown_error(error: Exception) -> LLMLabError:
+    """The error as an `LLMLabError` to show: an exception that is raised on a thread would be seen by nobody."""
     return error if isinstance(error, LLMLabError) else LLMLabError(f"{type(error).__name__}: {error}")

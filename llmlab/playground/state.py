@@ -1,7 +1,7 @@
-"""What a playground does, without a widget: settings, the law under them, answers that grow, a history.
+"""What a playground does, without widgets: its settings, next-token distributions, answers in progress, and a history.
 
-A `State` has two sides, A and B, which share a prompt. What happens is told to a `View`, whose methods are called
-from threads of the playground's own, one at a time for each side: the thread that asks is never kept waiting.
+A `State` has two sides, A and B, which share a prompt. It tells a `View` what happens. The methods of the view are
+called from threads of the playground, one at a time for each side, so that the thread of the notebook never waits.
 """
 
 from __future__ import annotations
@@ -10,110 +10,129 @@ import json
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.display.bars import DistributionBars
 from llmlab.errors import LLMLabError, RequestError
 from llmlab.playground.bars import distribution_bars
 from llmlab.playground.controls import WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.playground.latest import Latest
-from llmlab.playground.run import Answer, Run, View, in_place
-from llmlab.protocol.backend import LogitsBackend
+from llmlab.playground.run import Answer, Run, View, shown_error
+from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.export import as_lab_call
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 
 if TYPE_CHECKING:
-    from llmlab.lab.lab import Lab
     from llmlab.results.next_token import NextToken
     from llmlab.results.result import Result
+    from llmlab.results.stream import Stream
 
-#: Seconds after the last keystroke before a prompt's law is worked out.
+#: Seconds after the last keystroke before the distribution after a new prompt is computed.
 TYPING = 0.35
-#: Seeds are drawn below this: short enough to be read.
+#: Random seeds are smaller than this, so that they are short enough to be read.
 _SEEDS = 2**32
-#: Fields without a control that a request keeps all the same.
+#: Fields that have no control and that are sent nevertheless, with the values that the playground was opened with.
 _KEPT = WITHOUT_CONTROL.keys() - {"messages", "max_completion_tokens", "stream", "stream_options"}
-NO_LAW = "This endpoint gives no logits, so there is no law to show: llmlab.load a model for that."
+NO_DISTRIBUTION = "This endpoint gives no logits, so there is no distribution to show: llmlab.load a model for that."
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A model that a playground can ask; a `Lab` is one. A playground knows no more of it than this."""
+
+    backend: Backend
+
+    def request(self, messages: Any = None, **fields: Any) -> Request:
+        """Returns the validated request."""
+
+    def stream(self, messages: Any = None, *, order: str = "llmlab", **fields: Any) -> Stream:
+        """Starts a request."""
+
+    def next_token(self, messages: Any = None, *, order: str = "llmlab", **fields: Any) -> NextToken:
+        """Returns the next-token distribution after a request's prompt."""
 
 
 class Side:
-    """One side's settings and its last answer."""
+    """The settings of one side, and its last answer."""
 
     def __init__(self, name: str, values: Mapping[str, Any]) -> None:
         self.name = name
-        self.values = dict(values)  #: control -> what it holds
-        self.position = 0  #: of the token whose law is shown: 0 the first after the prompt
+        self.values = dict(values)  #: name of a control -> its value
+        self.position = 0  #: of the token whose distribution is shown; 0 is the first one after the prompt
         self.result: Result | None = None
-        self.answer: Answer | None = None  #: under way, or the last
-        self.laws = Latest(f"llmlab-law-{name}")
+        self.answer: Answer | None = None  #: the answer in progress, or the last one
+        self.distributions = Latest(f"llmlab-distribution-{name}")
 
 
 class State:
     """The two sides, the prompt that they share, and the history.
 
     Args:
-        lab: who is asked.
-        view: who shows it.
-        request: what the playground opens with.
-        order: of the sampler's stages.
+        model: the model to ask.
+        view: shows what happens.
+        request: the request that the playground opens with.
+        order: the order of the sampler's stages.
 
     Raises:
-        RequestError: the request has a field that no control stands for.
+        RequestError: the request has a field that no control can set.
     """
 
-    def __init__(self, lab: Lab, view: View, *, request: Request, order: str = "llmlab") -> None:
-        self.lab = lab
+    def __init__(self, model: ChatModel, view: View, *, request: Request, order: str = "llmlab") -> None:
+        self.model = model
         self.view = view
-        self.controls = controls_for(lab.backend)
+        self.controls = controls_for(model.backend)
         values = values_of(request, order=order, controls=self.controls)
         self.sides = {name: Side(name, values) for name in "AB"}
-        self.both = False  #: whether B is asked along with A
+        self.both = False  #: whether B is in use as well
         self.history: list[Run] = []
-        self._law: tuple[str, NextToken] | None = None
+        self._first_step: tuple[str, NextToken] | None = None
         self._steps: dict[str, tuple[Result, int, NextToken]] = {}
-        self._asking = threading.Lock()  # for the logits of a law
+        self._asking = threading.Lock()  # one thread at a time asks for logits
         self._keeping = threading.Lock()
-        #: What was given beside the controls' fields: it goes with every request.
+        #: Fields without a control; they are part of every request.
         self.kept = {name: value for name, value in request.to_dict().items() if name in _KEPT}
         self.prompt, self.system, self.raw = "", "", False
-        self.before: list[dict[str, Any]] = []  #: the messages before the prompt, but for the system's
+        self.before: list[dict[str, Any]] = []  #: the messages before the prompt, except the system message
         self._take_prompt(request)
 
     @property
-    def has_law(self) -> bool:
-        """Whether the backend gives logits."""
-        return isinstance(self.lab.backend, LogitsBackend)
+    def has_logits(self) -> bool:
+        """Whether the logits of the backend can be read."""
+        return isinstance(self.model.backend, LogitsBackend)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The sides that are in use."""
+        """The names of the sides that are in use."""
         return ("A", "B") if self.both else ("A",)
 
-    # --- what is asked ----------------------------------------------------------------------------------------------
+    # --- requests --------------------------------------------------------------------------------------------------
 
     def request(self, name: str) -> Request:
-        """The validated request that a side stands for.
+        """The validated request with the settings of a side.
 
         Raises:
-            RequestError: naming the first field that is wrong.
+            RequestError: a field is wrong; the message names the first one.
         """
         fields = {**self.kept, **fields_of(self.sides[name].values, self.controls)}
         fields.pop("order", None)
         if self.raw:
-            return self.lab.request(prompt=self.prompt, **fields)
+            return self.model.request(prompt=self.prompt, **fields)
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*system, *self.before, {"role": "user", "content": self.prompt}]
-        return self.lab.request(messages, **fields)
+        return self.model.request(messages, **fields)
 
     def order(self, name: str) -> str:
-        """The order of the sampler's stages on a side."""
+        """The order of the sampler's stages that is set on a side."""
         return str(self.sides[name].values.get("order", "llmlab"))
 
     def snippets(self, name: str) -> dict[str, str]:
-        """A side's request in other spellings, by their names; with its answer's seed, if it is the one asked for.
+        """The request of a side as code, by the name of the format.
+
+        If the side shows an answer to this request, its seed is included, so that the code gives the same answer.
 
         Raises:
-            RequestError: as `request`.
+            RequestError: as in `request`.
         """
         request, result = self.request(name), self.sides[name].result
         if result is not None and request.seed is None and _same(result.request.replace(seed=None), request):
@@ -123,19 +142,19 @@ class State:
             "JSON": request.to_json(indent=2),
         }
         if isinstance(request, ChatRequest):
-            spelled["openai"] = request.to_openai(model=self.lab.backend.name)
-            spelled["curl"] = request.to_curl(model=self.lab.backend.name)
+            spelled["openai"] = request.to_openai(model=self.model.backend.name)
+            spelled["curl"] = request.to_curl(model=self.model.backend.name)
         return spelled
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
     def change(self, name: str, control: str, value: Any) -> None:
-        """A control of a side holds something else now."""
+        """Take over the new value of a control of a side."""
         self.sides[name].values[control] = value
         self.redraw(name)
 
     def set_prompt(self, *, prompt: str, system: str, raw: bool) -> None:
-        """The prompt is another one; its law is worked out once nobody types any more."""
+        """Take over a new prompt; its distribution is computed when the user has stopped typing."""
         if (prompt, system, raw) != (self.prompt, self.system, self.raw):
             self.prompt, self.system, self.raw = prompt, system, raw
             for name in self.names:
@@ -143,12 +162,12 @@ class State:
                 self.redraw(name, delay=TYPING)
 
     def move(self, name: str, position: int) -> None:
-        """Show the law of another token of a side's answer; 0 is the first after the prompt."""
+        """Show the distribution at another position of a side's answer; 0 is the first token after the prompt."""
         self.sides[name].position = position
         self.redraw(name)
 
     def load(self, run: Run, name: str) -> None:
-        """Set a side to what a run of the history asked, its seed included."""
+        """Set a side to the request of a run in the history, including its seed."""
         request, side = run.result.request.replace(seed=run.result.seed), self.sides[name]
         side.values = values_of(request, order=run.order, controls=self.controls)
         side.result, side.position = run.result, 0
@@ -156,18 +175,18 @@ class State:
         self.redraw(name)
 
     def copy(self, source: str, target: str) -> None:
-        """Set one side as the other is."""
+        """Copy the settings of one side to the other."""
         self.sides[target].values = dict(self.sides[source].values)
         self.redraw(target)
 
     def redraw(self, name: str, *, delay: float = 0.0) -> None:
-        """Have the law of the next token shown as the settings are now; the model is asked only for another prompt."""
-        self.sides[name].laws.ask(lambda: self._show_law(name), delay=delay)
+        """Show the next-token distribution under the present settings; the model is asked only if the prompt is new."""
+        self.sides[name].distributions.ask(lambda: self._show_distribution(name), delay=delay)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def generate(self) -> None:
-        """Ask on each side that is in use; what was under way is stopped. Sides without a seed get the same one."""
+        """Stop the answers in progress, and send the request of each side in use. Sides without a seed share one."""
         self.stop()
         seed = secrets.randbelow(_SEEDS)
         for name in self.names:
@@ -176,60 +195,81 @@ class State:
             except LLMLabError as error:
                 self.view.wrong(name, error)
                 continue
-            if request.seed is None and self.has_law:  # not every endpoint takes one
+            if request.seed is None and self.has_logits:  # not every endpoint accepts a seed
                 request = request.replace(seed=seed)
-            answer = self.sides[name].answer = Answer(self, name, request, order=self.order(name))
-            answer.start()
+            self._start(name, request, order=self.order(name))
+
+    def _start(self, name: str, request: Request, *, order: str) -> None:
+        side, view = self.sides[name], self.view
+
+        def is_current() -> bool:
+            """Whether no newer request was sent on this side."""
+            return side.answer is answer
+
+        def grew(result: Result) -> None:
+            if is_current():
+                view.grew(name, result)
+
+        def finished(result: Result) -> None:
+            run = self._add_to_history(name, result, order)
+            if is_current():
+                side.result, side.position = result, 0
+                view.finished(name, run)
+                self.redraw(name)
+
+        def failed(error: Exception) -> None:
+            if is_current():
+                view.wrong(name, shown_error(error))
+
+        answer = Answer(
+            f"llmlab-playground-{name}", partial(self.model.stream, request, order=order),
+            waiting=partial(view.waiting, name), grew=grew, finished=finished, failed=failed,
+        )  # fmt: skip
+        side.answer = answer
+        answer.start()
 
     def stop(self) -> None:
-        """Stop what is under way; what was made stays."""
+        """Stop the answers in progress; what was generated stays."""
         for side in self.sides.values():
             if side.answer is not None:
                 side.answer.stop()
 
     @property
     def running(self) -> bool:
-        """Whether an answer is under way."""
+        """Whether an answer is in progress."""
         return any(side.answer is not None and side.answer.running for side in self.sides.values())
 
     def wait(self, timeout: float | None = None) -> None:
-        """Until everything that was asked for has been shown."""
+        """Wait until all answers and distributions are shown, for each of them `timeout` seconds at most."""
         for side in self.sides.values():
             if side.answer is not None:
                 side.answer.join(timeout)
-            side.laws.wait(timeout)
+            side.distributions.wait(timeout)
 
-    def keep(self, answer: Answer, result: Result) -> Run:
-        """A finished answer: in the history if there is a token in it, and its side's own unless there is a newer."""
+    def _add_to_history(self, name: str, result: Result, order: str) -> Run:
+        """Add an answer to the history, unless it was stopped before its first token."""
         with self._keeping:
-            run = Run(len(self.history) + 1, answer.side, result, answer.order)
+            run = Run(len(self.history) + 1, name, result, order)
             if any(len(choice.tokens) or choice.text for choice in result.choices):
                 self.history.append(run)
-        if self.is_current(answer):
-            side = self.sides[answer.side]
-            side.result, side.position = result, 0
         return run
 
-    def is_current(self, answer: Answer) -> bool:
-        """Whether nothing has been asked on its side since."""
-        return self.sides[answer.side].answer is answer
+    # --- the next-token distribution ------------------------------------------------------------------------------
 
-    # --- the law ----------------------------------------------------------------------------------------------------
-
-    def _show_law(self, name: str) -> None:
+    def _show_distribution(self, name: str) -> None:
         try:
             found = self._bars(name)
         except Exception as error:
-            self.view.wrong(name, in_place(error))
+            self.view.wrong(name, shown_error(error))
             return
         self.view.wrong(name, None)
-        self.view.law(name, found)
+        self.view.distribution(name, found)
 
     def _bars(self, name: str) -> DistributionBars | str:
         side = self.sides[name]
         request, order, position = self.request(name), self.order(name), side.position
-        if not self.has_law:
-            return NO_LAW
+        if not self.has_logits:
+            return NO_DISTRIBUTION
         acting = {control.name for control in self.controls if control.effect == "distribution"}
         fields = {field: getattr(request, field) for field in acting & request.model_fields_set}
         seed, place = request.seed, "the first token"
@@ -243,24 +283,24 @@ class State:
         return distribution_bars(step, place=place, order=order, seed=seed, **fields)
 
     def _first(self, request: Request) -> NextToken:
-        """The first token's logits: asked for once, as long as what they depend on stays the same."""
+        """The step of the first token. The model is asked again only if a field that changes the prompt has changed."""
         free = {control.name for control in self.controls if control.effect != "prompt"}
         key = json.dumps({field: value for field, value in request.to_dict().items() if field not in free})
         with self._asking:
-            if self._law is None or self._law[0] != key:
+            if self._first_step is None or self._first_step[0] != key:
                 plain = request.replace(**dict.fromkeys(free & request.model_fields_set))
-                self._law = (key, self.lab.next_token(plain))
-            return self._law[1]
+                self._first_step = (key, self.model.next_token(plain))
+            return self._first_step[1]
 
     def _later(self, name: str, result: Result, position: int) -> NextToken:
         with self._asking:
             known = self._steps.get(name)
             if known is None or known[0] is not result or known[1] != position:
-                known = self._steps[name] = (result, position, result.ledger(position))
+                known = self._steps[name] = (result, position, result.next_token(position))
             return known[2]
 
     def _all(self, request: Request, acting: set[str]) -> dict[str, Any]:
-        """Every sampling field, also those at their defaults: a step of an answer has the answer's own otherwise."""
+        """Every sampling field, also those at their defaults: otherwise the step would use the answer's own fields."""
         return {field: getattr(request, field) for field in acting if field in type(request).model_fields}
 
     def _take_prompt(self, request: Request) -> None:
@@ -268,14 +308,17 @@ class State:
         self.system, self.before = "", []
         if isinstance(request, PromptRequest):
             if not isinstance(request.prompt, str):
-                raise RequestError("a playground's prompt is a text, not token ids", param="prompt")
+                raise RequestError("the playground takes a prompt as text, not as token ids", param="prompt")
             self.prompt = request.prompt
             return
         messages: Sequence[dict[str, Any]] = request.messages
         if messages[0]["role"] == "system" and isinstance(messages[0]["content"], str) and len(messages) > 1:
             self.system, messages = messages[0]["content"], messages[1:]
         if messages[-1]["role"] != "user" or not isinstance(messages[-1]["content"], str):
-            raise RequestError("a playground's last message is a text of the user's", param="messages")
+            raise RequestError(
+                "the last message must be a text of the user, for the playground to show it as the prompt",
+                param="messages",
+            )
         self.before, self.prompt = list(messages[:-1]), messages[-1]["content"]
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from llmlab.plots.completion import (
         Alternatives,
         alternatives,
-        plot_alternatives,
-        plot_certainty,
+        plot_entropy,
         plot_logprobs,
         plot_surprisal,
+        plot_top_logprobs,
     )
-    from llmlab.plots.counterfactual import plot_divergences, plot_orders, plot_tree
+    from llmlab.plots.counterfactual import plot_diff, plot_orders, plot_sensitivity, plot_tree
     from llmlab.plots.distribution import plot_penalties, plot_stages, plot_temperatures, plot_truncation
     from llmlab.plots.sweep import plot_diversity, plot_heatmap, plot_lines
 
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 _PLACES = {
     "Alternatives": "completion",
     "alternatives": "completion",
-    "plot_alternatives": "completion",
+    "plot_top_logprobs": "completion",
     "plot_calibration": "check",
-    "plot_certainty": "completion",
+    "plot_entropy": "completion",
     "plot_check": "check",
-    "plot_divergences": "counterfactual",
+    "plot_diff": "counterfactual",
+    "plot_sensitivity": "counterfactual",
     "plot_diversity": "sweep",
     "plot_heatmap": "sweep",
     "plot_lines": "sweep",
@@ -47,11 +48,12 @@ _PLACES = {
 __all__ = [
     "Alternatives",
     "alternatives",
-    "plot_alternatives",
+    "plot_top_logprobs",
     "plot_calibration",
-    "plot_certainty",
+    "plot_entropy",
     "plot_check",
-    "plot_divergences",
+    "plot_diff",
+    "plot_sensitivity",
     "plot_diversity",
     "plot_heatmap",
     "plot_lines",

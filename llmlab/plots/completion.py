@@ -161,7 +161,7 @@ def plot_logprobs(frame: pd.DataFrame, *, choice: int = 0, surprise: float = SUR
 
 
 @style()
-def plot_alternatives(data: Alternatives, *, ax: Axes | None = None) -> Axes:
+def plot_top_logprobs(data: Alternatives, *, ax: Axes | None = None) -> Axes:
     """Plot the probability of each alternative at a position, raw and sampling; the sampled token is marked.
 
     Args:
@@ -200,7 +200,7 @@ def plot_alternatives(data: Alternatives, *, ax: Axes | None = None) -> Axes:
 
 
 @style()
-def plot_certainty(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+def plot_entropy(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
     """Plot how certain the model was at each token of a choice: raw and sampling entropy, and the tokens kept.
 
     The number of tokens that the sampler kept has a logarithmic axis of its own on the right.

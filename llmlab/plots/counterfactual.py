@@ -1,4 +1,4 @@
-"""Plots of counterfactuals: first differences along a parameter, orders of the stages, trees of continuations."""
+"""Plots of counterfactuals: two runs compared, first differences along a parameter, orders of stages, trees."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from llmlab.plots.labels import (
     longest,
     name_ticks,
     token_axis,
+    token_labels,
     turn,
     value_name,
     value_names,
 )
 from llmlab.plots.style import (
+    LABELLED,
     POSITION,
     STYLES,
     fineness,
@@ -40,14 +42,74 @@ if TYPE_CHECKING:
 
 
 @style()
-def plot_divergences(frame: pd.DataFrame, *, parameter: str, own: float | None = None, ax: Axes | None = None) -> Axes:
+def plot_diff(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+    """Plot the raw logprobs of two runs of a request along their aligned tokens.
+
+    A vertical line marks the first difference. A label is the token of both runs, or the run before's, an arrow and the
+    run after's; "–" stands for no token. Values that are not known are left out.
+
+    Args:
+        frame: `Diff.tokens_frame()`.
+        choice: the index of the choice.
+        ax: where to draw; by default a new figure.
+    """
+    own = frame[frame["choice"] == choice]
+    labels = _pair_labels(own)
+    T = len(own)
+    ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.5), 10.0), height=3.9, below=longest(labels))
+    fine, at, known = fineness(T), np.arange(T), False
+    columns = {"logprob": "before", "logprob_after": "after"}
+    for (colour, marker, line), (column, name) in zip(STYLES, columns.items(), strict=False):
+        values = numbers(own[column])
+        if np.isfinite(values).any():
+            known = True
+            ax.plot(
+                at, np.where(np.isfinite(values), values, np.nan), marker=marker, linestyle=line, color=colour,
+                markersize=4 * fine, linewidth=1.2 * fine, label=name,
+            )  # fmt: skip
+    differing = np.nonzero((own["change"] != "same").to_numpy(bool))[0]
+    if len(differing):
+        ax.axvline(differing[0], color=palette.GREY, linestyle=":", linewidth=1.4, label="first difference")
+    if not known:
+        say_nothing_known(ax, "logprobs", tokens=T)
+    ax.set_ylabel("raw logprob (nats)")
+    token_axis(ax, labels, tokens=T)
+    grid(ax)
+    if known:
+        legend_above(ax, columns=3, centred=True, marker_scale=1 / fine)
+    return ax
+
+
+def _pair_labels(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Labels for the rows of a `Diff.tokens_frame()`; none where there are more rows than can be read."""
+    if len(frame) > LABELLED:
+        return ()
+    before, after = (
+        token_labels(
+            [
+                "–".encode() if missing else str(text).encode()
+                for text, missing in zip(tokens, tokens.isna(), strict=True)
+            ],
+            [0] * len(frame),
+            None,
+        )
+        for tokens in (frame["token"], frame["token_after"])
+    )
+    return tuple(
+        one if change == "same" else f"{one} → {other}"
+        for change, one, other in zip(frame["change"], before, after, strict=True)
+    )
+
+
+@style()
+def plot_sensitivity(frame: pd.DataFrame, *, parameter: str, own: float | None = None, ax: Axes | None = None) -> Axes:
     """Plot the first position that differs against a parameter: one point per choice, and the medians.
 
     Values that are names stand side by side, with a dash for the median. A choice without any difference is a triangle
     at its length, and counts as that in the median.
 
     Args:
-        frame: `Divergences.frame()`.
+        frame: `Sensitivity.frame()`.
         parameter: the column of the parameter that was changed.
         own: the value of the result that the others are compared with; a vertical line marks it.
         ax: where to draw; by default a new figure.

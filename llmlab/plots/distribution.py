@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-#: How each cut is drawn: colour, hatch, line.
+#: Colour, hatch and line style of each cut.
 CUT_STYLES = {
     "top_k": (palette.ORANGE, "///", "-"),
     "top_p": (palette.PURPLE, "\\\\\\", "--"),
     "min_p": (palette.GREEN, "...", ":"),
 }
+#: The same of a stage that has no style of its own.
+_OTHER_CUT = (palette.VERMILION, "xxx", "-.")
 _ROW = 0.78  # how much of the space between two rows the tallest bar takes
 _NOTE_INCHES = 1.45
 _DIGIT = 0.64  # the width of a digit, in heights
@@ -33,14 +35,20 @@ _LINE = 1.35  # the distance between two lines of notes, in heights
 _LEGEND_INCHES = 4.8  # the legend's two columns
 #: A truncation curve ends at the rank after which less than this probability is left.
 _TAIL = 1e-4
-_NAMES = {"logit_bias": "bias", "repetition": "repetition", "frequency": "frequency", "presence": "presence"}
+#: What stages are called beside a token, where that is not their own name.
+_NAMES = {"logit_bias": "bias"}
 
 
 @style()
 def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
-    """The probabilities before the cuts, falling, both axes logarithmic; what each cut removes is hatched in its style.
+    """Draw the probabilities before top_k, top_p and min_p by rank, on logarithmic axes.
 
-    The legend says how many tokens each removes, and their mass; a level line stands where min_p does.
+    What each of these removes is hatched in its own style, and the legend says how many tokens and how much probability
+    that is. A horizontal line shows the probability below which min_p removes.
+
+    Args:
+        data: what `NextToken.truncation` returns.
+        ax: the axes to draw on; by default those of a new figure.
     """
     ax = new_axes(ax, width=6.4, height=4.0)
     n = len(data.prob)
@@ -50,7 +58,7 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     shown = min(n, max(far, *(2 * edge for edge in edges), 10))
     rank = np.arange(1, shown + 1)
     floor = min(max(float(data.prob[shown - 1]) / 2, 1e-12), float(data.prob[0]) / 1000)
-    # A step a token, its border half-way between two ranks.
+    # One step per token; steps meet half-way between two ranks.
     borders = np.append(rank - 0.5, shown + 0.5)
     kept = min(data.kept, shown)
     ax.stairs(
@@ -58,7 +66,7 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
         label=f"kept: {count(data.kept, 'token')}, {mass[min(data.kept, n) - 1]:.2%} of the mass",
     )  # fmt: skip
     for cut in data.cuts:
-        colour, hatch, line = CUT_STYLES[cut.name]
+        colour, hatch, line = CUT_STYLES.get(cut.name, _OTHER_CUT)
         low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
         label = f"cut by {cut.name} = {cut.value:g}: {count(cut.removed, 'token')}, {cut.mass:.2%}"
         ax.stairs(
@@ -85,10 +93,14 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
 
 @style()
 def plot_stages(data: TokenStages, *, ax: Axes | None = None) -> Axes:
-    """The ledger of one token as a waterfall: how each stage moved its probability, with its logit written below.
+    """Draw how each stage of the sampler moved the probability of one token, as a waterfall chart.
 
-    A stage that nobody asked for is left out. Rises are blue, falls orange and hatched; the stage that took the token
-    out says so.
+    Stages that the settings do not ask for are left out. Rises are blue, falls orange and hatched; the stage that
+    removed the token says so. Below each stage stand its setting and the token's logit after it.
+
+    Args:
+        data: what `llmlab.distributions.stages.token_stages` returns; `NextToken.plot_stages` draws it.
+        ax: the axes to draw on; by default those of a new figure.
     """
     S = len(data.stages)
     logits = ["out" if not np.isfinite(x) else f"logit {x:.2f}" for x in data.logit]
@@ -137,7 +149,12 @@ def plot_stages(data: TokenStages, *, ax: Axes | None = None) -> Axes:
 
 @style()
 def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
-    """Each token's probability before (ring) and after (dot) bias and penalties, and what each added to its logit."""
+    """Draw each token's probability before (ring) and after (dot) bias and penalties, and what each adds to its logit.
+
+    Args:
+        data: what `NextToken.penalties` returns.
+        ax: the axes to draw on; by default those of a new figure.
+    """
     from matplotlib.lines import Line2D
 
     K = len(data.labels)
@@ -152,7 +169,9 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     )
     ax.scatter(data.after, at, s=38, color=colours, zorder=3, label="after")
     for row in at[touched]:
-        moves = [f"{_NAMES[name]} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0]
+        moves = [
+            f"{_NAMES.get(name, name)} {shift[row]:+.2f}" for name, shift in data.shifts.items() if shift[row] != 0
+        ]
         ax.annotate(
             ", ".join(moves), (1.0, row), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", fontsize="small",
@@ -181,11 +200,16 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
 
 @style()
 def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None) -> Axes:
-    """A row of bars a temperature: the law before the cuts, each bar hatched by the cut that removed it.
+    """Draw one row of bars per temperature: the distribution before top_k, top_p and min_p.
 
-    Outlines show the law drawn from, renormalised over what is kept. A vertical line stands where top_k and top_p cut,
-    a level line where min_p does. The bars of all rows share one scale; their figures are those of the law before
-    the cuts.
+    A bar is hatched in the style of the cut that removed its token. Outlines show the distribution that is sampled
+    from, renormalised over the tokens that are kept. A vertical line shows where top_k and top_p cut, a horizontal one
+    the probability below which min_p removes. The bars of all rows share one scale; the numbers on them are the
+    probabilities before the cuts.
+
+    Args:
+        data: what `NextToken.temperatures` returns.
+        ax: the axes to draw on; by default those of a new figure.
     """
     T, K = data.prob.shape
     ax = new_axes(ax, width=min(max(0.46 * K + 3.0, 5.6), 11.0), height=1.05 * T + 1.7)
@@ -197,7 +221,7 @@ def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None)
     ax.set_xlabel(NEXT_TOKEN)
     ax.set_ylim(-T + 0.85, 1.0)
     _legend(ax, data)
-    # What fits is known when all around the axes has its place.
+    # How much fits is known once everything around the axes has been laid out.
     ax.figure.canvas.figure.draw_without_rendering()
     width, height = inches(ax), ax.get_window_extent().height / ax.figure.dpi
     room = max(width - _NOTE_INCHES, 1.0) / K
@@ -219,7 +243,7 @@ def _draw_row(
     bars = ax.bar(at, data.prob[row] * scale, 0.74, bottom=base, color=palette.BLUE, zorder=2)
     for bar, cut in zip(bars, data.removed_by[row], strict=True):
         if cut:
-            colour, hatch, _ = CUT_STYLES[cut]
+            colour, hatch, _ = CUT_STYLES.get(cut, _OTHER_CUT)
             bar.set(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch, linewidth=0.8)
     kept = data.final[row] > 0
     ax.bar(
@@ -231,7 +255,7 @@ def _draw_row(
         top = base + scale * max(p, data.final[row][k])
         text = f"{p:.2f}".removeprefix("0") if p >= 0.005 else "0" if p == 0 else "<.01"
         if len(text) * digit > room:
-            continue  # it would lie on its neighbour's
+            continue  # it would overlap with its neighbour's
         ax.annotate(
             text, (k, top), (0, 2), textcoords="offset points", ha="center", va="bottom",
             fontsize="x-small", zorder=5,
@@ -249,7 +273,7 @@ def _draw_row(
 def _draw_cuts(ax: Axes, data: TemperatureDistributions, row: int, *, base: float, scale: float) -> None:
     K = len(data.labels)
     if "top_p" in data.settings:
-        # Whatever top_k left, top_p keeps a head of it: the line stands after the last token it did not remove.
+        # top_p keeps the most likely of the tokens that top_k left: the line stands after the last one it keeps.
         gone = [k for k, cut in enumerate(data.removed_by[row]) if cut == "top_p"]
         if gone and gone[0] < K:
             colour, _, line = CUT_STYLES["top_p"]
@@ -271,7 +295,7 @@ def _legend(ax: Axes, data: TemperatureDistributions) -> None:
     ]
     labels = ["kept: probability before the cuts", "after them, renormalised"]
     for cut in data.settings:
-        colour, hatch, line = CUT_STYLES[cut]
+        colour, hatch, line = CUT_STYLES.get(cut, _OTHER_CUT)
         bar = Patch(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
         labels.append(f"cut by {cut} = {data.settings[cut]:g}")

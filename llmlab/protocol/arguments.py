@@ -1,20 +1,18 @@
-"""What the arguments of the lab's own methods may be; those of a request are checked by the request itself.
+"""Checks of the arguments of the lab's own methods; the fields of a request are checked by the request itself.
 
-Each check returns the value in the form that is computed with (a NumPy integer as a Python one, an iterator as a list),
-or raises a `RequestError` that names the argument, the value and the way out.
+Each check returns the value in a standard form (a NumPy integer as a Python one, an iterator as a list), or raises a
+`RequestError` that names the argument, the value and what to do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmlab.errors import RequestError, short
 from llmlab.protocol.checks import FieldError, check_integer, check_number
-
-if TYPE_CHECKING:
-    pass
+from llmlab.sampling.stages import ORDERS
 
 __all__ = [
     "PlaceError",
@@ -35,7 +33,7 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 class PlaceError(RequestError, IndexError):
-    """A position or a choice that is not there; also an `IndexError`, as a list would raise."""
+    """A position or a choice does not exist; also an `IndexError`, as a list would raise."""
 
 
 def whole(name: str, value: Any, *, least: int = _LEAST, most: int | None = None) -> int:
@@ -47,7 +45,7 @@ def whole(name: str, value: Any, *, least: int = _LEAST, most: int | None = None
 
 
 def most(top: Any) -> int | None:
-    """How many of the best tokens; None for all of the vocabulary."""
+    """How many of the most likely tokens; None for the whole vocabulary."""
     try:
         return None if top is None else whole("top", top, least=1)
     except RequestError as bad:
@@ -63,7 +61,7 @@ def number(name: str, value: Any, low: float, high: float) -> float:
 
 
 def file_path(value: Any, *, name: str = "path") -> Path:
-    """Where a file lies, with ~ for the home folder; neither a number nor bytes."""
+    """The path of a file, with ~ expanded; not a number, and not bytes."""
     try:
         return Path(value).expanduser()
     except TypeError:
@@ -71,7 +69,7 @@ def file_path(value: Any, *, name: str = "path") -> Path:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, and nothing that is merely truthy."""
+    """True or False; other truthy values are refused."""
     if not isinstance(value, bool):
         raise RequestError(f"{name} must be True or False, got {short(value)}", param=name)
     return value
@@ -87,25 +85,23 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 def order_name(value: Any) -> str:
     """The name of an order of the sampler's stages."""
-    from llmlab.sampling.pipeline import ORDERS
-
     return one_of("order", value, ORDERS)
 
 
-def place(position: Any, *, among: Sized, choice: int, behind: bool = False) -> int:
-    """Where a position lies, from 0; a negative one counts from the end.
+def place(position: Any, *, among: Sized, choice: int, after_last: bool = False) -> int:
+    """Returns a position as an index from 0; a negative one counts from the end.
 
     Args:
         position: an integer.
         among: the tokens.
-        choice: whose they are.
-        behind: one past the last token is a place too.
+        choice: the choice that they belong to, for the error.
+        after_last: whether the position after the last token is allowed.
     """
     T = len(among)
     at = whole("position", position)
-    if not -T <= at < T + behind:
-        last = f"0..{T} (the last is the one behind them)" if behind else f"0..{T - 1}"
-        there = f"{last}, or -1..-{T} from the end" if T else "0 alone" if behind else "none"
+    if not -T <= at < T + after_last:
+        last = f"0..{T} (the last is the one after them)" if after_last else f"0..{T - 1}"
+        there = f"{last}, or -1..-{T} from the end" if T else "0 alone" if after_last else "none"
         raise PlaceError(
             f"position {at} is outside the {T} tokens of choice {choice}; there is {there}", param="position"
         )
@@ -113,7 +109,7 @@ def place(position: Any, *, among: Sized, choice: int, behind: bool = False) -> 
 
 
 def choice_at(choice: Any, *, among: Sized) -> int:
-    """Which of a result's choices, from 0."""
+    """The index of one of a result's choices, from 0."""
     at = whole("choice", choice)
     if not 0 <= at < len(among):
         n = len(among)
@@ -125,7 +121,7 @@ def choice_at(choice: Any, *, among: Sized) -> int:
 
 
 def listed(name: str, value: Any, *, of: str = "values") -> list[Any]:
-    """Several values as a list: a list, an array of one axis, a column, a range, whatever can be iterated once."""
+    """Several values as a list, from a list, an array of one axis, a column, a range or any iterator."""
     single = isinstance(value, str | bytes | Mapping) or getattr(value, "ndim", 1) == 0
     if single or not isinstance(value, Iterable):
         raise RequestError(f"{name} must be a list of {of}, got {short(value)}", param=name)

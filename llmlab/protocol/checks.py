@@ -14,12 +14,12 @@ from typing import Any, cast
 from llmlab.errors import short
 from llmlab.sampling.fields import Field
 
-#: How deep lists and objects may lie in each other.
+#: How deeply lists and objects may be nested.
 _DEEPEST = 100
 
 
 class FieldError(ValueError):
-    """A bad value somewhere inside a field: `path` is what to add to the field's name."""
+    """A value inside a field is wrong; `path` is where in the field, to be added to its name."""
 
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ def check_integer(value: Any, low: int, high: int | None) -> int:
 
 
 def check_flag(value: Any) -> bool:
-    """True or False, and nothing that is merely truthy."""
+    """True or False; other truthy values are refused."""
     value = _unboxed(value)
     if not isinstance(value, bool):
         raise FieldError(f"must be true or false, got {short(value)}")
@@ -66,7 +66,7 @@ def check_flag(value: Any) -> bool:
 
 
 def check_text(value: Any, path: str = "") -> str:
-    """A string that UTF-8 can hold; JSON lets half of a surrogate pair through, and no tokenizer reads that."""
+    """A string that UTF-8 can encode; JSON allows half of a surrogate pair, which no tokenizer reads."""
     if not isinstance(value, str):
         raise FieldError(f"must be a string, got {short(value)}", path=path)
     if not value.isascii():
@@ -78,14 +78,14 @@ def check_text(value: Any, path: str = "") -> str:
 
 
 def check_mapping(value: Any, path: str = "") -> dict[str, Any]:
-    """An object, as a new dict; its values are as they were."""
+    """An object, as a new dict with the same values."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise FieldError(f"must be an object with string keys, got {short(value)}", path=path)
     return {check_text(key, path): inner for key, inner in value.items()}
 
 
 def check_json(value: Any, path: str = "", *, depth: int = 0) -> Any:
-    """What JSON can hold, as new lists and dicts, so that nobody changes a request from outside."""
+    """A JSON value, copied into new lists and dicts, so that nobody can change a request from outside."""
     value = _unboxed(value)
     if depth > _DEEPEST:
         raise FieldError(f"is nested more than {_DEEPEST} deep", path=path)
@@ -104,7 +104,7 @@ def check_json(value: Any, path: str = "", *, depth: int = 0) -> Any:
 
 
 def check_object(value: Any, path: str = "") -> dict[str, Any]:
-    """An object of what JSON can hold."""
+    """An object of JSON values."""
     inside: dict[str, Any] = check_json(check_mapping(value, path), path)
     return inside
 
@@ -170,7 +170,7 @@ def check_stop(value: Any) -> str | tuple[str, ...]:
 
 
 def check_prompt(value: Any) -> str | tuple[int, ...]:
-    """A text, or token ids: a list or an array of one axis; neither of them empty."""
+    """A text, or token ids as a list or an array of one axis; not empty."""
     if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
         value = value.tolist()
     if not isinstance(value, str | list | tuple):

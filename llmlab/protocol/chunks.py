@@ -1,8 +1,8 @@
-"""A stream in the API's own shapes: `chat.completion.chunk`, one after the other, as they are made.
+"""A stream as the API's `chat.completion.chunk` JSON objects, yielded as they are made.
 
-First a role chunk for each choice, then what is new, choices interleaved, each piece with the logprobs of its tokens,
-then one finish chunk for each choice. A piece is reasoning, content or tool calls, never two of them, since many
-clients look at one alone.
+First comes a role chunk for each choice; then new text, the choices interleaved, each chunk with the logprobs of its
+tokens; then one finish chunk for each choice. A chunk holds reasoning, content or tool calls, never two of them,
+because many clients look at only one.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Any
 
 from llmlab.protocol.backend import Stream
 from llmlab.protocol.completion import CallDelta, Delta, Header
-from llmlab.protocol.wire import envelope, finish_reason, listed, usage
+from llmlab.protocol.wire import envelope, finish_reason, logprobs_json, usage
 
-#: A chunk as JSON has it.
+#: A chunk as a JSON object.
 Chunk = dict[str, Any]
 
 
 def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chunk]:
-    """The chunks of a stream, until it ends; valid `openai.types.chat.ChatCompletionChunk`s.
+    """Yields the chunks of a stream: valid `openai.types.chat.ChatCompletionChunk`s, as dicts.
 
     Args:
-        stream: what a backend's `stream` returned, not read from yet.
-        include_usage: `stream_options.include_usage`. None (there were no options): the usage is on the last finish
-            chunk; False: nowhere; True: in one more chunk, which has no choices, and null in all others. The seed is
-            on the last finish chunk always.
+        stream: a backend's stream from which nothing has been read yet.
+        include_usage: `stream_options.include_usage`. None (no options were given): the last finish chunk has the
+            usage. False: no chunk has it. True: one more chunk without choices has it, and it is null in all others.
+            The last finish chunk always has the seed.
     """
     header = stream.header
     for index in range(header.request.n):
         yield _chunk(header, index, {"role": "assistant", "content": None}, include_usage=include_usage)
-    unfinished, answered, made = set(range(header.request.n)), set[int](), 0
-    final: Chunk | None = None  # it waits for the end, behind which an endpoint has the usage
+    unfinished, answered, generated = set(range(header.request.n)), set[int](), 0
+    final: Chunk | None = None  # held back until the end, because an endpoint sends the usage after its last chunk
     reported: Mapping[str, int] | None = None
     for delta in stream:
-        made += len(delta.tokens)
+        generated += len(delta.tokens)
         reported = delta.reported_usage or reported
         for piece, logprobs in _pieces(delta, header):
             if "content" in piece or "tool_calls" in piece:
@@ -43,7 +43,7 @@ def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chu
         if delta.finish_reason is None:
             continue
         unfinished.discard(delta.index)
-        # Nothing was said: an empty content, as in the whole answer, and not none.
+        # A choice without text has an empty content, as in the whole answer, not a null one.
         last = {} if delta.index in answered else {"content": ""}
         chunk = _chunk(header, delta.index, last, finish=delta.finish_reason, include_usage=include_usage)
         if unfinished:
@@ -52,7 +52,7 @@ def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chu
             final = chunk
     if final is None:
         return
-    counted = usage(header, made=made, reported=reported)
+    counted = usage(header, generated=generated, reported=reported)
     final["seed"] = header.seed
     if include_usage is None:
         final["usage"] = counted
@@ -82,7 +82,10 @@ def _chunk(
 
 
 def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """What is new, by kind; with the tokens that came with it, also where they have not made any text yet."""
+    """Yields the deltas of a chunk's choice, one per kind of text, with the logprobs of the new tokens.
+
+    Tokens that have not produced any text yet come with an empty delta.
+    """
     text: dict[str, Any] = {}
     if delta.reasoning:
         text["reasoning"] = {"reasoning_content": delta.reasoning}
@@ -94,14 +97,14 @@ def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict
         for piece in text.values():
             yield piece, None
         return
-    lists = listed(delta.tokens, header)
+    lists = logprobs_json(delta.tokens, header)
     for kind in ("reasoning", "content", "tool_calls"):
         if kind in text or lists[kind]:
             yield text.get(kind, {}), {"content": [], kind: lists[kind], "refusal": None}
 
 
 def _calls(deltas: Sequence[CallDelta]) -> list[dict[str, Any]]:
-    """One entry a call: clients take two entries of one chunk for two calls. Only a call's first piece has its name."""
+    """One entry per call, because clients take two entries of a chunk for two calls. The first one has the name."""
     entries: dict[int, dict[str, Any]] = {}
     for each in deltas:
         entry = entries.setdefault(each.index, {"index": each.index, "function": {"arguments": ""}})

@@ -1,8 +1,7 @@
-"""What every backend answers with, and the one protocol that the lab asks.
+"""What every backend answers with: a `Completion`, or its `Delta`s while it is made.
 
-A backend turns a request into a `Completion`: plain immutable values, numpy arrays and bytes, with no tie to the
-engine, the tokenizer or the endpoint that they came from. A figure that a backend cannot know is NaN (or -1 where the
-figure is a count), never a made-up number.
+They are plain immutable values, numpy arrays and bytes, independent of the engine, the tokenizer or the endpoint that
+they came from. A value that a backend cannot know is NaN, a count or an id -1; nothing is made up.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from jaxtyping import Float32, Int32
 if TYPE_CHECKING:
     from llmlab.protocol.request import Request
 
-#: A token's true bytes, or None for a special token without text.
+#: A token's bytes, or None for a control token, which has no text.
 TokenBytes: TypeAlias = bytes | None
 
-#: The kinds of text that a generated token can belong to.
+#: The segments of an answer; each generated token belongs to one of them.
 SEGMENTS = ("reasoning", "content", "tool_call", "end")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tokens:
-    """The T generated tokens of one choice, in order, the end token included. Natural logs, entropies in nats.
+    """The T generated tokens of one choice, in order, with the end token. Natural logs, entropies in nats.
 
-    `bytes` are a token's true bytes, also for a piece of a character; None for a special token without text. `lead`
-    and `overhang` count the bytes at a token's start and end that lie outside the text of its segment (a stop or the
-    length may cut a token in two). A row t holds the A best alternatives by raw logprob, then id.
+    `bytes` are exact, also where a token is only a part of a character. `lead` and `overhang` count the bytes at a
+    token's start and end that lie outside the text of its segment, because a stop sequence or the next segment begins
+    inside the token. `top_*` hold, for each token, the A most likely alternatives by raw logprob, then id.
     """
 
     ids: Int32[np.ndarray, " T"]
@@ -54,25 +53,25 @@ class Tokens:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        # Sixteen arrays are no answer to whoever looks at a choice; the frames show them.
+        # Short, because sixteen arrays are unreadable in a notebook; the frames show them.
         T, A = self.top_ids.shape
         return f"<{T:,} token{'' if T == 1 else 's'}, {A} alternatives each>"
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call of a tool, as the API's `message.tool_calls` holds it."""
+    """A tool call, as in the API's `message.tool_calls`."""
 
     id: str
     name: str
-    arguments: str  #: as the model wrote them: JSON text where it wrote JSON, unfinished where the length cut it
+    arguments: str  #: the text that the model wrote: usually JSON, incomplete if the length limit cut it
 
 
 @dataclass(frozen=True)
 class CallDelta:
-    """New text of one tool call; its first delta brings the id and the name."""
+    """New text of one tool call; the first delta of a call has its id and name."""
 
-    index: int  #: among the calls of its choice
+    index: int  #: the number of the call within its choice
     arguments: str
     id: str | None = None
     name: str | None = None
@@ -83,22 +82,22 @@ class Choice:
     """One of the n answers to a request."""
 
     index: int
-    text: str  #: the content, as the API's `message.content` holds it
+    text: str  #: the content, as in the API's `message.content`
     tokens: Tokens
-    finish_reason: str  #: stop, length, tool_calls; "interrupted" where a run was stopped by hand
-    reasoning: str | None = None  #: what stood between the reasoning's tags, also where `text` holds it too
+    finish_reason: str  #: stop, length, tool_calls; "interrupted" if the run was stopped by hand
+    reasoning: str | None = None  #: the text between the reasoning's tags, even if `text` contains it too
     tool_calls: tuple[ToolCall, ...] = ()
-    given: int = 0  #: how many of its first tokens were there already and not drawn: a branch's, all of a scored text's
+    given: int = 0  #: how many of the first tokens were supplied, not sampled: a branch's prefix, all of a scored text
 
     @property
     def is_listed(self) -> bool:
-        """Whether its tokens are there: an endpoint may say a text without them."""
+        """Whether the tokens are known: some endpoints return text without them."""
         return bool(len(self.tokens)) or not (self.text or self.reasoning or self.tool_calls)
 
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """Wall-clock seconds: until the first token was on the host, and in all."""
+    """Wall-clock seconds from the start to the first token on the host, and to the end."""
 
     first_token: float
     total: float
@@ -106,47 +105,48 @@ class Timing:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Header:
-    """What is known of an answer before its first token, and is the same in every chunk of a stream."""
+    """What is known of an answer before its first token; it is the same in every chunk of a stream."""
 
     id: str
     created: int  #: seconds since 1970
     model: str
     request: Request
-    seed: int  #: the request's, or the one drawn for it
+    seed: int  #: the request's seed, or the one drawn for it
     prompt_ids: Int32[np.ndarray, " L"]
     system_fingerprint: str
-    names: Mapping[int, str] = field(default_factory=dict)  #: of tokens without bytes, such as `<|im_end|>`
-    order: str = "llmlab"  #: of the sampler's stages
+    #: Token id -> name, for the tokens without bytes, such as `<|im_end|>`.
+    control_tokens: Mapping[int, str] = field(default_factory=dict)
+    order: str = "llmlab"  #: the name of the order of the sampler's stages
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Completion(Header):
-    """A finished request: everything that a result, a frame or a response is made of."""
+    """The whole answer to a request: everything that a result, a frame or a response is made from."""
 
     choices: tuple[Choice, ...]
     timing: Timing
-    reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count; None: the tokens are there to count
-    notes: tuple[str, ...] = ()  #: what an endpoint was seen to do otherwise than asked
+    reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count; None: count the tokens
+    notes: tuple[str, ...] = ()  #: where an endpoint deviated from the request, one line each
 
     @property
     def completion_tokens(self) -> int:
-        """Generated tokens over all choices, end tokens included."""
+        """The number of generated tokens of all choices, with end tokens."""
         counted = sum(len(choice.tokens) for choice in self.choices)
         return counted if self.reported_usage is None else self.reported_usage.get("completion_tokens", counted)
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What a stream yields: new text of one choice, or its finish reason; the tokens that became final with it."""
+    """What a stream yields: new text of one choice or its finish reason, and the tokens that became final with it."""
 
     index: int
     text: str  #: new content
     tokens: Tokens
     finish_reason: str | None
-    reasoning: str = ""  #: new reasoning, where the request separates it from the content
+    reasoning: str = ""  #: new reasoning, if the request separates it from the content
     calls: tuple[CallDelta, ...] = ()
     reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count, for the whole request
 
 
-#: Alternatives shown where the request does not say how many.
+#: How many alternatives are shown if the request does not say.
 ALTERNATIVES = 5

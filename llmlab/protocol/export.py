@@ -1,6 +1,6 @@
-"""A request in other spellings: a call of the `openai` package, a `curl` line, a table for a notebook. Plain text only.
+"""A request as a call of the `openai` package, a call of the lab, a `curl` line, or an HTML table for a notebook.
 
-Each takes the request as API JSON, a dict of the fields that were given.
+Each function takes the request as API JSON: a dict of the fields that were given.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from llmlab.protocol.fields import EXTENSIONS
 
@@ -37,7 +38,7 @@ for chunk in stream:
 
 
 def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
-    """A program that sends the request with the `openai` package and prints what comes; extensions in `extra_body`."""
+    """A program that sends the request with the `openai` package and prints the answer; extensions in `extra_body`."""
     known = {name: value for name, value in fields.items() if name not in EXTENSIONS}
     extra = {name: value for name, value in fields.items() if name in EXTENSIONS}
     arguments = {**known, **({"extra_body": extra} if extra else {})}
@@ -51,7 +52,7 @@ def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
 
 
 def as_lab_call(fields: Mapping[str, Any], *, order: str = "llmlab", lab: str = "lab") -> str:
-    """A call of `lab.chat`, or of `lab.complete` for a raw prompt, that makes the request; `lab` names the lab."""
+    """A call of `lab.chat`, or of `lab.complete` for a raw prompt; `lab` is the name of the lab's variable."""
     fields = dict(fields)
     raw = "prompt" in fields
     subject = fields.pop("prompt" if raw else "messages")
@@ -66,7 +67,7 @@ def as_lab_call(fields: Mapping[str, Any], *, order: str = "llmlab", lab: str = 
 
 
 def as_curl(fields: Mapping[str, Any], *, base_url: str) -> str:
-    """One line for a shell: nothing in the request is read by the shell, but for the key in `LLMLAB_API_KEY`."""
+    """One shell command. The request is quoted; only the key in `LLMLAB_API_KEY` is expanded by the shell."""
     return " ".join(
         [
             *("curl", "-sSN" if fields.get("stream") else "-sS", shlex.quote(f"{base_url}/chat/completions")),
@@ -80,9 +81,9 @@ def as_curl(fields: Mapping[str, Any], *, base_url: str) -> str:
 def as_table(
     kind: str, fields: Mapping[str, Any], *, defaults: Mapping[str, Any], without_effect: frozenset[str]
 ) -> str:
-    """The fields that were given beside their defaults, and folded below them all others, as a fragment of HTML."""
-    messages = "".join(_message(message) for message in fields.get("messages", ()))
-    given = "".join(
+    """A fragment of HTML: the fields that were given with their defaults, and all others, folded."""
+    messages = Markup("").join(_message(message) for message in fields.get("messages", ()))
+    given = Markup("").join(
         _row(
             name,
             _spelled(value),
@@ -92,38 +93,40 @@ def as_table(
         if name != "messages"
     )
     left = [name for name in defaults if name not in fields]
-    rest = "".join(f"<div><code>{escape(name)}</code> {_spelled(defaults[name])}</div>" for name in left)
-    table = (
-        '<table style="border-collapse:collapse;margin:.4em 0"><tr style="text-align:left;font-weight:600">'
-        f"{_cell('field')}{_cell('value')}{_cell('default')}</tr>{given}</table>"
-    )
-    return (
-        '<div style="max-width:60em;padding:.5em .8em;border:1px solid #8c959f;border-radius:6px;'
-        f'font:13px/1.5 system-ui,sans-serif"><div><b>{escape(kind)}</b></div>{messages}{table if given else ""}'
-        f"<details><summary>{len(left)} fields at their defaults</summary>"
-        f'<div style="columns:3 16em">{rest}</div></details></div>'
-    )
+    rest = Markup("").join(_DEFAULT.format(name, _spelled(defaults[name])) for name in left)
+    head = Markup("").join(map(_CELL.format, ("field", "value", "default")))
+    table = _TABLE.format(head, given) if given else ""
+    return str(_REQUEST.format(kind, messages, table, len(left), rest))
 
 
-def _message(message: Mapping[str, Any]) -> str:
+# Markup escapes what is formatted into it.
+_REQUEST = Markup(
+    '<div style="max-width:60em;padding:.5em .8em;border:1px solid #8c959f;border-radius:6px;'
+    'font:13px/1.5 system-ui,sans-serif"><div><b>{}</b></div>{}{}'
+    "<details><summary>{} fields at their defaults</summary>"
+    '<div style="columns:3 16em">{}</div></details></div>'
+)
+_TABLE = Markup(
+    '<table style="border-collapse:collapse;margin:.4em 0">'
+    '<tr style="text-align:left;font-weight:600">{}</tr>{}</table>'
+)
+_CELL = Markup('<td style="text-align:left;vertical-align:top;padding:0 1em 0 0">{}</td>')
+_FADED = Markup('<td style="text-align:left;padding:0 1em 0 0;opacity:.7">{}</td>')
+_DEFAULT = Markup("<div><code>{}</code> {}</div>")
+_MESSAGE = Markup('<div style="white-space:pre-wrap;margin:.2em 0"><span style="opacity:.7">{}</span> {}{}</div>')
+_CODE = Markup("<code>{}</code>")
+
+
+def _message(message: Mapping[str, Any]) -> Markup:
     content = message.get("content")
     said = "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
     more = {key: value for key, value in message.items() if key not in ("role", "content")}
-    return (
-        f'<div style="white-space:pre-wrap;margin:.2em 0"><span style="opacity:.7">{escape(message["role"])}</span> '
-        f"{_cut(said)}{' <code>' + _spelled(more) + '</code>' if more else ''}</div>"
-    )
+    return _MESSAGE.format(message["role"], _cut(said), Markup(" ") + _CODE.format(_spelled(more)) if more else "")
 
 
-def _row(name: str, value: str, default: str) -> str:
-    return (
-        f"<tr>{_cell(f'<code>{escape(name)}</code>')}"
-        f'{_cell(value)}<td style="text-align:left;padding:0 1em 0 0;opacity:.7">{default}</td></tr>'
-    )
-
-
-def _cell(inside: str) -> str:
-    return f'<td style="text-align:left;vertical-align:top;padding:0 1em 0 0">{inside}</td>'
+def _row(name: str, value: str, default: str) -> Markup:
+    cells = _CELL.format(_CODE.format(name)) + _CELL.format(value) + _FADED.format(default)
+    return Markup("<tr>{}</tr>").format(cells)
 
 
 def _spelled(value: Any) -> str:
@@ -131,9 +134,7 @@ def _spelled(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    if len(text) <= _LONGEST:
-        return escape(text)
-    return f"{escape(text[:_LONGEST])}… ({len(text):,} characters)"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
 
 
 def _literal(value: Any, *, indent: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""What there is of an answer while it is being made, put together from a stream's deltas."""
+"""The part of an answer that has been made so far, put together from a stream's deltas."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 from llmlab.protocol.completion import Choice, Completion, Delta, Header, Timing, Tokens
 
-#: The finish_reason of a choice that is not at its end.
+#: The finish reason of a choice that is not finished yet.
 UNFINISHED = "unfinished"
 
 
-class Growing:
-    """Takes deltas; `completion` is what they make so far.
+class PartialCompletion:
+    """Collects deltas: `add` takes the next one, `completion` returns the answer so far.
 
-    Tool calls are tokens here like any others: they are read when the answer is whole.
+    The tokens of tool calls are included, but no tool calls: those are parsed when the answer is whole.
 
     Args:
-        header: the stream's.
+        header: the stream's header.
     """
 
     def __init__(self, header: Header) -> None:
@@ -34,18 +34,18 @@ class Growing:
         self._finish = [UNFINISHED] * header.request.n
 
     def add(self, delta: Delta) -> None:
-        """Take the next delta."""
+        """Add the next delta."""
         at = delta.index
         self._first = self._first or time.perf_counter() - self._began
         if len(delta.tokens):
-            self._tokens[at].append(_shown(delta))
+            self._tokens[at].append(_with_bytes(delta))
         self._text[at] += delta.text
         self._reasoning[at] += delta.reasoning
         self._finish[at] = delta.finish_reason or self._finish[at]
 
     def completion(self) -> Completion:
-        """What there is by now; a choice that is not at its end is "unfinished"."""
-        self._tokens = [[joined(parts)] for parts in self._tokens]
+        """Returns the answer so far; the finish reason of a choice that is not finished is "unfinished"."""
+        self._tokens = [[concatenate(parts)] for parts in self._tokens]
         return Completion(
             **{field.name: getattr(self._header, field.name) for field in fields(Header)},
             choices=tuple(
@@ -62,15 +62,15 @@ class Growing:
         )
 
 
-def joined(parts: Sequence[Tokens]) -> Tokens:
-    """Tokens behind each other; a row with fewer alternatives is filled up with unknown ones."""
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """Returns the tokens of all parts, in order; tokens with fewer alternatives get unknown ones."""
     if len(parts) == 1:
         return parts[0]
     width = max((part.top_ids.shape[1] for part in parts), default=0)
-    return Tokens(**{field.name: _joined(field.name, parts, width) for field in fields(Tokens)})
+    return Tokens(**{field.name: _concatenate(field.name, parts, width) for field in fields(Tokens)})
 
 
-def _joined(name: str, parts: Sequence[Tokens], width: int) -> Any:
+def _concatenate(name: str, parts: Sequence[Tokens], width: int) -> Any:
     columns = [getattr(part, name) for part in parts]
     if name == "top_bytes":
         return tuple((*row, *[None] * (width - len(row))) for column in columns for row in column)
@@ -86,8 +86,8 @@ def _joined(name: str, parts: Sequence[Tokens], width: int) -> Any:
     return np.concatenate([empty, *columns]).astype(np.int32 if whole else np.float32)
 
 
-def _shown(delta: Delta) -> Tokens:
-    """A delta's tokens; a single one that came without bytes is read as the text that it came with."""
+def _with_bytes(delta: Delta) -> Tokens:
+    """A delta's tokens. A single token that an endpoint sent without bytes gets those of the delta's text."""
     tokens = delta.tokens
     if len(tokens) == 1 and tokens.ids[0] < 0 and tokens.bytes[0] is None and delta.text:
         return replace(tokens, bytes=(delta.text.encode("utf-8", "replace"),))

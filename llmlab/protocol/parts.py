@@ -1,7 +1,7 @@
-"""What the request fields that are made of parts may look like: messages, tools, their choice, the response's format.
+"""Checks of the request fields that have parts: messages, tools, tool_choice, response_format, stream_options.
 
-A check returns fresh plain values, and raises `FieldError` with the path of the part that is wrong. Keys that the API
-does not know go to the chat template where a template reads them (messages, tools), and are errors elsewhere.
+A check returns new plain values, or raises `FieldError` with the path of the part that is wrong. Keys that the API does
+not know are passed to the chat template where templates read them (messages, tools), and are errors elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def check_messages(value: Any) -> tuple[dict[str, Any], ...]:
-    """A non-empty list of messages: dicts, or the objects that the `openai` package answers with."""
+    """A non-empty list of messages: dicts, or the message objects of the `openai` package."""
     if isinstance(value, str):
         raise FieldError(f"must be a list of messages, got the string {short(value)}")
     if isinstance(value, Mapping) or not isinstance(value, Sequence):
@@ -32,7 +32,7 @@ def check_messages(value: Any) -> tuple[dict[str, Any], ...]:
 def _message(value: Any, path: str) -> dict[str, Any]:
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json", exclude_unset=True)
-    # A key that is null was left out, as everywhere in the API; a template may well ask whether it is there.
+    # A key that is null counts as absent, as everywhere in the API; a template may ask whether it is there.
     message = {key: inner for key, inner in check_object(value, path).items() if inner is not None}
     role, calls = message.get("role"), message.pop("tool_calls", None)
     if role not in ROLES:
@@ -91,7 +91,7 @@ def _past_call(value: Any, path: str) -> dict[str, Any]:
 
 
 def check_tools(value: Any) -> tuple[dict[str, Any], ...]:
-    """A non-empty list of function definitions, each with a name of its own."""
+    """A non-empty list of function definitions with different names."""
     if not isinstance(value, list | tuple):
         raise FieldError(f"must be a list of function tools, got {short(value)}")
     if not value:
@@ -125,7 +125,7 @@ def _tool(value: Any, path: str) -> dict[str, Any]:
 
 
 def check_tool_choice(value: Any) -> str | dict[str, Any]:
-    """none, auto, required, or one function by name."""
+    """none, auto, required, or one function, by its name."""
     if isinstance(value, str) and value in ("none", "auto", "required"):
         return value
     function = value.get("function") if isinstance(value, Mapping) and value.get("type") == "function" else None
@@ -138,7 +138,7 @@ def check_tool_choice(value: Any) -> str | dict[str, Any]:
 
 
 def check_response_format(value: Any) -> dict[str, Any]:
-    """text, json_object, or json_schema with a schema; strict or not, it is enforced."""
+    """text, json_object, or json_schema with a schema, which is enforced whether or not it is strict."""
     form = {key: inner for key, inner in check_object(value).items() if inner is not None}
     kind = form.get("type")
     if kind not in ("text", "json_object", "json_schema"):

@@ -241,3 +241,28 @@ def _request_error(error: ValidationError) -> RequestError:
     bad = first.get("ctx", {}).get("error")
     path = bad.path if isinstance(bad, FieldError) else ""
     return RequestError(f"{field}{cut(path)} {cut(str(bad or first['msg']))}", param=field)
+
+
+def build_request(messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
+    """Returns the validated request for messages or for a raw prompt.
+
+    Args:
+        messages: the user's text, or a list of messages as the API has them, or a request to change.
+        fields: the request's fields, spelled as the API spells them; `prompt` (a raw text or token ids) replaces the
+            messages.
+
+    Raises:
+        RequestError: a field is unknown, of the wrong type or out of range; the message names it.
+    """
+    if isinstance(messages, ChatRequest | PromptRequest):
+        return messages.replace(**fields) if fields else messages
+    if fields.get("prompt") is None:
+        fields.pop("prompt", None)
+        if messages is None and fields.get("messages") is None:
+            raise RequestError(
+                "messages is missing: give a text or a list of messages, or a prompt=, a raw text", param="messages"
+            )
+        return ChatRequest(**fields) if messages is None else ChatRequest.build(messages, **fields)
+    if messages is not None:
+        raise RequestError("give messages or a prompt, not both", param="prompt")
+    return PromptRequest(**fields)

@@ -1,9 +1,9 @@
-"""Completions in the API's own shapes: the types of the `openai` package, with this project's extension fields.
+"""Completions as API JSON and as the types of the `openai` package, with this project's extension fields.
 
-Extension fields stand beside the API's: `seed` on the response; `reasoning_content` on a message, where the request
-separates the reasoning; `reasoning` and `tool_calls` beside `content` in the logprobs; `token_id`, `sampling_logprob`,
-`rank`, `entropy`, `kept`, `lead` and `overhang` on a token; `token_id` and `sampling_logprob` on an alternative. JSON
-has no infinity: minus infinity is -9999.0, and a figure that is not known is null.
+The extension fields: `seed` of the response; `reasoning_content` of a message, if the request separates the reasoning;
+`reasoning` and `tool_calls` beside `content` in the logprobs; `token_id`, `sampling_logprob`, `rank`, `entropy`,
+`kept`, `lead` and `overhang` of a token; `token_id` and `sampling_logprob` of an alternative. JSON has no infinity:
+minus infinity is -9999.0. Unknown values are null.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from llmlab.protocol.completion import Choice, Completion, Header, TokenBytes, T
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
-#: What stands for minus infinity in JSON.
-NEVER = -9999.0
+#: Stands for minus infinity in JSON, as in OpenAI's API.
+MINUS_INFINITY = -9999.0
 
-#: The lists of the logprobs, by the kind of text whose tokens they hold; the last two are extensions.
-LISTS = ("content", "reasoning", "tool_calls")
+#: The lists of the logprobs, one per segment of the answer; the last two are extensions.
+LOGPROB_LISTS = ("content", "reasoning", "tool_calls")
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "interrupted": "length"}
 
 
 def chat_completion(completion: Completion) -> ChatCompletion:
-    """The whole answer as an `openai.types.chat.ChatCompletion`; an interrupted choice says `length`."""
+    """Returns the answer as an `openai.types.chat.ChatCompletion`; an interrupted choice has finish_reason "length"."""
     from openai.types.chat import ChatCompletion
 
-    # As the package itself reads an answer: a figure that an endpoint did not send is null where the type has a number.
-    return ChatCompletion.construct(**whole(completion))
+    # Without validation, as the package itself reads an answer: unknown values are null where the type has a number.
+    return ChatCompletion.construct(**completion_json(completion))
 
 
-def whole(completion: Completion) -> dict[str, Any]:
-    """The same as JSON has it."""
+def completion_json(completion: Completion) -> dict[str, Any]:
+    """Returns the answer as a `chat.completion` JSON object."""
     return {
         **envelope(completion, kind="chat.completion"),
         "seed": completion.seed,
         "choices": [_choice(choice, completion) for choice in completion.choices],
-        "usage": usage(completion, made=completion.completion_tokens, reported=completion.reported_usage),
+        "usage": usage(completion, generated=completion.completion_tokens, reported=completion.reported_usage),
     }
 
 
 def envelope(header: Header, *, kind: str) -> dict[str, Any]:
-    """What a whole answer and each chunk of a streamed one begin with."""
+    """Returns the fields that a whole answer and each chunk of a streamed one have in common; `kind` is `object`."""
     return {
         "id": header.id,
         "object": kind,
@@ -55,64 +55,65 @@ def envelope(header: Header, *, kind: str) -> dict[str, Any]:
     }
 
 
-def usage(header: Header, *, made: int, reported: Mapping[str, int] | None = None) -> dict[str, int] | None:
-    """Tokens of the prompt (once, for all choices) and of all choices together, end tokens included.
+def usage(header: Header, *, generated: int, reported: Mapping[str, int] | None = None) -> dict[str, int] | None:
+    """Returns the API's `usage`: tokens of the prompt, counted once, and `generated` tokens of all choices together.
 
-    As an endpoint `reported` them, or counted here; None where neither can be.
+    Numbers that an endpoint `reported` are returned as they are. None if the prompt's tokens are not known either.
     """
     if reported is not None:
         return dict(reported)
     prompt = len(header.prompt_ids)
     if not prompt:
         return None
-    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+    return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}
 
 
 def finish_reason(reason: str) -> str:
-    """How the API spells why a choice ended."""
+    """Returns a finish reason as the API spells it."""
     return _REASONS[reason]
 
 
-def call(tool_call: ToolCall) -> dict[str, Any]:
-    """An entry of `message.tool_calls`."""
+def tool_call_json(tool_call: ToolCall) -> dict[str, Any]:
+    """Returns an entry of `message.tool_calls`."""
     function = {"name": tool_call.name, "arguments": tool_call.arguments}
     return {"id": tool_call.id, "type": "function", "function": function}
 
 
-def listed(tokens: Tokens, header: Header) -> dict[str, list[dict[str, Any]]]:
-    """The tokens as the entries of `logprobs`, each in its list; the end token is in none.
+def logprobs_json(tokens: Tokens, header: Header) -> dict[str, list[dict[str, Any]]]:
+    """Returns the lists of `logprobs`: an entry for each token, in the list of its segment; end tokens have none.
 
-    `content` covers what the message's content holds: the reasoning too, where the request does not separate it.
+    `content` lists the tokens of the message's content, which contains the reasoning if the request does not separate
+    it.
     """
     alternatives = header.request.top_logprobs or 0
     kinds = {"content": "content", "tool_call": "tool_calls"}
     kinds["reasoning"] = "reasoning" if header.request.separate_reasoning else "content"
-    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LISTS}
+    lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LOGPROB_LISTS}
     for t, segment in enumerate(tokens.segment):
         if segment in kinds:
-            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.names))
+            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.control_tokens))
     return lists
 
 
 def _choice(choice: Choice, completion: Completion) -> dict[str, Any]:
     request = completion.request
-    # Where a call is all there is, the API has no content rather than an empty one.
+    # If there is only a call, the API has null as content, not an empty text.
     message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
     if choice.tool_calls:
-        message |= {"content": choice.text or None, "tool_calls": [call(each) for each in choice.tool_calls]}
+        message |= {"content": choice.text or None, "tool_calls": [tool_call_json(call) for call in choice.tool_calls]}
     if request.separate_reasoning or (choice.reasoning and choice.reasoning not in choice.text):
         message["reasoning_content"] = choice.reasoning or None
     return {
         "index": choice.index,
         "message": message,
         "finish_reason": finish_reason(choice.finish_reason),
-        "logprobs": {**listed(choice.tokens, completion), "refusal": None} if request.logprobs else None,
+        "logprobs": {**logprobs_json(choice.tokens, completion), "refusal": None} if request.logprobs else None,
     }
 
 
 def _token(tokens: Tokens, t: int, alternatives: int, names: Mapping[int, str]) -> dict[str, Any]:
     return {
-        **_spelled(tokens.bytes[t], int(tokens.ids[t]), names),
+        **_spelling(tokens.bytes[t], int(tokens.ids[t]), names),
         "logprob": _number(tokens.logprob[t]),
         "sampling_logprob": _number(tokens.sampling_logprob[t]),
         "rank": _count(tokens.rank[t]),
@@ -122,7 +123,7 @@ def _token(tokens: Tokens, t: int, alternatives: int, names: Mapping[int, str]) 
         "overhang": int(tokens.overhang[t]),
         "top_logprobs": [
             {
-                **_spelled(tokens.top_bytes[t][a], int(tokens.top_ids[t, a]), names),
+                **_spelling(tokens.top_bytes[t][a], int(tokens.top_ids[t, a]), names),
                 "logprob": _number(tokens.top_logprob[t, a]),
                 "sampling_logprob": _number(tokens.top_sampling_logprob[t, a]),
             }
@@ -131,8 +132,8 @@ def _token(tokens: Tokens, t: int, alternatives: int, names: Mapping[int, str]) 
     }
 
 
-def _spelled(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:
-    """A token without text goes by its name; that its bytes are null tells it from a text that reads the same."""
+def _spelling(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:
+    """A token's text, bytes and id. A control token has its name as text; null bytes distinguish it from real text."""
     known = _count(token_id)
     if data is None:
         return {"token": names.get(token_id, f"<id {token_id}>"), "bytes": None, "token_id": known}
@@ -143,7 +144,7 @@ def _number(value: Any) -> float | None:
     number = float(value)
     if math.isnan(number):
         return None
-    return NEVER if number == -math.inf else number
+    return MINUS_INFINITY if number == -math.inf else number
 
 
 def _count(value: Any) -> int | None:

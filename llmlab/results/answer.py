@@ -1,16 +1,16 @@
-"""What a chat answered, to be read as text, as frames and as a strip of tokens: no lab is needed for any of it."""
+"""The answer to a request as text, frames and HTML: everything about it that needs no model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from llmlab.protocol.arguments import choice_at, file_path
+from llmlab.protocol.arguments import PlaceError, choice_at, file_path, whole
 from llmlab.protocol.completion import Choice, Completion, ToolCall
 from llmlab.text.spelling import speed
 
@@ -21,25 +21,30 @@ if TYPE_CHECKING:
 
     from llmlab.protocol.request import Request
 
-#: What a terminal and a notebook show of a large result; `texts` and `to_html()` have all of it.
+#: How much of a large result a terminal and a notebook show; `texts` and `to_html()` have all of it.
 _SHOWN_CHOICES, _SHOWN_CHARACTERS, _SHOWN_TOKENS = 8, 2_000, 1_000
-#: What a model wrote must not move a terminal's cursor or change its colours: control characters are spelled out.
+#: Control characters are escaped: a model's text must not move a terminal's cursor or change its colours.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class Answer:
-    """The answer to one request, immutable. `len(answer)` is the number of choices.
+    """The answer to one request: its text, its tokens and their probabilities. It is immutable.
+
+    `answer[0]` is the first choice, `len(answer)` the number of choices, and iterating yields them.
+
+    Attributes:
+        data: the completion that the backend returned; everything else is read from it.
 
     Args:
-        completion: what the backend answered; every figure below is read from it.
+        completion: the completion.
     """
 
-    __slots__ = ("__dict__", "_completion")
+    __slots__ = ("__dict__", "data")
 
-    _completion: Completion
+    data: Completion
 
     def __init__(self, completion: Completion) -> None:
-        object.__setattr__(self, "_completion", completion)
+        object.__setattr__(self, "data", completion)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a {type(self).__name__} is immutable: {name!r} cannot be set")
@@ -59,106 +64,115 @@ class Answer:
 
     @property
     def reasoning(self) -> str | None:
-        """What the first choice thought before it answered, without the tags; None where it did not."""
+        """The first choice's reasoning, without its tags; None where there is none."""
         return self.choices[0].reasoning if self.choices else None
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The first choice's calls of tools, each with its `id`, `name` and `arguments` (JSON text)."""
+        """The first choice's tool calls, each with `id`, `name` and `arguments` (JSON text)."""
         return self.choices[0].tool_calls if self.choices else ()
 
     @property
     def choices(self) -> tuple[Choice, ...]:
-        """The choices as the backend answered them, with every figure of every token."""
-        return self._completion.choices
+        """The choices, each with its text, finish reason and tokens; the tokens hold one array per statistic."""
+        return self.data.choices
 
     @property
     def request(self) -> Request:
         """The request that was answered."""
-        return self._completion.request
+        return self.data.request
 
     @property
     def seed(self) -> int:
         """The request's seed, or the one that was drawn for it."""
-        return self._completion.seed
+        return self.data.seed
 
     @property
     def order(self) -> str:
-        """The order of the sampler's stages that the tokens were drawn in."""
-        return self._completion.order
+        """The order of the sampler's stages with which the tokens were drawn, such as "llmlab" or "vllm"."""
+        return self.data.order
 
     @property
     def model(self) -> str:
-        """The model that answered."""
-        return self._completion.model
+        """The name of the model that answered."""
+        return self.data.model
 
     @property
-    def names(self) -> Mapping[int, str]:
-        """What tokens without bytes are called, such as `<|im_end|>`, by id."""
-        return self._completion.names
+    def control_tokens(self) -> Mapping[int, str]:
+        """Token id -> name, for the tokens without bytes, such as `<|im_end|>`."""
+        return self.data.control_tokens
 
     @property
     def prompt_ids(self) -> np.ndarray:
         """The prompt's token ids [L]."""
-        return self._completion.prompt_ids
+        return self.data.prompt_ids
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What an endpoint was seen to do otherwise than asked, such as a field ignored or choices not sent."""
-        return self._completion.notes
+        """Warnings about where an endpoint deviated from the request, such as a field that it ignored."""
+        return self.data.notes
 
     @property
     def finish_reasons(self) -> list[str]:
-        """Why each choice ended: stop, length, tool_calls; interrupted where it was stopped by hand."""
+        """Why each choice ended: stop, length or tool_calls; "interrupted" where the run was interrupted."""
         return [choice.finish_reason for choice in self.choices]
 
     @cached_property
     def completion(self) -> ChatCompletion:
-        """The response as the API would send it."""
+        """The response as the API would send it, an `openai.types.chat.ChatCompletion`."""
         from llmlab.protocol.wire import chat_completion
 
-        return chat_completion(self._completion)
+        return chat_completion(self.data)
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """Tokens of the prompt, of the answers, and of both."""
+        """The number of tokens in the prompt, in the answers, and in both."""
         return self.completion.usage
 
     def logprobs_frame(self) -> pd.DataFrame:
-        """One row a generated token, the end token included; see `llmlab.frames.tokens.logprobs_frame`."""
+        """One row per generated token, the end token included; see `llmlab.frames.tokens.logprobs_frame`.
+
+        Columns: choice, position, segment, token, token_id, bytes, logprob (raw), sampling_logprob (in the distribution
+        that was drawn from), rank, entropy, sampling_entropy, margin, kept. Natural logs; entropies in nats.
+        """
         from llmlab.frames.tokens import logprobs_frame
 
-        return logprobs_frame(self._completion, names=self._completion.names)
+        return logprobs_frame(self.data)
 
     def top_logprobs_frame(self, *, alternatives: int | None = None) -> pd.DataFrame:
-        """One row per alternative, `top_logprobs` per token or else five; see `llmlab.frames.tokens`."""
+        """One row per alternative of each token; see `llmlab.frames.tokens.top_logprobs_frame`.
+
+        Args:
+            alternatives: how many per token; by default the request's `top_logprobs`, else five.
+        """
         from llmlab.frames.tokens import top_logprobs_frame
 
-        return top_logprobs_frame(self._completion, alternatives=alternatives, names=self._completion.names)
+        return top_logprobs_frame(self.data, alternatives=alternatives)
 
     def surprisal_frame(self) -> pd.DataFrame:
-        """How surprising each token was to the model: one row a token.
+        """How surprising each token was to the model: one row per token.
 
         Columns: choice, position, segment, token, token_id, bytes, surprisal (minus the raw logprob, in nats), bits
-        (the same in bits), total_bits (of its choice so far), expected_bits (the raw law's entropy).
+        (the same in bits), total_bits (summed over the choice up to this token), expected_bits (the entropy of the raw
+        distribution, in bits).
 
         Source: Shannon 1948; as a measure of reading difficulty Hale 2001, "A probabilistic Earley parser as a
         psycholinguistic model".
         """
         from llmlab.frames.tokens import surprisal_frame
 
-        return surprisal_frame(self._completion)
+        return surprisal_frame(self.data)
 
     @property
     def perplexity(self) -> float:
-        """The first choice's; see `perplexities`."""
+        """The first choice's perplexity; see `perplexities`."""
         return self.perplexities[0] if self.choices else float("nan")
 
     @property
     def perplexities(self) -> list[float]:
-        """Every choice's exp of minus its mean raw logprob, the end token included; NaN where that is not known.
+        """Every choice's perplexity: exp of minus its mean raw logprob, the end token included; NaN where unknown.
 
-        An endpoint lists no end token: its perplexities are over the others, and not to be compared with a local one's.
+        An endpoint lists no end token, so its perplexities cannot be compared with those of a local model.
         """
         from llmlab.metrics import perplexity
 
@@ -166,23 +180,34 @@ class Answer:
         return [perplexity(frame[frame["choice"] == choice.index]) for choice in self.choices]
 
     def to_html(
-        self, *, by: Literal["logprob", "sampling_logprob"] = "logprob", alternatives: int | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        by: Literal["logprob", "sampling_logprob"] = "logprob",
+        alternatives: int | None = None,
     ) -> str:
-        """The token strip as a page of its own, all tokens of all choices; see `llmlab.display.strip.strip`."""
+        """Returns an HTML page of all tokens, coloured by probability; see `llmlab.display.strip.strip`.
+
+        Args:
+            path: a file to write the page to as well.
+            by: the logprob that gives a token its colour.
+            alternatives: how many alternatives a token shows; by default as in `top_logprobs_frame`.
+
+        Raises:
+            RequestError: an argument is of the wrong type, or out of range.
+        """
         from llmlab.display.strip import page
 
-        return page(self._completion, names=self._completion.names, by=by, alternatives=alternatives)
-
-    def save_html(self, path: str | os.PathLike[str], **options: Any) -> Path:
-        """Write `to_html(**options)` to a file, and return its path."""
-        path = file_path(path)
-        path.write_text(self.to_html(**options), encoding="utf-8")
-        return path
+        target = None if path is None else file_path(path)
+        html = page(self.data, by=by, alternatives=alternatives)
+        if target is not None:
+            target.write_text(html, encoding="utf-8")
+        return html
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write `logprobs_frame()` as CSV, its bytes as hexadecimal digits, and return its path.
+        """Writes `logprobs_frame()` to a CSV file, bytes as hexadecimal digits; returns its path.
 
-        A token may spell NA, null or 007, which pandas takes for something else unless it is told:
+        Read it so, because a token may be the text NA, null or 007, which pandas would convert otherwise:
 
             pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"token": str, "bytes": str})
         """
@@ -193,10 +218,10 @@ class Answer:
     def _repr_html_(self) -> str:
         from llmlab.display.strip import strip
 
-        return strip(self._completion, names=self._completion.names, limit=_SHOWN_TOKENS)
+        return strip(self.data, limit=_SHOWN_TOKENS)
 
     def __repr__(self) -> str:
-        done, count = self._completion, self._completion.completion_tokens
+        done, count = self.data, self.data.completion_tokens
         head = [f"Result: {done.model}", f"seed {done.seed}", _count(len(self), "choice")]
         if count or all(choice.is_listed for choice in self.choices):
             head.append(_count(count, "token"))
@@ -204,7 +229,9 @@ class Answer:
             head.append(speed(count, done.timing.total))
         lines = [" · ".join(head), *(f"note: {note}" for note in done.notes)]
         for choice in self.choices[:_SHOWN_CHOICES]:
-            size = _count(len(choice.tokens), "token") if choice.is_listed else "its tokens not said"
+            size = (
+                _count(len(choice.tokens), "token") if choice.is_listed else "tokens not available from this endpoint"
+            )
             lines.append(f"[{choice.index}] {choice.finish_reason}, {size}")
             if choice.reasoning and choice.reasoning not in choice.text:
                 lines.append(f"(reasoning) {_shortened(choice.reasoning.strip())}")
@@ -220,6 +247,21 @@ class Answer:
 
     def __len__(self) -> int:
         return len(self.choices)
+
+    def __iter__(self) -> Iterator[Choice]:
+        return iter(self.choices)
+
+    def __getitem__(self, index: int) -> Choice:
+        """The choice at an index; a negative index counts from the end.
+
+        Raises:
+            IndexError: there is no such choice.
+        """
+        count = len(self.choices)
+        at = whole("index", index)
+        if not -count <= at < count:
+            raise PlaceError(f"index {at} is outside the {_count(count, 'choice')} of this result", param="index")
+        return self.choices[at]
 
     def _choice(self, choice: int) -> Choice:
         return self.choices[choice_at(choice, among=self.choices)]

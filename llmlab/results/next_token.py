@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
+from llmlab.display.html import Markup, fragment
 from llmlab.distributions.probabilities import log_softmax
 from llmlab.distributions.step import SamplerRow, Step
 from llmlab.distributions.trace import last
@@ -358,7 +358,7 @@ class NextToken:
     # --- what is written ----------------------------------------------------------------------------------------------
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(repr(self))}</div>{self.frame(top=10).to_html()}"
+        return str(fragment("<div>{}</div>{}", repr(self), Markup(self.frame(top=10).to_html())))
 
     def __repr__(self) -> str:
         made = f" and {len(self.made)} more" if len(self.made) else ""

@@ -1,61 +1,61 @@
-"""A result: what a chat answered, and what more can be asked about it."""
+"""A result: the answer to one request, and the questions that can be asked about it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.errors import RequestError, short
-from llmlab.frames.parquet import save
 from llmlab.protocol.arguments import check_lab
-from llmlab.protocol.backend import Backend
-from llmlab.protocol.backend import Stream as Source
+from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import STREAMING, shows_fields
 from llmlab.results.answer import Answer
+from llmlab.results.reading import read
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
     from llmlab.counterfactuals.diff import Diff
-    from llmlab.counterfactuals.divergences import Divergences
+    from llmlab.counterfactuals.sensitivity import Sensitivity
     from llmlab.counterfactuals.tree import Tree
-    from llmlab.lab.lab import Lab
-    from llmlab.protocol.backend import Stream
     from llmlab.results.next_token import NextToken
     from llmlab.text.token_names import Token
 
 
 @runtime_checkable
 class Asker(Protocol):
-    """Who can be asked again; a `Lab` is one. A result knows no more of it than this."""
+    """Where a result was asked, and can be asked again; a `Lab` is one. A result knows no more of it than this."""
 
-    backend: Backend
-
-    def read(self, source: Source, *, parent: Result | None = None) -> Result:
-        """Waits for a backend's stream and returns the result of it."""
-
-    def keep(self, completion: Completion, *, parent: Result | None = None) -> Result:
-        """Returns the result of a completion that is there already."""
+    backend: Backend  #: the model
+    last: Result | None  #: the latest result; results that this one makes are put here
 
 
 class Result(Answer):
-    """The answer to one request, with what a lab can make of it: immutable, and picklable (a copy has no `lab`).
+    """The answer to one request: its text, its tokens with their probabilities, and what can be asked about it.
 
-    A notebook shows it as tokens coloured by probability, a terminal as text. `len(result)` is the number of choices.
+    A notebook shows the tokens coloured by probability, a terminal the text. `result[0]` is the first choice,
+    `len(result)` the number of choices, and iterating yields them.
+
+    A result is immutable: `rerun` and `branch` return new ones, whose `parent` this is. It can be pickled and saved; a
+    copy that was loaded has no `lab`, and methods that ask the model need one.
+
+    Attributes:
+        data: the completion that the backend returned; everything else is read from it.
 
     Args:
-        completion: what the backend answered; every figure is read from it.
+        completion: the completion.
         lab: where it was asked.
         parent: the result that this one was made from, by `rerun` or `branch`.
     """
 
     __slots__ = ("_lab", "_parent")
 
-    _lab: Lab | None
+    _lab: Asker | None
     _parent: Result | None
 
     def __init__(self, completion: Completion, lab: Asker | None = None, parent: Result | None = None) -> None:
@@ -64,11 +64,11 @@ class Result(Answer):
         object.__setattr__(self, "_parent", parent)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Result, (self._completion, None, self._parent)
+        return Result, (self.data, None, self._parent)
 
     @property
-    def lab(self) -> Lab | None:
-        """Where it was asked; None where it was loaded without one."""
+    def lab(self) -> Asker | None:
+        """The lab where this was asked; None for a result that was loaded without one."""
         return self._lab
 
     @property
@@ -77,21 +77,31 @@ class Result(Answer):
         return self._parent
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything of it to a .parquet file, a row a choice; `Result.load` reads it. Its path.
+        """Writes the result to a .parquet file, one row per choice; returns its path. `Result.load` reads it.
 
-        What it was made from (`parent`, and that one's, to the first answer) is in there too: the column `completion`
-        is 0 for the rows of this result, 1 for its parent's, and so on.
+        The results that it was made from (`parent`, that one's parent, and so on) are written too. The column
+        `completion` is 0 in the rows of this result, 1 in its parent's, and so on.
         """
+        from llmlab.frames.parquet import save
 
-        return save_result(self, path)
+        line: list[Result] = []
+        ancestor: Result | None = self
+        while ancestor is not None:
+            line.append(ancestor)
+            ancestor = ancestor.parent
+        return save(path, [one.data for one in line], kind="result")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, lab: Lab | None = None) -> Result:
-        """The result that `save` wrote, its `parent` with it; tied to a lab if one is given.
+    def load(cls, path: str | os.PathLike[str], *, lab: Asker | None = None) -> Result:
+        """Returns the result that `save` wrote, with its parents.
+
+        Args:
+            path: the file.
+            lab: a lab with the same model, so that the result can be rerun, branched and so on.
 
         Raises:
             FileNotFoundError: there is no such file.
-            RequestError: it holds something else.
+            RequestError: it does not hold a result.
         """
         from llmlab.frames.parquet import load
 
@@ -102,73 +112,61 @@ class Result(Answer):
         assert result is not None
         return result
 
-    def ledger(self, position: int, *, choice: int = 0) -> NextToken:
-        """The exact law of the step that drew the token at a position (negative: from the end), stage by stage.
+    # --- questions to the model ---
 
-        The object that `lab.next_token` gives, with what came before counted in: `.stages()`, `.flip_points(token)`,
-        `.under(...)`, `.draws(...)`; `.drawn` is the token that was drawn. The model goes the same way again, token by
-        token, so that the law is the one of then.
+    def next_token(self, position: int, *, choice: int = 0) -> NextToken:
+        """The exact next-token distribution from which the token at a position was drawn.
+
+        It is the object that `lab.next_token` returns, for this step: penalties count the tokens before it, and
+        `.drawn` is the token that was drawn. The model computes the step again in the same way, so that the
+        distribution is the one that was drawn from.
+
+        Args:
+            position: the position; a negative one counts from the end.
+            choice: which choice.
 
         Raises:
             IndexError: there is no such position or choice.
-            RequestError: the result has no lab any more, its endpoint gives no logits, or other weights made it.
+            RequestError: the result has no lab, the backend gives no logits, or other weights made the result.
         """
         from llmlab.results.next_token_at import next_token_at
 
         if self._lab is None:
             raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
-        return next_token_at(self._completion, self._lab.backend, position=position, choice=self._choice(choice).index)
+        return next_token_at(self.data, self._lab.backend, position=position, choice=self._choice(choice).index)
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
-        """How likely each token of the prompt was after those before it: one row a token, the first without figures.
+        """How likely each token of the prompt was after those before it: one row per token.
 
-        Columns: position, token, token_id, bytes, logprob (raw), rank, entropy, margin.
+        Columns: position, token, token_id, bytes, logprob (raw), rank, entropy, margin; NA for the first token.
 
         Raises:
-            RequestError: the result was loaded without a lab, or the backend takes no tokens as they are.
+            RequestError: the result has no lab, or the backend does not take token ids.
         """
         from llmlab.counterfactuals.score import prompt_frame
 
-        return prompt_frame(self)
+        return prompt_frame(self, self._asker().backend)
 
     @shows_fields(without=STREAMING, unchanged=True)
     def rerun(self, *, order: str | None = None, **changes: Any) -> Result:
-        """The same request and the same noise under other parameters: a coupled counterfactual, whose `parent` this is.
+        """Runs the same request with the same noise under other parameters; returns a result whose `parent` this is.
 
             r.rerun(temperature=0.3).diff()
 
-        The noise of a token depends on the seed, the choice and the position alone (Gumbel-max), so that what comes out
-        otherwise is the changed parameters' doing. Without a change it is this result again; to the bit where the
-        batch's width is pinned (`load(slots=...)`). Tokens that were given stay given.
+        The noise of a token depends on the seed, the choice and the position alone (Gumbel-max), so every difference is
+        an effect of the changed parameters. Without a change the answer is the same (bit for bit where the batch width
+        is pinned by `load(slots=...)`). Tokens that were given are given again.
 
         Args:
-            order: of the sampler's stages; by default this result's.
+            order: the order of the sampler's stages; by default this result's.
             changes: fields of the request; None sets one back to its default.
 
         Raises:
-            RequestError: a field is unknown or out of range; the result was loaded without a lab.
+            RequestError: a field is unknown or out of range; the result has no lab.
         """
         from llmlab.counterfactuals.rerun import rerun
 
-        return rerun(self, order=order, changes=changes)
-
-    def diff(self, other: Result | None = None) -> Diff:
-        """Where this result parts from the one it was made from (or from any other), and which parameter parted them.
-
-        Args:
-            other: the run before; by default `parent`.
-
-        Raises:
-            RequestError: there is no other to compare with.
-        """
-        from llmlab.counterfactuals.diff import Diff
-
-        before = self.parent if other is None else other
-        if before is None:
-            raise RequestError("this result was made from no other: give the one to compare it with, r.diff(other)")
-        if not isinstance(before, Result):
-            raise RequestError(f"other must be a Result, got {short(before)}", param="other")
-        return Diff(before, self)
+        return self._result(rerun(self, self._asker().backend, order=order, changes=changes))
 
     @shows_fields(without=STREAMING, unchanged=True)
     def branch(
@@ -180,32 +178,33 @@ class Result(Answer):
         order: str | None = None,
         **changes: Any,
     ) -> Result:
-        """Continue a choice from any position, with another token there: what would have come of it.
+        """Continues a choice from any position, with another token there; returns a result whose `parent` this is.
 
             r.branch(5, " but")
 
-        The tokens before the position are kept, and later ones meet the noise of their own places, as they would have.
-        All of them are in the new result, whose `parent` this is; `choices[0].given` counts those that were not drawn.
-        Their figures are those under its own parameters. A stop that the kept tokens hold does not end it, one that
-        `token` completes does.
+        The tokens before the position are kept, and later positions meet the noise they would have met. The new result
+        has all of them; `branched[0].given` is the number of tokens that were kept or forced, and their logprobs are
+        those under its own parameters. A stop sequence inside the kept tokens does not end the answer; one that `token`
+        completes does.
 
         Args:
-            position: from 0; one past the last token goes on behind it; negative: from the end.
-            token: a token id, a text or bytes (of one token, or of several in a row), or a control token's name; None
-                draws one.
-            choice: which of this result's choices.
+            position: from 0; one past the last token continues after it; a negative one counts from the end.
+            token: a token id, a text or bytes (of one or several tokens), or a control token's name; by default a token
+                is drawn.
+            choice: which choice of this result.
             order: as in `rerun`.
-            changes: as in `rerun`; `max_tokens` counts the kept tokens too, and `n` gives so many ways on, each with
-                the noise of its own.
+            changes: as in `rerun`. `max_tokens` counts the kept tokens too; `n` returns that many continuations, each
+                with its own noise.
 
         Raises:
             IndexError: there is no such position or choice.
-            RequestError: no token is spelled so; the request's grammar forbids it there; the position lies behind an
-                end token; also as in `rerun`.
+            RequestError: no token has this text; the request's grammar forbids it there; the position is after the end
+                token; also as in `rerun`.
         """
         from llmlab.counterfactuals.branch import branch
 
-        return branch(self, self._choice(choice), position, token, order=order, changes=changes)
+        backend = self._asker().backend
+        return self._result(branch(self, backend, self._choice(choice), position, token, order=order, changes=changes))
 
     @shows_fields(without=STREAMING, unchanged=True)
     def tree(
@@ -218,18 +217,19 @@ class Result(Answer):
         order: str | None = None,
         **changes: Any,
     ) -> Tree:
-        """What is likely to come from a position on: the `width` best tokens, the best behind each, to a depth.
+        """Likely continuations from a position on: the `width` best tokens, the best after each of them, and so on.
 
-        Each level is one batch. Tokens are the best by raw probability, as `top_logprobs` has them (under a grammar the
-        best that it allows); their probability in the law drawn from is beside it.
+        Each level is one batch. The best tokens are those of highest raw probability, as in `top_logprobs_frame` (under
+        a grammar: among those that it allows). Their sampling probability is listed beside it.
 
         Args:
-            depth: how many tokens deep.
-            width: how many behind each, at most 20.
-            choice: which of this result's choices the tokens before the position are of.
-            position: of the first level; 0 is the beginning of the answer, negative: from the end.
+            depth: the number of levels.
+            width: the number of tokens after each token, at most 20.
+            choice: the choice whose tokens come before the tree.
+            position: the position of the first level; 0 is the beginning of the answer, a negative one counts from the
+                end.
             order: as in `rerun`.
-            changes: as in `rerun`; they change the law drawn from.
+            changes: as in `rerun`; they change the sampling probabilities.
 
         Raises:
             IndexError: there is no such position or choice.
@@ -237,77 +237,111 @@ class Result(Answer):
         """
         from llmlab.counterfactuals.tree import tree
 
-        return tree(
-            self, self._choice(choice), depth=depth, width=width, position=position, order=order, changes=changes
-        )
+        backend, one = self._asker().backend, self._choice(choice)
+        return tree(self, backend, one, depth=depth, width=width, position=position, order=order, changes=changes)
 
-    def divergences(self, **moved: Any) -> Divergences:
-        """Where each choice first differs as one parameter moves, under the same noise.
+    def sensitivity(self, **moved: Any) -> Sensitivity:
+        """Reruns the request with several values of one parameter, and finds where each choice first differs.
 
-            r.divergences(temperature=np.linspace(0, 2, 21)).plot()
+            r.sensitivity(temperature=np.linspace(0, 2, 21)).plot()
 
         Args:
-            moved: one parameter, or `order`, with the list of its values.
+            moved: one parameter, or `order`, with a list of values.
 
         Raises:
-            RequestError: as in `rerun`.
+            RequestError: not exactly one parameter with a list of values; also as in `rerun`.
         """
-        from llmlab.counterfactuals.divergences import divergences
+        from llmlab.counterfactuals.sensitivity import Sensitivity, start_each
 
-        return divergences(self, moved)
+        asker = self._asker()
+        parameter, values, streams = start_each(self, asker.backend, moved)
+        results = read_all(asker, streams, parent=self)
+        return Sensitivity(self, parameter=parameter, values=values, results=results)
 
-    def plot_certainty(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
-        """Entropy and kept-count along a choice; see `llmlab.plots.completion.plot_certainty`."""
-        from llmlab.plots import completion
+    # --- comparison and plots ---
 
-        return completion.plot_certainty(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
+    def diff(self, other: Result | None = None) -> Diff:
+        """Compares this result with the one it was made from: where they first differ, and which parameter caused it.
 
-    def plot_surprisal(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
-        """How surprising each token of a choice was; see `llmlab.plots.completion.plot_surprisal`."""
-        from llmlab.plots import completion
+        Args:
+            other: another result to compare with; by default `parent`.
 
-        return completion.plot_surprisal(self.surprisal_frame(), choice=self._choice(choice).index, ax=ax)
+        Raises:
+            RequestError: there is no result to compare with.
+        """
+        from llmlab.counterfactuals.diff import Diff
+
+        before = self.parent if other is None else other
+        if before is None:
+            raise RequestError("this result was made from no other: give the one to compare it with, r.diff(other)")
+        if not isinstance(before, Result):
+            raise RequestError(f"other must be a Result, got {short(before)}", param="other")
+        return Diff(before, self, backend=None if self._lab is None else self._lab.backend)
 
     def plot_logprobs(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
-        """How likely each token of a choice was; see `llmlab.plots.completion.plot_logprobs`."""
-        from llmlab.plots import completion
+        """Plots how likely each token of a choice was; see `llmlab.plots.completion.plot_logprobs`."""
+        from llmlab.plots.completion import plot_logprobs
 
-        return completion.plot_logprobs(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
+        return plot_logprobs(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
 
-    def plot_alternatives(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
-        """What else could have come at a position (negative: from the end), the `top` best of it."""
-        from llmlab.plots import completion
+    def plot_entropy(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """Plots how uncertain the model was along a choice; see `llmlab.plots.completion.plot_entropy`."""
+        from llmlab.plots.completion import plot_entropy
 
-        data = completion.alternatives(self._choice(choice), position, top=top, names=self._completion.names)
-        return completion.plot_alternatives(data, ax=ax)
+        return plot_entropy(self.logprobs_frame(), choice=self._choice(choice).index, ax=ax)
+
+    def plot_surprisal(self, *, choice: int = 0, ax: Axes | None = None) -> Axes:
+        """Plots how surprising each token of a choice was; see `llmlab.plots.completion.plot_surprisal`."""
+        from llmlab.plots.completion import plot_surprisal
+
+        return plot_surprisal(self.surprisal_frame(), choice=self._choice(choice).index, ax=ax)
+
+    def plot_top_logprobs(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
+        """Plots the most likely tokens at a position; see `llmlab.plots.completion.plot_top_logprobs`.
+
+        Args:
+            position: the position; a negative one counts from the end.
+            choice: which choice.
+            top: the number of tokens; at most the `top_logprobs` that were recorded.
+            ax: where to draw; by default a new figure.
+
+        Raises:
+            IndexError: there is no such position or choice.
+        """
+        from llmlab.plots.completion import alternatives, plot_top_logprobs
+
+        names = self.control_tokens
+        return plot_top_logprobs(alternatives(self._choice(choice), position, top=top, names=names), ax=ax)
+
+    # --- asking again ---
+
+    def _asker(self) -> Asker:
+        """Where this was asked.
+
+        Raises:
+            RequestError: the result came from a file or a pickle, and has no lab.
+        """
+        if self._lab is None:
+            raise RequestError("this result was loaded without a lab to ask: Result.load(path, lab=lab) gives it one")
+        return self._lab
+
+    def _result(self, found: Completion | Stream) -> Result:
+        """The result of what was asked, whose parent this is; a stream is read to its end."""
+        made = partial(keep, self._asker(), parent=self)
+        return made(found) if isinstance(found, Completion) else read(found, made)
 
 
-def save_result(result: Result, path: str | os.PathLike[str]) -> Path:
-    """Write a result, and behind it what it was made from, one after the other."""
-    line: list[Result] = []
-    ancestor: Result | None = result
-    while ancestor is not None:
-        line.append(ancestor)
-        ancestor = ancestor.parent
-    return save(path, [one._completion for one in line], kind="result")
+def keep(lab: Asker, completion: Completion, *, parent: Result | None = None) -> Result:
+    """The result of a completion; it becomes the lab's `last`."""
+    lab.last = Result(completion, lab, parent)
+    return lab.last
 
 
-def read_all(lab: Lab, sources: Sequence[Stream], *, parent: Result) -> list[Result]:
-    """Streams that are open side by side, each to its end; an interrupt or an error closes them all."""
+def read_all(lab: Asker, sources: Sequence[Stream], *, parent: Result) -> list[Result]:
+    """Reads streams that run at the same time, each to its end; an interrupt or an error closes them all."""
     try:
-        return [lab.read(source, parent=parent) for source in sources]
+        return [read(source, partial(keep, lab, parent=parent)) for source in sources]
     except BaseException:
         for source in sources:
             source.close()
         raise
-
-
-def lab_of(result: Result) -> Lab:
-    """Where a result was asked.
-
-    Raises:
-        RequestError: it came from a file or a pickle, and knows no lab.
-    """
-    if result.lab is None:
-        raise RequestError("this result was loaded without a lab to ask: Result.load(path, lab=lab) gives it one")
-    return result.lab

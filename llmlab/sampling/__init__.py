@@ -1,4 +1,4 @@
 """The sampler: pure functions over [B, V]. No state, no model, no text.
 
-`pipeline` holds the order of the stages, numbered in its docstring; start there.
+Start with `stages`, which lists the stages in their order, then `pipeline`, which runs them.
 """

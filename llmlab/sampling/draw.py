@@ -1,13 +1,13 @@
-"""Noise from (seed, choice, position), and the draw: the largest of logits + Gumbel noise (Gumbel-max).
+"""Sampling by Gumbel-max: noise from (seed, choice, position), and the token with the largest logit + noise.
 
 The noise of a token is a counter-based hash of (seed, choice, position, token id), so it does not depend on the batch,
-the slot, the other parameters, the width of the vocabulary, or any JAX setting, and the same request under other
-parameters meets the same noise: a coupled counterfactual.
+the slot, the other parameters, the width of the vocabulary, or any JAX setting. The same request with other parameters
+gets the same noise: a coupled counterfactual.
 
 The hash is Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the one
 under `jax.random`. It is written out here because `jax.random.gumbel` in float32 takes twice as long for 23-bit
 uniforms, with which one in fifty draws over 150,000 tokens is a tie at the top, and three times as long for finer ones.
-Here both words of a block are used, 48 bits a token. And a seed that somebody wrote down outlives JAX's releases.
+Here both words of a block are used, 48 bits per token. And a seed gives the same noise in every release of JAX.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def draw(logits: Float32[Array, "B V"], noise: Float32[Array, "B V"]) -> Int32[Array, " B"]:
-    """The token that each row draws: distributed as softmax(logits) over the noise, and never one that was removed."""
+    """The token that each row samples: distributed as softmax(logits), and never one that was removed."""
     return argmax(logits + noise)
 
 
 def noise(
     seed: UInt32[Array, "B 2"], choice: Int32[Array, " B"], position: Int32[Array, " B"], vocab_size: int
 ) -> Float32[Array, "B V"]:
-    """Standard Gumbel noise, a value a token. `seed` has the high word, then the low; `position` counts tokens.
+    """Standard Gumbel noise, one value per token. `seed` has the high word, then the low; `position` counts tokens.
 
-    The vocabulary's size does not enter the noise of a token.
+    The noise of a token does not depend on the size of the vocabulary.
     """
     key = threefry(seed[:, 0], seed[:, 1], choice.astype(jnp.uint32), position.astype(jnp.uint32))
     ids = lax.broadcasted_iota(jnp.uint32, (seed.shape[0], vocab_size), 1)

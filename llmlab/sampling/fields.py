@@ -99,3 +99,7 @@ def number(name: str, low: float, high: float, *, default: float, text: str, **m
 def integer(name: str, low: int, high: int | None, *, default: int, text: str, **more: Any) -> Field:
     """A stage's field that holds an integer in [low, high]; `high` may be None."""
     return Field(name, "integer", text, default, low, high, **{"effect": "distribution", **more})
+
+
+#: Below this temperature the distribution has one token, the one with the largest logit.
+GREEDY = 1e-5

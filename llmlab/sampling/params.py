@@ -18,9 +18,6 @@ from jaxtyping import Bool, Int32
 from llmlab.sampling.fields import Field
 from llmlab.sampling.stages import FIELDS
 
-#: Below this temperature the distribution has one token, the one with the largest logit.
-GREEDY = 1e-5
-
 #: The type of a field's value in one row, and of its array in a batch.
 _TYPES: Mapping[str, tuple[type, type]] = {"number": (float, np.float32), "integer": (int, np.int32)}
 _SCALARS = tuple(one for one in FIELDS.values() if one.is_scalar)

@@ -1,7 +1,7 @@
-"""Stages 1 to 5: what moves a token's logit because of which token it is. Each is `apply_*`: logits [B, V] -> [B, V].
+"""Bias, penalties and mask, which move single tokens. Each function maps logits [B, V] to logits [B, V].
 
-A row whose parameter is off comes out bit for bit as it went in, whatever the rows beside it ask for. A removed token
-has the logit -inf, and no stage brings it back.
+A row whose parameter is off comes out bit for bit as it went in, whatever the other rows ask for. A removed token has
+the logit -inf, and no stage brings it back.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from jaxtyping import Bool, Float32, Int32, UInt32
 def apply_logit_bias(
     logits: Float32[Array, "B V"], *, bias: Float32[Array, "B V"], biased: Bool[Array, " B"]
 ) -> Float32[Array, "B V"]:
-    """Add `bias` in the rows that are `biased`. Additive even at -100: a bias never bans (the OpenAI API's field)."""
+    """Adds `bias` in the rows that are `biased`. Additive even at -100: a bias never bans (the OpenAI API's field)."""
     return jnp.where(biased[:, None], logits + bias, logits)
 
 
 def apply_repetition(
     logits: Float32[Array, "B V"], *, penalty: Float32[Array, " B"], seen: Bool[Array, "B V"]
 ) -> Float32[Array, "B V"]:
-    """Divide the positive logits of the tokens `seen` by `penalty`, multiply the others by it; 1 is off.
+    """Divides the positive logits of the tokens `seen` by `penalty`, multiplies the others by it; 1 is off.
 
     CTRL's penalty (Keskar et al. 2019, arXiv:1909.05858) with the sign fix that made it work on raw logits.
     """
-    # A penalty may be as small as one likes: it must not become 0, nor a logit infinite.
+    # A very small penalty must not become 0, and no logit infinite.
     limits = jnp.finfo(jnp.float32)
     r = jnp.maximum(penalty, limits.tiny)[:, None]
     scaled = jnp.where(logits > 0.0, jnp.minimum(logits / r, limits.max), logits * r)
@@ -35,7 +35,7 @@ def apply_repetition(
 def apply_frequency(
     logits: Float32[Array, "B V"], *, penalty: Float32[Array, " B"], counts: Int32[Array, "B V"]
 ) -> Float32[Array, "B V"]:
-    """Take `penalty` off a logit for each time its token was generated; 0 is off (the OpenAI API's formula)."""
+    """Subtracts `penalty` from a logit for each time its token was generated; 0 is off (the OpenAI API's formula)."""
     f = penalty[:, None]
     return jnp.where(f != 0.0, logits - f * counts.astype(jnp.float32), logits)
 
@@ -43,7 +43,7 @@ def apply_frequency(
 def apply_presence(
     logits: Float32[Array, "B V"], *, penalty: Float32[Array, " B"], counts: Int32[Array, "B V"]
 ) -> Float32[Array, "B V"]:
-    """Take `penalty` off the logit of each token generated at least once; 0 is off (the OpenAI API's formula)."""
+    """Subtracts `penalty` from the logit of each token generated at least once; 0 is off (the OpenAI API's formula)."""
     p = penalty[:, None]
     return jnp.where((p != 0.0) & (counts > 0), logits - p, logits)
 
@@ -56,9 +56,9 @@ def apply_mask(
     ends: Bool[Array, "B V"],
     may_end: Bool[Array, " B"],
 ) -> Float32[Array, "B V"]:
-    """Remove what the grammar forbids in the rows that are `masked`, and the `ends` in the rows that not yet `may_end`.
+    """Removes what the grammar forbids in the `masked` rows, and `ends` in the rows that may not end yet.
 
-    `mask` holds a bit a token, bit i % 32 of word i // 32 (llguidance's layout; W = ceil(V / 32)).
+    `mask` holds one bit per token, bit i % 32 of word i // 32 (llguidance's layout; W = ceil(V / 32)).
     """
     barred = ends & ~may_end[:, None]
     if mask is not None:

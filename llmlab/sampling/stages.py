@@ -1,5 +1,18 @@
 """The stages of the sampler and the orders in which they run: the one place that lists them.
 
+Our order, with logits l:
+
+ 1. logit_bias    l += bias; additive even at -100
+ 2. repetition    tokens of the prompt and the output: l / r where l > 0, l * r elsewhere
+ 3. frequency     l -= f * count, over the generated tokens
+ 4. presence      l -= p where count > 0, over the generated tokens
+ 5. mask          removes what the grammar forbids, and the end tokens while fewer than min_tokens are generated
+ 6. temperature   l / t; under 1e-5 only the largest is left, the lowest id among equals
+ 7. top_k         exactly k are left, ties going to the lower id
+ 8. top_p         of what is left, kept iff the mass strictly before it (probability falling, id rising) is < p
+ 9. min_p         removed iff its probability is < min_p times the largest
+10. draw          argmax(l + Gumbel noise), the noise a function of (seed, choice, position, token)
+
 A new stage is a file of its own that makes a `Stage`, an import here, and its place in `STAGES` and in the orders that
 are to have it. Everything else, from the request's fields to the playground's sliders, follows from these lists.
 
@@ -216,7 +229,7 @@ STAGES: Order = (TEMPERATURE, TOP_P, TOP_K, MIN_P, FREQUENCY, PRESENCE, REPETITI
 #: The fields of all stages, by name.
 FIELDS: Mapping[str, Field] = MappingProxyType({field.name: field for stage in STAGES for field in stage.fields})
 
-#: Ours; `llmlab.sampling.pipeline` says what each stage does.
+#: Ours, as numbered above.
 ORDER: Order = (LOGIT_BIAS, REPETITION, FREQUENCY, PRESENCE, MASK, TEMPERATURE, TOP_K, TOP_P, MIN_P)
 
 #: vLLM's (`vllm/v1/sample/sampler.py`, the docstring of `Sampler`, and `ops/topk_topp_sampler.py`): what is allowed

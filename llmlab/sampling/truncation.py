@@ -1,8 +1,8 @@
-"""Stages 6 to 9: temperature, and the three cuts of the tail. Nothing is sorted over the vocabulary.
+"""Temperature, top_k, top_p and min_p: logits [B, V] -> [B, V]. Nothing is sorted over the vocabulary.
 
-top_k and top_p are one thing: walk the tokens in the order (logit falling, id rising), add up a weight (1 for each, or
-its probability), and keep a token while what lies strictly before it is less than a budget (k, or p). `last_kept` finds
-where the walk ends by halving the range of the logits: some 20 passes over the row, where a sort costs hundreds.
+top_k and top_p are one algorithm: walk the tokens in the order (logit falling, id rising), add up a weight (1 for each,
+or its probability), and keep a token while the sum strictly before it is less than a budget (k, or p). `last_kept`
+finds where the walk ends by halving the range of the logits: some 20 passes over the row, where a sort costs hundreds.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float32, Int32
 
-from llmlab.sampling.params import GREEDY
+from llmlab.sampling.fields import GREEDY
 
 #: The halvings before the first look at whether every row has settled, and between two looks. A look costs two passes.
 _FIRST, _NEXT = 12, 4
 
 
 def apply_temperature(logits: Float32[Array, "B V"], *, temperature: Float32[Array, " B"]) -> Float32[Array, "B V"]:
-    """Divide by the temperature; under 1e-5 only the largest logit is left (the lowest id among equals); 1 is off.
+    """Divides by the temperature; under 1e-5 only the largest logit is left (the lowest id among equals); 1 is off.
 
-    The logits are first measured from their largest. That is the same law, and in float32 it is the difference between
+    The largest logit is subtracted first. The distribution is the same, and in float32 it is the difference between
     a probability good to 1e-7 and one good to 1e-2 where the temperature is small: 20 / 1e-4 has no decimals left.
     """
     t = temperature[:, None]
@@ -35,16 +35,16 @@ def apply_temperature(logits: Float32[Array, "B V"], *, temperature: Float32[Arr
 
 
 def apply_top_k(logits: Float32[Array, "B V"], *, top_k: Int32[Array, " B"]) -> Float32[Array, "B V"]:
-    """Keep exactly the k largest, ties going to the lower id; 0 is off, and a k beyond what is left keeps it all."""
+    """Keeps exactly the k largest, ties going to the lower id; all of them where fewer are left. 0 is off."""
     off = top_k <= 0
     least = jnp.min(jnp.where(logits > -jnp.inf, logits, jnp.inf), axis=-1)
     floor = jnp.where(least < jnp.inf, least - 1.0 - jnp.abs(least) * 1e-6, 0.0)
     budget = jnp.where(off, jnp.inf, top_k.astype(jnp.float32))
-    return cut(logits, last_kept(logits, weights=None, budget=budget, floor=floor), off=off)
+    return keep_up_to(logits, last_kept(logits, weights=None, budget=budget, floor=floor), off=off)
 
 
 def apply_top_p(logits: Float32[Array, "B V"], *, top_p: Float32[Array, " B"]) -> Float32[Array, "B V"]:
-    """Keep a token iff the mass strictly before it, of what is left, is less than p; the first always stays; 1 is off.
+    """Keeps a token iff the mass strictly before it, of what is left, is less than p; the first always stays; 1 is off.
 
     Nucleus sampling (Holtzman et al. 2020, arXiv:1904.09751). In a tie the lower id comes first.
     """
@@ -58,13 +58,13 @@ def apply_top_p(logits: Float32[Array, "B V"], *, top_p: Float32[Array, " B"]) -
     # Tokens each below (1 - p) / V make up less than 1 - p together, so that the walk ends above them.
     share = jnp.maximum((1.0 - top_p) * total / logits.shape[-1], tiny)
     floor = top[:, 0] + jnp.minimum(jnp.log(share), 0.0) - 1.0
-    return cut(logits, last_kept(logits, weights=weights, budget=budget, floor=floor), off=off)
+    return keep_up_to(logits, last_kept(logits, weights=weights, budget=budget, floor=floor), off=off)
 
 
 def apply_min_p(logits: Float32[Array, "B V"], *, min_p: Float32[Array, " B"]) -> Float32[Array, "B V"]:
-    """Drop a token iff its probability is less than min_p times the largest; 0 is off.
+    """Removes a token iff its probability is less than min_p times the largest; 0 is off.
 
-    Nguyen et al. 2024 (arXiv:2407.01082). Asked of the logits, where no probability can underflow.
+    Nguyen et al. 2024 (arXiv:2407.01082). It compares logits, because probabilities can underflow.
     """
     kept = logits - finite_max(logits) >= jnp.log(min_p)[:, None]
     return jnp.where(kept | (min_p <= 0.0)[:, None], logits, -jnp.inf)
@@ -77,8 +77,8 @@ class Last(NamedTuple):
     token: Int32[Array, " B"]
 
 
-def cut(logits: Float32[Array, "B V"], last: Last, *, off: Bool[Array, " B"]) -> Float32[Array, "B V"]:
-    """Remove what comes after the `last` kept token, but in the rows that are `off`."""
+def keep_up_to(logits: Float32[Array, "B V"], last: Last, *, off: Bool[Array, " B"]) -> Float32[Array, "B V"]:
+    """Removes the tokens after the `last` kept one, except in the rows that are `off`."""
     edge = last.logit[:, None]
     kept = (logits > edge) | ((logits == edge) & (token_ids(logits) <= last.token[:, None]))
     return jnp.where(kept | off[:, None], logits, -jnp.inf)

@@ -29,7 +29,7 @@ class Alternative(_OpenShape):
     """A token that could have stood at a position."""
 
     token: str = Field(description="The bytes read as UTF-8, with U+FFFD for bytes that are not UTF-8.")
-    token_id: Count | None
+    token_id: Count
     bytes: list[Byte] | None = Field(description="The token's bytes; null for a control token, which has no text.")
     logprob: float | None = Field(
         description="Of the model's own distribution, before every stage; -9999 for minus infinity."

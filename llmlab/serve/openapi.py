@@ -43,6 +43,9 @@ def operation(route: Route) -> dict[str, Any]:
     under_key = route.path.startswith("/v1")
     statuses = sorted({*route.errors, *(status for status in ANYWHERE if status != 401 or under_key)})
     extra: dict[str, Any] = dict(_KEY) if under_key else {}
+    if route.parameters:
+        schema = {"in": "path", "required": True, "schema": {"type": "string"}}
+        extra["parameters"] = [{"name": name, **schema} for name in route.parameters]
     if route.request is not None:
         body = {"schema": _ref(route.request), "example": dict(route.example)}
         extra["requestBody"] = {"required": True, "content": {"application/json": body}}

@@ -54,6 +54,11 @@ class Route:
     request: type[BaseModel] | None = None
     example: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def parameters(self) -> list[str]:
+        """The names of the parameters in the path."""
+        return re.findall(r"\{(\w+)(?::path)?\}", self.path)
+
     def match(self, path: str) -> dict[str, str] | None:
         """The parameters in a path, or None where it is another path."""
         pattern = re.sub(r"\\\{(\w+):path\\\}", r"(?P<\1>.+)", re.escape(self.path))

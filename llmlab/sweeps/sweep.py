@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError, short
 from llmlab.metrics import Metric
 from llmlab.protocol.arguments import check_lab, listed, one_of
@@ -379,4 +379,4 @@ class Sweep:
 
     def _repr_html_(self) -> str:
         # The frame's own notebook view shortens long texts; to_html() would write them in full.
-        return f"<div>{escape(repr(self))}</div>{self.frame().head(10)._repr_html_() or ''}"
+        return str(fragment("<div>{}</div>{}", repr(self), Markup(self.frame().head(10)._repr_html_() or "")))

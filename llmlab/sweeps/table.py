@@ -42,7 +42,7 @@ def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics
     kinds = {**grid.columns, **SWEEP_COLUMNS, **dict.fromkeys(metrics, "number")}
     rows: dict[str, list[Any]] = {name: [] for name in kinds}
     for cell, completion in cells:
-        tokens = logprobs_frame(completion, names=completion.names) if metrics else None
+        tokens = logprobs_frame(completion, names=completion.control_tokens) if metrics else None
         for choice in completion.choices:
             found: dict[str, Any] = {**cell.point, **_statistics(choice), "seed": completion.seed}
             if found["tokens"] < 0 and len(completion.choices) == 1:

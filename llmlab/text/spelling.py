@@ -1,7 +1,7 @@
-"""How a token is written down for a reader: in a frame, in a strip, on an axis.
+"""How a token is written for a reader: in a frame, in a token strip, on an axis.
 
-A token is bytes. They may be a word with a space before it, half of an emoji, a line break, or nothing at all (a
-control token). Each spelling here is readable, and tells those apart.
+A token is a sequence of bytes: a word with a space before it, half of an emoji, a line break. A control token has no
+bytes. Each function here returns readable text that tells these apart.
 """
 
 from __future__ import annotations
@@ -10,37 +10,40 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
-#: One-character names for the white space that a reader has to see.
+#: Visible signs for white space.
 _WHITE = {" ": "␣", "\t": "⇥", "\n": "⏎", "\r": "\\r"}
-#: Characters that `label` uses as signs of its own, and so writes as escapes where a token really holds them.
+#: Characters that `label` uses as signs, and therefore writes as escapes where a token contains them.
 _LABEL_SIGNS = frozenset("␣⇥⏎…")
 
 
 class Piece(NamedTuple):
-    """A run of a token's text: `text` as it is, or a `mark` that stands for something that cannot be seen."""
+    """A part of a token's text: the text itself, or a mark for something that cannot be seen."""
 
     text: str
     kind: Literal["text", "mark", "break"]
 
 
 def name_of(token_id: int, names: Mapping[int, str]) -> str:
-    """A token without text: by the name its tokenizer has for it, else `<id 7>`."""
+    """The name of a token without bytes, from its tokenizer; `<id 7>` where it has none."""
     return names.get(token_id, f"<id {token_id}>")
 
 
 def token_text(raw: bytes | None, *, token_id: int, names: Mapping[int, str]) -> str:
-    """The `token` column: the UTF-8 reading of the bytes, U+FFFD where they are not UTF-8 by themselves.
+    """The text of the `token` column: the bytes read as UTF-8, with U+FFFD where they are not UTF-8 by themselves.
 
-    A control token has no text; it is shown by its name (`names`, token id -> name), and its `bytes` tell it apart.
+    Args:
+        raw: the token's bytes; None for a control token, whose text is its name.
+        token_id: the token's id.
+        names: id -> name, of control tokens.
     """
     return name_of(token_id, names) if raw is None else raw.decode("utf-8", "replace")
 
 
 def pieces(raw: bytes) -> list[Piece]:
-    """A token's bytes as runs for a strip, where neighbours and colours already show where a token begins and ends.
+    """The parts of a token's text for a token strip, where colours show where a token begins and ends.
 
-    A space in front of a word, or between two, stays a space; any other is marked. A line break is a mark and then a
-    real break. A byte that is not part of a whole character within the token is written `<E2>`.
+    A single space before a word or between two words stays a space; any other space is marked. A line break is a mark
+    with the kind "break". A byte that is not part of a whole character within the token is written `<E2>`.
     """
     text = _decoded(raw)
     out: list[Piece] = []
@@ -63,14 +66,14 @@ def pieces(raw: bytes) -> list[Piece]:
 
 
 def label(raw: bytes | None, *, name: str = "", glyphs: frozenset[int] | None = None, limit: int = 18) -> str:
-    """A token's bytes on one line, for an axis: spaces as `␣`, line breaks as `⏎`, raw bytes as `<E2>`.
+    """A token's text on one line, for an axis: spaces as `␣`, line breaks as `⏎`, bytes outside UTF-8 as `<E2>`.
 
     Args:
-        raw: the bytes, or None for a control token, which is shown by its `name`.
+        raw: the bytes; None for a control token, whose label is its `name`.
         name: the control token's name.
         glyphs: the code points that the font can draw; a character outside is written as an escape such as `\\u4e2d`.
             None: every character can be drawn.
-        limit: longer labels are cut, and end in `…`.
+        limit: the most characters; a longer label is shortened and ends in `…`.
     """
     if raw is None:
         return _cut([name], limit)
@@ -81,13 +84,13 @@ def label(raw: bytes | None, *, name: str = "", glyphs: frozenset[int] | None = 
 
 
 def speed(tokens: int, seconds: float) -> str:
-    """How fast some tokens were made, in two digits at least: a large model on a CPU makes less than one a second."""
+    """The speed of a generation in tokens per second, with at least two digits: on a CPU it may be below one."""
     rate = tokens / seconds
     return f"{rate:,.0f} tokens/s" if rate >= 10 else f"{rate:.2g} tokens/s"
 
 
 def completed_characters(tokens: Iterable[bytes | None]) -> Iterator[str]:
-    """For each token in order: the characters that began in an earlier token and are whole with this one, else ""."""
+    """For each token, the character that began in an earlier token and that this one completes; "" without one."""
     waiting = b""
     for raw in tokens:
         if raw is None:
@@ -102,7 +105,7 @@ def completed_characters(tokens: Iterable[bytes | None]) -> Iterator[str]:
 
 
 def _unfinished(raw: bytes) -> bytes:
-    """The bytes at the end that may yet become a character: a lead byte and fewer continuations than it announces."""
+    """The last bytes, if more may complete them: a lead byte with fewer continuation bytes than it announces."""
     for back in range(1, min(3, len(raw)) + 1):
         byte = raw[-back]
         if byte >= 0xC0:
@@ -114,7 +117,7 @@ def _unfinished(raw: bytes) -> bytes:
 
 
 def _decoded(raw: bytes) -> str:
-    # surrogateescape keeps each stray byte apart, as U+DC80 + byte - 0x80: nothing is lost to one U+FFFD.
+    # surrogateescape keeps each stray byte, as U+DC80 + byte - 0x80, where U+FFFD would stand for several.
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -123,7 +126,7 @@ def _is_byte(char: str) -> bool:
 
 
 def _space_shows(text: str, at: int) -> bool:
-    """Whether a reader sees this space: exactly one of them, with something visible after it."""
+    """Whether a reader sees this space: it is a single one, with something visible after it."""
     after = text[at + 1 : at + 2]
     return bool(after) and not after.isspace() and not text[:at].endswith(" ")
 
@@ -146,7 +149,7 @@ def _sign(char: str, at: int, text: str, glyphs: frozenset[int] | None) -> str:
     sign = _WHITE.get(char)
     if sign is not None:
         return sign if glyphs is None or ord(sign[0]) in glyphs else _escape(char)
-    # "<E2>" spelled out in a token's own text must not look like the byte.
+    # The text "<E2>" in a token must not look like the byte.
     looks_like_byte = char == "<" and text[at + 3 : at + 4] == ">" and text[at + 1 : at + 3].isalnum()
     if char in _LABEL_SIGNS or looks_like_byte or _invisible(char) or unicodedata.category(char).startswith("M"):
         return _escape(char)
@@ -154,7 +157,7 @@ def _sign(char: str, at: int, text: str, glyphs: frozenset[int] | None) -> str:
 
 
 def _cut(signs: list[str], limit: int) -> str:
-    """The signs joined; where they are longer than `limit`, as many whole ones as fit before a `…`."""
+    """The signs joined, in at most `limit` characters: as many whole signs as fit before a `…`."""
     whole = "".join(signs)
     if len(whole) <= limit:
         return whole

@@ -1,4 +1,4 @@
-"""What a client makes of a stream: the chunks put together again, while their shapes are checked."""
+"""Puts the chunks of a stream together, as a client does, and checks their shapes."""
 
 from __future__ import annotations
 

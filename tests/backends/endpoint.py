@@ -1,4 +1,4 @@
-"""An endpoint made of a function: answers in the shapes that OpenAI's API and vLLM send, over no network at all."""
+"""An endpoint made of a function, without a network: it answers in the shapes that OpenAI's API and vLLM send."""
 
 from __future__ import annotations
 

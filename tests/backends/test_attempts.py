@@ -1,4 +1,4 @@
-"""One request's way to an endpoint: refusals, choices that do not come, answers in other shapes than asked for."""
+"""The attempts to get an answer: refusals, choices that do not come, answers in other shapes than asked for."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_a_stream_says_what_came():
 
 
 def test_an_answer_without_a_logprob_has_none_in_the_response():
-    """Logprobs of the law after the temperature: the raw ones are not known, which no type of the API foresees."""
+    """Logprobs after the temperature: the raw ones are unknown, for which the API's types have no value."""
 
     def script(body):
         t = body["temperature"]
@@ -233,7 +233,7 @@ def test_an_answer_without_a_logprob_has_none_in_the_response():
 
 
 def test_raw_logprobs_are_seen_to_be_raw():
-    """A law that does not move with the temperature, but for what a batch of another width rounds."""
+    """Logprobs that do not depend on the temperature, except for the rounding of another batch width."""
 
     def script(body):
         noise = 0.04 if body["temperature"] == 0.5 else 0.0

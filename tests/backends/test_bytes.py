@@ -1,4 +1,4 @@
-"""The joined bytes of the listed tokens, less what lies outside the text, are the content: for every answer."""
+"""For every answer the joined bytes of the listed tokens, without what lies outside the text, equal the content."""
 
 from __future__ import annotations
 

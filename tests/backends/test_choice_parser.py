@@ -1,4 +1,4 @@
-"""What an endpoint says in one choice: read as it was meant, in whatever of the API's dialects."""
+"""Choices as endpoints send them, in all dialects of the API."""
 
 from __future__ import annotations
 

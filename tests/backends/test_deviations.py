@@ -1,4 +1,4 @@
-"""What an endpoint does otherwise than asked is noted, and nothing else is."""
+"""Each deviation of an endpoint from the request is noted, and nothing else is."""
 
 from __future__ import annotations
 

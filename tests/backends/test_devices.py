@@ -1,4 +1,4 @@
-"""A GPU or TPU that is there and not used must be said loudly."""
+"""A GPU or TPU that the machine has and JAX does not use leads to a warning."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ import pytest
 from llmlab.backends.local.backend import LocalBackend
 from llmlab.errors import ContextLengthError, ModelNotFoundError, RequestError
 from llmlab.protocol.request import ChatRequest
-from llmlab.protocol.wire import NEVER, chat_completion
+from llmlab.protocol.wire import MINUS_INFINITY, chat_completion
 from llmlab.testing import tiny_checkpoint
 from llmlab.text.template import ChatTemplate
 
@@ -197,7 +197,7 @@ def test_the_response_in_the_apis_own_shape(backend):
             assert len(token.top_logprobs) == 3
             alternatives = [(-a.logprob, a.token_id) for a in token.top_logprobs]
             assert alternatives == sorted(alternatives)
-            assert sum(a.sampling_logprob == NEVER for a in token.top_logprobs) >= 1  # top_k left two of them
+            assert sum(a.sampling_logprob == MINUS_INFINITY for a in token.top_logprobs) >= 1  # top_k left two of them
     usage = response.usage
     assert usage.completion_tokens == completion.completion_tokens
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens

@@ -64,6 +64,7 @@ two.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "changes", "axes"),
     [

@@ -1,4 +1,4 @@
-"""Somebody else's endpoint: what it says is read, what it does not say is unknown, what it does otherwise is noted."""
+"""An endpoint elsewhere: what it sends is read, what it does not send is unknown, and every deviation is noted."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_tokens_without_bytes():
 
 
 def test_processed_logprobs_are_called_so():
-    """vLLM's `--logprobs-mode processed_logprobs`: the law after the temperature."""
+    """vLLM's `--logprobs-mode processed_logprobs`: those of the distribution after the temperature."""
 
     def script(body):
         t = body.get("temperature", 1.0)

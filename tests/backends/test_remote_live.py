@@ -15,7 +15,7 @@ from llmlab.lab.lab import Lab
 from llmlab.protocol.request import ChatRequest
 from tests.serve.conftest import Running, running
 
-#: Of every token: an endpoint of ours sends these to the last bit. It says no law's entropy but the model's own.
+#: An endpoint of ours sends these values of every token to the last bit. The only entropy it sends is the raw one.
 SENT = ["token_id", "bytes", "logprob", "sampling_logprob", "rank", "entropy", "kept", "choice", "position"]
 SCHEMA = {
     "type": "object",
@@ -245,7 +245,7 @@ def test_what_needs_the_model_says_what_to_do(remote):
         "next_token": lambda: remote.next_token("hello"),
         "score": lambda: remote.score("hello", "you"),
         "a result's score": lambda: remote.score(result),
-        "ledger": lambda: result.ledger(0),
+        "ledger": lambda: result.next_token(0),
         "branch": lambda: result.branch(1),
         "tree": lambda: result.tree(depth=2, width=2),
         "orders": lambda: remote.compare_orders("hello"),

@@ -1,4 +1,4 @@
-"""Answers of an endpoint that are closed, dropped, interrupted, left behind: no connection, thread or part is lost."""
+"""Answers of an endpoint that are closed, dropped or interrupted leave no connection or thread, and keep what came."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_an_interrupt_leaves_its_part_in_last(monkeypatch):
         def update(self, count):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("llmlab.results.stream.progress_bar", lambda **_: Bar())
+    monkeypatch.setattr("llmlab.results.reading.progress_bar", lambda **_: Bar())
     puppet = Puppet(script=say("Hello"))
     with connected(puppet) as lab:
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Tokens that are there: scored as if they had been drawn, gone on behind, and held to the request's grammar."""
+"""Given tokens: scored as if they had been sampled, continued from, and checked against the request's grammar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmlab.protocol.request import ChatRequest, PromptRequest
 
 JSON = {"type": "json_object"}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
-#: Answers with all kinds of segments, ends and laws.
+#: Answers with all kinds of segments, ends and distributions.
 REQUESTS = {
     "a story cut by the length": {"messages": "Tell me a story.", "max_tokens": 40, "top_p": 0.9},
     "short answers with their end": {"messages": "Could you please tell me a tree? Only the answer."},
@@ -121,8 +121,8 @@ def test_an_end_token_ends_where_it_counts(demo, answers):
 
 @pytest.mark.parametrize("include", [True, False])
 def test_stops_that_the_kept_tokens_hold_do_not_count(demo, include):
-    """One that the last token completes does, where that stands for a drawn one; and one that begins in them may end
-    behind them."""
+    """One that the last token completes counts if that token stands for a sampled one, and so does one that begins in
+    the kept tokens and ends after them."""
     kept = np.array(demo.backend.encode("One. Two."), np.int32)
     (space,) = demo.backend.encode(" ")
     request = ChatRequest.build("Count.", stop=[". ", "."], include_stop=include, max_tokens=len(kept) + 6, seed=1)

@@ -1,4 +1,4 @@
-"""Calls that a request requires, in every family's syntax: written under the grammar, read back by the segmenter."""
+"""Tool calls that a request requires, in every family's syntax: generated under the grammar, read by the segmenter."""
 
 import json
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_is_refused_by_name():
 
 
 class Family:
-    """A tiny model behind each family's template: the same weights, so that they are compiled once."""
+    """A tiny model with each family's template, and the same weights, so that they are compiled once."""
 
     def __init__(self, folder):
         self.plain = LocalBackend.load(tiny_checkpoint(folder), slots=16)

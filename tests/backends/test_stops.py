@@ -1,4 +1,4 @@
-"""Stops end to end: where an answer ends, and what of it is returned, against the same answer without them."""
+"""Stop sequences end to end: where an answer ends and what is returned, compared with the same answer without them."""
 
 from __future__ import annotations
 

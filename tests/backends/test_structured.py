@@ -1,4 +1,4 @@
-"""Answers under a schema, from the embedded model and from random weights, at the highest temperature."""
+"""Answers that follow a schema, from the embedded model and from random weights, at the highest temperature."""
 
 import pytest
 

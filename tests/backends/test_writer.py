@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmlab.backends.local.choice_writer import ChoiceWriter
 from llmlab.engine.scheduler import Piece
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.text.formats import Format, ReasoningTags
 from llmlab.text.segments import Segmenter
 from llmlab.text.stops import StopMatcher
@@ -40,7 +40,7 @@ def piece(ids, finish):
     count = len(ids)
     figure = np.arange(count, dtype=np.float32)
     tops = np.zeros((count, 2), np.int32)
-    figures = Figures(
+    figures = TokenStatistics(
         figure,
         figure,
         tops[:, 0],

@@ -19,7 +19,7 @@ playground"""
 
 #: Labels, buttons and figures that are wider than the room they have.
 CUT = """() => [...document.querySelectorAll(
-    '.jp-OutputArea .widget-label, .jp-OutputArea button, .jp-OutputArea .widget-readout, .llmlab-law .p')]
+    '.jp-OutputArea .widget-label, .jp-OutputArea button, .jp-OutputArea .widget-readout, .llmlab-distribution .p')]
     .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + (e.clientWidth ? 0 : 9999))
     .map(e => [e.textContent, e.scrollWidth, e.clientWidth])"""
 
@@ -40,8 +40,8 @@ def slider(page: Any, name: str, *, of: int = 0) -> Any:
     return rows.nth(of).locator(".noUi-handle")
 
 
-def law(page: Any, *, of: int = 0) -> list[str]:
-    rows = page.locator(".llmlab-law").nth(of).locator(".row[title]")
+def shown_rows(page: Any, *, of: int = 0) -> list[str]:
+    rows = page.locator(".llmlab-distribution").nth(of).locator(".row[title]")
     return rows.evaluate_all("rows => rows.map(row => row.title)")
 
 
@@ -52,12 +52,12 @@ def tokens(page: Any) -> int:
 def until_changed(page: Any, before: list[str], *, of: int = 0) -> list[str]:
     page.wait_for_function(
         "([of, before]) => {"
-        " const laws = document.querySelectorAll('.llmlab-law');"
-        " const rows = laws[of] ? [...laws[of].querySelectorAll('.row[title]')].map(row => row.title) : [];"
+        " const shown = document.querySelectorAll('.llmlab-distribution');"
+        " const rows = shown[of] ? [...shown[of].querySelectorAll('.row[title]')].map(row => row.title) : [];"
         " return rows.length && JSON.stringify(rows) != JSON.stringify(before); }",
         arg=[of, before],
     )
-    return law(page, of=of)
+    return shown_rows(page, of=of)
 
 
 def test_a_prompt_is_typed_generated_moved_and_stopped(jupyter: Server, chromium: Any) -> None:
@@ -65,11 +65,11 @@ def test_a_prompt_is_typed_generated_moved_and_stopped(jupyter: Server, chromium
     name = jupyter.write("light.ipynb", OPEN, "lab.playground('Another one.')")
     with open_notebook(chromium, jupyter, name, height=1250) as (page, complaints):
         run_all(page)
-        page.wait_for_selector(".llmlab-law .row[title]")
-        first = law(page)
+        page.wait_for_selector(".llmlab-distribution .row[title]")
+        first = shown_rows(page)
         assert len(first) == 12
 
-        # A prompt is typed, and its law comes by itself.
+        # A prompt is typed, and its distribution comes by itself.
         box = page.locator(".jp-OutputArea textarea:visible").first
         box.fill("")
         box.type("Tell me a short story.")
@@ -84,15 +84,17 @@ def test_a_prompt_is_typed_generated_moved_and_stopped(jupyter: Server, chromium
 
         # The temperature by the arrow keys: another picture, and no other answer.
         said = page.locator(".llmlab-strip").first.inner_text()
-        before = law(page)
+        before = shown_rows(page)
         slider(page, "temperature").focus()
         for _ in range(4):
             page.keyboard.press("ArrowRight")
         warm = until_changed(page, before)
         assert page.locator(".widget-readout").first.inner_text() == "1.40"
-        assert [row.split(" · ")[1] for row in warm] == [row.split(" · ")[1] for row in before], "the same raw law"
+        assert [row.split(" · ")[1] for row in warm] == [row.split(" · ")[1] for row in before], (
+            "the same raw distribution"
+        )
         assert page.locator(".llmlab-strip").first.inner_text() == said
-        picture(page.locator(".jp-OutputArea-output:has(.llmlab-law)").first, "playground")
+        picture(page.locator(".jp-OutputArea-output:has(.llmlab-distribution)").first, "playground")
         assert page.evaluate(CUT) == []
 
         # A long answer grows, and is stopped.
@@ -127,14 +129,14 @@ def test_two_sides_in_the_dark_and_a_narrow_page(jupyter: Server, chromium: Any)
     name = jupyter.write("dark.ipynb", OPEN)
     with open_notebook(chromium, jupyter, name, height=1500) as (page, complaints):
         run_all(page)
-        page.wait_for_selector(".llmlab-law .row[title]")
-        button(page, "A beside B").click()
-        page.wait_for_function("document.querySelectorAll('.llmlab-law .row[title]').length == 24")
-        before = law(page, of=1)
+        page.wait_for_selector(".llmlab-distribution .row[title]")
+        button(page, "Compare A and B").click()
+        page.wait_for_function("document.querySelectorAll('.llmlab-distribution .row[title]').length == 24")
+        before = shown_rows(page, of=1)
         slider(page, "temperature", of=1).focus()
         for _ in range(10):
             page.keyboard.press("ArrowRight")
-        assert until_changed(page, before, of=1) != law(page, of=0)
+        assert until_changed(page, before, of=1) != shown_rows(page, of=0)
         button(page, "Generate").click()
         page.wait_for_function("document.body.innerText.split('finished: stop').length == 3")
         button(page, "Copy as code").click()
@@ -159,5 +161,5 @@ def test_two_sides_in_the_dark_and_a_narrow_page(jupyter: Server, chromium: Any)
         saved = nbformat.read(jupyter.notebooks / name, as_version=4)
         data = next(o.data for o in saved.cells[0].outputs if o.output_type == "execute_result")
         assert "application/vnd.jupyter.widget-view+json" in data
-        assert "llmlab-law" in data["text/html"] and "run the cell" in data["text/html"]
+        assert "llmlab-distribution" in data["text/html"] and "run the cell" in data["text/html"]
         assert complaints == []

@@ -23,7 +23,7 @@ SOME = [next(row for row in ROWS if row["name"] == name) for name in ("coin", "h
 
 @pytest.fixture(scope="module")
 def report(demo) -> Calibration:
-    return demo.calibration(SOME)
+    return demo.check_calibration(SOME)
 
 
 def test_no_probability_is_left_where_the_answers_have_all_of_it() -> None:
@@ -82,7 +82,7 @@ def test_the_frames(report) -> None:
 
 
 def test_one_of_a_thing_is_said_as_one(demo) -> None:
-    one = demo.calibration([{"messages": "Name a colour.", "distribution": {"Blue": 1.0}}])
+    one = demo.check_calibration([{"messages": "Name a colour.", "distribution": {"Blue": 1.0}}])
     assert repr(one).startswith("Calibration: demo · 1 distribution, 1 prompt, 1 answer · KL")
     assert one.plot().get_title(loc="left") == "demo: 1 distribution, 1 prompt"
 
@@ -108,10 +108,10 @@ def test_calibration_errors() -> None:
 
 
 def test_under_other_parameters_the_distribution_sampled_from_is_compared(demo, report) -> None:
-    cold = demo.calibration(SOME[:1], temperature=0)
+    cold = demo.check_calibration(SOME[:1], temperature=0)
     assert sorted(cold.frame()["model"]) == pytest.approx([0, 1], abs=1e-6)
     assert cold.kl == math.inf and cold.total_variation == pytest.approx(0.5, abs=1e-3)
-    warm = demo.calibration(SOME[:1], temperature=1.5)
+    warm = demo.check_calibration(SOME[:1], temperature=1.5)
     assert warm.frame()["model"].sum() < report.frame()["model"][:2].sum(), "more goes elsewhere"
 
 
@@ -122,7 +122,7 @@ def test_the_embedded_truth_is_the_default(demo, tmp_path) -> None:
     assert len(few) == 72 and chosen(rows, prompts_per_distribution=None) == rows
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({k: v for k, v in SOME[0].items() if k != "name"}) + "\n\n", encoding="utf-8")
-    found = demo.calibration(path)
+    found = demo.check_calibration(path)
     assert found.frame()["distribution"].unique().tolist() == ["distribution 0"]
     assert metrics.kl_divergence(found.frame(), p="truth", q="model") == pytest.approx(found.kl)
 
@@ -139,7 +139,7 @@ def test_the_embedded_truth_is_the_default(demo, tmp_path) -> None:
 )
 def test_a_truth_that_is_none(demo, truth, said) -> None:
     with pytest.raises(RequestError, match=said) as caught:
-        demo.calibration(truth)
+        demo.check_calibration(truth)
     assert caught.value.param == "truth"
 
 
@@ -147,9 +147,9 @@ def test_other_errors(demo, tmp_path) -> None:
     path = tmp_path / "truth.jsonl"
     path.write_text("{", encoding="utf-8")
     with pytest.raises(RequestError, match="truth.jsonl is not JSON lines"):
-        demo.calibration(path)
+        demo.check_calibration(path)
     with pytest.raises(RequestError, match="prompts_per_distribution must be at least 1, got 0"):
-        demo.calibration(SOME, prompts_per_distribution=0)
+        demo.check_calibration(SOME, prompts_per_distribution=0)
 
     class Remote(Backend):
         name = "far"
@@ -159,7 +159,7 @@ def test_other_errors(demo, tmp_path) -> None:
         def describe(self): ...
 
     with pytest.raises(RequestError, match="far is an endpoint that scores no given answers"):
-        Lab(Remote()).calibration(SOME)
+        Lab(Remote()).check_calibration(SOME)
 
 
 def test_the_plot(report, assert_nothing_clipped) -> None:

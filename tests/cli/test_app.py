@@ -85,6 +85,7 @@ def test_several_answers_are_all_printed(model):
     assert "[0] " in done.stdout and "[1] " in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_writes_what_it_says(tmp_path):
     done = llmlab_command("demo", "--out", tmp_path / "out", "--seed", 11)
     assert done.exit_code == 0, done.output

@@ -30,7 +30,7 @@ def test_with_its_own_token_it_is_the_result_again(story):
             assert ids(again) == own and again.text == story.texts[choice]
             place = position % len(own)
             assert again.choices[0].given == place + (token is not None)
-            assert set(again.diff().divergences.values()) == {None}
+            assert set(again.diff().first_differences.values()) == {None}
             figures = again.choices[0].tokens.logprob, story.choices[choice].tokens.logprob
             np.testing.assert_allclose(*figures, atol=1e-4)
 
@@ -65,7 +65,7 @@ def test_a_branch_of_a_branch_and_its_ledger(demo, story):
     twice = story.branch(8, " fox", choice=2).branch(12, ".")
     assert twice.choices[0].index == 2 and twice.parent.parent is story
     assert ids(twice)[:8] == ids(story, 2)[:8]
-    step = twice.ledger(14)
+    step = twice.next_token(14)
     assert step.drawn == ids(twice)[14] and step.choice == 2
 
 
@@ -167,7 +167,7 @@ def test_a_trees_laws_are_those_of_each_step(demo, story):
     assert frame["parent"].isna().sum() == 4 and (frame["depth"] - 1 + 6 == frame["position"]).all()
     before = [*story.prompt_ids.tolist(), *ids(story, 1)[:6]]
     for node in (-1, 0, 3, 4, 11, 19):
-        way = [tree.nodes[at].token_id for at in tree.way(node)]
+        way = [tree.nodes[at].token_id for at in tree.path(node)]
         law = demo.next_token(prompt=[*before, *way], temperature=0.9, top_p=0.95)
         children = tree.children(node)
         best = law.frame(top=4)
@@ -178,8 +178,8 @@ def test_a_trees_laws_are_those_of_each_step(demo, story):
             np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))
             np.testing.assert_allclose(found[np.isfinite(found)], expected[np.isfinite(found)], atol=1e-4)
     for at, node in enumerate(tree.nodes):
-        assert node.path_logprob == pytest.approx(sum(tree.nodes[k].logprob for k in tree.way(at)))
-        assert frame["text"][at] == demo.backend.tokenizer.decode([tree.nodes[k].token_id for k in tree.way(at)])
+        assert node.path_logprob == pytest.approx(sum(tree.nodes[k].logprob for k in tree.path(at)))
+        assert frame["text"][at] == demo.backend.tokenizer.decode([tree.nodes[k].token_id for k in tree.path(at)])
     taken = [node.token_id for node in tree.nodes if node.taken]
     assert taken == ids(story, 1)[6 : 6 + len(taken)] and frame["taken"].sum() == len(taken)
     assert math.fsum(math.exp(node.path_logprob) for node in tree.nodes if node.depth == 3) <= 1 + 1e-5
@@ -200,7 +200,7 @@ def test_a_tree_follows_the_grammar_and_can_be_read(demo):
         allowed = demo.backend.allowed_tokens(
             formed.request,
             prompt=formed.prompt_ids,
-            made=np.array([tree.nodes[k].token_id for k in tree.way(at)[:-1]], np.int32),
+            made=np.array([tree.nodes[k].token_id for k in tree.path(at)[:-1]], np.int32),
         )
         assert allowed[node.token_id]
     own = formed.choices[0].tokens

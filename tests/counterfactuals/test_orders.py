@@ -1,4 +1,4 @@
-"""The orders of other engines along one completion, and divergences as a parameter moves."""
+"""The orders of other engines along one completion, and sensitivity to one parameter."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def compared(demo):
     return demo.compare_orders("Tell me a story.", n=4, seed=7, max_tokens=32, **FIELDS)
 
 
+@pytest.mark.slow
 def test_the_laws_are_those_of_each_step(demo, compared):
     """Total variation, kept, entropy and all, against the law of the same step by itself."""
     frame, base = compared.frame(), compared.base
@@ -44,7 +45,7 @@ def test_the_laws_are_those_of_each_step(demo, compared):
     furthest = frame.loc[frame.groupby("order")["total_variation"].idxmax()]
     places = {(0, 0), (1, 31), *zip(furthest["choice"].tolist(), furthest["position"].tolist(), strict=True)}
     for choice, at in places:
-        ledger = base.ledger(at, choice=choice)
+        ledger = base.next_token(at, choice=choice)
         rows = frame[(frame["choice"] == choice) & (frame["position"] == at)].set_index("order")
         laws = {order: probabilities(ledger, order) for order in compared.results}
         for order, law in laws.items():
@@ -92,7 +93,7 @@ def test_each_orders_own_completion_parts_where_its_draw_differs(compared):
             if at is not None:
                 parted += 1
                 assert rows["drawn_id"].iloc[at] == after.tokens.ids[at]
-                assert compared.results[order].diff().divergences[before.index].cause == "order alone"
+                assert compared.results[order].diff().first_differences[before.index].cause == "order alone"
     assert parted >= 2
 
 
@@ -105,7 +106,7 @@ def test_pairs_and_summary(compared):
         own = frame[frame["order"] == order]["total_variation"].to_numpy(float)
         np.testing.assert_array_equal(rows["total_variation"].to_numpy(float), own)
     assert len(pairs) == 6 * len(frame) / 4 and pairs["total_variation"].between(0, 1).all()
-    summary = compared.summary()
+    summary = compared.summary_frame()
     assert summary["order"].tolist() == ["vllm", "sglang", "llama.cpp"]
     assert (summary["mean_total_variation"] <= summary["max_total_variation"]).all()
     head = "Orders: vllm, sglang, llama.cpp against llmlab, along the tokens of llmlab"
@@ -126,7 +127,7 @@ def test_a_result_is_compared_as_it_is_also_under_a_grammar(demo):
         demo.compare_orders("Hello", orders=["theirs"])
 
 
-# --- divergences ------------------------------------------------------------------------------------------------------
+# --- sensitivity ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +135,9 @@ def story(demo):
     return demo.chat("Tell me a story.", n=4, seed=3, max_tokens=20, temperature=0.9)
 
 
-def test_divergences_are_those_of_each_rerun(story):
+def test_sensitivity_compares_with_each_rerun(story):
     values = np.array([0.0, 0.9, 1.7])
-    found = story.divergences(temperature=values)
+    found = story.sensitivity(temperature=values)
     frame = found.frame()
     assert {n: str(d) for n, d in frame.dtypes.items()} == {
         "temperature": "Float64", "choice": "int64", "same": "bool", "position": "Int64", "token": "str",
@@ -154,19 +155,19 @@ def test_divergences_are_those_of_each_rerun(story):
     assert frame[frame["temperature"] == 0.9]["same"].all() and not frame["same"].all()
     assert all(result.parent is story for result in found.results)
     assert "temperature" in repr(found) and "<table" in found._repr_html_()
-    few, many = found, story.divergences(temperature=np.linspace(0, 2, 9))
+    few, many = found, story.sensitivity(temperature=np.linspace(0, 2, 9))
     same = int(frame["same"].sum())
-    assert repr(few).startswith(f"Divergences: temperature 0.9 → 0, 0.9, 1.7 · {same} of 12 answers are the same\n")
+    assert repr(few).startswith(f"Sensitivity: temperature 0.9 → 0, 0.9, 1.7 · {same} of 12 answers are the same\n")
     assert len(repr(few).splitlines()) == 1 + 1 + 12
     assert len(repr(many).splitlines()) < 26 and many._repr_html_().count("<tr") < 26, "no page of rows"
     assert len(many.frame()) == 9 * 4
 
 
 def test_other_parameters_and_the_order(story):
-    assert story.divergences(order=["vllm", "llama.cpp"]).frame()["order"].tolist() == ["vllm"] * 4 + ["llama.cpp"] * 4
-    biased = story.divergences(logit_bias=[{}, {5: 1.0}])
+    assert story.sensitivity(order=["vllm", "llama.cpp"]).frame()["order"].tolist() == ["vllm"] * 4 + ["llama.cpp"] * 4
+    biased = story.sensitivity(logit_bias=[{}, {5: 1.0}])
     assert biased.frame()["logit_bias"].tolist() == ["{}"] * 4 + ['{"5": 1.0}'] * 4
-    branched = story.branch(4, " once").divergences(temperature=[0.9, 0.0])
+    branched = story.branch(4, " once").sensitivity(temperature=[0.9, 0.0])
     positions = branched.frame()["position"]
     assert positions.isna()[0] and (positions.dropna() > 4).all()
 
@@ -183,9 +184,9 @@ def test_other_parameters_and_the_order(story):
     ],
     ids=str,
 )
-def test_the_values_of_divergences_are_those_that_were_asked(demo, moved, values, dtype):
+def test_the_values_of_a_sensitivity_are_those_that_were_asked(demo, moved, values, dtype):
     plain = demo.chat("Name a colour.", seed=3, max_tokens=2)
-    found = plain.divergences(**moved)
+    found = plain.sensitivity(**moved)
     column = found.frame()[next(iter(moved))]
     assert str(column.dtype) == dtype
     assert [repr(value) for value in column.tolist()] == [repr(value) for value in values]
@@ -207,4 +208,4 @@ def test_the_values_of_divergences_are_those_that_were_asked(demo, moved, values
 )
 def test_what_cannot_be_moved(story, moved, said):
     with pytest.raises(RequestError, match=said):
-        story.divergences(**moved)
+        story.sensitivity(**moved)

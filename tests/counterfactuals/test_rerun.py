@@ -41,7 +41,7 @@ def test_without_a_change_it_is_the_same_to_the_bit(demo, fields):
     assert again.parent is result and again.lab is demo and demo.last is again
     assert again.request.seed == result.seed
     diff = again.diff()
-    assert diff.changes == {} and set(diff.divergences.values()) == {None}
+    assert diff.changes == {} and set(diff.first_differences.values()) == {None}
     assert "the same parameters" in repr(diff) and diff.frame()["same"].all()
 
 
@@ -189,6 +189,7 @@ def unlike(rng, names):
     return {name: values[name]() for name in names}
 
 
+@pytest.mark.slow
 def test_the_reasons_are_those_of_the_engine(demo):
     """Each mixture's token from the engine itself, one step behind the tokens that both runs drew; the smallest
     mixtures that draw the token after are the causes. Over every choice of many random pairs of settings."""
@@ -208,7 +209,9 @@ def test_the_reasons_are_those_of_the_engine(demo):
         ours = Setting(before.request, before.seed, before.order), Setting(after.request, after.seed, after.order)
         settings = [ours[0].mixed(ours[1], part) for part in parts]
         asked = {
-            index: found for index, found in diff.divergences.items() if found is not None and found.reason is not None
+            index: found
+            for index, found in diff.first_differences.items()
+            if found is not None and found.reason is not None
         }
         drawn = engine_draws(demo.backend, before, settings, {index: found.position for index, found in asked.items()})
         for index, found in asked.items():

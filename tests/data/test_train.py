@@ -39,6 +39,7 @@ def trainer() -> Trainer:
 
 
 # optax mixes dtypes where the project's own code may not.
+@pytest.mark.slow
 @jax.numpy_dtype_promotion("standard")
 def test_it_learns_and_resumes_where_it_stopped(trainer: Trainer, batches: list[Batch], tmp_path: Path):
     losses = [float(trainer.step(batch, 0.02)[0, 0]) for batch in batches[:3]]

@@ -86,7 +86,7 @@ def test_an_answer_that_grows_takes_the_line_away_again(outputs, monkeypatch, de
     monkeypatch.setattr(demo.backend.engine.programs, "compiling", "compiling decode")
     stream._source._ticket.on_wait()
     ((shown, handle),) = outputs
-    grown = stream.growing(every=0)
+    grown = stream.partial_results(every=0)
     next(grown)
     assert handle.updates == [({"text/plain": ""}, True)] and shown.comm is None
     stream._source._ticket.on_wait()  # again, and the reader goes away

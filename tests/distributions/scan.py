@@ -1,4 +1,4 @@
-"""Flip points by brute force: a law written down from its definition, scanned, and bisected where it changes."""
+"""Flip points by brute force: distributions written down from their definition, scanned, bisected where they change."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_two_running_sums_are_the_formulas_double_sum(size: int, seed: int, cut:
     assert coupled_difference(p, p) == pytest.approx(0, abs=1e-12)
 
 
-def test_laws_over_other_tokens_never_agree_and_two_sizes_are_refused() -> None:
+def test_distributions_over_other_tokens_never_agree_and_two_sizes_are_refused() -> None:
     assert coupled_difference(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1.0
     with pytest.raises(ValueError, match="over 1 and 2 tokens"):
         coupled_difference(np.ones(1), np.ones(2))
@@ -64,7 +64,7 @@ def test_first_tokens_differ_as_often_as_the_coupling_says(demo, one: dict, othe
         assert first.choices[0].tokens.ids[0] == drawn[0][seed]
 
 
-def test_what_is_drawn_is_distributed_as_the_law(demo) -> None:
+def test_samples_follow_the_distribution(demo) -> None:
     next_token = demo.next_token("Tell me a story about a fox.", top_k=5)
     seen = np.bincount(next_token.sample(range(2000)), minlength=len(next_token.logits)) / 2000
     ids = next_token.ranking[:5]

@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from llmlab.distributions.flip_points import COLD, Interval, Ranking, Settings, flip_points
-from llmlab.distributions.step import FIXED
+from llmlab.distributions.flip_points import COLD, LIMITS, Interval, Ranking, Settings, flip_points
+from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, cut_settings
 from llmlab.errors import RequestError
 from llmlab.frames.distribution import FLIP_POINTS_COLUMNS
 from llmlab.protocol.request import ChatRequest
@@ -52,6 +52,7 @@ def happens(case: Case, token: int, event: str, parameter: str, values: np.ndarr
     return drawn(case, parameter, values) == token
 
 
+@pytest.mark.slow
 def test_they_agree_with_a_brute_force_scan() -> None:
     """Each interval, its being the only one, and each "never", over every order, event and parameter."""
     rng = np.random.default_rng(20)
@@ -97,7 +98,7 @@ def test_the_cold_is_a_row_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("order", TAILS)
-def test_under_a_cold_law_only_the_first_token_is_there_whatever_else_is_asked(order: str) -> None:
+def test_below_the_least_temperature_only_the_first_token_is_kept_whatever_else_is_asked(order: str) -> None:
     case = random_case(np.random.default_rng(3), order)
     cold = case._replace(held=case.held | {"temperature": 0.0})
     best, other = np.argsort(-case.logits, kind="stable")[:2].tolist()
@@ -199,3 +200,19 @@ def test_the_frame() -> None:
 def test_settings_are_those_that_the_engine_has() -> None:
     assert Settings.of(SamplingParams(top_p=0.9)).top_p == float(np.float32(0.9)) != 0.9
     assert Settings.of(SamplingParams()).top_k == np.inf
+
+
+def test_the_stages_by_kind_are_those_of_the_orders() -> None:
+    """What distributions know of the stages comes from the sampler's own list."""
+    assert CUTS == ("top_k", "top_p", "min_p") and NO_CUTS == {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    assert FIXED == ("logit_bias", "repetition", "frequency", "presence", "mask")
+    assert cut_settings(SamplingParams(top_p=0.9, min_p=0.1)) == {"top_p": 0.9, "min_p": 0.1}
+
+
+def test_a_stage_without_a_closed_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    next_token = NextToken.of(FakeBackend(), ChatRequest.build("hello", min_p=0.1))
+    monkeypatch.delitem(LIMITS, "min_p")
+    with pytest.raises(RequestError, match="flip points cannot be computed with min_p") as caught:
+        next_token.flip_points_frame(3)
+    assert caught.value.param == "min_p"
+    assert len(next_token.flip_points_frame(3, min_p=0.0)) == 4

@@ -214,6 +214,7 @@ def test_a_closed_engine_says_so(decoder):
         engine.submit([row()])
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_the_memory_waits(decoder):
     config, model = decoder
     one = cache_bytes(config, batch=1, length=1, dtype=np.float32)

@@ -7,6 +7,8 @@ from llmlab.engine import engine as engine_module
 from llmlab.engine import scheduler as scheduler_module
 from llmlab.engine.engine import Engine
 from llmlab.engine.score import pieces, with_masks
+from llmlab.sampling.params import SamplingParams, stack
+from llmlab.sampling.stages import ORDERS
 from tests.engine.rows import END, read, row, run
 
 
@@ -77,3 +79,11 @@ def test_a_row_that_fills_the_context_to_its_last_position(pinned, seed):
         (made,), (figures,), finish = run(pinned, row("x" * size, seed=seed, budget=budget, ignore_ends=True))
         assert len(made) == budget and finish == ["length"]
         assert all(np.isfinite(values).all() for values in figures[:7])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_empty_slots_ask_for_no_stage(pinned, order):
+    inputs = pinned.programs.empty(width=1, length=128).inputs
+    neutral = stack([SamplingParams()], vocab_size=inputs.bias.shape[1])
+    assert [np.array_equal(a, b) for a, b in zip(inputs, neutral, strict=True) if a is not None].count(False) == 0
+    assert not any(np.asarray(stage.active(inputs)).any() for stage in ORDERS[order])

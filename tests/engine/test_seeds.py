@@ -70,6 +70,7 @@ def test_after_a_restart(decoder, pinned):
     engine.close()
 
 
+@pytest.mark.slow
 def test_in_a_process_that_works_in_double_precision(pinned, tmp_path):
     """A notebook may have set `jax_enable_x64` for its own sake: the sampler stays in float32, to the same tokens."""
     fields = {"temperature": 0.7, "top_k": 30, "top_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.2, "budget": 20}

@@ -43,7 +43,7 @@ def assert_same(one: Any, other: Any) -> None:
 def kept(completion: Completion, path: Any) -> Completion:
     result = Result(completion)
     assert result.save(path) == path
-    return Result.load(path)._completion
+    return Result.load(path).data
 
 
 def test_a_result_is_what_it_was(hard, tmp_path) -> None:
@@ -56,7 +56,7 @@ def test_a_result_of_the_engine_is_what_it_was(demo, tmp_path) -> None:
         stop=["x", "yz"], logprobs=True, top_logprobs=2, metadata={"a": [1, {"b": None}]},
     )  # fmt: skip
     again = Result.load(result.save(tmp_path / "a.parquet"), lab=demo)
-    assert_same(again._completion, result._completion)
+    assert_same(again.data, result.data)
     assert again.request == result.request and again.texts == result.texts and again.lab is demo
     assert_frame_equal(again.logprobs_frame(), result.logprobs_frame(), check_exact=True)
     assert_frame_equal(again.top_logprobs_frame(), result.top_logprobs_frame(), check_exact=True)
@@ -78,7 +78,7 @@ def test_everything_that_an_answer_may_have(make_tokens, make_completion, tmp_pa
     choices[1] = dataclasses.replace(choices[1], text="\0 \ud7ff é\r\n", reasoning="", finish_reason="interrupted")
     changed: dict[str, Any] = {
         "choices": tuple(choices), "reported_usage": {"completion_tokens": 3}, "notes": ("one", "two"),
-        "seed": -(2**63), "prompt_ids": np.zeros(0, np.int32), "names": {}, "order": "vllm",
+        "seed": -(2**63), "prompt_ids": np.zeros(0, np.int32), "control_tokens": {}, "order": "vllm",
     }  # fmt: skip
     completion = dataclasses.replace(completion, **changed)
     assert_same(kept(completion, tmp_path / "a.parquet"), completion)
@@ -94,7 +94,7 @@ def test_what_a_result_was_made_from_is_kept(demo, tmp_path) -> None:
     for lab in (demo, None):
         found = Result.load(path, lab=lab)
         for one, was in zip((found, found.parent, found.parent.parent), (last, again, first), strict=True):
-            assert_same(one._completion, was._completion)
+            assert_same(one.data, was.data)
             assert one.lab is lab
         assert found.parent.parent.parent is None
         assert_frame_equal(found.diff().frame().drop(columns="cause"), last.diff().frame().drop(columns="cause"))
@@ -129,7 +129,7 @@ def test_the_metadata_say_where_it_is_from_and_others_can_read_it(demo, tmp_path
     assert told["versions"]["llmlab"] == llmlab.__version__ and "jax" in told["versions"]
     header = told["completions"][0]
     assert (header["model"], header["seed"]) == ("demo", 5)
-    assert header["system_fingerprint"] == result._completion.system_fingerprint
+    assert header["system_fingerprint"] == result.data.system_fingerprint
     request = told["pool"][header["request"]]
     assert request["type"] == "ChatRequest" and request["fields"] == {"max_tokens": 3, "n": 2, "seed": 5}
     frame = pd.read_parquet(path)
@@ -147,7 +147,7 @@ def test_a_sweep_is_what_it_was(demo, tmp_path) -> None:
     again = Sweep.load(path)
     assert again.grid == sweep.grid and again.seed == 3 and again.is_complete
     for one, other in zip(again.results, sweep.results, strict=True):
-        assert_same(one._completion, other._completion)
+        assert_same(one.data, other.data)
     assert_frame_equal(again.frame(), sweep.frame(metrics={}), check_exact=True)
     assert_frame_equal(again.frame(metrics={"mine": len}), sweep.frame(), check_exact=True)
     outside = pd.read_parquet(path)

@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).with_name("wrong_arguments.py")
 
 def test_a_place_is_counted_from_either_end():
     assert [place(at, among="abc", choice=0) for at in (0, 2, -1, -3, np.int64(1))] == [0, 2, 2, 0, 1]
-    assert place(3, among="abc", choice=0, behind=True) == 3 and choice_at(np.int64(1), among="ab") == 1
+    assert place(3, among="abc", choice=0, after_last=True) == 3 and choice_at(np.int64(1), among="ab") == 1
     with pytest.raises(IndexError, match=r"position 3 is outside the 3 tokens of choice 0; there is 0\.\.2, or -1"):
         place(3, among="abc", choice=0)
     with pytest.raises(PlaceError, match="outside the 0 tokens of choice 1; there is none"):
@@ -37,6 +37,7 @@ def test_several_values_come_in_many_ways():
     assert whole("x", np.uint8(3)) == 3
 
 
+@pytest.mark.slow
 def test_every_method_says_what_is_wrong_and_takes_numpy_and_pandas() -> None:
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
     ran = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, timeout=300)

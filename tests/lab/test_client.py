@@ -11,7 +11,7 @@ import pytest
 import llmlab
 from llmlab.lab.lab import Lab
 from llmlab.protocol.request import ChatRequest
-from llmlab.protocol.wire import whole
+from llmlab.protocol.wire import completion_json
 from tests.serve.puppet import Puppet
 
 ASK = [{"role": "user", "content": "Name an animal."}]
@@ -33,7 +33,7 @@ def client(demo, monkeypatch):
 def test_an_answer_is_the_backends(client, demo):
     fields = {"seed": 3, "max_tokens": 20, "n": 2, "logprobs": True, "top_logprobs": 2}
     got = client.chat.completions.create(model="demo", messages=ASK, **fields).model_dump(exclude_unset=True)
-    here = whole(demo.backend.complete(ChatRequest(messages=ASK, **fields)))
+    here = completion_json(demo.backend.complete(ChatRequest(messages=ASK, **fields)))
     for answer in (got, here):
         del answer["id"], answer["created"]
     assert got == here

@@ -22,14 +22,14 @@ def base(tmp_path_factory: pytest.TempPathFactory):
 def test_a_raw_prompt_is_encoded_as_a_text_of_its_own(base: Lab) -> None:
     result = base.complete("the cat", max_tokens=8, seed=1)
     tokenizer = base.backend.tokenizer
-    assert result._completion.prompt_ids.tolist() == [1, *tokenizer.encode("the cat")]
+    assert result.data.prompt_ids.tolist() == [1, *tokenizer.encode("the cat")]
     assert len(result.choices[0].tokens) <= 8 and result is base.last
     assert result.usage.prompt_tokens == 1 + len(tokenizer.encode("the cat"))
 
 
 def test_token_ids_are_taken_as_they_are(base: Lab) -> None:
     text = base.complete("the cat", max_tokens=8, seed=1, n=2)
-    prompt = text._completion.prompt_ids
+    prompt = text.data.prompt_ids
     for ids in (prompt.tolist(), tuple(prompt.tolist()), prompt):
         assert base.complete(ids, max_tokens=8, seed=1, n=2).texts == text.texts
     assert base.complete(prompt[1:], max_tokens=8, seed=1, n=2).texts != text.texts
@@ -74,7 +74,7 @@ def test_a_last_message_is_continued(demo: Lab) -> None:
     half = demo.backend.tokenizer.decode(whole.choices[0].tokens.ids[:6].tolist())
     begun = {"role": "assistant", "content": half}
     result = demo.chat([question, begun], continue_final_message=True, **fields)
-    assert result._completion.prompt_ids.tolist()[-6:] == whole.choices[0].tokens.ids[:6].tolist()
+    assert result.data.prompt_ids.tolist()[-6:] == whole.choices[0].tokens.ids[:6].tolist()
     assert half and result.text.startswith(whole.text.removeprefix(half))
     stream = demo.stream([question, begun], continue_final_message=True, **fields)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == result.text

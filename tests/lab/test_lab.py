@@ -9,6 +9,7 @@ import llmlab
 from llmlab.errors import RequestError
 from llmlab.lab.lab import Lab
 from llmlab.protocol.backend import Backend
+from llmlab.results.result import Asker
 from llmlab.testing import tiny_checkpoint
 
 
@@ -155,3 +156,11 @@ def test_a_notebook_gets_the_banner_as_html(lab: Lab, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys.modules["IPython"], "get_ipython", lambda: shell)
     banner.show(lab)
     assert shown == [lab]
+
+
+def test_tab_shows_what_can_be_asked_of_a_lab(lab: Lab) -> None:
+    assert isinstance(lab, Asker)
+    assert {name for name in dir(lab) if not name.startswith("_")} == {
+        "backend", "chat", "check_calibration", "check_sampler", "client", "close", "compare_orders", "complete",
+        "describe", "last", "last_sweep", "next_token", "playground", "request", "score", "stream", "sweep", "warmup",
+    }  # fmt: skip

@@ -31,15 +31,18 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "warmup", lambda d, r, w, s: d.warmup(orders="vlm"), "order must be one of"
     yield "no path", lambda d, r, w, s: r.save(3), "save must be the path of a file, got 3"
     yield "no sweep file", lambda d, r, w, s: s.save(None), "save must be the path of a file, got None"
-    yield "no page", lambda d, r, w, s: r.save_html(b"a"), "path must be the path of a file, got b'a'"
+    yield "no page", lambda d, r, w, s: r.to_html(b"a"), "path must be the path of a file, got b'a'"
     yield "no model", lambda d, r, w, s: llmlab.load(None), "name must be demo, a checkpoint folder or a hub repository"
     yield "no file", lambda d, r, w, s: llmlab.Result.load(3), "path must be the path of a file, got 3"
+    yield "an index", lambda d, r, w, s: r["0"], "index must be an integer, got '0'"
+    yield "a true index", lambda d, r, w, s: r[True], "index must be an integer, got True"
+    yield "a far index", lambda d, r, w, s: r[2], "index 2 is outside the 2 choices of this result"
     yield "diff", lambda d, r, w, s: r.diff("x"), "other must be a Result, got 'x'"
     yield "tree depth", lambda d, r, w, s: r.tree(1.0, 1), "depth must be an integer"
     yield "tree width", lambda d, r, w, s: r.tree(1, 21), "width must be between 1 and 20, got 21"
     yield "tree size", lambda d, r, w, s: r.tree(10**9, 1), "more than 4,096 steps"
-    yield "moved n", lambda d, r, w, s: r.divergences(n=[1, 2]), "n changes no choice"
-    yield "moved none", lambda d, r, w, s: r.divergences(temperature=[]), "temperature must be a list of values"
+    yield "moved n", lambda d, r, w, s: r.sensitivity(n=[1, 2]), "n changes no choice"
+    yield "moved none", lambda d, r, w, s: r.sensitivity(temperature=[]), "temperature must be a list of values"
     yield "alternatives", lambda d, r, w, s: r.top_logprobs_frame(alternatives="a"), "alternatives must be an integer"
     yield "strip", lambda d, r, w, s: r.to_html(alternatives=-1), "alternatives must be at least 0, got -1"
     yield "strip by", lambda d, r, w, s: r.to_html(by="prob"), "by must be one of logprob, sampling_logprob"
@@ -64,11 +67,19 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "noise seed", lambda d, r, w, s: w.flip_points_frame(5, seed=1.5), "seed must be an integer"
     yield "draws", lambda d, r, w, s: d.check_sampler(QUESTION, draws=2.5), "draws must be an integer, got 2.5"
     yield "first seed", lambda d, r, w, s: d.check_sampler(QUESTION, seed=None), "seed must be an integer, got None"
-    yield "truth", lambda d, r, w, s: d.calibration(3), "truth must be a list of prompts with distributions, got 3"
-    yield "answers", lambda d, r, w, s: d.calibration([{"messages": "x", "distribution": {3: 1}}]), "must map answers"
-    yield "its messages", lambda d, r, w, s: d.calibration([], messages="x"), "messages cannot be given here"
-    yield "its n", lambda d, r, w, s: d.calibration(n=3), "n says how tokens are drawn"
-    yield "few prompts", lambda d, r, w, s: d.calibration(prompts_per_distribution=1.5), "_distribution must be"
+    yield (
+        "truth",
+        lambda d, r, w, s: d.check_calibration(3),
+        "truth must be a list of prompts with distributions, got 3",
+    )
+    yield (
+        "answers",
+        lambda d, r, w, s: d.check_calibration([{"messages": "x", "distribution": {3: 1}}]),
+        "must map answers",
+    )
+    yield "its messages", lambda d, r, w, s: d.check_calibration([], messages="x"), "messages cannot be given here"
+    yield "its n", lambda d, r, w, s: d.check_calibration(n=3), "n says how tokens are drawn"
+    yield "few prompts", lambda d, r, w, s: d.check_calibration(prompts_per_distribution=1.5), "_distribution must be"
     yield "a score of 5", lambda d, r, w, s: d.score(QUESTION, 5), "given must be a list of token ids, or of texts"
     yield "a score of bytes", lambda d, r, w, s: d.score(QUESTION, b"abc"), "given must be a list of token ids"
     yield "a score of results", lambda d, r, w, s: d.score(QUESTION, [r]), "results are scored one at a time"
@@ -78,7 +89,7 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "an order", lambda d, r, w, s: d.compare_orders(QUESTION, orders=3), "orders must be a list of orders, got 3"
     yield (
         "every",
-        lambda d, r, w, s: list(d.stream(QUESTION, max_tokens=1).growing(every="a")),
+        lambda d, r, w, s: list(d.stream(QUESTION, max_tokens=1).partial_results(every="a")),
         "every must be a number",
     )
     yield "resume", lambda d, r, w, s: d.sweep(QUESTION, top_k=[1], resume="x.parquet"), "resume must be True or False"
@@ -106,14 +117,14 @@ def places() -> Iterator[tuple[str, Call, str]]:
         return lambda d, r, w, s: getattr(r, method)(**options)
 
     for bad in (1.0, np.float64(1), "1", None, True, [1], slice(0, 1), float("nan")):
-        for method in ("ledger", "branch", "tree", "plot_alternatives"):
+        for method in ("next_token", "branch", "tree", "plot_top_logprobs"):
             yield f"{method} at {bad!r}", at(method, position=bad), "position must be an integer, got"
     for bad in (2, -1, 1.0, "0", None, True):
-        for method in ("ledger", "branch", "plot_alternatives"):
+        for method in ("next_token", "branch", "plot_top_logprobs"):
             yield f"{method} of {bad!r}", at(method, position=0, choice=bad), f"choice .*{bad!r}"
-        for method in ("tree", "plot_certainty", "plot_surprisal", "plot_logprobs"):
+        for method in ("tree", "plot_entropy", "plot_surprisal", "plot_logprobs"):
             yield f"{method} of {bad!r}", at(method, choice=bad), f"choice .*{bad!r}"
-    for method in ("ledger", "branch", "tree", "plot_alternatives"):
+    for method in ("next_token", "branch", "tree", "plot_top_logprobs"):
         yield (
             f"{method} at 99",
             at(method, position=99),
@@ -141,7 +152,7 @@ def wrong(lab: Any, result: Any, law: Any, sweep: Any) -> None:
 def right(lab: Any, result: Any, law: Any, sweep: Any) -> None:
     """What is not Python's own counts as what it stands for."""
     assert len(result.tree(np.int64(1), np.int64(2))) == 2
-    assert result.ledger(np.int64(-1)).drawn == result.choices[0].tokens.ids[-1]
+    assert result.next_token(np.int64(-1)).drawn == result.choices[0].tokens.ids[-1]
     grid = law.sweep(temperature=np.array([0.5, 1.0], np.float32), top_k=pd.Series([1, 2]))
     assert grid.logprobs("Cat").shape == (2, 2, 1)
     assert (grid.logprobs(["Cat", np.int64(5)])[..., 0] == grid.logprobs("Cat")[..., 0]).all()
@@ -154,7 +165,7 @@ def right(lab: Any, result: Any, law: Any, sweep: Any) -> None:
     asked = {"n": 1, "max_tokens": 1, "seed": 1}
     assert lab.sweep(column, **asked).frame().equals(lab.sweep(list(column), **asked).frame())
     truth = [{"messages": QUESTION, "distribution": {"Cat": 0.5, "Dog": 0.5}}]
-    assert lab.calibration(pd.DataFrame(truth)).kl == lab.calibration(truth).kl
+    assert lab.check_calibration(pd.DataFrame(truth)).kl == lab.check_calibration(truth).kl
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cache is an object behind one protocol: what it hides, what it keeps, and that another one can take its place."""
+"""The cache is an object with one protocol: what it hides, what it keeps, and that another one can take its place."""
 
 from __future__ import annotations
 

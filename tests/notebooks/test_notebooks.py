@@ -34,6 +34,7 @@ def test_a_notebook_is_committed_with_the_outputs_of_its_code(path: Path) -> Non
     assert machine_paths(notebook) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_run_again_puts_out_the_same(path: Path, tmp_path: Path) -> None:
     committed = nbformat.read(path, as_version=4)

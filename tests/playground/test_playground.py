@@ -15,7 +15,7 @@ import llmlab
 from llmlab.errors import RequestError
 from llmlab.lab.lab import Lab
 from llmlab.playground.playground import Playground
-from llmlab.playground.state import NO_LAW, TYPING
+from llmlab.playground.state import NO_DISTRIBUTION, TYPING
 from tests.backends.endpoint import Endpoint, entry, refusal, spoken
 from tests.display.test_strip import Tree
 
@@ -58,12 +58,12 @@ def errors(playground: Playground) -> dict[str, str]:
 
 def bars(playground: Playground, name: str = "A") -> list[str]:
     """The figures of the bars that are shown."""
-    source = side(playground, name).law.value
+    source = side(playground, name).distribution.value
     return [part.partition('"')[0] for part in source.split('title="id ')[1:]]
 
 
 class Counter:
-    """Counts the model's forward passes for laws."""
+    """Counts the model's forward passes for distributions."""
 
     def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes = 0
@@ -141,7 +141,7 @@ def test_generate_again_stops_the_first_and_shows_the_second_alone(demo: Lab, op
     assert sorted(len(result.choices[0].tokens) == 5 for result in playground.results) in ([True], [False, True])
 
 
-def test_a_slider_redraws_the_law_and_asks_the_model_nothing(
+def test_a_slider_redraws_the_distribution_and_asks_the_model_nothing(
     demo: Lab, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counter = Counter(demo, monkeypatch)
@@ -178,7 +178,7 @@ def test_what_the_prompt_depends_on_asks_the_model_once(
     assert counter.passes == before + 1
 
 
-def test_the_law_of_any_token_of_the_answer(demo: Lab, opened: Any) -> None:
+def test_the_distribution_of_any_token_of_the_answer(demo: Lab, opened: Any) -> None:
     playground = opened(demo, STORY, temperature=1.3, seed=8, max_tokens=12)
     playground._generate.click()
     settle(playground)
@@ -188,7 +188,7 @@ def test_the_law_of_any_token_of_the_answer(demo: Lab, opened: Any) -> None:
     for position in (0, 3, 7):
         slider.value = position
         settle(playground)
-        text = Tree(side(playground).law.value).text
+        text = Tree(side(playground).distribution.value).text
         spelled = playground.state._bars("A").would
         assert spelled[0] == tokens.ids[position], "the same noise and the same settings draw the same token"
         assert ("the answer has" in text) == (position > 0)
@@ -240,7 +240,7 @@ def test_an_error_stands_at_the_control_that_it_names(
 ) -> None:
     playground = opened(demo, STORY)
     assert errors(playground) == {}
-    before = side(playground).law.value
+    before = side(playground).distribution.value
     side(playground).controls[control].value = value
     settle(playground)
     assert list(errors(playground)) == [control] and message in errors(playground)[control]
@@ -248,7 +248,7 @@ def test_an_error_stands_at_the_control_that_it_names(
     settle(playground)
     assert list(errors(playground)) == [control] and playground.results == []
     assert side(playground).status.value == "", "nothing is waited for"
-    assert side(playground).law.value == before
+    assert side(playground).distribution.value == before
     side(playground).controls[control].value = ""
     settle(playground)
     assert errors(playground) == {}
@@ -397,13 +397,13 @@ def test_two_playgrounds_and_a_closed_lab(opened: Any, tmp_path: Any) -> None:
     assert "closed" in errors(one)[""]
     two._prompt.value = "another prompt"
     settle(two)
-    assert "closed" in errors(two)[""], "also where a thread of the law's finds it"
+    assert "closed" in errors(two)[""], "also where a thread for distributions finds it"
 
 
-def test_somebody_elses_endpoint_has_no_law_and_says_so(opened: Any) -> None:
+def test_somebody_elses_endpoint_has_no_distribution_and_says_so(opened: Any) -> None:
     endpoint = Endpoint(lambda body: spoken(entry("Hel", -0.3), entry("lo", -0.2)))
     playground = opened(Lab(endpoint.backend()), "hi", temperature=0.5)
-    assert NO_LAW in Tree(side(playground).law.value).text
+    assert NO_DISTRIBUTION in Tree(side(playground).distribution.value).text
     assert "order" not in side(playground).controls
     playground._generate.click()
     settle(playground)

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from llmlab.frames.tokens import logprobs_frame
-from llmlab.plots.completion import Alternatives, alternatives, plot_alternatives, plot_logprobs
+from llmlab.plots.completion import Alternatives, alternatives, plot_logprobs, plot_top_logprobs
 
 NAMES = {37: "<|im_end|>", 38: "<|endoftext|>"}
 
@@ -68,7 +68,7 @@ def test_surprises_side_by_side_are_not_written_on_each_other(make_tokens, make_
 def test_the_legend_lies_on_no_bar(rows: int, assert_nothing_clipped) -> None:
     flat = np.full(rows, 1 / rows)
     data = Alternatives(0, tuple("abcde"[:rows]), tuple(range(rows)), flat, flat, 0, 1)
-    ax = plot_alternatives(data)
+    ax = plot_top_logprobs(data)
     assert_nothing_clipped(ax)
     legend = ax.get_legend().get_window_extent()
     assert not any(legend.overlaps(bar.get_window_extent()) for bar in ax.patches)
@@ -91,7 +91,7 @@ def test_a_picture_of_nothing_says_so(make_tokens, make_completion, assert_nothi
     completion = make_completion(silent)
     for ax, what in (
         (plot_logprobs(logprobs_frame(completion)), "logprobs"),
-        (plot_alternatives(alternatives(completion.choices[0], 0)), "probab"),
+        (plot_top_logprobs(alternatives(completion.choices[0], 0)), "probab"),
     ):
         assert_nothing_clipped(ax)
         assert any(what in text.get_text() and "the endpoint does not say" in text.get_text() for text in ax.texts)
@@ -111,7 +111,7 @@ def test_a_probability_of_zero_is_an_arrow_at_the_foot(make_tokens, make_complet
 
 def test_alternatives_draw_both_distributions_and_mark_the_sampled_token(hard, assert_nothing_clipped) -> None:
     tokens = hard.choices[0].tokens
-    ax = plot_alternatives(alternatives(hard.choices[0], 9, top=6, names=NAMES))
+    ax = plot_top_logprobs(alternatives(hard.choices[0], 9, top=6, names=NAMES))
     raw, sampling = ax.containers
     np.testing.assert_allclose([bar.get_width() for bar in raw], np.exp(tokens.top_logprob[9, :6]), rtol=1e-6)
     np.testing.assert_allclose([bar.get_width() for bar in sampling], np.exp(tokens.top_sampling_logprob[9, :6]))
@@ -148,7 +148,7 @@ def test_an_endpoint_without_the_distribution_sampled_from(story, assert_nothing
         sampling_logprob=np.full_like(tokens.logprob, np.nan),
         rank=np.full_like(tokens.rank, -1),
     )
-    ax = plot_alternatives(alternatives(replace(story.choices[0], tokens=blind), 0))
+    ax = plot_top_logprobs(alternatives(replace(story.choices[0], tokens=blind), 0))
     assert [container.get_label() for container in ax.containers] == ["raw"]
     assert "rank" not in ax.get_title(loc="left")
     assert_nothing_clipped(ax)
@@ -157,7 +157,7 @@ def test_an_endpoint_without_the_distribution_sampled_from(story, assert_nothing
 def test_the_axes_given_are_drawn_on(story, assert_nothing_clipped) -> None:
     draws: list[Callable[..., Any]] = [
         lambda ax: plot_logprobs(logprobs_frame(story), ax=ax),
-        lambda ax: plot_alternatives(alternatives(story.choices[0], 0), ax=ax),
+        lambda ax: plot_top_logprobs(alternatives(story.choices[0], 0), ax=ax),
     ]
     for draw in draws:
         figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")

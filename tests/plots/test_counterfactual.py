@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmlab.counterfactuals.diff import Diff
 from llmlab.counterfactuals.orders import ORDERS_COLUMNS
 from llmlab.counterfactuals.tree import Node, Tree
 from llmlab.frames.schema import build
 from llmlab.plots import completion, counterfactual
 from llmlab.results.answer import Answer
+from llmlab.text.token_names import TokenNames
 from tests.completions import HARD, NAMES, STORY, VOCABULARY
 
 
@@ -47,9 +49,9 @@ def line(ax, name):
     return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
 
 
-def test_divergences(assert_nothing_clipped):
+def test_sensitivity(assert_nothing_clipped):
     frame = divergence_frame([0.0, 0.5, 1.0], [(0, 4, 2), (9, -1, 12), (-1, -1, -1)])
-    ax = counterfactual.plot_divergences(frame, parameter="temperature", own=1.0)
+    ax = counterfactual.plot_sensitivity(frame, parameter="temperature", own=1.0)
     assert_nothing_clipped(ax)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("temperature", "position (tokens)")
     x, y = line(ax, "first difference")
@@ -59,8 +61,8 @@ def test_divergences(assert_nothing_clipped):
     assert "as it was: 1" in labels(ax)
 
 
-def test_divergences_over_names_and_of_one_choice(assert_nothing_clipped):
-    ax = counterfactual.plot_divergences(
+def test_sensitivity_over_names_and_of_one_choice(assert_nothing_clipped):
+    ax = counterfactual.plot_sensitivity(
         divergence_frame(["vllm", "llama.cpp"], [(3,), (-1,)]), parameter="temperature"
     )
     assert_nothing_clipped(ax)
@@ -70,7 +72,7 @@ def test_divergences_over_names_and_of_one_choice(assert_nothing_clipped):
 
 def test_the_medians_of_names_are_not_joined(assert_nothing_clipped):
     frame = divergence_frame(["vllm", "$x$"], [(3, 5), (-1, 9)])
-    ax = counterfactual.plot_divergences(frame, parameter="temperature")
+    ax = counterfactual.plot_sensitivity(frame, parameter="temperature")
     assert_nothing_clipped(ax)
     median = next(one for one in ax.get_lines() if one.get_label() == "median over choices")
     assert (median.get_linestyle(), median.get_marker()) == ("None", "_")
@@ -78,7 +80,7 @@ def test_the_medians_of_names_are_not_joined(assert_nothing_clipped):
 
 def test_no_top_k_is_its_largest_value(assert_nothing_clipped):
     frame = divergence_frame([5.0, 0.0, 1.0], [(2, 4), (-1, -1), (0, 0)]).rename(columns={"temperature": "top_k"})
-    ax = counterfactual.plot_divergences(frame, parameter="top_k", own=0)
+    ax = counterfactual.plot_sensitivity(frame, parameter="top_k", own=0)
     assert_nothing_clipped(ax)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "5", "off"]
     assert line(ax, "median over choices")[1].tolist() == [0, 3, 30]
@@ -89,15 +91,15 @@ def test_whole_numbers_lie_where_they_are_and_seeds_side_by_side(assert_nothing_
     positions = [(2, 4), (0, 0), (3, 3)]
     frame = divergence_frame([40.0, 16_384.0, 3.0], positions)
     whole = frame.assign(temperature=frame["temperature"].astype("Int64"))
-    ax = counterfactual.plot_divergences(whole.rename(columns={"temperature": "top_k"}), parameter="top_k", own=0)
+    ax = counterfactual.plot_sensitivity(whole.rename(columns={"temperature": "top_k"}), parameter="top_k", own=0)
     assert_nothing_clipped(ax)
     assert line(ax, "median over choices")[0].tolist() == [3, 40, 16_384]
     assert "as it was: off" not in labels(ax), "off is no place between numbers"
-    ax = counterfactual.plot_divergences(whole.rename(columns={"temperature": "seed"}), parameter="seed", own=40)
+    ax = counterfactual.plot_sensitivity(whole.rename(columns={"temperature": "seed"}), parameter="seed", own=40)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["40", "16384", "3"]
     assert line(ax, "as it was: 40")[0].tolist() == [0, 0]
     some = whole.assign(temperature=whole["temperature"].where(whole["temperature"] > 3))
-    ax = counterfactual.plot_divergences(some.rename(columns={"temperature": "max_tokens"}), parameter="max_tokens")
+    ax = counterfactual.plot_sensitivity(some.rename(columns={"temperature": "max_tokens"}), parameter="max_tokens")
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["40", "16384", "none"]
 
 
@@ -130,7 +132,7 @@ def test_orders(assert_nothing_clipped, T):
 @pytest.mark.parametrize("ids", [STORY, HARD, HARD * 4, (37,)], ids=["story", "hard", "long", "end"])
 def test_certainty_and_surprisal(make_completion, make_tokens, assert_nothing_clipped, ids):
     answer = Answer(make_completion(make_tokens(ids)))
-    ax = completion.plot_certainty(answer.logprobs_frame())
+    ax = completion.plot_entropy(answer.logprobs_frame())
     assert_nothing_clipped(ax)
     tokens = answer.choices[0].tokens
     np.testing.assert_allclose(line(ax, "entropy, raw")[1], tokens.entropy, rtol=1e-6)
@@ -149,7 +151,7 @@ def test_what_an_endpoint_does_not_say_is_left_out(make_completion, make_tokens,
     frame = Answer(make_completion(make_tokens(STORY))).logprobs_frame()
     for name in ("entropy", "sampling_entropy", "kept"):
         frame[name] = pd.array([pd.NA] * len(frame), dtype=frame[name].dtype)
-    ax = completion.plot_certainty(frame)
+    ax = completion.plot_entropy(frame)
     assert_nothing_clipped(ax)
     assert len(ax.figure.axes) == 1 and not ax.get_lines()
     assert [text.get_text() for text in ax.texts] == ["entropy not known: the endpoint does not say"]
@@ -180,7 +182,7 @@ def a_tree(depth, width, *, dead=()):
                 )
                 following.append((at, path + logprob, drawn + sampling))
         level = following
-    return Tree(tuple(nodes), position=5, context="a", token_bytes=VOCABULARY, names=NAMES)
+    return Tree(tuple(nodes), position=5, context="a", names=TokenNames(VOCABULARY, NAMES))
 
 
 @pytest.mark.parametrize(("depth", "width"), [(1, 1), (1, 20), (3, 3), (4, 3)])
@@ -204,8 +206,7 @@ def test_long_names_in_a_deep_tree_end_before_the_next(assert_nothing_clipped):
         tuple(Node(deep - 2, deep, 0, 1, -0.1, -0.1, -0.1 * deep, -0.1 * deep, True, False) for deep in range(1, 13)),
         position=0,
         context="",
-        token_bytes=(b" responsibilities!",),
-        names={},
+        names=TokenNames((b" responsibilities!",), {}),
     )
     ax = tree.plot()
     assert_nothing_clipped(ax)
@@ -226,7 +227,7 @@ def test_a_large_tree_is_no_page_of_text():
 
 def test_long_names_of_values_stand_apart(assert_nothing_clipped):
     values = [f'{{"type": "json_schema", "json_schema": {{"name": "number {at}"}}}}' for at in range(3)]
-    ax = counterfactual.plot_divergences(divergence_frame(values, [(3, 4)] * 3), parameter="temperature")
+    ax = counterfactual.plot_sensitivity(divergence_frame(values, [(3, 4)] * 3), parameter="temperature")
     assert_nothing_clipped(ax)
     ticks = ax.get_xticklabels()
     assert [tick.get_text()[:4] for tick in ticks] == ["0: {", "1: {", "2: {"] and ticks[0].get_rotation() == 30
@@ -235,11 +236,11 @@ def test_long_names_of_values_stand_apart(assert_nothing_clipped):
 
 def test_positions_are_whole_numbers():
     frame = divergence_frame([0.0, 0.5], [(0, 1), (1, 0)], tokens=1)
-    ax = counterfactual.plot_divergences(frame, parameter="temperature")
+    ax = counterfactual.plot_sensitivity(frame, parameter="temperature")
     assert all(float(tick).is_integer() for tick in ax.get_yticks())
 
 
-@pytest.mark.parametrize("kind", ["certainty", "surprisal", "logprobs"])
+@pytest.mark.parametrize("kind", ["entropy", "surprisal", "logprobs"])
 def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, assert_nothing_clipped, kind):
     def draw(ids):
         answer = Answer(make_completion(make_tokens(ids)))
@@ -259,7 +260,7 @@ def test_long_tokens_leave_room_for_the_picture(make_completion, make_tokens, as
 def test_marks_grow_finer_and_those_of_the_legend_do_not(make_completion, make_tokens):
     for T, size in ((20, 4.0), (240, 2.0)):
         answer = Answer(make_completion(make_tokens([7] * T)))
-        ax = completion.plot_certainty(answer.logprobs_frame())
+        ax = completion.plot_entropy(answer.logprobs_frame())
         assert ax.get_lines()[0].get_markersize() == pytest.approx(size)
         assert ax.get_legend().legend_handles[0].get_markersize() == pytest.approx(4.0)
 
@@ -277,10 +278,37 @@ def test_the_axes_that_are_given_are_used(make_completion, make_tokens):
     answer = Answer(make_completion(make_tokens(STORY)))
     for draw in (
         lambda ax: counterfactual.plot_orders(orders_frame(), ax=ax),
-        lambda ax: completion.plot_certainty(answer.logprobs_frame(), ax=ax),
+        lambda ax: completion.plot_entropy(answer.logprobs_frame(), ax=ax),
         lambda ax: completion.plot_surprisal(answer.surprisal_frame(), ax=ax),
-        lambda ax: counterfactual.plot_divergences(divergence_frame([0.0], [(1,)]), parameter="temperature", ax=ax),
+        lambda ax: counterfactual.plot_sensitivity(divergence_frame([0.0], [(1,)]), parameter="temperature", ax=ax),
         lambda ax: counterfactual.plot_tree(a_tree(2, 2).frame(), ax=ax),
+        lambda ax: Diff(answer, answer).plot(ax=ax),
     ):
         _, ax = plt.subplots()
         assert draw(ax) is ax
+
+
+def test_a_diff_draws_both_runs_along_their_aligned_tokens(make_completion, make_tokens, assert_nothing_clipped):
+    before, after = make_completion(make_tokens((0, 1, 2, 37))), make_completion(make_tokens((0, 1, 8, 9, 37), key=1))
+    diff = Diff(before, after)
+    frame = diff.tokens_frame()
+    ax = diff.plot()
+    assert_nothing_clipped(ax)
+    np.testing.assert_allclose(line(ax, "before")[1], frame["logprob"].to_numpy(float, na_value=np.nan))
+    np.testing.assert_allclose(line(ax, "after")[1], frame["logprob_after"].to_numpy(float, na_value=np.nan))
+    assert line(ax, "first difference")[0].tolist() == [2, 2] and diff.first_differences[0].position == 2
+    shown = [text.get_text() for text in ax.get_xticklabels()]
+    assert shown == ["Once", "␣upon", "␣a → ␣cat", "– → .", "<|im_end|>"]
+    with pytest.raises(IndexError, match="choice 1 is outside the 1 choice"):
+        diff.plot(choice=1)
+
+
+def test_a_diff_without_a_difference_or_without_logprobs(make_completion, make_tokens, assert_nothing_clipped):
+    same = make_completion(make_tokens(STORY))
+    ax = Diff(same, same).plot()
+    assert labels(ax) == {"before", "after"} and not any(" → " in text.get_text() for text in ax.get_xticklabels())
+    blind = Diff(same, same).tokens_frame()
+    blind[["logprob", "logprob_after"]] = pd.NA
+    ax = counterfactual.plot_diff(blind)
+    assert_nothing_clipped(ax)
+    assert ax.get_legend() is None and "logprobs" in ax.texts[0].get_text()

@@ -86,11 +86,11 @@ def test_a_waterfall_follows_one_token_through_the_stages(next_token: NextToken)
     assert data.stages == ("raw", "1 logit_bias", "2 repetition", "4 presence", "6 temperature", "7 top_k")
     assert data.settings == ("", "+1", "= 1.2", "= 0.5", "= 0.5", "= 3")
     assert data.label == "␣w3" and data.token_id == 3
-    ledger = next_token.stages_frame(tokens=[3], **fields)
-    ledger = ledger[ledger["active"]]
-    np.testing.assert_array_equal(data.logit, ledger["logit"])
-    np.testing.assert_allclose(data.prob, ledger["prob"], atol=1e-12)
-    removed = ledger["removed_by"].iloc[0]
+    frame = next_token.stages_frame(tokens=[3], **fields)
+    frame = frame[frame["active"]]
+    np.testing.assert_array_equal(data.logit, frame["logit"])
+    np.testing.assert_allclose(data.prob, frame["prob"], atol=1e-12)
+    removed = frame["removed_by"].iloc[0]
     assert data.removed_by == ("top_k" if data.prob[-1] == 0 else "") and (removed == "top_k") == (data.prob[-1] == 0)
     other = next_token._token_stages(20, **fields, frequency_penalty=0.1)
     assert other.settings == ("", "no bias", "not seen", "not made", "not made", "= 0.5", "= 3")

@@ -34,15 +34,15 @@ def nothing_global() -> Iterator[None]:
 
 DRAWN: dict[str, Callable[[Completion], Callable[..., Axes]]] = {
     "logprobs": lambda done: lambda ax: llmlab.plots.plot_logprobs(logprobs_frame(done), ax=ax),
-    "certainty": lambda done: lambda ax: llmlab.plots.plot_certainty(logprobs_frame(done), ax=ax),
+    "entropy": lambda done: lambda ax: llmlab.plots.plot_entropy(logprobs_frame(done), ax=ax),
     "surprisal": lambda done: lambda ax: llmlab.plots.plot_surprisal(surprisal_frame(done), ax=ax),
     "alternatives": lambda done: (
-        lambda ax: llmlab.plots.plot_alternatives(llmlab.plots.alternatives(done.choices[0], 3), ax=ax)
+        lambda ax: llmlab.plots.plot_top_logprobs(llmlab.plots.alternatives(done.choices[0], 3), ax=ax)
     ),
     "orders": lambda _: lambda ax: llmlab.plots.plot_orders(orders_frame(30), ax=ax),
     "tree": lambda _: lambda ax: llmlab.plots.plot_tree(a_tree(2, 5).frame(), ax=ax),
     "divergences": lambda _: (
-        lambda ax: llmlab.plots.plot_divergences(
+        lambda ax: llmlab.plots.plot_sensitivity(
             divergence_frame([DOLLARS, "b"], [(1,), (2,)]), parameter="temperature", ax=ax
         )
     ),

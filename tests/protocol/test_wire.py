@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmlab.protocol.chunks import chunks
 from llmlab.protocol.completion import CallDelta, Choice, Completion, Delta, ToolCall
-from llmlab.protocol.wire import NEVER, chat_completion
+from llmlab.protocol.wire import MINUS_INFINITY, chat_completion
 from tests.backends.client import accumulated
 from tests.completions import make_completion, make_tokens
 
@@ -91,7 +91,7 @@ def test_a_control_token_goes_by_its_name() -> None:
     assert [(entry.token, entry.token_id) for entry in named] == [("<|endoftext|>", 38)]
     others = [other for entry in response.choices[0].logprobs.content for other in entry.top_logprobs]
     assert {other.token for other in others if other.bytes is None} <= {"<|im_end|>", "<|endoftext|>"}
-    nameless = replace(answer(ids=(0, 38), segments=("content",) * 2, logprobs=True), names={})
+    nameless = replace(answer(ids=(0, 38), segments=("content",) * 2, logprobs=True), control_tokens={})
     assert chat_completion(nameless).choices[0].logprobs.content[1].token == "<id 38>"
 
 
@@ -106,7 +106,7 @@ def test_json_has_neither_infinity_nor_nan() -> None:
     entries = response.choices[0].logprobs.content
     assert {(entry.entropy, entry.rank) for entry in entries} == {(None, None)}
     cut = [other.sampling_logprob for entry in entries for other in entry.top_logprobs if other.sampling_logprob < -99]
-    assert set(cut) == {NEVER}, "top_k left six"
+    assert set(cut) == {MINUS_INFINITY}, "top_k left six"
 
 
 def test_a_chunk_holds_one_kind_of_text() -> None:

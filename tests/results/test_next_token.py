@@ -94,7 +94,9 @@ def cut(p: np.ndarray, *, top_k: int, top_p: float, min_p: float) -> dict[str, n
     return gone
 
 
-def test_the_frame_is_the_raw_law_and_the_one_drawn_from(next_token: NextToken, backend: FakeBackend) -> None:
+def test_the_frame_has_the_raw_distribution_and_the_one_sampled_from(
+    next_token: NextToken, backend: FakeBackend
+) -> None:
     frame = next_token.frame(top=None, temperature=0.7, top_k=9, top_p=0.95, min_p=0.02)
     assert list(frame.columns) == ["token", "token_id", "bytes", "logprob", "sampling_logprob", "rank", "kept"]
     assert [str(t) for t in frame.dtypes] == ["category", "Int64", "object", "Float64", "Float64", "Int64", "bool"]
@@ -229,7 +231,7 @@ def test_peers_orders_cut_other_tokens(next_token: NextToken) -> None:
 @pytest.mark.parametrize(
     "fields", [{}, {"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}]
 )
-def test_the_plot_draws_the_laws_and_their_cuts(
+def test_the_plot_draws_the_distributions_and_their_cuts(
     next_token: NextToken, fields: dict[str, float], assert_nothing_clipped
 ) -> None:
     temperatures = (0.3, 1.0, 2.0)
@@ -255,7 +257,7 @@ def test_the_plot_draws_the_laws_and_their_cuts(
     assert_nothing_clipped(ax)
 
 
-def test_greedy_and_biased_laws_are_drawn_too(next_token: NextToken, assert_nothing_clipped) -> None:
+def test_greedy_and_biased_distributions_are_drawn_too(next_token: NextToken, assert_nothing_clipped) -> None:
     data = next_token.temperatures((0.0, 1.0), top=6, logit_bias={40: 20.0}, top_k=3)
     assert data.token_ids[0] == 40, "the most likely after the bias comes first"
     assert data.kept.tolist() == [1, 3]
@@ -301,3 +303,21 @@ def test_a_prompt_that_fills_the_window_names_its_field(demo, asked, param):
     with pytest.raises(ContextLengthError, match="which leaves no room in the context of 512") as caught:
         demo.next_token(**asked)
     assert caught.value.param == param
+
+
+def test_the_public_names_are_those_a_reader_can_use(next_token: NextToken) -> None:
+    public = {name for name in dir(next_token) if not name.startswith("_")}
+    assert public == {
+        "choice", "drawn", "flip_points_frame", "frame", "logits", "logprobs", "made", "of", "order", "penalties",
+        "plot_penalties", "plot_stages", "plot_temperatures", "plot_truncation", "prompt_ids", "ranking", "request",
+        "sample", "sampling_logprobs", "seed", "stages_frame", "sweep", "temperatures", "token_names", "truncation",
+    }  # fmt: skip
+    assert all((getattr(NextToken, name, None).__doc__ or "") for name in public if hasattr(NextToken, name))
+
+
+def test_the_distribution_that_is_sampled_from_as_an_array(next_token: NextToken) -> None:
+    fields = {"temperature": 0.7, "top_k": 9, "order": "vllm"}
+    found = next_token.sampling_logprobs(**fields)
+    assert found.shape == (V,) and np.exp(found).sum() == pytest.approx(1.0) and np.isfinite(found).sum() == 9
+    frame = next_token.frame(top=None, **fields)
+    np.testing.assert_array_equal(found[frame["token_id"].to_numpy(int)], frame["sampling_logprob"])

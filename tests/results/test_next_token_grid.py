@@ -21,6 +21,7 @@ def next_token() -> NextToken:
     return NextToken.of(FakeBackend(), ChatRequest.build("hello", repetition_penalty=1.1))
 
 
+@pytest.mark.slow
 def test_a_grid_of_a_thousand_is_a_thousand_evaluations_and_one_pass(demo) -> None:
     before = demo.backend.engine.prefills
     next_token = demo.next_token("Tell me a story about a cat.")
@@ -66,7 +67,7 @@ def test_its_columns_are_those_that_a_sweep_would_have(next_token: NextToken) ->
     assert biased["logit_bias"].tolist() == ["{}", '{"5": 1.0}'] and biased["ignore_eos"].dtype == "boolean"
 
 
-def test_a_grid_without_axes_is_one_law(next_token: NextToken) -> None:
+def test_a_grid_without_axes_is_one_distribution(next_token: NextToken) -> None:
     grid = next_token.sweep(top_k=3)
     assert grid.shape == () and len(grid) == 1 and len(grid.summary_frame()) == 1
     assert grid.kept == 3 and grid.frame(top=5)["kept"].sum() == 3

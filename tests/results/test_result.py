@@ -7,6 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 from pandas.testing import assert_frame_equal
 
+from llmlab.errors import RequestError
 from llmlab.protocol.completion import ToolCall
 from llmlab.results.result import Result
 
@@ -83,14 +84,17 @@ def test_the_frames_and_the_strip_name_control_tokens(two: Result) -> None:
 
 
 def test_the_page_is_written_where_it_says(two: Result, tmp_path) -> None:
-    path = two.save_html(tmp_path / "strip.html", by="sampling_logprob")
-    assert path == tmp_path / "strip.html"
-    assert path.read_text("utf-8") == two.to_html(by="sampling_logprob") != two.to_html()
+    path = tmp_path / "strip.html"
+    page = two.to_html(path, by="sampling_logprob")
+    assert path.read_text("utf-8") == page == two.to_html(by="sampling_logprob") != two.to_html()
+    with pytest.raises(RequestError, match="alternatives"):
+        two.to_html(tmp_path / "none.html", alternatives=-1)
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_plots_take_a_choice(two: Result) -> None:
     assert len(two.plot_logprobs(choice=1).get_xticklabels()) == 2
-    assert two.plot_alternatives(-1, top=3).get_title(loc="left").startswith("position 4")
+    assert two.plot_top_logprobs(-1, top=3).get_title(loc="left").startswith("position 4")
     with pytest.raises(IndexError, match="choice 2 is outside the 2 choices"):
         two.plot_logprobs(choice=2)
     plt.close("all")
@@ -129,3 +133,24 @@ def test_a_terminal_is_not_at_the_mercy_of_a_text(story) -> None:
     shown = repr(Result(replace(story, choices=(choice,))))
     assert "a\\x1b[31mred\\x0db\\x07\n\tnext\\x85" in shown and "(reasoning) \\x1b[2J" in shown
     assert not set(shown) & set("\x1b\r\x07\x85")
+
+
+def test_choices_are_taken_by_their_index_and_iterated_over(two: Result, make_completion) -> None:
+    assert two[0] is two.choices[0] and two[1].text == " lived fox"
+    assert two[-1] is two.choices[1] and two[-2] is two[0]
+    assert list(two) == list(two.choices) and [choice.text for choice in two] == two.texts
+    for bad in (2, -3):
+        with pytest.raises(IndexError, match=f"index {bad} is outside the 2 choices"):
+            two[bad]
+    assert list(Result(make_completion())) == []
+
+
+def test_tab_shows_what_can_be_asked_of_a_result(two: Result) -> None:
+    shown = {name for name in dir(two) if not name.startswith("_")}
+    assert shown == {
+        "branch", "choices", "completion", "control_tokens", "data", "diff", "finish_reasons", "lab", "load",
+        "logprobs_frame", "model", "next_token", "notes", "order", "parent", "perplexities", "perplexity",
+        "plot_entropy", "plot_logprobs", "plot_surprisal", "plot_top_logprobs", "prompt_ids", "prompt_logprobs_frame",
+        "reasoning", "request", "rerun", "save", "seed", "sensitivity", "surprisal_frame", "text", "texts", "to_csv",
+        "to_html", "tool_calls", "top_logprobs_frame", "tree", "usage",
+    }  # fmt: skip

@@ -17,6 +17,7 @@ from openai.types.chat import ChatCompletionChunk
 import llmlab
 from llmlab.errors import RequestError
 from llmlab.lab.lab import Lab
+from llmlab.results import reading
 from llmlab.results import stream as stream_module
 from llmlab.testing import tiny_checkpoint
 from tests.backends.client import accumulated
@@ -147,7 +148,7 @@ def test_an_interrupt_of_a_growing_result_leaves_its_part_in_last(lab: Lab, monk
     stream = lab.stream("hello", **ENDLESS)
     monkeypatch.setattr(stream_module, "time", SimpleNamespace(monotonic=impatient))
     with pytest.raises(KeyboardInterrupt) as caught:
-        list(stream.growing(every=0))
+        list(stream.partial_results(every=0))
     monkeypatch.undo()
     assert any("lab.last" in note for note in caught.value.__notes__)
     assert lab.last is stream.result() and lab.last.finish_reasons == ["interrupted"]
@@ -181,7 +182,7 @@ def test_an_interrupt_of_chat_leaves_its_part_in_last(lab: Lab, monkeypatch: pyt
             if self.tokens > 20:
                 signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(stream_module, "progress_bar", lambda **_: Bar())
+    monkeypatch.setattr(reading, "progress_bar", lambda **_: Bar())
     with pytest.raises(KeyboardInterrupt) as caught:
         lab.chat("hello", n=2, **ENDLESS)
     monkeypatch.undo()

@@ -87,6 +87,7 @@ def cases(demo: Lab) -> list[tuple[Any, dict[str, Any]]]:
     return [(rng.choice(QUESTIONS), generated(rng, ids)) for _ in range(REQUESTS)]
 
 
+@pytest.mark.slow
 def test_a_stream_read_to_its_end_is_what_chat_answers(demo: Lab, cases: list[tuple[Any, dict[str, Any]]]) -> None:
     def ask(case: tuple[Any, dict[str, Any]]) -> tuple[str, int]:
         messages, fields = case

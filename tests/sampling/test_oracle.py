@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.pipeline import process, run
 from tests.sampling.cases import PLAIN, arrays, case
 from tests.sampling.oracle import Case, Law, entropy, law, raw_logprobs
@@ -22,11 +22,11 @@ SIZES = [(1, 16, 4), (5, 16, 32), (33, 16, 40), (500, 16, 40), (4096, 16, 16), (
 
 
 @jax.jit
-def program(logits: Any, inputs: Any, history: Any) -> tuple[Any, Any, Figures]:
+def program(logits: Any, inputs: Any, history: Any) -> tuple[Any, Any, TokenStatistics]:
     return process(logits, inputs, history), *run(logits, inputs, history)
 
 
-def outcome(cases: list[Case]) -> tuple[np.ndarray, np.ndarray, Figures]:
+def outcome(cases: list[Case]) -> tuple[np.ndarray, np.ndarray, TokenStatistics]:
     return jax.tree.map(np.asarray, program(*arrays(cases)))
 
 
@@ -59,7 +59,7 @@ def check_law(expected: Law, logits: np.ndarray, tally: Counter[str]) -> bool:
     return False
 
 
-def check_figures(case: Case, expected: Law, token: int, figures: Figures, *, same: bool) -> None:
+def check_figures(case: Case, expected: Law, token: int, figures: TokenStatistics, *, same: bool) -> None:
     """A row's figures, against the raw law and, where the support is the same, the law drawn from."""
     raw = raw_logprobs(case.logits)
     # float32 holds a logprob of -1000 to 6e-5.
@@ -119,7 +119,7 @@ def test_the_law_and_its_figures_are_the_oracles(
         for i in range(rows):
             expected = law(cases[i])
             same = check_law(expected, logits[i], tally)
-            check_figures(cases[i], expected, int(tokens[i]), Figures(*(f[i] for f in figures)), same=same)
+            check_figures(cases[i], expected, int(tokens[i]), TokenStatistics(*(f[i] for f in figures)), same=same)
         check_alone(cases, row, together)
 
     check()

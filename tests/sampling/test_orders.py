@@ -42,25 +42,25 @@ def final(logits: np.ndarray, params: SamplingParams, order: str, *, generated: 
 # What each order makes of (law, parameters), by hand. Written as weights; a law is its weights over their sum.
 CUTS = {
     # top_k leaves .4 and .3. Over those two the mass before the second is 4/7, over the whole law .4.
-    "top_p sees the law before top_k, or after": (
+    "top_p sees the distribution before top_k, or after": (
         [0.4, 0.3, 0.2, 0.1],
         {"top_k": 2, "top_p": 0.5},
         {"llmlab": [1, 0, 0, 0], "vllm": [1, 0, 0, 0], "sglang": [4, 3, 0, 0], "llama.cpp": [1, 0, 0, 0]},
     ),
     # min_p 0.3 drops what is under .15. After that the mass before the second is 5/8, before it .5.
-    "top_p sees the law before min_p, or after": (
+    "top_p sees the distribution before min_p, or after": (
         [0.5, 0.3, 0.1, 0.1],
         {"top_p": 0.6, "min_p": 0.3},
         {"llmlab": [5, 3, 0, 0], "vllm": [1, 0, 0, 0], "sglang": [5, 3, 0, 0], "llama.cpp": [5, 3, 0, 0]},
     ),
     # At temperature 2 the weights are 8, 4, 4, 2 of 18: .444 before the second, .667 before the third. At 1: .64.
-    "top_p sees the law before the temperature, or after": (
+    "top_p sees the distribution before the temperature, or after": (
         [0.64, 0.16, 0.16, 0.04],
         {"temperature": 2.0, "top_p": 0.6},
         {"llmlab": [2, 1, 0, 0], "vllm": [2, 1, 0, 0], "sglang": [2, 1, 0, 0], "llama.cpp": [1, 0, 0, 0]},
     ),
     # At temperature 2 the ratios to the first are 1/2, 1/2, 1/4; at 1, 1/4, 1/4, 1/16.
-    "min_p sees the law before the temperature, or after": (
+    "min_p sees the distribution before the temperature, or after": (
         [0.64, 0.16, 0.16, 0.04],
         {"temperature": 2.0, "min_p": 0.4},
         {"llmlab": [2, 1, 1, 0], "vllm": [2, 1, 1, 0], "sglang": [2, 1, 1, 0], "llama.cpp": [1, 0, 0, 0]},
@@ -165,10 +165,10 @@ def test_every_order_agrees_on_the_greedy_token(order: str) -> None:
 
 
 def test_ours_is_the_documented_order() -> None:
-    import llmlab.sampling.pipeline as pipeline
+    import llmlab.sampling.stages as stages
 
-    assert pipeline.__doc__ is not None
-    numbered = [line.split() for line in pipeline.__doc__.splitlines() if line[:2].strip().isdigit() and line[2] == "."]
+    assert stages.__doc__ is not None
+    numbered = [line.split() for line in stages.__doc__.splitlines() if line[:2].strip().isdigit() and line[2] == "."]
     assert [words[1] for words in numbered] == [*(stage.name for stage in ORDER), "draw"]
-    assert [int(words[0].rstrip(".")) for words in numbered] == list(range(1, 11))
+    assert [int(words[0].rstrip(".")) for words in numbered] == list(range(1, len(ORDER) + 2))
     assert ORDERS["llmlab"] is ORDER

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 from llmlab.sampling.pipeline import ORDER, process, run
 
@@ -21,7 +21,7 @@ traces = 0
 
 
 @jax.jit
-def sample(logits: jax.Array, inputs: SamplerInputs, history: History) -> tuple[jax.Array, jax.Array, Figures]:
+def sample(logits: jax.Array, inputs: SamplerInputs, history: History) -> tuple[jax.Array, jax.Array, TokenStatistics]:
     """The law, the token and the figures; counts how often it is traced, which is how often it can be compiled."""
     global traces
     traces += 1

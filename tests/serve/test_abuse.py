@@ -32,6 +32,7 @@ def test_what_is_mutated_is_valid_to_begin_with(server):
         assert answer.status_code == 200, answer.text
 
 
+@pytest.mark.slow
 def test_thousands_of_mutated_requests(demo):
     """In-process, through the code that the server answers with: what nobody foresaw is raised here."""
 
@@ -82,6 +83,7 @@ def test_a_body_of_another_kind(server, headers, data):
     assert refused.status_code == 400 and error_of(refused)["param"] == "body"
 
 
+@pytest.mark.slow
 def test_two_hundred_clients_at_once_on_eight_slots(server):
     async def ask(client, seed):
         fields = {"seed": seed, "max_tokens": 24, "stream": seed % 2 == 0, "temperature": 0.8, "ignore_eos": True}
@@ -194,6 +196,7 @@ def test_a_stream_ends_wherever_the_client_stops_to_take_it(full):
     assert len(sent) == {"start": 1, 1: 2, 2: 3, "end": 6}[full] and (full == "end") is not sent[-1].get("more_body", 1)
 
 
+@pytest.mark.slow
 def test_vanished_clients_leave_no_slot_and_no_memory(server):
     datas = [encoded(stream=n % 2 == 0, max_tokens=400, ignore_eos=True, seed=n) for n in range(100)]
     reads = [250 if n % 2 == 0 and n < 16 else 0 for n in range(100)]

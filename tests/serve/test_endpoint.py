@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from llmlab.protocol.request import ChatRequest
-from llmlab.protocol.wire import whole
+from llmlab.protocol.wire import completion_json
 from tests.serve.bodies import ASK, encoded, error_of, http, post
 from tests.serve.puppet import Puppet, wait
 
@@ -31,7 +31,7 @@ def client(server):
 def test_an_answer_is_the_backends(client, demo):
     fields = {"seed": 3, "max_tokens": 12, "n": 2, "logprobs": True, "top_logprobs": 2, "temperature": 0.7}
     answer = client.chat.completions.create(model="demo", messages=ASK, **fields)
-    here = whole(demo.backend.complete(ChatRequest(messages=ASK, **fields)))
+    here = completion_json(demo.backend.complete(ChatRequest(messages=ASK, **fields)))
     got = answer.model_dump(exclude_unset=True)
     assert got.pop("id").startswith("chatcmpl-") and got.pop("created") <= here.pop("created") and here.pop("id")
     assert got == here

@@ -198,6 +198,7 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @API.parametrize()
 @settings(max_examples=50, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 def test_schemathesis_finds_nothing(case):

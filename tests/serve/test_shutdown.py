@@ -65,6 +65,7 @@ def served(tmp_path):
     process.kill()
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_end(served):
     banner = served.banner
     assert "llmlab · tiny" in banner and "every request to /v1 needs it" in banner and "k3y" not in banner

@@ -183,6 +183,7 @@ FIVE_HUNDRED: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_five_hundred_completions_cost_one_prefill_a_prompt_and_compile_nothing_new(tmp_path, compiled) -> None:
     lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), slots=4, quiet=True)
     programs, after_each = lab.backend.engine.programs, []
@@ -201,6 +202,7 @@ def test_five_hundred_completions_cost_one_prefill_a_prompt_and_compile_nothing_
     lab.close()
 
 
+@pytest.mark.slow
 def test_a_batch_that_follows_the_load_reads_each_prompt_once_as_well(tmp_path) -> None:
     lab = llmlab.load(tiny_checkpoint(tmp_path / "tiny"), quiet=True)
     assert len(lab.sweep(**FIVE_HUNDRED)) == 500
@@ -235,7 +237,7 @@ def test_the_frame_has_the_columns_of_the_design(swept) -> None:
     row = 0
     for cell, result in zip(swept.cells, swept.results, strict=True):
         for choice in result.choices:
-            own = logprobs_frame(dataclasses.replace(result._completion, choices=(choice,)))
+            own = logprobs_frame(dataclasses.replace(result.data, choices=(choice,)))
             found = frame.iloc[row]
             assert {name: found[name] for name in cell.point} == dict(cell.point)
             assert (found["seed"], found["text"]) == (result.seed, choice.text)

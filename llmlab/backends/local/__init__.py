@@ -1,1 +1,1 @@
-"""The engine in this process: a checkpoint, its tokenizer and the batch that answers requests."""
+"""The engine in this process as a backend: a checkpoint, its tokenizer, and the batch that answers requests."""

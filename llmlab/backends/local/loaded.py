@@ -182,7 +182,7 @@ class LoadedModel:
             seed=seed,
             prompt_ids=prompt,
             system_fingerprint=self.system_fingerprint,
-            names=self.token_names,
+            control_tokens=self.token_names,
             order=order,
         )
 

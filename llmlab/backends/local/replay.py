@@ -26,7 +26,7 @@ from llmlab.protocol.backend import Candidates, GivenTokens
 from llmlab.protocol.completion import Completion, Delta, Timing
 from llmlab.protocol.request import Request
 from llmlab.sampling.history import history_of
-from llmlab.sampling.logprobs import ALTERNATIVES, Figures, law
+from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, logprobs_and_entropy
 from llmlab.sampling.params import History, SamplerInputs, stack
 from llmlab.sampling.pipeline import ORDERS, process
 from llmlab.text.stops import StopMatcher
@@ -149,7 +149,8 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
 @partial(jax.jit, static_argnames="order")
 def _logprobs(logits: Array, inputs: SamplerInputs, history: History, *, order: str) -> tuple[Array, Array]:
     """The logprobs [V] of the raw and of the processed distribution, from logits [1, V]."""
-    return law(logits)[0][0], law(process(logits, inputs, history, order=ORDERS[order]))[0][0]
+    final = process(logits, inputs, history, order=ORDERS[order])
+    return logprobs_and_entropy(logits)[0][0], logprobs_and_entropy(final)[0][0]
 
 
 def grammar_masks(
@@ -225,8 +226,8 @@ class _Start(NamedTuple):
         return writer, deltas
 
 
-def _piece(one: GivenTokens, found: Figures, first: int, last: int, *, finish: str | None) -> Piece:
-    part: Figures = jax.tree.map(lambda x: x[first:last], found)
+def _piece(one: GivenTokens, found: TokenStatistics, first: int, last: int, *, finish: str | None) -> Piece:
+    part: TokenStatistics = jax.tree.map(lambda x: x[first:last], found)
     return Piece(0, one.ids[first:last], part, finish)
 
 

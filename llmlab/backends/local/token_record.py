@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmlab.protocol.completion import TokenBytes, Tokens
-from llmlab.sampling.logprobs import Figures
+from llmlab.sampling.logprobs import TokenStatistics
 
 __all__ = ["TokenRecord"]
 
@@ -29,13 +29,13 @@ class TokenRecord:
         self._segments: list[str] = []
         self._lead: list[int] = []
         self._overhang: list[int] = []
-        self._figures: list[Figures] = []  # one for each call of `add`
+        self._figures: list[TokenStatistics] = []  # one for each call of `add`
         self._borders = [0]  # the position at which each of them begins, and the end of the last one
 
     def __len__(self) -> int:
         return len(self._segments)
 
-    def add(self, ids: list[int], figures: Figures) -> list[TokenBytes]:
+    def add(self, ids: list[int], figures: TokenStatistics) -> list[TokenBytes]:
         """Append generated tokens with their statistics; returns their bytes."""
         found = [self._bytes_of(token) for token in ids]
         self._ids += ids
@@ -82,8 +82,8 @@ class TokenRecord:
             top_sampling_logprob=figures.top_sampling_logprobs,
         )
 
-    def _figures_of(self, first: int, last: int) -> Figures:
-        parts: list[Figures] = []
+    def _figures_of(self, first: int, last: int) -> TokenStatistics:
+        parts: list[TokenStatistics] = []
         # From the end, because a delta asks for the latest tokens.
         for at in range(len(self._figures) - 1, -1, -1):
             begin, end = self._borders[at], self._borders[at + 1]
@@ -91,14 +91,14 @@ class TokenRecord:
                 break
             if begin < last:
                 low, high = max(first - begin, 0), min(last, end) - begin
-                parts.append(Figures(*(x[low:high] for x in self._figures[at])))
+                parts.append(TokenStatistics(*(x[low:high] for x in self._figures[at])))
         if len(parts) == 1:
             return parts[0]
         if parts:
-            return Figures(*(np.concatenate(x) for x in zip(*reversed(parts), strict=True)))
+            return TokenStatistics(*(np.concatenate(x) for x in zip(*reversed(parts), strict=True)))
         empty, wide = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
         count = np.zeros(0, np.int32)
-        return Figures(empty, empty, count, empty, empty, empty, count, wide.astype(np.int32), wide, wide)
+        return TokenStatistics(empty, empty, count, empty, empty, empty, count, wide.astype(np.int32), wide, wide)
 
     def _bytes_of(self, token: int) -> TokenBytes:
         return self._token_bytes[token] if token < len(self._token_bytes) else None

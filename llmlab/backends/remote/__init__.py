@@ -1,1 +1,1 @@
-"""Any endpoint that speaks the chat-completion API, as a backend of the lab."""
+"""Any endpoint of the chat-completion API as a backend."""

@@ -38,9 +38,9 @@ class RemoteBackend(Backend):
         self.unsupported = frozenset({"order", "prompt"})
         self.endpoint = endpoint
         self._loop = loop
-        # A dropped backend must leave neither its thread nor a connection. It is the endpoint that decides, because
-        # streams in progress hold it: they can be read to their end although the backend is gone.
-        weakref.finalize(endpoint, loop.close, wait=False).atexit = False
+        # A dropped backend must leave neither its thread nor a connection. Its streams hold it, so that they can be
+        # read to their end although nobody else does.
+        weakref.finalize(self, loop.close, wait=False).atexit = False
 
     @classmethod
     def connect(
@@ -125,4 +125,4 @@ class RemoteBackend(Backend):
                 f"the model {request.model!r} is not the one connected to, {self.name!r}", param="model"
             )
         seed = secrets.randbelow(_SEEDS) if request.seed is None else request.seed
-        return RemoteStream(self.endpoint, request, seed=seed, submit=self._loop.submit)
+        return RemoteStream(self.endpoint, request, seed=seed, submit=self._loop.submit, owner=self)

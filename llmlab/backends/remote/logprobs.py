@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.protocol.completion import TokenBytes, Tokens
-from llmlab.protocol.wire import NEVER
+from llmlab.protocol.wire import MINUS_INFINITY
 
 #: A token as it was sent.
 Entry = Mapping[str, Any]
@@ -165,4 +165,4 @@ def _key(entry: Entry) -> Any:
 def _number(value: Any) -> float:
     if value is None:
         return math.nan
-    return -math.inf if value <= NEVER else float(value)
+    return -math.inf if value <= MINUS_INFINITY else float(value)

@@ -38,6 +38,7 @@ class RemoteStream:
         request: the request.
         seed: the request's seed, or the one drawn for it.
         submit: starts a coroutine on the backend's event loop.
+        owner: the backend, which closes that loop when nobody holds it; held as long as this stream.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class RemoteStream:
         *,
         seed: int,
         submit: Callable[[Coroutine[Any, Any, None]], Future[None]],
+        owner: object,
     ) -> None:
+        self._owner = owner
         events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._answer = _AnswerSoFar(request, where=endpoint.where)
         self.header = Header(
@@ -58,7 +61,7 @@ class RemoteStream:
             seed=seed,
             prompt_ids=np.zeros(0, np.int32),
             system_fingerprint="",
-            names=self._answer.texts.by_id,
+            control_tokens=self._answer.texts.by_id,
         )
         # Neither the coroutine nor the generator refers to this object, so that a stream that is dropped goes at once.
         self._work = submit(Attempts(endpoint, request, seed=seed, put=events.put).run())
@@ -175,7 +178,7 @@ class _AnswerSoFar:
             **({"created": fields["created"]} if isinstance(fields.get("created"), int) else {}),
             **({"seed": fields["seed"]} if isinstance(fields.get("seed"), int) else {}),
             "system_fingerprint": str(fields.get("system_fingerprint") or ""),
-            "names": texts.by_id,
+            "control_tokens": texts.by_id,
         }
         return Completion(
             **{**vars(header), **known},

@@ -8,7 +8,7 @@ from typing import Any
 from llmlab.protocol.backend import Stream
 from llmlab.protocol.chunks import chunks
 from llmlab.protocol.request import ChatRequest, Request
-from llmlab.protocol.wire import whole
+from llmlab.protocol.wire import completion_json
 from llmlab.serve.answers import ChatCompletion, Event
 from llmlab.serve.route import Generation
 
@@ -29,6 +29,6 @@ CHAT = Generation(
     example={"messages": [{"role": "user", "content": "Tell me a short story."}], "temperature": 0.8, "seed": 7},
     errors=(400, 404, 408, 413, 429, 500),
     read=lambda fields: ChatRequest(**fields),
-    whole=whole,
+    whole=completion_json,
     events=_events,
 )

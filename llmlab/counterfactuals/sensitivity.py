@@ -1,30 +1,30 @@
-"""How far a result holds as one of its parameters moves: where each choice first differs, for each value."""
+"""How sensitive an answer is to one parameter: where each choice first differs, for each of several values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.counterfactuals.diff import first_difference
+from llmlab.counterfactuals.alignment import first_difference
+from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.rerun import changed_request, start
+from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build, column_kind, plain
 from llmlab.protocol.arguments import listed
-from llmlab.results.result import lab_of, read_all
+from llmlab.protocol.backend import Backend, Stream
+from llmlab.protocol.completion import Tokens
 from llmlab.text.spelling import token_text
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from llmlab.protocol.completion import Tokens
-    from llmlab.results.result import Result
 
-__all__ = ["Divergences", "divergences"]
+__all__ = ["Sensitivity", "start_each"]
 
 _COLUMNS: dict[str, str] = {
     "choice": "index",
@@ -37,23 +37,23 @@ _COLUMNS: dict[str, str] = {
 }
 
 
-#: A table as text, or in a notebook, has so many rows: the first and the last.
+#: How many rows, the first and the last, a table shows as text or in a notebook.
 _SHOWN = 20
-#: And so many of the values are named above it.
+#: How many of the values are named above it.
 _NAMED = 6
 
 
-class Divergences:
-    """A result rerun with several values of one parameter; `result.divergences(temperature=[...])` makes one.
+class Sensitivity:
+    """An answer rerun with several values of one parameter; `result.sensitivity(temperature=[...])` returns one.
 
     Attributes:
-        before: the result.
-        parameter: which one moves.
-        values: what to.
-        results: one for each value, each with `before` as its parent.
+        before: the answer.
+        parameter: the parameter that is changed.
+        values: its values.
+        results: the answers, one per value.
     """
 
-    def __init__(self, before: Result, *, parameter: str, values: Sequence[Any], results: Sequence[Result]) -> None:
+    def __init__(self, before: Answered, *, parameter: str, values: Sequence[Any], results: Sequence[Answered]) -> None:
         self.before = before
         self.parameter = parameter
         self.values = tuple(values)
@@ -61,7 +61,7 @@ class Divergences:
 
     @property
     def own(self) -> Any:
-        """The value that the result itself was made with."""
+        """The value of the parameter in the answer itself."""
         return self._of(self.before)
 
     @cached_property
@@ -83,25 +83,27 @@ class Divergences:
         return build(rows, {self.parameter: column_kind(self.parameter), **_COLUMNS})
 
     def frame(self) -> pd.DataFrame:
-        """One row a value and choice.
+        """One row per value and choice.
 
-        Columns: the parameter, choice, same (every token), position of the first token that differs (NA where none
-        does), token there, token_after (NA where that run had ended), tokens, tokens_after (how many there are).
+        Columns: the parameter, choice, same (whether all tokens are equal), position of the first token that differs
+        (NA where none does), token there, token_after (NA where that run had ended), tokens and tokens_after (the
+        number of tokens).
         """
         return self._frame.copy()
 
     def plot(self, *, ax: Axes | None = None) -> Axes:
-        """Divergence position against the parameter; see `llmlab.plots.counterfactual.plot_divergences`."""
-        from llmlab.plots.counterfactual import plot_divergences
+        """Plots the first difference against the parameter; see `llmlab.plots.counterfactual.plot_sensitivity`."""
+        from llmlab.plots.counterfactual import plot_sensitivity
 
         own = self.own if isinstance(self.own, int | float) else None
-        return plot_divergences(self.frame(), parameter=self.parameter, own=own, ax=ax)
+        return plot_sensitivity(self.frame(), parameter=self.parameter, own=own, ax=ax)
 
     def __repr__(self) -> str:
         return f"{self._head()}\n{self._frame.to_string(index=False, max_rows=_SHOWN)}"
 
     def _repr_html_(self) -> str:
-        return f"<div>{escape(self._head())}</div>{self._frame.to_html(index=False, max_rows=_SHOWN)}"
+        table = self._frame.to_html(index=False, max_rows=_SHOWN)
+        return str(fragment("<div>{}</div>{}", self._head(), Markup(table)))
 
     def _head(self) -> str:
         same, rows = int(self._frame["same"].sum()), len(self._frame)
@@ -109,10 +111,10 @@ class Divergences:
 
         own, *named = (value_name(self.parameter, value) for value in (self.own, *self.values[:_NAMED]))
         values = ", ".join([*named, *(["…"] if len(self.values) > _NAMED else [])])
-        return f"Divergences: {self.parameter} {own} → {values} · {same} of {rows} answers are the same"
+        return f"Sensitivity: {self.parameter} {own} → {values} · {same} of {rows} answers are the same"
 
-    def _of(self, result: Result) -> Any:
-        """The parameter's value that a result was made with; a seed may have been drawn for it."""
+    def _of(self, result: Answered) -> Any:
+        """The parameter's value in an answer; a seed may have been drawn for it."""
         if self.parameter in ("order", "seed"):
             return getattr(result, self.parameter)
         return getattr(result.request, self.parameter)
@@ -120,27 +122,31 @@ class Divergences:
     def _text(self, tokens: Tokens, at: int | None) -> str | None:
         if at is None or at >= len(tokens):
             return None
-        return token_text(tokens.bytes[at], token_id=int(tokens.ids[at]), names=self.before.names)
+        return token_text(tokens.bytes[at], token_id=int(tokens.ids[at]), names=self.before.control_tokens)
 
 
-def divergences(result: Result, moved: Mapping[str, Any]) -> Divergences:
-    """See `Result.divergences`."""
+def start_each(done: Answered, backend: Backend, moved: Mapping[str, Any]) -> tuple[str, list[Any], list[Stream]]:
+    """Starts an answer's request once for each value of one parameter; see `Result.sensitivity`.
+
+    Returns:
+        The parameter, its values, and one stream per value.
+
+    Raises:
+        RequestError: not exactly one parameter is given, or a value is out of range; nothing was started.
+    """
     if len(moved) != 1:
         given = ", ".join(moved) or "none"
         raise RequestError(f"give one parameter with a list of values, such as temperature=[0.2, 0.6]; got {given}")
     (parameter, values) = next(iter(moved.items()))
     if parameter == "n":
         raise RequestError("n changes no choice that is there, only how many there are", param="n")
-    plain = [value.item() if isinstance(value, np.generic) else value for value in listed(parameter, values)]
-    if not plain:
+    asked = [value.item() if isinstance(value, np.generic) else value for value in listed(parameter, values)]
+    if not asked:
         raise RequestError(f"{parameter} must be a list of values, at least one", param=parameter)
-    lab = lab_of(result)
-    asked = [
-        (
-            changed_request(result, {} if parameter == "order" else {parameter: value}),
-            value if parameter == "order" else None,
-        )
-        for value in plain
+    is_order = parameter == "order"
+    requests = [changed_request(done, {} if is_order else {parameter: value}) for value in asked]
+    streams = [
+        start(done, backend, request=request, order=value if is_order else None)
+        for request, value in zip(requests, asked, strict=True)
     ]
-    sources = [start(lab, result, request=request, order=order) for request, order in asked]
-    return Divergences(result, parameter=parameter, values=plain, results=read_all(lab, sources, parent=result))
+    return parameter, asked, streams

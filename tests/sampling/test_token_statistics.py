@@ -1,4 +1,4 @@
-"""A step's figures on laws small enough to write down."""
+"""The statistics of tokens, on distributions small enough to write down."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmlab.sampling.logprobs import Figures, figures
+from llmlab.sampling.logprobs import TokenStatistics, token_statistics
 
 INF = math.inf
 
-compiled = jax.jit(figures, static_argnames="alternatives")
+compiled = jax.jit(token_statistics, static_argnames="alternatives")
 
 
-def of(raw: list[float], left: list[float] | None, token: int, **options: int) -> Figures:
-    """The figures of a row, from its probabilities; of one row, as plain numbers and lists."""
+def of(raw: list[float], left: list[float] | None, token: int, **options: int) -> TokenStatistics:
+    """The statistics of a row, from its probabilities; of one row, as plain numbers and lists."""
     with np.errstate(divide="ignore"):
         laws = [
             np.log(np.array(law, np.float64)).astype(np.float32)[None] for law in (raw, raw if left is None else left)
         ]
     step = compiled(jnp.asarray(laws[0]), jnp.asarray(laws[1]), jnp.array([token], jnp.int32), **options)
-    return Figures(*(value[0].tolist() for value in step))
+    return TokenStatistics(*(value[0].tolist() for value in step))
 
 
 def close(a: float | list[float], b: float | list[float]) -> bool:
