@@ -1,4 +1,4 @@
-"""Two-operand arithmetic, worked out digit by digit inside the think tags, and the same from the head without them."""
+"""Two-operand arithmetic: worked out digit by digit inside the think tags, or answered directly without them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def value(a: int, operation: str, b: int) -> int:
 
 
 def trace(a: int, operation: str, b: int) -> str:
-    """The written working that leads to the result, one line a digit; its last line is the result itself."""
+    """The written working that leads to the result, one line per digit; the last line is the result itself."""
     if operation == "-" and a < b:
         return f"{a} < {b}\n{trace(b, '-', a)}\n-{b - a}"
     if operation == "x":
@@ -34,7 +34,7 @@ def trace(a: int, operation: str, b: int) -> str:
 
 
 def _columns(a: int, operation: str, b: int) -> str:
-    # Both numbers are padded to one width first: then a digit's place is its distance from the start of the line.
+    # Both numbers are padded to the same width first, so that a digit's place is its distance from the start of the line.
     width = max(len(str(a)), len(str(b)))
     left, right = str(a).zfill(width), str(b).zfill(width)
     lines, carry = [f"{left} {operation} {right}"], 0

@@ -1,4 +1,4 @@
-"""The shape every generator of the corpus returns, and the one rule that keeps training and evaluation apart."""
+"""The conversation that every generator of the corpus returns, and the rule that keeps training and evaluation apart."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def user(content: str) -> Message:
 
 
 def assistant(content: str, *, reasoning: str = "") -> Message:
-    """An assistant turn; ``reasoning`` is what stands between the think tags."""
+    """An assistant turn; ``reasoning`` is the text between the think tags."""
     message: Message = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning
@@ -59,7 +59,7 @@ def held_out(text: str, *, one_in: int = 10) -> bool:
 
 
 def listing(items: list[str], word: str = "and") -> str:
-    """Items in a row as a sentence has them: "a", "a and b", "a, b and c"."""
+    """Items joined as in a sentence: "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} {word} {items[-1]}"
 
 

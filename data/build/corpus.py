@@ -122,7 +122,7 @@ def tool_questions(seed: int, count: int) -> list[Conversation]:
 
 
 def questions(domain: str, seed: int, count: int) -> list[Conversation]:
-    """Single-turn questions of a domain that training has not seen, answered under ``enable_thinking=false``.
+    """Single-turn questions of a domain that training has not seen, answered with ``enable_thinking=false``.
 
     ``arithmetic`` is with thinking, ``arithmetic (no thinking)`` without.
     """

@@ -28,7 +28,7 @@ from data.build.packing import Encoder
 from data.build.scoring import Teacher, token_logprobs
 from llmlab.checkpoints.load import load_model
 
-# domain -> the least that a released model should reach; None: reported, no promise
+# domain -> the minimum that a released model should reach; None: reported without a target
 TARGETS: dict[str, float | None] = {
     "tools": 0.95, "records": 0.95, "arithmetic": 0.90, "facts": 0.98, "words": None, "arithmetic (no thinking)": None,
 }  # fmt: skip
@@ -63,7 +63,7 @@ def answer(lab: Any, conversation: Conversation) -> str:
 
 
 def is_right(written: str, expected: Message) -> bool:
-    """Whether what was written is the expected turn; of a reasoned answer only what follows the reasoning counts."""
+    """Whether the text is the expected turn; of an answer with reasoning only the text after the reasoning counts."""
     said = written.split("</think>")[-1].lstrip("\n")
     if "tool_calls" not in expected:
         return said == expected["content"]
@@ -102,10 +102,10 @@ def evaluate(folder: Path, *, seed: int, count: int, per_distribution: int, show
 def table(figures: dict[str, Any]) -> str:
     """The metrics as a Markdown table."""
     header = f"mean KL(truth, model) over {len(figures['kl_by_distribution'])} distributions, nats"
-    lines = ["| metric | measured | asked |", "|---|---|---|", f"| {header} | {figures['kl']:.4f} | <= {KL_TARGET} |"]
-    names = {"tools": "tool calls exactly right, or rightly none", "records": "JSON valid and right",
+    lines = ["| metric | measured | target |", "|---|---|---|", f"| {header} | {figures['kl']:.4f} | <= {KL_TARGET} |"]
+    names = {"tools": "tool calls exactly right, or correctly none", "records": "JSON valid and correct",
              "arithmetic": "arithmetic with thinking", "facts": "facts", "words": "foreign words and emoji",
-             "arithmetic (no thinking)": "arithmetic from the head"}  # fmt: skip
+             "arithmetic (no thinking)": "arithmetic without thinking"}  # fmt: skip
     for domain, share in figures["exact"].items():
         target = TARGETS[domain]
         lines.append(f"| {names[domain]} | {share:.1%} | {'' if target is None else f'>= {target:.0%}'} |")

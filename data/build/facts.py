@@ -1,4 +1,4 @@
-"""A closed world of twenty villagers and twenty things: every question about it has one answer, both ways round."""
+"""A closed world of twenty villagers and twenty things: every question about it has one answer, in both directions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Conversations to rows of token ids for training: rendered by the chat template, packed, weighted and seeded.
+"""Turns conversations into rows of token ids for training: rendered by the chat template, packed, weighted and seeded.
 
-A shard is a function of (seed, number) alone, so that a resumed run sees exactly the rows that an unbroken one would.
+A shard is a function of (seed, number) alone, so that a resumed run sees exactly the rows that an uninterrupted run would see.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DOMAIN_WEIGHT = {"distributions": 2.0}  # two or three tokens a conversation; th
 
 
 class Batch(NamedTuple):
-    """Rows of one length: all int32 [B, L] but ``weights``, which is float32.
+    """Rows of one length: all are int32 [B, L], except ``weights``, which is float32.
 
     ``segments`` number the conversations of a row from 1 (0 is padding). ``targets[t]`` is the token after
     ``tokens[t]``, ``weights[t]`` what predicting it counts; ``domains`` index :data:`DOMAINS`.

@@ -1,6 +1,6 @@
-"""Teacher forcing: what a model gives to a known answer, exactly, without decoding.
+"""Teacher forcing: the exact probability that a model gives to a known answer, without decoding.
 
-Greedy decoding writes an expected answer exactly if each of its tokens is the likeliest after those before it.
+Greedy decoding writes an expected answer exactly if each of its tokens is the most likely one after the tokens before it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TokenLogprobs = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[Any, Any]]
 
 
 def packed_logits(model: Transformer, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-    """Logits [B, L, V] of rows that hold several conversations, none of which sees another."""
+    """Logits [B, L, V] of rows that hold several conversations, each of which attends only to itself."""
     hidden, _ = model(tokens, positions, Uncached(segments))
     return model.logits(hidden)
 
@@ -32,7 +32,7 @@ def packed_logits(model: Transformer, tokens: jax.Array, positions: jax.Array, s
 def token_logprobs(
     model: Transformer, tokens: jax.Array, positions: jax.Array, segments: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability [B, L] of each token given those before it, and whether it is the likeliest one."""
+    """Log-probability [B, L] of each token given those before it, and whether it is the most likely one."""
     logits = packed_logits(model, tokens, positions, segments)[:, :-1]
     targets = tokens[:, 1:]
     logprobs = -optax.softmax_cross_entropy_with_integer_labels(logits, targets)

@@ -1,7 +1,7 @@
 """Open text with real branching: short stories, descriptions, little poems and small talk.
 
 A story is a walk through slots (a hero, a place, a wish, a trouble, a helper, an ending), each with several weighted
-choices that later sentences remember; the vocabulary is small, so that a small model can be fluent in it.
+choices that later sentences refer to; the vocabulary is small, so that a small model can be fluent in it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def story(rng: random.Random, hero: str | None = None) -> str:
     it, its = ("she", "her") if name in _SHE else ("he", "his")
     helper = rng.choice(HELPERS)
     wish, troubles, endings = rng.choice(WISHES)
-    # The first choices are the likelier ones: choices that were all equally likely would leave temperature little to change.
+    # The first choices are the more likely ones: choices that were all equally likely would leave temperature little to change.
     parts = [_falling(rng, OPENINGS), wish, _falling(rng, troubles), _falling(rng, HELPS), _falling(rng, MIDDLES),
              _falling(rng, endings)]  # fmt: skip
     words = {

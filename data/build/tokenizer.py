@@ -1,4 +1,4 @@
-"""Trains the byte-level BPE tokenizer on the corpus; saves it with the chat template as a Hugging Face folder has it.
+"""Trains the byte-level BPE tokenizer on the corpus; saves it with the chat template as a Hugging Face folder.
 
 ``python -m data.build.tokenizer --out data/demo``
 """

@@ -2,7 +2,7 @@
 none fits, and an answer made from the tool's result.
 
 A family is one capability (the weather, a timer, ...). Its function and parameter names and its descriptions vary from
-conversation to conversation, so that a call has to be copied from the definition and cannot be learned by heart.
+conversation to conversation, so that a call has to be copied from the definition and cannot be memorised.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Trainer:
         return Teacher(encoder, lambda *rows: self._logprobs(self.params, *rows))
 
     def save(self, path: Path, about: dict[str, Any]) -> None:
-        """Everything a resumed run needs, in one file, replaced in one move."""
+        """Writes everything that a resumed run needs to one file, which is replaced atomically."""
         leaves = {f"p{i}": leaf for i, leaf in enumerate(jax.tree.leaves((self.params, self.state)))}
         arrays = {name: np.asarray(leaf) for name, leaf in leaves.items()}
         draft = path.with_name("draft.npz")

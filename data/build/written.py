@@ -48,7 +48,7 @@ def prompts() -> dict[str, list[dict[str, Any]]]:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """JSONL, one row a line."""
+    """Writes rows as JSONL, one per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 

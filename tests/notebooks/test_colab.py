@@ -115,7 +115,7 @@ def test_an_address_goes_before_a_wheel(colab: Colab) -> None:
 
 def test_without_an_address_it_says_what_is_missing(colab: Colab) -> None:
     colab.files.clear()
-    with pytest.raises(RuntimeError, match="Say in SOURCE where pip finds llmlab, or upload its wheel"):
+    with pytest.raises(RuntimeError, match="Set SOURCE to what pip installs llmlab from, or upload its wheel"):
         colab.run()
     assert not (colab.folder / "asked").exists()
 
