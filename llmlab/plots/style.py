@@ -53,12 +53,20 @@ def style() -> Iterator[None]:
 
     A setting that the user has changed from matplotlib's default stays the user's. Text is never read as a formula:
     a token may hold dollar signs.
+
+    Only these settings are put back. `matplotlib.rc_context` puts back all of them, also what a notebook's backend sets
+    when the first plot of a session loads it; interactive mode would be off again, and no later plot be shown.
     """
-    from matplotlib import rc_context, rcParams, rcParamsDefault
+    from matplotlib import rcParams, rcParamsDefault
 
     ours = {name: value for name, value in _SETTINGS.items() if rcParams[name] == rcParamsDefault[name]}
-    with rc_context({**ours, "text.parse_math": False}):
+    ours["text.parse_math"] = False
+    before = {name: rcParams[name] for name in ours}
+    rcParams.update(ours)
+    try:
         yield
+    finally:
+        rcParams.update(before)
 
 
 def new_axes(ax: Axes | None, *, width: float, height: float, below: float = 0.0) -> Axes:

@@ -113,3 +113,16 @@ def test_the_public_names_do_not_import_matplotlib_or_pandas() -> None:
     code = "import sys, llmlab.plots; dir(llmlab.plots); llmlab.plots.plot_logprobs; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "llmlab.plots.completion" in loaded and not {"matplotlib", "pandas", "jax"} & set(loaded)
+
+
+def test_what_a_backend_sets_while_a_plot_is_drawn_stays():
+    # A notebook's backend is loaded with the first figure, and turns interactive mode on.
+    before = mpl.rcParams.copy()
+    try:
+        with style():
+            mpl.interactive(True)
+            mpl.rcParams["figure.dpi"] = 77
+        assert mpl.is_interactive() and mpl.rcParams["figure.dpi"] == 77
+        assert {name for name in before if mpl.rcParams[name] != before[name]} <= {"interactive", "figure.dpi"}
+    finally:
+        mpl.rcParams.update(before)
