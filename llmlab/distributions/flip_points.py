@@ -1,13 +1,13 @@
 """At which temperature, top_k, top_p and min_p a token is kept, and at which it is the one that is sampled.
 
 The values are computed, not scanned. In every order of the stages, bias, penalties and mask come first. What follows
-them, the temperature and the cuts, keeps the ranking of the tokens (logit falling, id rising), and each cut keeps the
-first tokens of that ranking. So the distribution is known from the number K of tokens that are kept. In each of the
+them, temperature and truncation, keeps the ranking of the tokens (logit falling, id rising), and each truncation keeps
+the first tokens of that ranking. So the distribution is known from the number K of tokens that are kept. In each of the
 orders, K only grows with temperature, top_k and top_p, and only falls with min_p:
 
 - The probability of the first n tokens falls as the temperature rises (the distribution at the lower temperature
   dominates the other stochastically), and it is a smaller share of a larger total. So top_p keeps more tokens at a
-  higher temperature, or after a cut that removes less.
+  higher temperature, or after a truncation that removes less.
 - min_p keeps the tokens whose logit lies less than -t ln(min_p) below the largest.
 
 A token of rank r is therefore kept on one interval of each parameter, which ends where K passes r. With given noise g,
@@ -74,7 +74,7 @@ class Ranking:
     """The n tokens that bias, penalties and mask leave, best first, and how many of them given settings keep.
 
     Args:
-        logits: before the temperature and the cuts; -inf where a token is removed.
+        logits: before temperature and truncation; -inf where a token is removed.
         stages: the names of the stages that follow, in order.
     """
 
@@ -88,7 +88,7 @@ class Ranking:
         self._mass = lru_cache(maxsize=2)(self._masses)
 
     def rank(self, token: int) -> int | None:
-        """A token's place in the ranking, from 0; None where it is removed before the cuts."""
+        """A token's place in the ranking, from 0; None where it is removed before truncation."""
         found = np.flatnonzero(self.ids == token)
         return int(found[0]) if len(found) else None
 
@@ -150,7 +150,7 @@ def flip_points(
     """The intervals of each parameter on which a token is kept and, with `noise`, sampled; the others are held.
 
     Args:
-        logits: before the temperature and the cuts, after bias, penalties and mask.
+        logits: before temperature and truncation, after bias, penalties and mask.
         token: the token's id.
         stages: the names of the stages that follow, in order.
         settings: the values at which the parameters are held.

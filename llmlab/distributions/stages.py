@@ -1,4 +1,4 @@
-"""What the sampler's stages do to one step's distribution, as arrays: one token, cuts, penalties, temperatures.
+"""What the sampler's stages do to one step's distribution, as arrays: one token, truncation, penalties, temperatures.
 
 Each function returns the data of one plot or frame. Functions that choose tokens themselves take `labels`, a function
 from token ids to the texts that stand for them on an axis; this room knows tokens by their ids alone.
@@ -53,7 +53,7 @@ class Cut(NamedTuple):
     value: float
     kept: int  #: how many tokens it left
     removed: int  #: how many tokens it removed
-    mass: float  #: their probability before all cuts
+    mass: float  #: their probability before truncation
 
 
 class TruncationCurve(NamedTuple):
@@ -70,15 +70,15 @@ class PenaltyShifts(NamedTuple):
 
     labels: tuple[str, ...]
     token_ids: tuple[int, ...]
-    before: Float64[np.ndarray, " K"]  #: probability at temperature 1, without cuts
+    before: Float64[np.ndarray, " K"]  #: probability at temperature 1, without truncation
     after: Float64[np.ndarray, " K"]
     shifts: Mapping[str, Float64[np.ndarray, " K"]]  #: stage -> what it added to the logits
 
 
 class TemperatureDistributions(NamedTuple):
-    """The next-token distribution at T temperatures: its K most likely tokens, and what the cuts remove.
+    """The next-token distribution at T temperatures: its K most likely tokens, and what truncation removes.
 
-    `prob` is the distribution after the temperature and before the cuts; `final` the one that is sampled from.
+    `prob` is the distribution after the temperature and before truncation; `final` the one that is sampled from.
     """
 
     labels: tuple[str, ...]
@@ -86,11 +86,11 @@ class TemperatureDistributions(NamedTuple):
     temperatures: tuple[float, ...]
     prob: np.ndarray  #: [T, K]
     final: np.ndarray  #: [T, K], zero where a token was removed
-    removed_by: tuple[tuple[str, ...], ...]  #: T rows of K names: the cut that removed the token, "" where none did
+    removed_by: tuple[tuple[str, ...], ...]  #: T rows of K names: the stage that removed the token, "" where none did
     settings: Mapping[str, float]  #: the values of top_k, top_p and min_p, of those that are on
     min_p_level: np.ndarray  #: [T] the probability below which min_p removes; NaN where it acts before the temperature
-    removed: Mapping[str, np.ndarray]  #: cut -> [T] how many tokens of the whole vocabulary it removed
-    removed_mass: Mapping[str, np.ndarray]  #: cut -> [T] the probability of these tokens in `prob`
+    removed: Mapping[str, np.ndarray]  #: stage -> [T] how many tokens of the whole vocabulary it removed
+    removed_mass: Mapping[str, np.ndarray]  #: stage -> [T] the probability of these tokens in `prob`
     kept: np.ndarray  #: [T] how many tokens can be sampled
 
 
@@ -125,7 +125,7 @@ def token_stages(step: Step, token: int, *, row: SamplerRow, order: str, label: 
 
 
 def truncation_curve(step: Step, *, row: SamplerRow, order: str) -> TruncationCurve:
-    """The data of `plot_truncation`: probabilities before the cuts, falling, and what each cut removes."""
+    """The data of `plot_truncation`: probabilities before truncation, falling, and what each stage removes."""
     uncut = softmax(step.before_cuts([row], order=order)[0])
     ranking = np.argsort(-step.before_temperature(row, order=order), kind="stable")
     trace = step.trace([row], order=order)
@@ -183,7 +183,7 @@ def temperature_distributions(
         labels: from token ids to the texts on an axis.
     """
     settings = cut_settings(rows[0].params)
-    # Logits after all other stages, also in orders where the temperature comes after the cuts.
+    # Logits after all other stages, also in orders where the temperature comes after the truncation.
     uncut = softmax(step.before_cuts(rows, order=order))
     shown = best_ids(step.before_temperature(rows[0], order=order), top)
     trace = step.trace(rows, order=order)

@@ -22,7 +22,7 @@ _CUTS = tuple(stage for stage in ORDER if stage.kind == "truncation")
 CUTS = tuple(stage.name for stage in _CUTS)
 #: The values of these stages' fields that keep every token.
 NO_CUTS: dict[str, Any] = {field.name: field.neutral for stage in _CUTS for field in stage.fields}
-#: The stages before the temperature and the cuts, in every order.
+#: The stages before the temperature and the truncation, in every order.
 FIXED = tuple(stage.name for stage in ORDER if stage.kind in ("logits", "mask"))
 
 
@@ -106,7 +106,7 @@ class Step:
         return last(self.trace([changed(row, **NO_CUTS) for row in rows], order=order))
 
     def before_temperature(self, row: SamplerRow, *, order: str) -> Float32[np.ndarray, " V"]:
-        """Logits after bias, penalties and mask: what the temperature and the cuts act on."""
+        """Logits after bias, penalties and mask: what the temperature and the truncation act on."""
         return self.before_cuts([changed(row, temperature=1.0)], order=order)[0]
 
 

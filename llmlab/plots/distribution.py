@@ -1,4 +1,4 @@
-"""Plots of one step's next-token distribution: cuts, temperatures, penalties, and one token after each stage.
+"""Plots of one step's next-token distribution: truncation, temperatures, penalties, and one token after each stage.
 
 Each function draws the data that a method of `NextToken` returns.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-#: Colour, hatch and line style of each cut.
+#: Colour, hatch and line style of each stage that truncates.
 CUT_STYLES = {
     "top_k": (palette.ORANGE, "///", "-"),
     "top_p": (palette.PURPLE, "\\\\\\", "--"),
@@ -68,7 +68,7 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     for cut in data.cuts:
         colour, hatch, line = CUT_STYLES.get(cut.name, _OTHER_CUT)
         low, high = min(cut.kept, shown), min(cut.kept + cut.removed, shown)
-        label = f"cut by {cut.name} = {cut.value:g}: {count(cut.removed, 'token')}, {cut.mass:.2%}"
+        label = f"removed by {cut.name} = {cut.value:g}: {count(cut.removed, 'token')}, {cut.mass:.2%}"
         ax.stairs(
             data.prob[low:high], borders[low : high + 1], baseline=floor, fill=True, facecolor=ax.get_facecolor(),
             edgecolor=colour, hatch=hatch, linewidth=0, label=label,
@@ -84,8 +84,8 @@ def plot_truncation(data: TruncationCurve, *, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlim(0.5, max(shown, 10) + 0.5)
     ax.set_ylim(floor, min(1.0, 2 * float(data.prob[0])) * 1.05)
-    ax.set_xlabel("rank of the token, before the cuts")
-    ax.set_ylabel("probability before the cuts")
+    ax.set_xlabel("rank of the token, before truncation")
+    ax.set_ylabel("probability before truncation")
     open_frame(ax)
     legend_above(ax)
     return ax
@@ -179,7 +179,7 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
     name_ticks(ax.yaxis, at, data.labels)
     ax.set_ylim(K - 0.4, -0.6)
     ax.set_xscale("log")
-    ax.set_xlabel("probability at temperature 1, before the cuts")
+    ax.set_xlabel("probability at temperature 1, before truncation")
     grid(ax, "x")
     open_frame(ax)
     ring = Line2D(
@@ -202,10 +202,10 @@ def plot_penalties(data: PenaltyShifts, *, ax: Axes | None = None) -> Axes:
 def plot_temperatures(data: TemperatureDistributions, *, ax: Axes | None = None) -> Axes:
     """Draw one row of bars per temperature: the distribution before top_k, top_p and min_p.
 
-    A bar is hatched in the style of the cut that removed its token. Outlines show the distribution that is sampled
+    A bar is hatched in the style of the stage that removed its token. Outlines show the distribution that is sampled
     from, renormalised over the tokens that are kept. A vertical line shows where top_k and top_p cut, a horizontal one
     the probability below which min_p removes. The bars of all rows share one scale; the numbers on them are the
-    probabilities before the cuts.
+    probabilities before truncation.
 
     Args:
         data: what `NextToken.temperatures` returns.
@@ -265,7 +265,7 @@ def _draw_row(
     _draw_cuts(ax, data, row, base=base, scale=scale)
     notes = [f"keeps {data.kept[row]:,}"]
     for cut in data.settings:
-        notes.append(f"{cut} cuts {data.removed[cut][row]:,} ({data.removed_mass[cut][row]:.2%})")
+        notes.append(f"{cut} removes {data.removed[cut][row]:,} ({data.removed_mass[cut][row]:.2%})")
     shown = "\n".join(notes[:lines])
     ax.text(len(at) - 0.3, base + _ROW / 2, shown, fontsize="x-small", va="center", linespacing=1.25)
 
@@ -293,12 +293,12 @@ def _legend(ax: Axes, data: TemperatureDistributions) -> None:
         Patch(color=palette.BLUE),
         Patch(facecolor="none", edgecolor=ink()),
     ]
-    labels = ["kept: probability before the cuts", "after them, renormalised"]
+    labels = ["kept: probability before truncation", "after truncation, renormalised"]
     for cut in data.settings:
         colour, hatch, line = CUT_STYLES.get(cut, _OTHER_CUT)
         bar = Patch(facecolor=ax.get_facecolor(), edgecolor=colour, hatch=hatch)
         handles.append((bar, Line2D([], [], color=colour, ls=line, linewidth=1.6)))
-        labels.append(f"cut by {cut} = {data.settings[cut]:g}")
+        labels.append(f"removed by {cut} = {data.settings[cut]:g}")
     legend_above(
         ax, handles, labels, columns=2 if inches(ax) > _LEGEND_INCHES else 1, handlelength=3.2,
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0.4)},

@@ -74,7 +74,7 @@ def test_a_bar_is_as_long_as_its_probability(case: Case) -> None:
     assert f'<span class="bar {case.cut and f"removed {case.cut}"}" style="width:{case.width};' in source
     assert f'<span class="tick" style="left:{case.tick}">' in source
     assert f'<span class="p">{case.shown}</span>' in source
-    assert ("top_p cuts 3 (25.00%)" in source) == bool(case.cut)
+    assert ("top_p removes 3 (25.00%)" in source) == bool(case.cut)
 
 
 def test_a_message_takes_the_place_of_the_bars() -> None:

@@ -69,7 +69,7 @@ def test_the_curve_is_drawn(next_token: NextToken, order: str, fields: dict, ass
     assert len(texts(ax)) == 1 + len(data.cuts)
     assert texts(ax)[0].startswith(f"kept: {data.kept} token")
     for one, text in zip(data.cuts, texts(ax)[1:], strict=True):
-        assert text.startswith(f"cut by {one.name} = {one.value:g}: {one.removed} token")
+        assert text.startswith(f"removed by {one.name} = {one.value:g}: {one.removed} token")
         lines = [line for line in ax.get_lines() if np.allclose(line.get_xdata(), one.kept + 0.5)]
         assert lines or not one.removed
     heights = ax.patches[0].get_data().values

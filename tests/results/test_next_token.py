@@ -249,7 +249,7 @@ def test_the_plot_draws_the_distributions_and_their_cuts(
         assert kept == [not name for name in cuts]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0.3", "1", "2"]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels[2:] == [f"cut by {name} = {value:g}" for name, value in fields.items()]
+    assert labels[2:] == [f"removed by {name} = {value:g}" for name, value in fields.items()]
     if "top_k" in fields:
         assert any(list(line.get_xdata()) == [fields["top_k"] - 0.5] * 2 for line in ax.get_lines())
     notes = [text.get_text() for text in ax.texts if text.get_text().startswith("keeps")]
