@@ -59,7 +59,7 @@ def demo():
 
 
 #: The bytes that a test process may hold before it gives compiled programs back, between two files.
-_MOST_BYTES = 10**9
+_MOST_BYTES = 7 * 10**8
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -187,6 +187,9 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="LLMLAB_API_KEY", help="The key that each request must send as 'Bearer KEY'.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Without a key: a name besides localhost that requests may be sent to.")
+    ] = None,
     slots: Annotated[
         int, typer.Option(min=1, help="The number of answers generated at once; it does not change them.")
     ] = 8,
@@ -205,11 +208,13 @@ def serve(
     """Serve the chat-completion API over HTTP, until Ctrl-C or SIGTERM."""
     try:
         from llmlab.serve import logs, server
+        from llmlab.serve.hosts import AllowedHosts
     except ModuleNotFoundError as missing:
         _fail(f"{missing.name} is not installed: pip install 'llmlab[serve]'", code=2)
     import llmlab
 
-    # Before the model is loaded, so that a port that is in use is reported at once.
+    # Before the model is loaded, so that a wrong name or a port that is in use is reported at once.
+    AllowedHosts(allow_host or ())
     sock = server.bind(host, port, api_key=api_key)
     lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, quiet=True)
     if warmup:
@@ -228,7 +233,7 @@ def serve(
     )
     sys.stdout.flush()
     logs.start_logging()
-    server.serve(lab.backend, sock, api_key=api_key, max_queue=max_queue)
+    server.serve(lab.backend, sock, api_key=api_key, allow_hosts=allow_host or (), max_queue=max_queue)
     lab.close()
 
 

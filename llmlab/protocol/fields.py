@@ -328,7 +328,7 @@ def _values(field: Field) -> str:
         assert low is not None
         if high == 2**63 - 1:
             return "a signed 64-bit integer"
-        if high is None:
+        if high is None or high == 2**31 - 1:  # what an int32 holds is no limit to a reader
             return f"at least {low:g}"
         within = f"above {low:g}, to {high:g}" if field.above else f"{low:g} to {high:g}"
         within = f"token id: {within}" if field.kind == "by_token" else within

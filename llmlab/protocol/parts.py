@@ -6,6 +6,7 @@ not know are passed to the chat template where templates read them (messages, to
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,10 +85,37 @@ def _past_call(value: Any, path: str) -> dict[str, Any]:
     if call.get("id") is not None:
         check_text(call["id"], path + ".id")
     function = check_mapping(call.get("function"), path + ".function")
-    for key, what in (("name", "a string"), ("arguments", "a string that holds a JSON object")):
-        if not isinstance(function.get(key), str):
-            raise FieldError(f"must be {what}, got {short(function.get(key))}", path=f"{path}.function.{key}")
-    return call
+    check_text(function.get("name"), path + ".function.name")
+    arguments = _past_arguments(function.get("arguments"), path + ".function.arguments")
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _past_arguments(value: Any, path: str) -> str:
+    """The arguments of an earlier call as JSON text: `{}` where there are none, and an object as its text.
+
+    Text that is not JSON stays as it is: a model may have been cut off while it wrote it.
+    """
+    if value is None or (isinstance(value, str) and value.strip() in ("", "null")):
+        return "{}"
+    if isinstance(value, Mapping):
+        return json.dumps(check_object(value, path), ensure_ascii=False)
+    if not isinstance(value, str):
+        raise FieldError(f"must be a string that holds a JSON object, got {short(value)}", path=path)
+    check_text(value, path)
+    try:
+        inside = [json.loads(value)]
+    except (ValueError, RecursionError):
+        return value
+    # A chat template gets the object, and an escape in the text may stand for half of a surrogate pair.
+    while inside:
+        part = inside.pop()
+        if isinstance(part, str):
+            check_text(part, path)
+        elif isinstance(part, dict):
+            inside += [*part, *part.values()]
+        elif isinstance(part, list):
+            inside += part
+    return value
 
 
 def check_tools(value: Any) -> tuple[dict[str, Any], ...]:

@@ -70,7 +70,7 @@ _PAST_CALL: Schema = _object(
     {
         "id": _TEXT,
         "type": {"const": "function"},
-        "function": _object({"name": _TEXT, "arguments": {"type": "string"}}, ("name", "arguments"), more=True),
+        "function": _object({"name": _TEXT, "arguments": {"type": ["string", "object", "null"]}}, ("name",), more=True),
     },
     ("id", "type", "function"),
     more=True,

@@ -131,7 +131,7 @@ MASK = Stage(
     "mask",
     (
         integer(
-            "min_tokens", 0, None, default=0, extension=True,
+            "min_tokens", 0, 2**31 - 1, default=0, extension=True,
             text="The least number of tokens in the answer: no end token can be drawn before.",
             control=Control("more", high=128),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +20,7 @@ from llmlab.serve.docs_page import page
 from llmlab.serve.errors import PathError
 from llmlab.serve.exchange import SILENCE, STALLED, Exchange
 from llmlab.serve.handler import Handler, Reply, answer, refusal
+from llmlab.serve.hosts import AllowedHosts
 from llmlab.serve.middleware import Middleware, send_reply
 from llmlab.serve.route import Lookup, Query, Route
 from llmlab.serve.routes import ROUTES
@@ -38,6 +40,7 @@ def create_app(
     backend: Backend,
     *,
     api_key: str | None = None,
+    allow_hosts: Sequence[str] = (),
     max_queue: int = QUEUE,
     silence: float = SILENCE,
     stalled: float = STALLED,
@@ -47,6 +50,7 @@ def create_app(
     Args:
         backend: the backend that answers.
         api_key: the key that requests to /v1 must carry; None asks for no key.
+        allow_hosts: without a key, the names besides loopback that requests may be sent to, or come from in a browser.
         max_queue: how many answers (a request counts `n`) may wait, besides as many as there are slots; more are
             refused with 429, except for a request that is alone.
         silence: seconds without a token after which a stream sends a comment.
@@ -65,7 +69,8 @@ def create_app(
     )
     app.state.admission = admission
     app.state.threads = threads
-    app.add_middleware(Middleware, key=ApiKey(api_key), admission=admission)
+    hosts = AllowedHosts(allow_hosts, checked=api_key is None)
+    app.add_middleware(Middleware, key=ApiKey(api_key), hosts=hosts, admission=admission)
 
     def add(route: Route) -> None:
         async def respond(request: Request) -> Response:

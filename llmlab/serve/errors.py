@@ -29,6 +29,13 @@ class ApiKeyError(RefusalError):
     default_headers: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
 
 
+class HostError(RefusalError):
+    """The request names a host that this server does not answer to; HTTP 403."""
+
+    default_status = 403
+    default_code = "host_not_allowed"
+
+
 class PathError(RefusalError):
     """The path does not exist, HTTP 404, or takes another method, HTTP 405."""
 

@@ -1,4 +1,4 @@
-"""What wraps every request: the check of the key, the refusal at shutdown, the log line, a reply to any failure."""
+"""What wraps every request: the checks of host and key, the refusal at shutdown, the log, a reply to any failure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from llmlab.errors import LLMLabError
 from llmlab.serve.admission import Admission
 from llmlab.serve.auth import ApiKey
 from llmlab.serve.handler import Reply, refusal, request_name
+from llmlab.serve.hosts import AllowedHosts
 from llmlab.serve.logs import LOG, unforeseen
 
 #: The most characters of a path that a log line shows.
@@ -24,8 +25,9 @@ class Middleware:
     answer and the socket, and hide that a client has disconnected.
     """
 
-    def __init__(self, app: ASGIApp, *, key: ApiKey, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, *, key: ApiKey, hosts: AllowedHosts, admission: Admission) -> None:
         self._app = app
+        self._hosts = hosts
         self._key = key
         self._admission = admission
 
@@ -66,9 +68,10 @@ class Middleware:
             LOG.info("request", extra={"facts": shown | facts | took})
 
     def _check(self, scope: Scope) -> None:
+        headers = dict(scope["headers"])
+        self._hosts.check(headers)
         self._admission.check_open()
         if scope["path"].startswith("/v1"):
-            headers = dict(scope["headers"])
             self._key.check(headers.get(b"authorization"))
 
 

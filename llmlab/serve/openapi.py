@@ -21,6 +21,7 @@ DESCRIPTION = (
 _REASONS = {
     400: "The request cannot be honoured; `param` names the field.",
     401: "The API key is missing or wrong.",
+    403: "Without a key: the request names another host than this server's.",
     404: "The model is not the one that is loaded.",
     408: "The body was announced and did not arrive.",
     413: f"The body has more than {MAX_BYTES} bytes.",

@@ -17,7 +17,7 @@ from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 
 #: Statuses that every path may answer with.
-ANYWHERE = (401, 503)
+ANYWHERE = (401, 403, 503)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -49,9 +50,16 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(backend: Backend, sock: socket.socket, *, api_key: str | None = None, max_queue: int = QUEUE) -> None:
+def serve(
+    backend: Backend,
+    sock: socket.socket,
+    *,
+    api_key: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    max_queue: int = QUEUE,
+) -> None:
     """Answers requests until SIGTERM or SIGINT, then finishes running ones; a second signal stops at once."""
-    app = create_app(backend, api_key=api_key, max_queue=max_queue)
+    app = create_app(backend, api_key=api_key, allow_hosts=allow_hosts, max_queue=max_queue)
     Server(config(app), admission=app.state.admission).run(sockets=[sock])
     app.state.threads.shutdown(wait=False)
 

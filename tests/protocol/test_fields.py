@@ -99,10 +99,10 @@ def test_a_row_without_settings_asks_for_no_stage() -> None:
 
 def test_a_requests_sampling_fields_are_copied() -> None:
     fields = {name: field.high for name, field in STAGE_FIELDS.items() if field.high is not None and field.is_scalar}
-    request = ChatRequest(messages=ASK, **fields, min_tokens=3, logit_bias={"4": 1.5})
+    request = ChatRequest(messages=ASK, **{**fields, "min_tokens": 3}, logit_bias={"4": 1.5})
     params = SamplingParams.of(request, seed=5, choice=2)
     assert (params.seed, params.choice, params.min_tokens, params.logit_bias) == (5, 2, 3, {4: 1.5})
-    assert {name: getattr(params, name) for name in fields} == fields
+    assert {name: getattr(params, name) for name in fields} == {**fields, "min_tokens": 3}
 
 
 def test_what_the_lists_of_names_hold() -> None:

@@ -62,7 +62,7 @@ RANGES = {
     "n": ([1, 128], [0, 129, -1], "n must be between 1 and 128, got "),
     "max_tokens": ([1, 10**9], [0, -1], "max_tokens must be at least 1, got "),
     "max_completion_tokens": ([1], [0], "max_completion_tokens must be at least 1, got "),
-    "min_tokens": ([0], [-1], "min_tokens must be at least 0, got "),
+    "min_tokens": ([0, 2**31 - 1], [-1, 2**31], "min_tokens must be between 0 and 2147483647, got "),
     "seed": ([-INT64, INT64 - 1], [-INT64 - 1, INT64], "seed must be a signed 64-bit integer, got "),
 }
 FLOATS = ["temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"]
@@ -250,8 +250,8 @@ def test_biases():
         ([{"role": "assistant", "tool_calls": "now"}], "messages[0].tool_calls must be a list of tool calls"),
         ([{"role": "assistant", "tool_calls": []}], "messages[0].content must be text"),
         (
-            [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "now", "arguments": {}}}]}],
-            "messages[0].tool_calls[0].function.arguments must be a string that holds a JSON object, got {}",
+            [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "now", "arguments": 5}}]}],
+            "messages[0].tool_calls[0].function.arguments must be a string that holds a JSON object, got 5",
         ),
         ([{"role": "user", "content": []}], "messages[0].content must be text or a list of text parts, got []"),
         ([{"role": "tool", "content": "a", "tool_call_id": 7}], "messages[0].tool_call_id must be a string, got 7"),
@@ -587,3 +587,56 @@ def test_an_error_is_as_long_as_one_reads(fields):
     with pytest.raises(RequestError) as caught:
         ChatRequest.build("hello", **fields)
     assert caught.value.param in fields and len(str(caught.value)) < 1200
+
+
+def past_call(arguments):
+    function = {"name": "now"} if arguments is ... else {"name": "now", "arguments": arguments}
+    call = {"id": "c1", "type": "function", "function": function}
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        *[(nothing, "{}") for nothing in (..., None, "", " \n", "null", " null ", {}, "{}")],
+        ({"city": "Oslo", "days": [1, None]}, '{"city": "Oslo", "days": [1, null]}'),
+        ({"town": "Århus"}, '{"town": "Århus"}'),
+        ('{"city": "Oslo"}', '{"city": "Oslo"}'),
+        ('{"city": "Os', '{"city": "Os'),  # the model was cut off
+        ("[1]", "[1]"),
+        ("now", "now"),
+        ('"\\ud83e\\udd8a"', '"\\ud83e\\udd8a"'),  # both halves of a pair
+    ],
+)
+def test_the_arguments_of_an_earlier_call_are_json_text(arguments, kept):
+    messages = past_call(arguments)
+    request = ChatRequest(messages=messages)
+    assert request.messages[1]["tool_calls"][0]["function"] == {"name": "now", "arguments": kept}
+    assert messages == past_call(arguments), "the caller's own messages stay as they were"
+    assert ChatRequest(**request.to_dict()) == request
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"a": "\\ud800"}',
+        '{"\\udfff": 1}',
+        '[{"a": ["\\ud800"]}]',
+        '"\\ud800"',
+        "\ud800",
+        {"a": "\ud800"},
+        {"\ud800": 1},
+    ],
+)
+def test_half_of_a_surrogate_pair_in_an_earlier_call(arguments):
+    with pytest.raises(
+        RequestError, match=r"messages\[1\]\.tool_calls\[0\]\.function\.arguments.* surrogate pair"
+    ) as caught:
+        ChatRequest(messages=past_call(arguments))
+    assert caught.value.status == 400 and caught.value.param == "messages"
+
+
+def test_a_number_of_tokens_fits_the_engines_integers():
+    assert ChatRequest(messages=[{"role": "user", "content": "hi"}], min_tokens=2**31 - 1).min_tokens == 2**31 - 1
+    with pytest.raises(RequestError, match="min_tokens must be between 0 and 2147483647, got 2147483648"):
+        ChatRequest(messages=[{"role": "user", "content": "hi"}], min_tokens=2**31)

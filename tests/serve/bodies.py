@@ -39,7 +39,7 @@ def error_of(response: Any) -> dict[str, str | None]:
 
 def head_of(data: bytes) -> bytes:
     """What comes before a body on the line."""
-    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json")
     return "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
 
 

@@ -149,7 +149,7 @@ def test_the_page_says_what_there_is(document):
     jsonschema.validate(document["openapi"], {"const": "3.1.0"})
     assert set(document["paths"]) == {"/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/health"}
     chat = document["paths"]["/v1/chat/completions"]["post"]
-    assert set(chat["responses"]) == {"200", "400", "401", "404", "408", "413", "429", "500", "503"}
+    assert set(chat["responses"]) == {"200", "400", "401", "403", "404", "408", "413", "429", "500", "503"}
     assert chat["requestBody"]["content"]["application/json"]["example"]
     assert set(document["components"]["schemas"]) == set(SCHEMAS)
 

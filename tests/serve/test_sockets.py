@@ -26,7 +26,7 @@ def asked(line: str, body: bytes = b"", *, version: str = "1.1", **headers: str)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if body and "Transfer-Encoding" not in named:
         named.setdefault("Content-Length", str(len(body)))
-    head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "x", **named}.items())
+    head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "127.0.0.1", **named}.items())
     return f"{line} HTTP/{version}\r\n{head}\r\n".encode() + body
 
 
