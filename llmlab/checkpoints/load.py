@@ -51,11 +51,16 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those that its index names, else model.safetensors, else all there are.
+    """The safetensors files of a checkpoint: model.safetensors, else those that an index names, else all there are.
+
+    A whole file comes first, as in transformers: an index beside it is left over from before a fine-tune was saved.
 
     Raises:
         CheckpointError: there is none, a shard is missing, or the weights exist only as a pickle, which is never read.
     """
+    whole = folder / "model.safetensors"  # other files may hold the same weights in another layout, or an adapter
+    if whole.exists():
+        return [whole]
     index = folder / "model.safetensors.index.json"
     if index.exists():
         named = read_json(folder, index.name).get("weight_map") or {}
@@ -67,8 +72,7 @@ def weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(f"{index} names shards that are missing: {', '.join(absent)}")
         if shards:
             return [folder / name for name in shards]
-    whole = folder / "model.safetensors"  # other files may hold the same weights in another layout, or an adapter
-    files = [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
     pickles = sorted({path.name for pattern in _PICKLES for path in folder.glob(pattern)})

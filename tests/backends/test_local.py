@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import llmlab
 from llmlab.backends.local.backend import LocalBackend
 from llmlab.errors import ContextLengthError, ModelNotFoundError, RequestError
 from llmlab.protocol.request import ChatRequest
@@ -272,3 +273,29 @@ def test_another_thread_may_close_a_stream_that_is_being_read(backend):
         reader.join(timeout=60)
         assert isinstance(ended.get(timeout=60), int)
         assert ended.get(timeout=60) in ("interrupted", "length")
+
+
+def test_ids_that_only_the_model_has_can_be_named_as_they_can_be_drawn(tmp_path):
+    lab = llmlab.load(tiny_checkpoint(tmp_path / "padded", vocab_size=300), slots=2, max_context=128, quiet=True)
+    drawn = lab.chat("Hello", max_tokens=4, temperature=0, logit_bias={290: 100.0}, ignore_eos=True)
+    assert drawn[0].tokens.ids.tolist() == [290] * 4 and drawn[0].tokens.bytes == (None,) * 4
+    assert drawn.logprobs_frame()["token"].tolist() == ["<id 290>"] * 4
+    again = lab.score(drawn)
+    np.testing.assert_allclose(again.logprobs_frame()["logprob"], drawn.logprobs_frame()["logprob"], atol=1e-4)
+    assert drawn.branch(2, 299).choices[0].tokens.ids[:3].tolist() == [290, 290, 299]
+    assert lab.complete([65, 290], max_tokens=1).prompt_ids.tolist() == [65, 290]
+    for wrong in ({"logit_bias": {300: 1.0}}, {"prompt": [300]}):
+        with pytest.raises(RequestError, match=r"token id 300 is not in the vocabulary \(0..299\)"):
+            lab.complete(**{"prompt": "a", **wrong})
+    lab.close()
+
+
+def test_a_token_that_only_the_tokenizer_has_is_refused_where_it_is_used(tmp_path):
+    lab = llmlab.load(tiny_checkpoint(tmp_path / "short", vocab_size=260), slots=1, max_context=128, quiet=True)
+    assert any("the tokenizer has 261 tokens and the model 260" in note for note in lab.describe()["notes"])
+    assert len(lab.complete("Once", max_tokens=3)[0].tokens) == 3
+    assert lab.next_token(prompt="Once").frame(top=None)["token_id"].max() == 259
+    for ask in (lambda: lab.complete("Once </think>"), lambda: lab.score(prompt="Once", given="</think>")):
+        with pytest.raises(RequestError, match=r"holds '</think>', token id 260, for which the model has no embedding"):
+            ask()
+    lab.close()

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from llmlab.backends.local.backend import LocalBackend
-from llmlab.checkpoints.load import load_model
+from llmlab.checkpoints.load import load_model, weight_files
 from llmlab.errors import CheckpointError, ModelNotFoundError, RequestError
 from llmlab.testing import tiny_checkpoint
 
@@ -149,7 +149,11 @@ def test_a_tokenizer_that_is_larger_than_the_model(folder):
     save_file(tensors, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 200}))
-    refused(folder, "261", "200")
+    backend = LocalBackend.load(folder, max_context=128)
+    notes = backend.describe()["notes"]
+    backend.close()
+    assert any("the tokenizer has 261 tokens and the model 200" in note for note in notes)
+    assert any("of the end tokens" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +192,7 @@ def test_what_lies_beside_the_weights_is_left_alone(folder):
 
 @pytest.mark.parametrize("weight_map", [[1], {"model.norm.weight": 1}])
 def test_an_index_that_is_none(folder, weight_map):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     refused(folder, "model.safetensors.index.json", "weight_map")
 
@@ -200,3 +205,18 @@ def test_half_precision_is_stored_and_read(tmp_path):
     _, model = load_model(folder, dtype=jnp.float32)
     held = np.asarray(model.embedding[...])
     np.testing.assert_array_equal(held, half["model.embed_tokens.weight"].astype(np.float32))
+
+
+def test_a_whole_file_is_read_before_a_leftover_index(folder, tmp_path):
+    # A fine-tune that was saved over a sharded folder: the old shards and their index are still there.
+    old = tiny_checkpoint(tmp_path / "old", seed=5)
+    shutil.copy(old / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    names = load_file(old / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert weight_files(folder) == [folder / "model.safetensors"]
+    (folder / "model-00001-of-00001.safetensors").unlink()  # an index of files that are gone does no harm either
+    assert weight_files(folder) == [folder / "model.safetensors"]
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="names shards that are missing: model-00001-of-00001.safetensors"):
+        weight_files(folder)

@@ -18,7 +18,6 @@ from llmlab.backends.local.stream import LocalStream, one_client
 from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
-from llmlab.errors import CheckpointError
 from llmlab.models.families import parameter_count, read_config
 from llmlab.models.sharding import checked_mesh
 from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend
@@ -85,8 +84,9 @@ class LocalBackend(LoadedModel, LogitsBackend):
         config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress, mesh=mesh)
         tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size > config.vocab_size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {config.vocab_size}"
+            notes += (
+                f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}: "
+                "a prompt that holds one of the others is refused",
             )
         ends = [token for token in tokenizer.eos_ids if 0 <= token < config.vocab_size]
         if len(ends) < len(tokenizer.eos_ids):

@@ -36,7 +36,8 @@ class LoadedModel:
 
     Attributes:
         name: the model's name, as `request.model` spells it.
-        token_bytes: the bytes of every token the tokenizer knows, None for control tokens.
+        token_bytes: the bytes of every token of the model's vocabulary; None for control tokens, and for ids that the
+            tokenizer does not know (a vocabulary is often padded to a round number).
         token_names: the names of the control tokens, such as `<|im_end|>`, by id.
         delimiters: the spelling of each control token that the chat format uses as a delimiter, such as `<tool_call>`.
         end_ids: the tokens that end a choice.
@@ -48,8 +49,9 @@ class LoadedModel:
         self.tokenizer = tokenizer
         self.template = template
         self.engine = engine
-        self.token_bytes = tokenizer.token_bytes
-        unspelled = [i for i, raw in enumerate(tokenizer.token_bytes) if raw is None]
+        size, known = engine.config.vocab_size, tokenizer.token_bytes
+        self.token_bytes = (*known[:size], *[None] * (size - len(known)))
+        unspelled = [i for i, raw in enumerate(known[:size]) if raw is None]
         self.token_names: Mapping[int, str] = {i: tokenizer.name(i) for i in unspelled}
         self.delimiters = template.format.controls(self.token_names)
         self.end_ids = engine.ends
@@ -85,7 +87,7 @@ class LoadedModel:
         ids = self._given_ids(request) if isinstance(request, PromptRequest) else self._template_ids(request)
         if not ids:
             raise RequestError(f"{request.subject} is empty: it must hold at least one token", param=request.subject)
-        return np.array(ids, np.int32)
+        return np.array(self._embedded(ids, request.subject), np.int32)
 
     def _template_ids(self, request: ChatRequest) -> list[int]:
         tools = None if request.tool_choice == "none" else request.tools
@@ -104,14 +106,25 @@ class LoadedModel:
         return list(request.prompt)
 
     def _check_vocabulary(self, field: str, token: int) -> None:
-        if token >= self.tokenizer.vocab_size:
-            raise RequestError(
-                f"{field}: token id {token} is not in the vocabulary (0..{self.tokenizer.vocab_size - 1})", param=field
-            )
+        size = self.engine.config.vocab_size
+        if token >= size:
+            raise RequestError(f"{field}: token id {token} is not in the vocabulary (0..{size - 1})", param=field)
+
+    def _embedded(self, ids: list[int], field: str | None) -> list[int]:
+        """Returns the ids, or raises RequestError for one that only the tokenizer has."""
+        size = self.engine.config.vocab_size
+        for token in ids:
+            if token >= size:
+                raise RequestError(
+                    f"{field or 'the text'} holds {self.tokenizer.name(token)!r}, token id {token}, for which the "
+                    f"model has no embedding (its ids are 0..{size - 1}); leave it out",
+                    param=field,
+                )
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text that continues another one: no begin-of-sequence token."""
-        return self.tokenizer.encode(text)
+        return self._embedded(self.tokenizer.encode(text), None)
 
     def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
         """Returns the request's sampling fields, as the sampler takes them.
