@@ -93,7 +93,10 @@ def test_the_page_needs_nothing_from_elsewhere(running) -> None:
         assert inside <= shown.ids and shown.links - {f"#{name}" for name in inside} == {"openapi.json"}
         # Neither may the address that a browser was led to bring anything in.
         led = http.get(server.url + "/docs", headers={"host": 'x"><script>alert(1)</script>'})
-        assert "<script" not in led.text
+        assert led.status_code == 403 and led.headers["content-type"] == "application/json"
+    with running(Puppet(), api_key="k3y") as server:  # where there is a key, any name is answered
+        led = http.get(server.url + "/docs", headers={"host": 'x"><script>alert(1)</script>'})
+        assert led.status_code == 200 and "<script" not in led.text
 
 
 def test_what_a_document_holds_is_text() -> None:
