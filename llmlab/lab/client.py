@@ -14,7 +14,7 @@ from llmlab.errors import LLMLabError
 from llmlab.protocol.backend import Backend
 from llmlab.serve.body import check_headers
 from llmlab.serve.handler import Handler, Reply, answer, find, refusal, request_name
-from llmlab.serve.route import Lookup, Query
+from llmlab.serve.route import Generation, Lookup, Query
 
 if TYPE_CHECKING:
     import openai
@@ -68,12 +68,13 @@ class _Transport:
         handler: Handler | None = None
         try:
             route, parameters = find(request.method, request.url.path)
-            if isinstance(route, Lookup) and route.method == "GET":
-                reply = answer(route.look(Query(self._backend, parameters, {}, running=0)))
+            if isinstance(route, Lookup):
+                reply = answer(route.look(Query(self._backend, parameters, running=0)))  # there is no queue here
             else:
+                assert isinstance(route, Generation)
                 kind, encoding = (request.headers.get(name) for name in ("content-type", "content-encoding"))
                 check_headers(content_type=kind, content_encoding=encoding)
-                handler = Handler(self._backend, route, parameters)
+                handler = Handler(self._backend, route)
                 reply = handler.start(request.read())
         except LLMLabError as error:
             reply = refusal(error)

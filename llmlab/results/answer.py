@@ -12,6 +12,7 @@ import numpy as np
 
 from llmlab.protocol.arguments import PlaceError, choice_at, file_path, whole
 from llmlab.protocol.completion import Choice, Completion, ToolCall
+from llmlab.text import numbers
 from llmlab.text.spelling import speed
 
 if TYPE_CHECKING:
@@ -222,15 +223,17 @@ class Answer:
 
     def __repr__(self) -> str:
         done, count = self.data, self.data.completion_tokens
-        head = [f"Result: {done.model}", f"seed {done.seed}", _count(len(self), "choice")]
+        head = [f"Result: {done.model}", f"seed {done.seed}", numbers.count(len(self), "choice")]
         if count or all(choice.is_listed for choice in self.choices):
-            head.append(_count(count, "token"))
+            head.append(numbers.count(count, "token"))
         if count and done.timing.total > 0:
             head.append(speed(count, done.timing.total))
         lines = [" · ".join(head), *(f"note: {note}" for note in done.notes)]
         for choice in self.choices[:_SHOWN_CHOICES]:
             size = (
-                _count(len(choice.tokens), "token") if choice.is_listed else "tokens not available from this endpoint"
+                numbers.count(len(choice.tokens), "token")
+                if choice.is_listed
+                else "tokens not available from this endpoint"
             )
             lines.append(f"[{choice.index}] {choice.finish_reason}, {size}")
             if choice.reasoning and choice.reasoning not in choice.text:
@@ -239,7 +242,7 @@ class Answer:
                 lines.append(_shortened(choice.text))
             lines += [f"→ {call.name}({_shortened(call.arguments)})" for call in choice.tool_calls]
         if len(self) > _SHOWN_CHOICES:
-            lines.append(f"… and {_count(len(self) - _SHOWN_CHOICES, 'more choice')}")
+            lines.append(f"… and {numbers.count(len(self) - _SHOWN_CHOICES, 'more choice')}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -260,15 +263,13 @@ class Answer:
         count = len(self.choices)
         at = whole("index", index)
         if not -count <= at < count:
-            raise PlaceError(f"index {at} is outside the {_count(count, 'choice')} of this result", param="index")
+            raise PlaceError(
+                f"index {at} is outside the {numbers.count(count, 'choice')} of this result", param="index"
+            )
         return self.choices[at]
 
     def _choice(self, choice: int) -> Choice:
         return self.choices[choice_at(choice, among=self.choices)]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shortened(text: str) -> str:

@@ -22,7 +22,7 @@ from llmlab.serve.exchange import SILENCE, STALLED, Exchange
 from llmlab.serve.handler import Handler, Reply, answer, refusal
 from llmlab.serve.hosts import AllowedHosts
 from llmlab.serve.middleware import Middleware, send_reply
-from llmlab.serve.route import Lookup, Query, Route
+from llmlab.serve.route import Generation, Lookup, Query, Route
 from llmlab.serve.routes import ROUTES
 from llmlab.version import __version__
 
@@ -74,9 +74,10 @@ def create_app(
 
     def add(route: Route) -> None:
         async def respond(request: Request) -> Response:
-            if isinstance(route, Lookup) and route.method == "GET":
-                return _Ready(answer(route.look(Query(backend, request.path_params, {}, running=admission.inside))))
-            handler = Handler(backend, route, request.path_params)
+            if isinstance(route, Lookup):
+                return _Ready(answer(route.look(Query(backend, request.path_params, running=admission.inside))))
+            assert isinstance(route, Generation)
+            handler = Handler(backend, route)
             return Exchange(handler, admission=admission, threads=threads, silence=silence, stalled=stalled)
 
         app.add_api_route(route.path, respond, methods=[route.method], **openapi.operation(route))

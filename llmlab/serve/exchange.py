@@ -102,7 +102,7 @@ class Exchange(Response):
         loop = asyncio.get_running_loop()
         try:
             request = await loop.run_in_executor(self._threads, self._handler.read, data)
-            self._admission.widen(place, answers=getattr(request, "n", 1))
+            self._admission.widen(place, answers=request.n)
             reply = await loop.run_in_executor(self._threads, self._handler.run, request)
         except ClientGoneError:
             raise

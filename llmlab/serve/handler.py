@@ -19,7 +19,7 @@ from llmlab.protocol.wire import finish_reason
 from llmlab.serve import body as bodies
 from llmlab.serve import sse
 from llmlab.serve.errors import PathError, RefusalError
-from llmlab.serve.route import Generation, Lookup, Query, Route
+from llmlab.serve.route import Generation, Route
 from llmlab.serve.routes import ROUTES
 
 JSON = "application/json"
@@ -53,15 +53,13 @@ class Handler:
     Args:
         backend: the backend that answers.
         route: the path's route.
-        parameters: the path's parameters.
     """
 
-    def __init__(self, backend: Backend, route: Route, parameters: Mapping[str, str] | None = None) -> None:
+    def __init__(self, backend: Backend, route: Generation) -> None:
         self.facts: dict[str, Any] = {}  #: for the log: numbers and names, never a text of the client's or the model's
         self.left = False  #: whether the client has disconnected
         self._backend = backend
         self._route = route
-        self._parameters = parameters or {}
         self._began = time.perf_counter()
         self._stream: Stream | None = None
 
@@ -73,23 +71,20 @@ class Handler:
             return refusal(error)
         return self.run(request)
 
-    def read(self, data: bytes) -> Request | dict[str, Any]:
-        """Returns the request in a body; for a lookup, the body's fields.
+    def read(self, data: bytes) -> Request:
+        """Returns the request in a body.
 
         Raises:
             LLMLabError: the body holds no valid request.
         """
         try:
-            fields = bodies.parse(data)
-            if not isinstance(self._route, Generation):
-                return fields
-            request = self._route.read(fields)
+            request = self._route.read(bodies.parse(data))
         except LLMLabError as error:
             raise self._noted(error) from None
         self.facts |= {"model": self._backend.name, "stream": request.stream, "n": request.n}
         return request
 
-    def run(self, request: Request | Mapping[str, Any]) -> Reply:
+    def run(self, request: Request) -> Reply:
         """Answers a request that `read` returned; without `stream`, runs it to its end.
 
         Raises:
@@ -97,10 +92,6 @@ class Handler:
             Exception: an error that is no `LLMLabError`, here or while the parts are read, is a fault of the server.
         """
         try:
-            if isinstance(self._route, Lookup):
-                assert isinstance(request, Mapping)
-                return answer(self._route.look(Query(self._backend, self._parameters, request, running=0)))
-            assert isinstance(self._route, Generation) and not isinstance(request, Mapping)
             self._stream = stream = self._backend.stream(request)
             if self.left:  # before there was a stream to close
                 stream.close()

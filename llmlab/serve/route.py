@@ -26,7 +26,6 @@ class Query:
 
     backend: Backend
     parameters: Mapping[str, str]  #: the parts of the path that stand in braces
-    fields: Mapping[str, Any]  #: of the body; empty where the method is GET
     running: int  #: the requests that are being answered or wait
 
 
@@ -69,7 +68,7 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup(Route):
-    """A path that is answered at once, without running the model. `look` returns a JSON value."""
+    """A path that is answered at once, without a body and without running the model. `look` returns a JSON value."""
 
     look: Callable[[Query], Any]
 
