@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from llmlab.grammar.compose import Choice, JSONAt, Optional, Part, Raw, Series, Text
-from llmlab.grammar.containers import count_keywords, merged_properties, property_counts
+from llmlab.grammar.containers import count_keywords, property_counts
 from llmlab.grammar.document import Document
+from llmlab.grammar.objects import object_properties
+from llmlab.grammar.parts import Choice, JSONAt, Optional, Part, Raw, Series, Text
+from llmlab.grammar.patterns import whole_match
 from llmlab.grammar.scalars import FORMAT_PATTERNS, merged_string
 from llmlab.grammar.subschema import Alternative, Subschema
 from llmlab.grammar.values import allowed_types, allowed_values
 from llmlab.grammar.vocabulary import GrammarError
 
-__all__ = ["tagged_arguments"]
+__all__ = ["string_patterns", "tagged_arguments"]
 
 
 def tagged_arguments(
@@ -49,7 +51,7 @@ def _object(
 ) -> Part:
     """All arguments, under one alternative of the parameters' schema."""
     path = alternative[0].path if alternative else "#"
-    properties = merged_properties(alternative)._replace(patterns={}, additional=None)
+    properties = object_properties(document, alternative, path)._replace(patterns={}, additional=None)
     unenforced = count_keywords(properties, *property_counts(alternative), path)
     if unenforced or allowed_values(alternative) is not None:
         named = " and ".join(unenforced) or "enum"
@@ -57,6 +59,10 @@ def _object(
     before, between, after = tags
     parts: list[Part] = []
     for name, subschemas in properties.named.items():
+        if any(subschema.schema is False for subschema in subschemas):
+            if name in properties.required:
+                raise GrammarError(f"the required property {name!r} cannot be valid", path=path)
+            continue
         if is_text(name):
             value = _text(document, subschemas, after, without)
         else:
@@ -86,12 +92,23 @@ def _text(document: Document, subschemas: list[Subschema], after: str, without: 
 
 def _patterns(alternative: Alternative) -> Iterator[str]:
     """Regular expressions without anchors, each of which the whole string must match."""
+    if alternative:
+        path = alternative[0].path
+        yield from string_patterns(merged_string([subschema.schema for subschema in alternative], path), path)
+
+
+def string_patterns(made: dict[str, Any], path: str) -> Iterator[str]:
+    """Regular expressions without anchors for a string without quotes, each of which must match all of it.
+
+    Args:
+        made: what is asked of the string, from `merged_string`.
+        path: the place in the schema.
+
+    Raises:
+        GrammarError: a format that only a JSON string can be checked for.
+    """
     from llguidance import regex_to_lark
 
-    if not alternative:
-        return
-    path = alternative[0].path
-    made = merged_string([subschema.schema for subschema in alternative], path)
     if "minLength" in made or "maxLength" in made:
         yield f"(?s:.{{{made.get('minLength', 0)},{made.get('maxLength', '')}}})"
     for condition in [made, *made.get("allOf", ())]:
@@ -103,48 +120,3 @@ def _patterns(alternative: Alternative) -> Iterator[str]:
                 f"quotes; {', '.join(sorted(FORMAT_PATTERNS))} can",
                 path=path,
             )
-
-
-def whole_match(pattern: str, path: str) -> str:
-    """A pattern without anchors that matches a whole text exactly if `pattern` matches somewhere in it.
-
-    Args:
-        pattern: a regular expression.
-        path: the JSON pointer of its schema, for the error.
-
-    Raises:
-        GrammarError: an anchor that is not at an end of the pattern or of one of its outermost alternatives.
-    """
-    # The bounds of the outermost alternatives; `inside` says whether `at` is in a character class.
-    branches, start, depth, inside, at = [], 0, 0, False, 0
-    while at < len(pattern):
-        character = pattern[at]
-        if character == "\\":
-            at += 1
-        elif inside:
-            inside = character != "]"
-        elif character == "[":
-            inside = True
-            at += pattern[at + 1 : at + 2] == "^"
-            at += pattern[at + 1 : at + 2] == "]"
-        elif character in "()":
-            depth += 1 if character == "(" else -1
-        elif character == "|" and depth == 0:
-            branches.append((start, at))
-            start = at + 1
-        elif character in "^$" and not (depth == 0 and (at == start if character == "^" else _ends(pattern, at))):
-            raise GrammarError(f"pattern: {pattern!r} has an anchor inside, which cannot be enforced", path=path)
-        at += 1
-    branches.append((start, len(pattern)))
-    made = []
-    for begin, end in branches:
-        branch = pattern[begin:end]
-        first, last = branch.startswith("^"), branch.endswith("$") and not branch.endswith("\\$")
-        inner = branch[first : len(branch) - last]
-        made.append(f"{'' if first else '(?s:.*)'}(?:{inner}){'' if last else '(?s:.*)'}")
-    return "|".join(made) if len(made) == 1 else f"(?:{'|'.join(made)})"
-
-
-def _ends(pattern: str, at: int) -> bool:
-    """Whether the character at this place is the last of an outermost alternative."""
-    return pattern[at + 1 : at + 2] in ("", "|")

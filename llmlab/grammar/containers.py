@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from llmlab.grammar.patterns import matches
-from llmlab.grammar.subschema import Alternative, Subschema
+from llmlab.grammar.subschema import ABSENT, SOME, Alternative, Subschema
 from llmlab.grammar.vocabulary import GrammarError
 
 
@@ -14,7 +15,8 @@ class Properties(NamedTuple):
 
     Attributes:
         named: by name, the subschemas that apply to that property.
-        patterns: by regular expression (`patternProperties`), the subschemas of the properties that match it.
+        patterns: by regular expression (`patternProperties`), the subschemas of the properties that match it and no
+            other. Named properties may match too.
         additional: the subschemas of every other property; None if there are no others.
         required: the names that must be there, in the order of the schema.
     """
@@ -51,8 +53,13 @@ def merged_properties(alternative: Alternative) -> Properties:
     required = list(dict.fromkeys(name for schema in plain for name in schema.get("required", ())))
     names = dict.fromkeys(name for schema in plain for name in schema.get("properties", ()))
     patterns = dict.fromkeys(pattern for schema in plain for pattern in schema.get("patternProperties", ()))
-    named = {name: [found for one in alternative for found in _for_name(one, name)] for name in [*names, *required]}
-    matching = {pattern: [found for one in alternative for found in _for_pattern(one, pattern)] for pattern in patterns}
+    absent = dict.fromkeys(name for schema in plain for name in schema.get(ABSENT, ()))
+    named = {
+        name: [found for one in alternative for found in _for_name(one, name)] for name in [*names, *required, *absent]
+    }
+    matching = {
+        pattern: [found for one in alternative for found in for_patterns(one, [pattern])] for pattern in patterns
+    }
     lists_names = any("properties" in schema or "patternProperties" in schema for schema in plain)
     rest = [one.child("additionalProperties") for one in alternative if "additionalProperties" in one.schema]
     closed = (lists_names and not rest) or any(one.schema is False for one in rest)
@@ -69,14 +76,19 @@ def _for_name(subschema: Subschema, name: str) -> list[Subschema]:
     ]
     if not found and "additionalProperties" in subschema.schema:
         found.append(subschema.child("additionalProperties"))
+    if name in subschema.schema.get(SOME, ()):
+        found.append(subschema.child(SOME, name))
+    if name in subschema.schema.get(ABSENT, ()):
+        found.append(Subschema(False, f"{subschema.path}/{ABSENT}"))
     return found
 
 
-def _for_pattern(subschema: Subschema, pattern: str) -> list[Subschema]:
-    """What one subschema says about the properties whose names match this pattern."""
-    if pattern in subschema.schema.get("patternProperties", ()):
-        return [subschema.child("patternProperties", pattern)]
-    return [subschema.child("additionalProperties")] if "additionalProperties" in subschema.schema else []
+def for_patterns(subschema: Subschema, patterns: Iterable[str]) -> list[Subschema]:
+    """What one subschema says about the properties whose names match these patterns and no others."""
+    own = [pattern for pattern in patterns if pattern in subschema.schema.get("patternProperties", ())]
+    if own or "additionalProperties" not in subschema.schema:
+        return [subschema.child("patternProperties", pattern) for pattern in own]
+    return [subschema.child("additionalProperties")]
 
 
 def _matches(pattern: str, name: str, path: str) -> bool:
@@ -130,12 +142,13 @@ def count_keywords(properties: Properties, least: int, most: int | None, path: s
     Raises:
         GrammarError: a count that llguidance cannot enforce. It counts names without checking whether one is repeated.
     """
-    optional = len(properties.named) - len(properties.required)
+    possible = [name for name, value in properties.named.items() if all(one.schema is not False for one in value)]
+    optional = len(possible) - len(properties.required)
     open_ended = properties.additional is not None or bool(properties.patterns)
     kept: dict[str, Any] = {}
     if least > len(properties.required):
         kept["minProperties"] = least
-    if most is not None and (open_ended or most < len(properties.named)):
+    if most is not None and (open_ended or most < len(possible)):
         kept["maxProperties"] = most
     if not kept:
         return kept

@@ -17,20 +17,6 @@ TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 
 #: Keywords that cannot be enforced token by token, each with the value that makes it harmless; `...` if there is none.
 REFUSED: dict[str, Any] = {
-    "uniqueItems": False,
-    "not": False,
-    "if": ...,
-    "then": True,
-    "else": True,
-    "contains": ...,
-    "minContains": 0,
-    "maxContains": ...,
-    "propertyNames": True,
-    "dependencies": {},
-    "dependentRequired": {},
-    "dependentSchemas": {},
-    "unevaluatedItems": True,
-    "unevaluatedProperties": True,
     "$dynamicRef": ...,
     "$dynamicAnchor": ...,
     "$recursiveRef": ...,
@@ -38,7 +24,10 @@ REFUSED: dict[str, Any] = {
 }
 
 #: Keywords that apply other schemas to the same value.
-APPLICATORS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
+APPLICATORS = frozenset(
+    "$ref allOf anyOf oneOf not if then else dependencies dependentRequired dependentSchemas unevaluatedItems "
+    "unevaluatedProperties".split()
+)
 
 
 def _is_schema(value: Any) -> bool:
@@ -65,6 +54,16 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
+def _are_named_lists(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) and _are_texts(item) for key, item in value.items())
+
+
+def _are_dependencies(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and (_is_schema(item) or _are_texts(item)) for key, item in value.items()
+    )
+
+
 def _are_types(value: Any) -> bool:
     many = value if isinstance(value, list | tuple) else [value]
     return bool(many) and all(isinstance(item, str) and item in TYPES for item in many)
@@ -80,6 +79,12 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def _is_bound(value: Any) -> bool:
+    return not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    )
+
+
 def _is_count(value: Any) -> bool:
     return is_number(value) and value >= 0 and value == int(value)
 
@@ -93,10 +98,10 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "type": (_are_types, f"one of {', '.join(TYPES)}, or a list of them"),
     "enum": (lambda value: isinstance(value, list | tuple) and len(value) > 0, "a list of values"),
     "const": (lambda value: True, ""),
-    "minimum": (is_number, "a number that a float holds exactly"),
-    "maximum": (is_number, "a number that a float holds exactly"),
-    "exclusiveMinimum": (lambda value: isinstance(value, bool) or is_number(value), "a number"),
-    "exclusiveMaximum": (lambda value: isinstance(value, bool) or is_number(value), "a number"),
+    "minimum": (_is_bound, "a finite number"),
+    "maximum": (_is_bound, "a finite number"),
+    "exclusiveMinimum": (lambda value: isinstance(value, bool) or _is_bound(value), "a finite number"),
+    "exclusiveMaximum": (lambda value: isinstance(value, bool) or _is_bound(value), "a finite number"),
     "multipleOf": (lambda value: is_number(value) and value > 0, "a number above 0"),
     "minLength": (_is_count, "a whole number, 0 or more"),
     "maxLength": (_is_count, "a whole number, 0 or more"),
@@ -112,6 +117,20 @@ ENFORCED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "additionalProperties": (_is_schema, "a schema"),
     "required": (_are_texts, "a list of names"),
     "minProperties": (_is_count, "a whole number, 0 or more"),
+    "not": (_is_schema, "a schema"),
+    "if": (_is_schema, "a schema"),
+    "then": (_is_schema, "a schema"),
+    "else": (_is_schema, "a schema"),
+    "contains": (_is_schema, "a schema"),
+    "minContains": (_is_count, "a whole number, 0 or more"),
+    "maxContains": (_is_count, "a whole number, 0 or more"),
+    "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
+    "propertyNames": (_is_schema, "a schema"),
+    "dependencies": (_are_dependencies, "an object of schemas and lists of names"),
+    "dependentRequired": (_are_named_lists, "an object of lists of names"),
+    "dependentSchemas": (_are_named_schemas, "an object of schemas"),
+    "unevaluatedItems": (_is_schema, "a schema"),
+    "unevaluatedProperties": (_is_schema, "a schema"),
     "maxProperties": (_is_count, "a whole number, 0 or more"),
 }
 
@@ -138,8 +157,6 @@ def check(schema: dict[str, Any], path: str) -> None:
 def _is_harmless(keyword: str, value: Any) -> bool:
     """Whether a refused keyword does not constrain anything with this value."""
     harmless = REFUSED[keyword]
-    if harmless is True:
-        return value is True or value == {} and isinstance(value, dict)
     return harmless is not ... and type(value) is type(harmless) and value == harmless
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +23,16 @@ class Grammar:
     Args:
         vocabulary: the tokens over which masks are computed.
         source: the grammar in llguidance's dialect of Lark.
+        others: further grammars that it refers to, by the name that follows the sign "@".
 
     Raises:
         GrammarError: the grammar does not compile.
     """
 
-    def __init__(self, vocabulary: Vocabulary, source: str) -> None:
+    def __init__(self, vocabulary: Vocabulary, source: str, *, others: Mapping[str, str] | None = None) -> None:
         self.vocabulary = vocabulary
         self.source = source
-        self._start = vocabulary.compiled(source)
+        self._start = vocabulary.compiled(source, others)
 
     def matcher(self) -> Matcher:
         """A new matcher at the start of the grammar."""
@@ -56,6 +57,9 @@ class Matcher:
         state: llguidance's matcher, which this object owns and advances.
     """
 
+    #: Whether `fill_masks` computes the masks of many matchers of this kind at once; else each fills its own.
+    parallel = True
+
     def __init__(self, vocabulary: Vocabulary, state: LLMatcher) -> None:
         self.vocabulary = vocabulary
         self.state = state
@@ -63,6 +67,10 @@ class Matcher:
     def advance(self, token: int) -> None:
         """Consume a token. A token that the mask does not allow sets `error` for good."""
         self.state.consume_token(self.vocabulary.canonical(token))
+
+    def fill(self, mask: UInt32[np.ndarray, " W"]) -> None:
+        """Write the tokens that are allowed next into a packed mask."""
+        fill_masks([self], mask[None, :])
 
     @property
     def complete(self) -> bool:
@@ -84,6 +92,15 @@ def fill_masks(matchers: Sequence[Matcher], masks: UInt32[np.ndarray, "B W"]) ->
         matchers: the matchers, all of one vocabulary. Matcher i writes row i.
         masks: B >= len(matchers) rows of W = ceil(V / 32) words. Bit i % 32 of word i // 32 stands for token i.
     """
+    for row, matcher in enumerate(matchers):
+        if not matcher.parallel:
+            matcher.fill(masks[row])
+    rows_at = [row for row, matcher in enumerate(matchers) if matcher.parallel]
+    if len(rows_at) < len(matchers):
+        part = np.zeros((len(rows_at), masks.shape[1]), np.uint32)
+        fill_masks([matchers[row] for row in rows_at], part)
+        masks[rows_at] = part
+        return
     if not matchers:
         return
     vocabulary = matchers[0].vocabulary

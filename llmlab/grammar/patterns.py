@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
 
-__all__ = ["WRITABLE", "matches", "mentions_control", "to_rust"]
+from llmlab.grammar.regular import ExpressionError, language
+from llmlab.grammar.vocabulary import GrammarError
+
+__all__ = ["WRITABLE", "admits_text", "enforced_pattern", "matches", "mentions_control", "to_rust", "whole_match"]
 
 #: Strings that can be generated: of the control characters, only those for which JSON has a short escape.
 WRITABLE = r"^[^\x00-\x07\x0b\x0e-\x1f]*$"
@@ -45,6 +49,16 @@ def to_rust(pattern: str) -> str:
     return "".join(out) if body is None else pattern  # llguidance refuses a class without an end
 
 
+def enforced_pattern(pattern: str) -> str:
+    """The expression in Rust's syntax, without look-aheads: those are resolved where they can be."""
+    if "(?=" in pattern or "(?!" in pattern:
+        try:
+            return language(pattern).expression()
+        except ExpressionError:
+            pass  # llguidance's own error names what is wrong
+    return to_rust(pattern)
+
+
 @lru_cache(maxsize=4096)
 def matches(pattern: str, text: str) -> bool:
     """Whether an expression matches somewhere in a text, as llguidance reads it.
@@ -54,18 +68,72 @@ def matches(pattern: str, text: str) -> bool:
     Raises:
         ValueError: the pattern is not a valid regular expression.
     """
-    from llguidance import LLMatcher
-
-    schema = {"type": "string", "enum": [text], "pattern": to_rust(pattern)}
-    told = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema)).strip()
+    told = _refusal({"type": "string", "enum": [text], "pattern": enforced_pattern(pattern)})
     if told and not told.startswith("Unsatisfiable"):
         raise ValueError(told.splitlines()[-1].removeprefix("error: "))
     return not told
 
 
+def admits_text(schema: dict[str, str], text: str) -> bool:
+    """Whether llguidance accepts a text under a plain schema of a string."""
+    return not _refusal({"type": "string", "enum": [text], **schema})
+
+
+def _refusal(schema: dict[str, Any]) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema)).strip()
+
+
 def mentions_control(pattern: str) -> bool:
     """Whether an expression mentions control characters, so that perhaps no string can be generated for it."""
     return _CONTROL.search(pattern) is not None
+
+
+def whole_match(pattern: str, path: str, *, search: bool = True) -> str:
+    """A pattern without anchors that matches a whole text exactly if `pattern` matches somewhere in it.
+
+    Args:
+        pattern: a regular expression.
+        path: the JSON pointer of its schema, for the error.
+        search: whether `pattern` may match a part of the text; False if it must match the whole text anyway.
+
+    Raises:
+        GrammarError: an anchor that is not at an end of the pattern or of one of its outermost alternatives.
+    """
+    # The bounds of the outermost alternatives; `inside` says whether `at` is in a character class.
+    branches, start, depth, inside, at = [], 0, 0, False, 0
+    while at < len(pattern):
+        character = pattern[at]
+        if character == "\\":
+            at += 1
+        elif inside:
+            inside = character != "]"
+        elif character == "[":
+            inside = True
+            at += pattern[at + 1 : at + 2] == "^"
+            at += pattern[at + 1 : at + 2] == "]"
+        elif character in "()":
+            depth += 1 if character == "(" else -1
+        elif character == "|" and depth == 0:
+            branches.append((start, at))
+            start = at + 1
+        elif character in "^$" and not (depth == 0 and (at == start if character == "^" else _ends(pattern, at))):
+            raise GrammarError(f"pattern: {pattern!r} has an anchor inside, which cannot be enforced", path=path)
+        at += 1
+    branches.append((start, len(pattern)))
+    made, rest = [], "(?s:.*)" if search else ""
+    for begin, end in branches:
+        branch = pattern[begin:end]
+        first, last = branch.startswith("^"), branch.endswith("$") and not branch.endswith("\\$")
+        inner = branch[first : len(branch) - last]
+        made.append(f"{'' if first else rest}(?:{inner}){'' if last else rest}")
+    return "|".join(made) if len(made) == 1 else f"(?:{'|'.join(made)})"
+
+
+def _ends(pattern: str, at: int) -> bool:
+    """Whether the character at this place is the last of an outermost alternative."""
+    return pattern[at + 1 : at + 2] in ("", "|")
 
 
 def _class_token(token: str, body: list[str], *, negated: bool) -> str:

@@ -9,18 +9,20 @@ written without exponents.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
-from llmlab.grammar.containers import count_keywords, merged_items, merged_properties, property_counts
+from llmlab.grammar.arrays import array_items
+from llmlab.grammar.containers import count_keywords, property_counts
 from llmlab.grammar.document import DEEPEST, Document
 from llmlab.grammar.keywords import is_number
-from llmlab.grammar.patterns import to_rust
-from llmlab.grammar.scalars import BOUNDS, admits, merged_integer, merged_number, merged_string
-from llmlab.grammar.subschema import Alternative, Subschema
+from llmlab.grammar.objects import object_properties
+from llmlab.grammar.regular import limited_states
+from llmlab.grammar.scalars import merged_integer, merged_number, merged_string, without_numbers
+from llmlab.grammar.subschema import NOT_VALUES, Alternative, Subschema
 from llmlab.grammar.values import allowed_types, allowed_values, equality_key, types_of
-from llmlab.grammar.vocabulary import GrammarError, error_text
+from llmlab.grammar.vocabulary import GrammarError, NothingValidError, error_line
 
-__all__ = ["WHITESPACE", "llguidance_schema", "llguidance_subschema"]
+__all__ = ["WHITESPACE", "Rewritten", "llguidance_schema", "rewritten", "rewritten_at"]
 
 #: A regular expression for the white space that JSON allows: one space, or a line break and up to 16 of indentation.
 WHITESPACE = r"\x20|\n[\x20\t]{0,16}"
@@ -33,8 +35,23 @@ _ANY = "any"
 #: The keywords whose value is an object of schemas.
 _SCHEMAS_BY_NAME = ("properties", "patternProperties")
 
+#: The keywords of a rewritten string for which llguidance needs a regular expression.
+_EXPRESSIONS = {"pattern", "format", "allOf"}
+
 #: A schema is refused if its rewritten form has more subschemas than this. Merging can make many out of a few.
 MOST_SUBSCHEMAS = 8000
+
+
+class Rewritten(NamedTuple):
+    """A schema for llguidance's `%json`.
+
+    Attributes:
+        schema: the schema.
+        strings: (path in the given schema, rewritten schema) of each string that has a regular expression.
+    """
+
+    schema: dict[str, Any]
+    strings: list[tuple[str, dict[str, Any]]]
 
 
 def llguidance_schema(schema: Any) -> dict[str, Any]:
@@ -43,18 +60,25 @@ def llguidance_schema(schema: Any) -> dict[str, Any]:
     Raises:
         GrammarError: a keyword or a combination that cannot be enforced; its path is a JSON pointer into the schema.
     """
+    return rewritten(schema).schema
+
+
+def rewritten(schema: Any) -> Rewritten:
+    """As `llguidance_schema`, with its strings."""
     document = Document(schema)
-    return llguidance_subschema(document, [document.root])
+    return rewritten_at(document, [document.root])
 
 
-def llguidance_subschema(document: Document, subschemas: list[Subschema]) -> dict[str, Any]:
+def rewritten_at(document: Document, subschemas: list[Subschema]) -> Rewritten:
     """A schema for llguidance's `%json`, for a value that is valid under all these subschemas of a document.
 
     Raises:
         GrammarError: as `llguidance_schema`.
     """
     try:
-        made = _Rewriter(document).rewrite(subschemas)
+        rewriter = _Rewriter(document)
+        with limited_states():
+            made = rewriter.rewrite(subschemas)
         json.dumps(made, allow_nan=False)
     except RecursionError:
         raise GrammarError("the schema is nested too deeply", path="#") from None
@@ -62,7 +86,7 @@ def llguidance_subschema(document: Document, subschemas: list[Subschema]) -> dic
         if isinstance(error, GrammarError):
             raise
         raise GrammarError(f"not a JSON schema: {error}", path="#") from None
-    return made
+    return Rewritten(made, rewriter.strings)
 
 
 class _Rewriter:
@@ -75,8 +99,15 @@ class _Rewriter:
         self._waiting: list[tuple[str, list[Subschema]]] = []
         self._seen: set[str] = set()
         self._subschema_count = 0
+        #: Why alternatives were left out.
+        self._reasons: list[NothingValidError] = []
         #: The plain schemas that were written, with their paths, for finding the one that llguidance refuses.
         self._plain: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def strings(self) -> list[tuple[str, dict[str, Any]]]:
+        """The strings that were written with a regular expression, with their paths."""
+        return [(path, made) for path, made in self._plain if made.keys() & _EXPRESSIONS]
 
     def rewrite(self, subschemas: list[Subschema]) -> dict[str, Any]:
         """The schema for a value that is valid under all these subschemas; llguidance has accepted it."""
@@ -85,14 +116,28 @@ class _Rewriter:
             name, combination = self._waiting.pop()
             self._defs[name] = self._value(combination)
         root = self._without_impossible(root)
-        if root is False:
-            raise GrammarError("nothing is valid under this schema", path=self._document.root.path)
         made = {"x-guidance": OPTIONS, **root, "$defs": self._defs}
         self._require_accepted(made)
         return made
 
+    def _raise_nothing(self, finite: set[str]) -> NoReturn:
+        """Raise the error that nothing is valid, with what may be to blame: the first that was found to be impossible.
+
+        Args:
+            finite: the references under which there are finite values.
+        """
+        message = f"nothing is valid under this schema{self._document.left_out}"
+        for path, made in sorted(self._plain, key=lambda each: -each[0].count("/")):
+            for name in made.get("required", ()):
+                if not _has_finite_value(made["properties"].get(name, True), finite):
+                    message += f"; the required property {name!r} at {path} cannot be valid"
+                    raise NothingValidError(message, path="#")
+        if self._reasons:
+            raise NothingValidError(f"{self._reasons[0].message}, so {message}", path=self._reasons[0].path)
+        raise NothingValidError(message, path="#")
+
     def _without_impossible(self, root: Any) -> Any:
-        """The root without references to schemas that no finite value satisfies; False if nothing is left."""
+        """The root without references to schemas that no finite value satisfies."""
         while impossible := {f"#/$defs/{name}" for name, made in self._defs.items() if made is False}:
             root = self._remove(impossible, root)
         finite, before = set[str](), -1
@@ -100,7 +145,9 @@ class _Rewriter:
             before = len(finite)
             finite |= {f"#/$defs/{name}" for name, made in self._defs.items() if _has_finite_value(made, finite)}
         endless = {f"#/$defs/{name}" for name in self._defs} - finite
-        return self._remove(endless, root) if _has_finite_value(root, finite) else False
+        if not _has_finite_value(root, finite):
+            self._raise_nothing(finite)
+        return self._remove(endless, root)
 
     def _remove(self, references: set[str], root: Any) -> Any:
         """The root with False in place of these references; the definitions that they point to are removed."""
@@ -129,7 +176,16 @@ class _Rewriter:
             branches = self._document.any_of_branches(subschemas[0])
             if branches:
                 return _any_of([self._value([branch]) for branch in branches])
-        return _any_of([self._alternative(way) for way in self._document.alternatives(subschemas)])
+        ways = self._document.alternatives(subschemas)
+        if len(ways) == 1 and len(ways[0]) == 1:  # the user's own contradiction, which is an error
+            return self._alternative(ways[0])
+        made = []
+        for way in ways:
+            try:
+                made.append(self._alternative(way))
+            except NothingValidError as error:
+                self._reasons.append(error)
+        return _any_of(made)
 
     def _nested(self, subschemas: list[Subschema]) -> Any:
         """The rewritten schema for a property or an item.
@@ -173,34 +229,20 @@ class _Rewriter:
         """The rewritten schema of one alternative; False if no value is valid."""
         if not alternative:
             return self._any()
-        kinds = allowed_types(alternative)
         values = allowed_values(alternative)
         if values is not None:
-            return self._listed_values(values, alternative, kinds)
+            return self._listed_values(values, alternative)
+        kinds = allowed_types(alternative)
         return _any_of([self._typed(kind, alternative) for kind in sorted(kinds)])
 
-    def _listed_values(self, values: list[Any], alternative: Alternative, kinds: set[str]) -> Any:
-        """The rewritten schema of an alternative with `enum` or `const`."""
-        path = alternative[0].path
-        plain = [subschema.schema for subschema in alternative]
-        left = [value for value in values if types_of(value) & kinds]
-        for value in left:
-            _check_value(value, path)
-        left = [value for value in left if not is_number(value) or admits(plain, value, path)]
-        if not left:
-            return False
-        listed = {"enum": [json.loads(equality_key(value)) for value in left]}
-        others = {word for schema in plain for word in schema} - {"type", "enum", "const", *BOUNDS}
-        if not others:
-            return listed
-        present = {kind for value in left for kind in types_of(value)} & kinds
-        rest = _any_of(
-            [
-                {"type": kind} if kind in ("integer", "number") else self._typed(kind, alternative)
-                for kind in sorted(present)
-            ]
-        )
-        return {"allOf": [listed, rest]}
+    def _listed_values(self, values: list[Any], alternative: Alternative) -> Any:
+        """The rewritten schema of an alternative with listed values."""
+        for value in values:
+            _check_value(value, alternative[0].path)
+        holds = self._document.evaluation.holds
+        others = [one for one in alternative if one.schema.keys() != {"enum"}]
+        left = [value for value in values if all(holds(value, one, sure=True) for one in others)]
+        return {"enum": [json.loads(equality_key(value)) for value in left]} if left else False
 
     def _typed(self, kind: str, alternative: Alternative) -> Any:
         """The rewritten schema of an alternative for values of one type."""
@@ -208,23 +250,36 @@ class _Rewriter:
         plain = [subschema.schema for subschema in alternative]
         self._count()
         made: Any
+        unwanted = [value for schema in plain for value in schema.get(NOT_VALUES, ()) if kind in types_of(value)]
         if kind in ("null", "boolean"):
-            return {"type": kind}
+            left = [value for value in ((None,) if kind == "null" else (False, True)) if value not in unwanted]
+            return ({"type": kind} if not unwanted else {"enum": left}) if left else False
         if kind == "string":
             made = merged_string(plain, path)
+            if len(plain) > 1 and made.keys() & _EXPRESSIONS:
+                error = _llguidance_error(made)
+                if error and error.startswith("Unsatisfiable"):
+                    raise NothingValidError(f"no string is valid under all that applies to it ({error})", path=path)
         elif kind == "integer":
-            made = merged_integer(plain, path)
+            made = without_numbers(merged_integer, plain, unwanted, path)
         elif kind == "number":
-            made = merged_number(plain, path)
-        elif kind == "array":
-            made = self._array(alternative)
+            made = without_numbers(merged_number, plain, unwanted, path)
+        elif any(unwanted):
+            raise GrammarError(f"not: listed values of type {kind} cannot be excluded; leave them out", path=path)
         else:
-            made = self._object(alternative, path)
-        self._plain.append((path, made))
+            least = {"minItems" if kind == "array" else "minProperties": 1}
+            alternative = [*alternative, Subschema(least, path)] if unwanted else alternative
+            made = self._array(alternative, path) if kind == "array" else self._object(alternative, path)
+        if isinstance(made, dict):
+            self._plain.append((path, made))
         return made
 
-    def _array(self, alternative: Alternative) -> dict[str, Any]:
-        found = merged_items(alternative)
+    def _array(self, alternative: Alternative, path: str) -> Any:
+        found = array_items(self._document, alternative, path)
+        if isinstance(found, list):
+            return {"enum": found} if found else False
+        if found.most is not None and found.least > found.most:
+            raise NothingValidError(f"minItems {found.least} is above maxItems {found.most}", path=path)
         made: dict[str, Any] = {"type": "array"}
         if found.first:
             made["prefixItems"] = [self._nested(subschemas) for subschemas in found.first]
@@ -235,15 +290,15 @@ class _Rewriter:
             made["maxItems"] = found.most
         return made
 
-    def _object(self, alternative: Alternative, path: str) -> dict[str, Any]:
-        found = merged_properties(alternative)
+    def _object(self, alternative: Alternative, path: str) -> Any:
+        found = object_properties(self._document, alternative, path)
         made: dict[str, Any] = {"type": "object"}
         if found.named:
             made["properties"] = {name: self._nested(value) for name, value in found.named.items()}
         if found.required:
             made["required"] = found.required
         if found.patterns:
-            made["patternProperties"] = {to_rust(name): self._nested(value) for name, value in found.patterns.items()}
+            made["patternProperties"] = {name: self._nested(value) for name, value in found.patterns.items()}
         made["additionalProperties"] = False if found.additional is None else self._nested(found.additional)
         return made | count_keywords(found, *property_counts(alternative), path)
 
@@ -257,10 +312,7 @@ def _any_of(options: list[Any]) -> Any:
 
 
 def _has_finite_value(made: Any, finite: set[str]) -> bool:
-    """Whether a finite value is valid under a rewritten schema, if one is under each of the references in `finite`.
-
-    A required property that is forbidden is not considered here; llguidance reports it with an error of its own.
-    """
+    """Whether a finite value is valid under a rewritten schema, if one is under each of the references in `finite`."""
     if not isinstance(made, dict):
         return made is not False
     if "$ref" in made:
@@ -272,7 +324,7 @@ def _has_finite_value(made: Any, finite: set[str]) -> bool:
     least = made.get("minItems", 0)
     first = made.get("prefixItems", [])
     needed += [*first[:least], *([made.get("items")] if least > len(first) else [])]
-    return all(each is False or _has_finite_value(each, finite) for each in needed)
+    return all(_has_finite_value(each, finite) for each in needed)
 
 
 def _without(made: Any, references: set[str]) -> Any:
@@ -315,7 +367,7 @@ def _llguidance_error(made: Any) -> str | None:
     message = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS))
     if not message.strip():
         return None
-    return error_text(message).splitlines()[-1].removeprefix("error: ")
+    return error_line(message)
 
 
 def _without_nested(schema: dict[str, Any]) -> dict[str, Any]:

@@ -32,5 +32,16 @@ class Subschema(NamedTuple):
 #: Plain subschemas that all apply to one value. Plain means without `$ref`, `allOf`, `anyOf` and `oneOf`.
 Alternative: TypeAlias = list[Subschema]
 
-#: A plain schema under which no value is valid.
-NOTHING: dict[str, Any] = {"enum": []}
+#: Keywords that this package adds to plain schemas. They do not occur in a schema that a user wrote, because only the
+#: keywords of JSON Schema are copied from it.
+#: Names that an object must not have.
+ABSENT = "!absent"
+#: Subschemas of properties by name, which do not make other properties additional ones.
+SOME = "!some"
+#: Values that are not allowed.
+NOT_VALUES = "!values"
+#: Regular expressions that a string must not match.
+UNLIKE = "!unlike"
+
+#: What the path of a negated subschema ends in, so that it differs from that of the subschema.
+NEGATED = "¬"

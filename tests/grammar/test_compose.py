@@ -100,7 +100,8 @@ def test_arguments_as_pairs():
         (obj(a=INT, b=INT) | {"minProperties": 1}, "minProperties"),
         ({"type": "object", "enum": [{}]}, "enum"),
         ({"type": "string"}, "object"),
-        (obj(a={"not": {}}), "'not'"),
+        (obj("a", a={"not": {}}), "nothing is valid"),
+        (obj(a={"type": "array", "uniqueItems": True, "items": {"type": "string"}}), "uniqueItems"),
     ],
 )
 def test_arguments_that_cannot_be_pairs(schema, words):

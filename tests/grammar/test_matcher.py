@@ -1,10 +1,13 @@
 """Token masks: their bits, tokens with equal bytes, vocabularies without an end token, and errors."""
 
+import json
+
 import numpy as np
 import pytest
 
 from llmlab.grammar.compose import JSON, Text, grammar
-from llmlab.grammar.matcher import fill_masks
+from llmlab.grammar.matcher import Grammar, fill_masks
+from llmlab.grammar.schema import llguidance_schema
 from llmlab.grammar.vocabulary import GrammarError, Vocabulary, error_text
 from tests.grammar.schemas import SCHEMAS
 from tests.grammar.walk import END, SIZE, allowed, takes, vocabulary
@@ -71,7 +74,10 @@ def test_a_token_that_was_not_allowed_is_an_error_that_stays():
 def test_no_end_where_nothing_can_come():
     # A name that only a control character makes, which no string holds.
     names = {"type": "object", "patternProperties": {"^\\x01$": {}}, "additionalProperties": False, "minProperties": 1}
-    matcher = grammar(vocabulary(), JSON(names)).matcher()
+    with pytest.raises(GrammarError, match="no text"):
+        grammar(vocabulary(), JSON(names))
+    source = f'%llguidance {{"no_forcing": true}}\nstart: %json {json.dumps(llguidance_schema(names))}'
+    matcher = Grammar(vocabulary(), source).matcher()
     for byte in b"{ ":
         matcher.advance(byte)
     assert allowed(matcher) == [] and not matcher.complete

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,12 +17,19 @@ from jsonschema import FormatChecker
 from jsonschema.validators import Draft202012Validator, validator_for
 
 FORMATS = FormatChecker()
-FORMATS.checks("date", ValueError)(lambda value: datetime.date.fromisoformat(value) and len(value) == 10)
-FORMATS.checks("time", ValueError)(lambda value: datetime.time.fromisoformat(value).tzinfo is not None)
-FORMATS.checks("date-time", ValueError)(lambda value: datetime.datetime.fromisoformat(value).tzinfo is not None)
-FORMATS.checks("uri", ValueError)(lambda value: bool(urlsplit(value).scheme) and value.isascii() and " " not in value)
-FORMATS.checks("hostname")(lambda value: all(re.fullmatch("[A-Za-z0-9-]{1,63}", part) for part in value.split(".")))
-FORMATS.checks("duration")(lambda value: re.fullmatch(r"P(?!$)(\d+[YMWD])*(T(\d+[HMS])+)?", value) is not None)
+
+
+def _string_format(name: str, check: Callable[[str], Any]) -> None:
+    """Let the format mean this check of strings; a value of another type has every format."""
+    FORMATS.checks(name, ValueError)(lambda value: not isinstance(value, str) or bool(check(value)))
+
+
+_string_format("date", lambda value: datetime.date.fromisoformat(value) and len(value) == 10)
+_string_format("time", lambda value: datetime.time.fromisoformat(value).tzinfo is not None)
+_string_format("date-time", lambda value: datetime.datetime.fromisoformat(value).tzinfo is not None)
+_string_format("uri", lambda value: bool(urlsplit(value).scheme) and value.isascii() and " " not in value)
+_string_format("hostname", lambda value: all(re.fullmatch("[A-Za-z0-9-]{1,63}", part) for part in value.split(".")))
+_string_format("duration", lambda value: re.fullmatch(r"P(?!$)(\d+[YMWD])*(T(\d+[HMS])+)?", value) is not None)
 
 
 def problem(text: str, schema: Any) -> str | None:
