@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llmlab.text.byte_stream import ByteStream, EndOfInput, Malformed, Parser
-from llmlab.text.formats import CallSyntax, markers
+from llmlab.text.call_syntax import CALL_ID, CallSyntax, markers
 
 __all__ = ["CallParser"]
 
 _END_OBJECT, _COMMA = b"},"
-#: Bytes that end a function's name that is written without quotes.
-_AFTER_NAME = re.compile(rb"[\n<`\[{]")
+#: The most bytes of an id that a model writes.
+_LONGEST_ID = 64
 
 
 class CallParser(ABC):
@@ -38,7 +38,12 @@ class CallParser(ABC):
     def __init__(self, syntax: CallSyntax, *, tools: Mapping[str, Any], stream: ByteStream) -> None:
         self._tools = tools
         self._stream = stream
-        self._after_name = markers(syntax.after_name)
+        self._before_name = markers(syntax.before_name)
+        before_id, _, after_id = syntax.after_name.partition(CALL_ID)
+        self._before_id = markers(before_id) if after_id else ()
+        self._after_name = markers(after_id or before_id)
+        # Bytes that end a function's name that is written without quotes.
+        self._name_end = re.compile(rb"[\n<`\[{%b]" % re.escape(syntax.after_name.strip()[:1].encode()[:1]))
         self._close = markers(syntax.close)
         self._longest = max((len(name.encode()) for name in tools), default=0)
         self.reset()
@@ -78,13 +83,42 @@ class CallParser(ABC):
         stream = self._stream
         yield from stream.skip_space()
         begin = stream.position
-        while not (found := _AFTER_NAME.search(stream.data, begin)):
-            if len(stream.data) - begin > self._longest:
+        while not (found := self._name_end.search(stream.data, begin)):
+            if len(stream.data[begin:].strip()) > self._longest:
                 raise Malformed
             stream.position = len(stream.data)
             yield from stream.wait()
         stream.position = found.start()
-        self._set_name(stream.data[begin : stream.position].decode("utf-8", "replace").strip())
+        self._set_name(stream.data[begin : stream.position].strip().decode("utf-8", "replace"))
+
+    def _id(self) -> Parser:
+        """Read the id of the call after its name, if it is written, up to the text after the id."""
+        stream, first = self._stream, self._before_id[:1]
+        if not first:
+            return
+        yield from stream.skip_space()
+        if not (yield from stream.accept(first[0])):
+            return
+        yield from stream.expect(self._before_id[1:])
+        begin = stream.position
+        while not (found := stream.find(self._after_name[:1])) and stream.position - begin <= _LONGEST_ID:
+            yield from stream.wait()
+        if not found or stream.position - begin > _LONGEST_ID:
+            raise Malformed
+
+    def _end(self, closing: Iterable[bytes]) -> Parser:
+        """Read the delimiters that close a call, as far as they come next."""
+        stream = self._stream
+        try:
+            for close in closing:
+                yield from stream.skip_space()
+                if not (yield from stream.accept(close)):
+                    stream.position = 0
+                    break
+                stream.emit("tool_call")
+        except EndOfInput:
+            stream.position = 0
+        stream.emit("tool_call", complete=True)
 
     def _malformed_arguments(self) -> Parser:
         """Pass on the rest of malformed arguments as they are, up to the last part of the closing delimiter."""

@@ -1,13 +1,14 @@
-"""Parsers of tool calls whose arguments are one JSON object: Qwen, Hermes, Mistral, Llama and DeepSeek-R1."""
+"""Parsers of tool calls whose arguments are one JSON object: with the name in it (Qwen), or after it (DeepSeek)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmlab.text.byte_stream import ByteStream, Malformed, Parser
+from llmlab.text.byte_stream import ByteStream, EndOfInput, Malformed, Parser
 from llmlab.text.call_parser import CallParser
-from llmlab.text.formats import CallSyntax
+from llmlab.text.call_syntax import CallSyntax
 
 __all__ = ["JsonCallParser", "NamedCallParser"]
 
@@ -20,6 +21,10 @@ class JsonCallParser(CallParser):
     def __init__(self, syntax: CallSyntax, *, tools: Mapping[str, Any], stream: ByteStream) -> None:
         super().__init__(syntax, tools=tools, stream=stream)
         self._close = self._close[1:]  # the object's own bracket is read with the object
+        named = re.search(r'"(\w+)": "$', syntax.before_name)
+        self._name_key = named[1] if named else "name"
+        filled = re.search(r'"(\w+)": $', syntax.after_name)
+        self._arguments_keys = {"arguments", "parameters", filled[1] if filled else "arguments"}
 
     def parse(self) -> Parser:
         """Parse the object and the closing delimiter."""
@@ -29,9 +34,9 @@ class JsonCallParser(CallParser):
         while True:
             key = yield from stream.read_key()
             byte = yield from stream.peek_after_space()
-            if key == "name" and self.name is None:
+            if key == self._name_key and self.name is None:
                 self._set_name((yield from stream.read_string()))
-            elif key in ("arguments", "parameters") and not has_arguments:
+            elif key in self._arguments_keys and not has_arguments:
                 has_arguments = True
                 if byte != _OBJECT:
                     yield from stream.expect((b"null",))
@@ -43,7 +48,7 @@ class JsonCallParser(CallParser):
                     self._announce()
                     yield from self._arguments(in_object=True)
                     return
-            elif key in ("id", "type"):
+            elif key in ("id", "type", "tool_call_id"):
                 yield from stream.skip_value()
             else:
                 raise Malformed
@@ -68,7 +73,9 @@ class NamedCallParser(CallParser):
     def parse(self) -> Parser:
         """Parse the name, the arguments after it and the closing delimiter."""
         stream = self._stream
+        yield from stream.expect(self._before_name)
         yield from self._bare_name()
+        yield from self._id()
         yield from stream.expect(self._after_name)
         if (yield from stream.peek_after_space()) == _OBJECT:
             self._announce()
@@ -77,3 +84,26 @@ class NamedCallParser(CallParser):
         yield from stream.expect(self._close)
         self._announce(b"{}")
         stream.emit("tool_call", complete=True)
+
+    def parse_arguments(self, name: str) -> Parser:
+        """Parse the arguments and the closing delimiter of a call whose name has been read.
+
+        Args:
+            name: the function, one of the tools. What was read of the call and is not emitted yet belongs to it.
+        """
+        stream = self._stream
+        self._set_name(name)
+        self._announce()
+        try:
+            if (yield from stream.peek_after_space()) == _OBJECT:
+                yield from self._arguments(in_object=False)
+                return
+            try:
+                yield from stream.expect(self._close)
+            except Malformed:
+                stream.position = 0
+                yield from self._malformed_arguments()
+                return
+            stream.emit("tool_call", text=b"{}", complete=True)
+        except EndOfInput:
+            self.finish()

@@ -13,21 +13,25 @@ from typing import Any
 
 from llmlab.text.byte_stream import ByteStream, EndOfInput, Parser, Span
 from llmlab.text.calls import CallReader
+from llmlab.text.channels import MessageReader, TurnState, body_in_prompt
 from llmlab.text.formats import Format, ReasoningTags
+from llmlab.text.json_calls import NamedCallParser
 
-__all__ = ["Segmenter", "Span", "prompt_tail", "reasoning_open"]
+__all__ = ["Segmenter", "Span", "divided", "prompt_tail", "reasoning_closed", "reasoning_open"]
 
 #: How control tokens are spelled. The assistant's turn in a prompt begins after the last of them.
 _CONTROL_TOKEN = re.compile(
     rb"<\|[^<>|\s]*\|>|<\xef\xbd\x9c[^<>\s]*?\xef\xbd\x9c>|\[/?INST\]|<(?:start|end)_of_turn>|</s>"
+    rb"|<\|\w+>|<\w+\|>|\]~!?b[\[\]]|\[e~\["
 )
 
 
 class Segmenter:
     """Takes the bytes of one generation as they arrive, and returns spans that say which segment they belong to.
 
-    The result does not depend on how the bytes were divided among the calls of `feed`. Reasoning is recognized only if
-    the prompt leaves it open or the generation begins with it. A tool call may begin inside the reasoning and ends it.
+    The result does not depend on how the bytes were divided among the calls of `feed`. Reasoning in tags is recognized
+    only if the prompt leaves it open or the generation begins with it. A tool call may begin inside the reasoning and
+    ends it. Reasoning that is a message of its own (`Format.channels`) may come wherever a message may.
 
     Args:
         format: how the model writes reasoning and tool calls.
@@ -35,9 +39,6 @@ class Segmenter:
         tools: the request's tools, as in the API. Without tools (or with tool_choice "none") no text is a call.
         parallel: whether there may be more than one call. If not, the generation is `done` after the first.
 
-    Attributes:
-        done: whether the only call that was wanted is complete. Further bytes are not segmented.
-        reasoning: whether the generation is inside the reasoning.
     """
 
     def __init__(
@@ -57,10 +58,36 @@ class Segmenter:
         )
         self._before = format.calls.before.encode() if format.calls else b""
         self._blank = True  # whether the current line of content has only white space so far
-        self.done: bool = False
-        self.reasoning: bool = reasoning_open(format, prompt)
-        self._parsing = self._parse(_assistant_turn(prompt))
+        self._state = TurnState()
+        self._state.reasoning = reasoning_open(format, prompt)
+        self._parsing = self._parse(self._reader(format, prompt, functions))
         self._ended = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the only call that was wanted is complete. Further bytes are not segmented."""
+        return self._state.done
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the generation is inside the reasoning."""
+        return self._state.reasoning
+
+    def _reader(self, format: Format, prompt: bytes, functions: Mapping[str, Any]) -> Parser:
+        """The parser of a whole generation."""
+        if format.channels is None:
+            return self._turn(_assistant_turn(prompt, format.reasoning))
+        calls = NamedCallParser(format.calls, tools=functions, stream=self._stream) if format.calls else None
+        reader = MessageReader(
+            format.channels,
+            prompt=prompt,
+            stream=self._stream,
+            state=self._state,
+            calls=calls,
+            tools=functions,
+            parallel=self._parallel,
+        )
+        return reader.read()
 
     def feed(self, data: bytes) -> list[Span]:
         """The spans that are decided once these bytes have arrived."""
@@ -79,19 +106,23 @@ class Segmenter:
         out, self._stream.spans = self._stream.spans, []
         return out
 
-    def _parse(self, turn: bytes) -> Parser:
-        """Parse the whole generation; `turn` is the part of the assistant's turn that the prompt holds."""
+    def _parse(self, reader: Parser) -> Parser:
+        """Parse the whole generation."""
         try:
-            if self._tags:
-                yield from self._reasoning_start(self._tags, turn)
-            if self._tags and self.reasoning:
-                yield from self._reasoning_text(self._tags)
-            if not self.done:
-                yield from self._content()
+            yield from reader
         except EndOfInput:
             stream = self._stream
             stream.position = len(stream.data)
             stream.emit("reasoning" if self.reasoning else "content")
+
+    def _turn(self, turn: bytes) -> Parser:
+        """Parse reasoning in tags and what follows it; `turn` is what the prompt holds of the assistant's turn."""
+        if self._tags:
+            yield from self._reasoning_start(self._tags, turn)
+        if self._tags and self.reasoning:
+            yield from self._reasoning_text(self._tags)
+        if not self.done:
+            yield from self._content()
 
     def _reasoning_start(self, tags: ReasoningTags, turn: bytes) -> Parser:
         """Read up to the first byte of the reasoning's text, if there is reasoning."""
@@ -107,7 +138,7 @@ class Segmenter:
         else:
             yield from stream.skip_space()
             if (yield from stream.accept(opens)):
-                self.reasoning = True
+                self._state.reasoning = True
                 stream.emit("reasoning", tag=True)
                 yield from self._separator(lead)
             stream.position = 0
@@ -129,7 +160,7 @@ class Segmenter:
             if found.endswith(closes):
                 self._stream.position = len(found)
                 self._stream.emit("reasoning", tag=True)
-                self.reasoning = False
+                self._state.reasoning = False
                 yield from self._separator(tags.separator.encode())
                 return
             if (yield from self._calls_at(found)):
@@ -137,7 +168,7 @@ class Segmenter:
 
     def _content(self) -> Parser:
         """Read the content and the calls in it."""
-        delimiters = _delimiters(self._triggers(), bare=self._calls is not None and self._calls.bare)
+        delimiters = _delimiters(self._triggers(), bare=self._calls.bare if self._calls else b"")
         while not self.done and (found := (yield from self._text_up_to("content", delimiters))):
             yield from self._calls_at(found)
 
@@ -152,10 +183,10 @@ class Segmenter:
         if not (yield from calls.read()):
             stream.position = len(trigger)
             return False
-        self.reasoning = False
+        self._state.reasoning = False
         while self._parallel and (yield from calls.read_next()):
             pass
-        self.done = not self._parallel
+        self._state.done = not self._parallel
         return True
 
     def _text_up_to(self, segment: str, delimiters: _Delimiters) -> Generator[None, None, bytes]:
@@ -186,13 +217,14 @@ class _Delimiters:
 
     Args:
         delimiters: each delimiter, with the white space before it that belongs to it if it is there.
-        bare: whether a `{` that is the first character of its line, white space aside, is a delimiter too.
+        bare: a sign that is a delimiter too where it is the first character of its line, white space aside; or none.
     """
 
-    def __init__(self, delimiters: tuple[tuple[bytes, bytes], ...], *, bare: bool) -> None:
+    def __init__(self, delimiters: tuple[tuple[bytes, bytes], ...], *, bare: bytes) -> None:
+        self._bare = bare
         wholes = {before + delimiter for delimiter, before in delimiters} | {delimiter for delimiter, _ in delimiters}
         found = [b"(?:%b)?%b" % (re.escape(before), re.escape(delimiter)) for delimiter, before in delimiters]
-        self._pattern = re.compile(b"|".join([*found, *([rb"\{"] if bare else [])]) or b"(?!)")
+        self._pattern = re.compile(b"|".join([*found, *([re.escape(bare)] if bare else [])]) or b"(?!)")
         self._beginnings = frozenset(whole[:size] for whole in wholes for size in range(1, len(whole)))
         self._lasts = frozenset(beginning[-1] for beginning in self._beginnings)
         self._longest = max(map(len, self._beginnings), default=0)
@@ -200,7 +232,7 @@ class _Delimiters:
     def search(self, data: bytes, at: int, *, blank: bool) -> re.Match[bytes] | None:
         """The first delimiter at or after `at`; `blank` says whether only white space precedes `data` on its line."""
         for found in self._pattern.finditer(data, at):
-            if found.group() != b"{":
+            if found.group() != self._bare:
                 return found
             line = data[: found.start()].rpartition(b"\n")
             if (blank or line[1]) and not line[2].strip():
@@ -217,7 +249,7 @@ class _Delimiters:
 
 
 @lru_cache(maxsize=64)
-def _delimiters(delimiters: tuple[tuple[bytes, bytes], ...], *, bare: bool = False) -> _Delimiters:
+def _delimiters(delimiters: tuple[tuple[bytes, bytes], ...], *, bare: bytes = b"") -> _Delimiters:
     return _Delimiters(delimiters, bare=bare)
 
 
@@ -225,19 +257,57 @@ def reasoning_open(format: Format, prompt: bytes) -> bool:
     """Whether a rendered prompt ends inside the reasoning, so that the generation continues it."""
     if format.reasoning is None:
         return False
-    turn = _assistant_turn(prompt)
-    return turn.rfind(format.reasoning.open.encode()) > turn.rfind(format.reasoning.close.encode())
+    if format.channels:
+        return body_in_prompt(format.channels, prompt) == "reasoning"
+    opened, closed = _last_tags(format.reasoning, prompt)
+    return opened > closed
+
+
+def reasoning_closed(format: Format, prompt: bytes) -> bool:
+    """Whether a rendered prompt ends after the reasoning, so that the generation has none."""
+    if format.reasoning is None:
+        return False
+    if format.channels:
+        return body_in_prompt(format.channels, prompt) == "content"
+    opened, closed = _last_tags(format.reasoning, prompt)
+    return closed > opened
+
+
+def _last_tags(tags: ReasoningTags, prompt: bytes) -> tuple[int, int]:
+    """Where the last opening and the last closing tag of an assistant's turn stand; -1 where there is none."""
+    turn = _assistant_turn(prompt, tags)
+    return turn.rfind(tags.open.encode()), turn.rfind(tags.close.encode())
+
+
+def divided(format: Format, text: str) -> tuple[str, str]:
+    """Divides the text of an earlier answer in which reasoning and content are not separated.
+
+    Returns:
+        (the reasoning without its tags, the content).
+    """
+    segmenter = Segmenter(format)
+    spans = segmenter.feed(text.encode("utf-8", "surrogatepass")) + segmenter.flush()
+    reasoning, content = (
+        b"".join(span.data for span in spans if span.segment == kind and not span.tag).decode("utf-8", "surrogatepass")
+        for kind in ("reasoning", "content")
+    )
+    return reasoning, content
 
 
 def prompt_tail(
-    prompt_ids: Sequence[int], *, token_bytes: Sequence[bytes | None], controls: Mapping[int, bytes]
+    prompt_ids: Sequence[int],
+    *,
+    token_bytes: Sequence[bytes | None],
+    controls: Mapping[int, bytes],
+    begin: bytes = b"",
 ) -> bytes:
-    """The bytes of a prompt after its last control token.
+    """The bytes of a prompt after its last control token, or from the token with which the last message begins.
 
     Args:
         prompt_ids: the prompt's token ids.
         token_bytes: the bytes of every token id, None for control tokens.
         controls: by id, the bytes of control tokens that are delimiters (`Format.controls`). They count as text.
+        begin: the bytes of the token that begins a message (`Format.begin`); empty if there is none.
     """
     parts: list[bytes] = []
     for token in reversed(prompt_ids):
@@ -246,12 +316,19 @@ def prompt_tail(
         if data is None:
             break
         parts.append(data)
+        if begin and data == begin:
+            break
     return b"".join(reversed(parts))
 
 
-def _assistant_turn(prompt: bytes) -> bytes:
-    """The part of a prompt that belongs to the assistant's turn. Tags before it are text of other turns."""
+def _assistant_turn(prompt: bytes, tags: ReasoningTags | None) -> bytes:
+    """The part of a prompt that belongs to the assistant's turn. Tags before it are text of other turns.
+
+    The reasoning's own tags may be spelled like control tokens; no turn begins at them.
+    """
+    own = tags.open.encode() + b" " + tags.close.encode() if tags else b""
     end = 0
     for token in _CONTROL_TOKEN.finditer(prompt):
-        end = token.end()
+        if token.group() not in own:
+            end = token.end()
     return prompt[end:]

@@ -1,23 +1,23 @@
-"""Parser of tool calls whose arguments are written as tags around names and values (GLM-4.5), into one JSON object.
+"""Parser of tool calls whose arguments are tags around names and values, into one JSON object: GLM, Qwen3-Coder.
 
-A string value comes without quotes and escapes, every other value as JSON.
+A string value comes without quotes and escapes, every other value as JSON; Qwen3-Coder also writes Python's constants.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from llmlab.text.byte_stream import ByteStream, EndOfInput, Malformed, Parser
 from llmlab.text.call_parser import CallParser
-from llmlab.text.formats import CallSyntax, markers
+from llmlab.text.call_syntax import CallSyntax, markers
+from llmlab.text.literals import escaped
 
 __all__ = ["TagCallParser", "argument_types"]
 
-#: Bytes that a JSON string must escape.
-_UNSAFE = re.compile(rb'["\\\x00-\x1f]')
+#: Python's spellings of JSON's constants, as a template writes them that turns values into text.
+_CONSTANTS = {b"True": (b"true", "boolean"), b"False": (b"false", "boolean"), b"None": (b"null", "null")}
 
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
@@ -27,20 +27,27 @@ class TagCallParser(CallParser):
 
     def __init__(self, syntax: CallSyntax, *, tools: Mapping[str, Any], stream: ByteStream) -> None:
         super().__init__(syntax, tools=tools, stream=stream)
-        (self._key_open,), (self._key_close, self._value_open), (self._value_close,) = map(markers, syntax.pair)
+        before, between, after = syntax.pair
+        (self._key_open,), (self._key_close, *self._value_open), (value_close,) = map(markers, syntax.pair)
+        # White space around a value that does not belong to it; a model may leave it out.
+        self._lead = between[len(between.rstrip()) :].encode()
+        tail = after[: len(after) - len(after.lstrip())].encode()
+        ends = (value_close, *self._close)
+        self._ends = {end: end for end in ends} | ({tail + end: end for end in ends} if tail else {})
 
     def parse(self) -> Parser:
         """Parse the name, the arguments after it and the closing tag."""
         stream = self._stream
-        (close,) = self._close
         yield from self._bare_name()
+        yield from stream.expect(self._after_name)
         count = 0
         while True:
             yield from stream.skip_space()
-            if (yield from stream.accept(close)):
+            if (yield from stream.accept(self._close[0])):
                 if not self.announced:
                     self._announce()
-                stream.emit("tool_call", text=b"}" if count else b"{}", complete=True)
+                stream.emit("tool_call", text=b"}" if count else b"{}")
+                yield from self._end(self._close[1:])
                 return
             if not (yield from stream.accept(self._key_open)):
                 if not self.announced:
@@ -64,43 +71,45 @@ class TagCallParser(CallParser):
             Whether the call continues after it.
         """
         stream = self._stream
-        (close,) = self._close
         stream.emit("tool_call")
-        while not (found := stream.find((self._key_close, close))):
+        while not (found := stream.find((self._key_close, *self._close))):
             yield from stream.wait()
-        if found == close:
+        if found in self._close:
             stream.position = 0
             yield from self._malformed_arguments()
             return False
         key = stream.data[: stream.position].decode("utf-8", "replace")
         stream.position += len(found)
         stream.emit("tool_call", text=before + json.dumps(key, ensure_ascii=False).encode() + b": ")
-        yield from stream.skip_space()
-        if not (yield from stream.accept(self._value_open)):
-            stream.position = 0
-            yield from self._malformed_arguments()
-            return False
+        for tag in self._value_open:
+            yield from stream.skip_space()
+            if not (yield from stream.accept(tag)):
+                stream.position = 0
+                yield from self._malformed_arguments()
+                return False
+        if self._lead:
+            yield from stream.accept(self._lead)
         stream.emit("tool_call")
         types = argument_types(self._tools[self.name or ""], key)
         found = yield from (self._string() if types == {"string"} else self._value(types))
-        if found != close:
-            stream.emit("tool_call")
+        stream.emit("tool_call")
+        if found not in self._close:
             return True
-        stream.emit("tool_call", complete=True)
+        yield from self._end(self._close[self._close.index(found) + 1 :])
         return False
 
     def _string(self) -> Generator[None, None, bytes]:
         """Pass on a string value as it arrives, and return the tag that ended it, which has been read."""
         stream = self._stream
         stream.emit("tool_call", text=b'"')
-        while not (found := stream.find((self._value_close, *self._close))):
+        while not (found := stream.find(tuple(self._ends))):
             stream.emit("tool_call", text=escaped(stream.data[: stream.position]))
             yield from stream.wait()
         stream.emit("tool_call", text=escaped(stream.data[: stream.position]))
         stream.position = len(found)
-        if found == self._value_close:
+        if self._ends[found] not in self._close:
             stream.emit("tool_call", text=b'"')
-        return found
+        return self._ends[found]
 
     def _value(self, types: frozenset[str]) -> Generator[None, None, bytes]:
         """Pass on a value of any of these types, and return the tag that ended it, which has been read.
@@ -109,19 +118,14 @@ class TagCallParser(CallParser):
         """
         stream = self._stream
         try:
-            while not (found := stream.find((self._value_close, *self._close))):
+            while not (found := stream.find(tuple(self._ends))):
                 yield from stream.wait()
         except EndOfInput:
             stream.emit("tool_call", text=stream.data[: stream.position])
             raise
         stream.emit("tool_call", text=as_json(stream.data[: stream.position], types))
         stream.position = len(found)
-        return found
-
-
-def escaped(text: bytes) -> bytes:
-    """A part of a text, escaped for a JSON string. The part may begin and end inside a UTF-8 character."""
-    return _UNSAFE.sub(lambda found: json.dumps(found[0].decode("ascii"))[1:-1].encode(), text)
+        return self._ends[found]
 
 
 def as_json(text: bytes, types: frozenset[str]) -> bytes:
@@ -133,8 +137,11 @@ def as_json(text: bytes, types: frozenset[str]) -> bytes:
 
     Returns:
         The text itself if it is JSON, unless its type is not allowed and a string is; otherwise the text as a JSON
-        string. A text that is a JSON string with its quotes is always returned as it is.
+        string. A text that is a JSON string with its quotes is always returned as it is, and Python's True, False and
+        None become JSON where the schema has their type and no string.
     """
+    if text in _CONSTANTS and _CONSTANTS[text][1] in types and "string" not in types:
+        return _CONSTANTS[text][0]
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):

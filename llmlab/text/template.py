@@ -7,21 +7,27 @@ And every failure inside a template is reported as an error about the request.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.text.formats import Format, detect
-from llmlab.text.template_variables import read_variables
+from llmlab.text.message_forms import REASONING_KEYS, Chat, plain, with_system_tools
+from llmlab.text.segments import divided
+from llmlab.text.shown import Apply, Lost, ShownTexts
+from llmlab.text.template_variables import read_keys, read_variables
 from llmlab.text.tokenizer import Tokenizer
 
 __all__ = ["ChatTemplate", "Prompt"]
 
 Message = Mapping[str, Any]
+
+#: The variables in which templates take function definitions, the usual one first; SmolLM3 has another name for them.
+_TOOLS = ("tools", "xml_tools")
 
 #: Parameters of `apply_chat_template` itself, which can therefore not be passed to a template as variables.
 _RESERVED = frozenset(
@@ -45,16 +51,27 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
+class _Asked(NamedTuple):
+    """What is to be rendered; see `ShownTexts.render`."""
+
+    chat: Chat
+    tools: list[Any] | None
+    apply: Apply
+    options: Hashable
+
+
 class ChatTemplate:
     """The chat template of a checkpoint, or another one in its place.
 
     Args:
         tokenizer: the checkpoint's tokenizer.
-        template: Jinja source, or the path of a file with it; None for the checkpoint's own template.
+        template: Jinja source, the path of a file with it, or the name of one of the checkpoint's templates; None for
+            the checkpoint's own template.
 
     Attributes:
         tokenizer: the tokenizer.
         exists: whether there is a template; a base model usually has none.
+        problem: why there is none although the checkpoint has templates: several, of which none is the default.
 
     Raises:
         CheckpointError: the template is not valid Jinja, or its file cannot be read.
@@ -62,8 +79,16 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer, template: str | os.PathLike[str] | None = None) -> None:
         self.tokenizer = tokenizer
-        self._given = _source(template)
-        self.exists: bool = self._given is not None or tokenizer.hf.chat_template is not None
+        own = tokenizer.hf.chat_template
+        named = own if isinstance(own, dict) else {}
+        self._given = named.get(template) if isinstance(template, str) and template in named else _source(template)
+        self.problem: str | None = None
+        if named and self._given is None and "default" not in named:
+            self.problem = (
+                f"this model has several chat templates ({', '.join(sorted(named))}) and none is the default: choose "
+                f"one by its name, such as llmlab.load(..., chat_template={min(named)!r})"
+            )
+        self.exists: bool = self._given is not None or (own is not None and self.problem is None)
         if self.exists:
             _ = self._variables  # so that a template that does not parse is an error now and not at the first request
 
@@ -90,57 +115,57 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        reasoning_effort: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt's text, with special tokens spelled out.
 
+        The messages are passed to the template in the form in which it shows every text (`llmlab.text.shown`).
+
         Args:
             messages: messages as in the API. Text parts are joined; keys that the API does not define are passed to the
-                template unchanged.
+                template unchanged. The role "developer" becomes "system" unless the template names it.
             tools: function definitions as in the API.
-            enable_thinking: the template's switch of this name; None leaves its default.
+            enable_thinking: the template's switch of this name (or `thinking`); None leaves its default.
+            reasoning_effort: the template's variable of this name; where it has none, "none" turns its switch off and
+                any other value turns it on.
             add_generation_prompt: whether to end with the header of the assistant's turn.
             continue_final_message: whether to leave the last message open so that the model continues it. No header is
-                added then.
+                added then, and the prompt ends with the whole message, white space included.
             extra: further template variables (`chat_template_kwargs`).
 
         Raises:
-            RequestError: the template refuses the messages, or does not read a variable or switch of the request;
-                `param` names the field.
+            RequestError: the template refuses the messages, leaves the text of one of them out of the prompt, or does
+                not read a variable or switch of the request; `param` names the field. What is left out of an
+                assistant's message that makes tool calls is no error; see `notes`.
         """
-        if not self.exists:
-            raise RequestError(
-                "this model has no chat template; use lab.complete(prompt) for raw text, "
-                "or give it one with llmlab.load(..., chat_template=...)",
-                param="messages",
-            )
-        variables = self._checked_extra(extra or {}, enable_thinking)
-        if tools is not None and not self.has_switch("tools"):
-            raise RequestError("tools: this model's chat template takes no tools", param="tools")
-
-        def apply(chat: list[dict[str, Any]]) -> str:
-            return str(
-                self.tokenizer.hf.apply_chat_template(
-                    chat,
-                    tools=None if tools is None else [dict(tool) for tool in tools],
-                    chat_template=self._given,
-                    add_generation_prompt=add_generation_prompt and not continue_final_message,
-                    continue_final_message=continue_final_message,
-                    tokenize=False,
-                    **variables,
-                )
-            )
-
+        asked = self._asked(
+            messages,
+            tools=tools,
+            enable_thinking=enable_thinking,
+            reasoning_effort=reasoning_effort,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            extra=extra,
+        )
         try:
-            return _first_that_works(apply, _forms([_plain(message) for message in messages]))
+            text, lost = self._shown.render(**asked._asdict())
         except Exception as error:  # a template is a program and may raise any exception of Python or Jinja
             continuing = continue_final_message and str(error).startswith("continue_final_message")
             raise RequestError(
                 f"the chat template refuses these messages: {error or type(error).__name__}",
                 param="continue_final_message" if continuing else "messages",
             ) from error
+        for one in lost:
+            if one.refused:
+                raise RequestError(
+                    f"{_note(one)}; put it into a user message, or give another template with "
+                    "llmlab.load(..., chat_template=...)",
+                    param="messages",
+                )
+        return _with_last_spaces(text, str(asked.chat[-1]["content"])) if continue_final_message else text
 
     def prompt(self, messages: Sequence[Message], **options: Any) -> Prompt:
         """The prompt's text and its token ids; the arguments are those of `render`.
@@ -151,8 +176,92 @@ class ChatTemplate:
         text = self.render(messages, **options)
         return Prompt(text, self.tokenizer.encode(text))
 
-    def _checked_extra(self, extra: Mapping[str, Any], enable_thinking: bool | None) -> dict[str, Any]:
-        """The template variables of a request, `enable_thinking` among them; RequestError if one is not read."""
+    def notes(self, messages: Sequence[Message], **options: Any) -> tuple[str, ...]:
+        """What the prompt lacks of tool calls, of texts beside them and of tools, one line each.
+
+        The arguments are those of `render`. Templates often show either the text of a message or its calls, and some
+        show no calls, or only one.
+        """
+        asked = self._asked(messages, **options)
+        lost = self._shown.known(asked.chat, tools=asked.tools, options=asked.options)
+        if lost is None:
+            _, lost = self._shown.render(**asked._asdict())
+        return tuple(map(_note, lost))
+
+    def _asked(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        enable_thinking: bool | None = None,
+        reasoning_effort: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> _Asked:
+        """What is to be rendered, once the arguments of `render` are checked."""
+        if not self.exists:
+            raise RequestError(
+                self.problem
+                or "this model has no chat template; use lab.complete(prompt) for raw text, "
+                "or give it one with llmlab.load(..., chat_template=...)",
+                param="messages",
+            )
+        variables = self._checked_extra(extra or {}, enable_thinking, reasoning_effort)
+        if tools is not None and not self.takes_tools:
+            raise RequestError("tools: this model's chat template takes no tools", param="tools")
+        add_generation_prompt = add_generation_prompt and not continue_final_message
+
+        def apply(chat: Chat, tools: list[Any] | None) -> str:
+            name = self._tools_variable
+            if tools is not None and name is None:
+                chat = with_system_tools(chat, tools)
+            given = {} if tools is None or name is None or name == "tools" else {name: tools}
+            return str(
+                self.tokenizer.hf.apply_chat_template(
+                    chat,
+                    tools=tools,
+                    chat_template=self._given,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    tokenize=False,
+                    **(variables | given),
+                )
+            )
+
+        format = self.format
+        chat = plain(
+            messages,
+            developer=self._knows_developer,
+            reasoning=next((key for key in REASONING_KEYS if key in self._keys), None),
+            divide=partial(divided, format) if format.channels else None,
+        )
+        return _Asked(
+            chat=chat,
+            tools=None if tools is None else [dict(tool) for tool in tools],
+            apply=apply,
+            options=(add_generation_prompt, continue_final_message, repr(sorted(variables.items()))),
+        )
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether the template takes function definitions: as a variable, or in the system's message."""
+        return self.exists and (self._tools_variable is not None or "tools" in self._keys)
+
+    @property
+    def _tools_variable(self) -> str | None:
+        """The variable in which the template takes function definitions; None if it has none."""
+        return next((name for name in _TOOLS if self.has_switch(name)), None)
+
+    @property
+    def thinking_switch(self) -> str | None:
+        """The name of the template's variable that turns its reasoning on and off; None if it has none."""
+        return next((name for name in ("enable_thinking", "thinking") if self.has_switch(name)), None)
+
+    def _checked_extra(
+        self, extra: Mapping[str, Any], enable_thinking: bool | None, reasoning_effort: str | None
+    ) -> dict[str, Any]:
+        """The template variables of a request, its switches among them; RequestError if one is not read."""
         for name in extra:
             if name in _RESERVED:
                 raise RequestError(
@@ -165,19 +274,25 @@ class ChatTemplate:
                     f"chat_template_kwargs.{name}: this model's chat template does not read it (it reads: {known})",
                     param="chat_template_kwargs",
                 )
-        variables = dict(extra)
-        if enable_thinking is None:
-            return variables
-        if not self.has_switch("enable_thinking"):
-            raise RequestError(
-                "enable_thinking: this model's chat template has no such switch; leave the field out",
-                param="enable_thinking",
-            )
-        if variables.setdefault("enable_thinking", enable_thinking) is not enable_thinking:
-            raise RequestError(
-                f"enable_thinking is {enable_thinking}, and chat_template_kwargs says otherwise",
-                param="enable_thinking",
-            )
+        variables, switch = dict(extra), self.thinking_switch
+        if enable_thinking is not None:
+            if switch is None:
+                raise RequestError(
+                    "enable_thinking: this model's chat template has no such switch; leave the field out",
+                    param="enable_thinking",
+                )
+            _agreeing(variables, switch, enable_thinking, field="enable_thinking")
+        if reasoning_effort is not None:
+            if self.has_switch("reasoning_effort"):
+                _agreeing(variables, "reasoning_effort", reasoning_effort, field="reasoning_effort")
+            elif switch is not None:
+                _agreeing(variables, switch, reasoning_effort != "none", field="reasoning_effort")
+            else:
+                raise RequestError(
+                    "reasoning_effort: this model's chat template reads no such variable and has no switch of its "
+                    "reasoning; leave the field out",
+                    param="reasoning_effort",
+                )
         return variables
 
     def _hf_source(self, tools: list[Any] | None) -> str:
@@ -188,9 +303,31 @@ class ChatTemplate:
             raise CheckpointError(f"the chat template cannot be chosen: {error}") from error
 
     @cached_property
+    def _shown(self) -> ShownTexts:
+        return ShownTexts()
+
+    @cached_property
+    def _knows_developer(self) -> bool:
+        return bool(re.search("[\"']developer[\"']", f"{self._hf_source(None)}{self._hf_source([{}])}"))
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        """The keys that the template reads from messages and other objects."""
+        return read_keys(self._hf_source(None)) | read_keys(self._hf_source([{}]))
+
+    @cached_property
     def _variables(self) -> frozenset[str]:
         """The variables that the template reads from its caller, in its form with tools or in that without."""
         return read_variables(self._hf_source(None)) | read_variables(self._hf_source([{}]))
+
+
+def _agreeing(variables: dict[str, Any], name: str, value: Any, *, field: str) -> None:
+    """Sets a template variable from a request's field; RequestError if another field has set it otherwise."""
+    if variables.setdefault(name, value) is not value and variables[name] != value:
+        raise RequestError(
+            f"{field} sets the template's {name} to {value}, and another field sets it to {variables[name]}",
+            param=field,
+        )
 
 
 def _source(template: str | os.PathLike[str] | None) -> str | None:
@@ -204,61 +341,11 @@ def _source(template: str | os.PathLike[str] | None) -> str | None:
         raise CheckpointError(f"chat_template is neither Jinja source nor a file that can be read: {error}") from error
 
 
-def _forms(chat: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The forms in which templates may expect the same messages, the most common one first.
-
-    Most templates expect the arguments of an earlier tool call as an object, a few (DeepSeek-R1) as the API's string.
-    Some fail on the API's null for the content of a message that only calls tools (Qwen3's first release, Phi-3.5).
-    """
-    parsed = [_with_parsed_calls(message) for message in chat]
-    forms: list[list[dict[str, Any]]] = []
-    for form in (parsed, chat, [_with_content(message) for message in parsed], [_with_content(one) for one in chat]):
-        if form not in forms:
-            forms.append(form)
-    return forms
+def _note(lost: Lost) -> str:
+    return f"{lost.where}: this model's chat template leaves {lost.what} out of the prompt"
 
 
-def _first_that_works(apply: Callable[[list[dict[str, Any]]], str], forms: Sequence[list[dict[str, Any]]]) -> str:
-    """The prompt from the first form that the template accepts; if it accepts none, its error about the first form."""
-    first: Exception | None = None
-    for form in forms:
-        try:
-            return apply(form)
-        except Exception as error:
-            first = first or error
-    assert first is not None
-    raise first
-
-
-def _with_content(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with an empty text in place of a content of None."""
-    return {**message, "content": ""} if message.get("content", "") is None else message
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    """A message whose list of text parts, if it has one, is joined into one text."""
-    plain = dict(message)
-    content = plain.get("content")
-    if isinstance(content, list | tuple):
-        plain["content"] = "".join(part["text"] for part in content)
-    return plain
-
-
-def _with_parsed_calls(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose tool calls have their arguments as an object in place of the API's JSON string."""
-    calls = message.get("tool_calls")
-    if not calls:
-        return message
-    return {**message, "tool_calls": [_with_parsed_arguments(call) for call in calls]}
-
-
-def _with_parsed_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A tool call with its arguments as an object, if they are the JSON text of one."""
-    function = call.get("function")
-    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except ValueError:
-        return call  # a model may have written arguments that are not JSON; they are passed back unchanged
-    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+def _with_last_spaces(text: str, message: str) -> str:
+    """A rendered text with the white space at the end of the message that it continues, which templates may strip."""
+    spaces = message[len(message.rstrip()) :]
+    return text if text.endswith(spaces) else text.rstrip() + spaces

@@ -16,7 +16,7 @@ from llmlab.errors import CheckpointError
 if TYPE_CHECKING:
     from jinja2 import nodes
 
-__all__ = ["parse", "read_variables"]
+__all__ = ["parse", "read_keys", "read_variables"]
 
 #: Names that transformers and Jinja define for every template.
 _PREDEFINED = frozenset({"raise_exception", "strftime_now", "range", "dict", "namespace", "lipsum", "cycler", "joiner"})
@@ -32,6 +32,23 @@ def read_variables(source: str) -> frozenset[str]:
 
     tree = parse(source)
     return (_read_unset(tree) & meta.find_undeclared_variables(tree)) - _PREDEFINED
+
+
+def read_keys(source: str) -> frozenset[str]:
+    """The names of attributes and keys that a template reads from any object: `m.role`, `m["role"]`, `m.get("role")`.
+
+    Raises:
+        CheckpointError: the template is not valid Jinja.
+    """
+    from jinja2 import nodes
+
+    tree = parse(source)
+    found: set[Any] = {node.attr for node in tree.find_all(nodes.Getattr)}
+    found |= {node.arg.value for node in tree.find_all(nodes.Getitem) if isinstance(node.arg, nodes.Const)}
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr) and call.node.attr == "get" and call.args:
+            found |= {call.args[0].value} if isinstance(call.args[0], nodes.Const) else set()
+    return frozenset(key for key in found if isinstance(key, str))
 
 
 def parse(source: str) -> nodes.Template:

@@ -14,20 +14,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import CheckpointError
+from llmlab.text.call_syntax import markers
+from llmlab.text.formats import REASONING_TAGS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Tokenizer"]
 
-#: Special tokens that keep their text, because they delimit the reasoning.
-VISIBLE_SPECIALS = frozenset({"<think>", "</think>"})
+#: What reads a SentencePiece file: packages, with the modules that they bring.
+_SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
 
 #: A folder with a tokenizer has at least one of these files.
 _ONE_OF = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -67,6 +70,7 @@ class Tokenizer:
         folder = Path(folder)
         if not any((folder / name).is_file() for name in _ONE_OF):
             raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(_ONE_OF)} is there")
+        _check_sentencepiece(folder)
         auto = _auto_tokenizer()
         try:
             hf = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -93,6 +97,16 @@ class Tokenizer:
         """
         # verbose=False suppresses the warning about texts longer than the context, which llmlab reports as an error.
         return list(self.hf.encode(text, add_special_tokens=special, verbose=False))
+
+    def prompt_notes(self, first: Sequence[int]) -> tuple[str, ...]:
+        """What is unusual about the first two tokens of a prompt, one line each: two begin-of-sequence tokens."""
+        begin = self.hf.bos_token_id
+        if begin is None or list(first) != [begin, begin]:
+            return ()
+        return (
+            f"the prompt begins with {self.name(begin)!r} twice, and models are trained on one: the tokenizer or the "
+            "chat template writes it before every text, so leave it out of yours",
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of generated tokens: their bytes joined and decoded as UTF-8, with U+FFFD for invalid bytes."""
@@ -144,6 +158,28 @@ def _auto_tokenizer() -> Any:
     return AutoTokenizer
 
 
+def _check_sentencepiece(folder: Path) -> None:
+    """Raises CheckpointError if the folder's only tokenizer is SentencePiece's file and what reads it is missing."""
+    model = folder / "tokenizer.model"
+    if not model.is_file() or any((folder / name).is_file() for name in _ONE_OF if name != model.name):
+        return
+    with model.open("rb") as file:
+        is_protobuf = file.read(1) == b"\n"  # other files of this name are lines of text (tiktoken's)
+    missing = [name for name, module in _SENTENCEPIECE.items() if not _is_there(module)]
+    if is_protobuf and missing:
+        raise CheckpointError(
+            f"{folder} has its tokenizer as tokenizer.model alone, and {' and '.join(missing)}, which reads it, is not "
+            "installed: pip install 'llmlab[sentencepiece]'"
+        )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # its parent is missing, or it is marked as absent
+        return False
+
+
 def _eos_ids(folder: Path) -> list[int]:
     """The end-of-generation ids in generation_config.json; those in config.json if the former has none."""
     for name in ("generation_config.json", "config.json"):
@@ -165,15 +201,30 @@ def _eos_ids(folder: Path) -> list[int]:
 def _all_bytes(hf: PreTrainedTokenizerBase, added: dict[int, Any], special: frozenset[int]) -> tuple[bytes | None, ...]:
     """The bytes of every token id (`Tokenizer.token_bytes`)."""
     vocab: dict[str, int] = hf.get_vocab()
+    visible = _visible(piece for piece, index in vocab.items() if index in special)
     decoder = hf.backend_tokenizer.decoder
     # The decoder's pickled state is JSON. The JSON of the whole tokenizer would take half a second for 150k tokens.
     read = _bytes_reader(None if decoder is None else json.loads(decoder.__getstate__()))
     table: list[bytes | None] = [None] * (max(vocab.values()) + 1)
     for piece, index in vocab.items():
-        if index in special and piece not in VISIBLE_SPECIALS:
+        if index in special and piece not in visible:
             continue
         table[index] = piece.encode() if index in added else read(piece)
     return tuple(table)
+
+
+def _visible(specials: Iterable[str]) -> frozenset[str]:
+    """The special tokens that keep their text because they delimit the reasoning.
+
+    A delimiter may consist of several tokens and words. Its tokens count only where the vocabulary has the first of
+    them: Phi ends its turns with the token that ends gpt-oss' reasoning.
+    """
+    known = frozenset(specials)
+    found: set[str] = set()
+    for tags in REASONING_TAGS:
+        if len(markers(tags.open)) == 1 or any(tags.open.startswith(name) for name in known):
+            found.update(name for name in known if name in f"{tags.open} {tags.close} {tags.separator}")
+    return frozenset(found)
 
 
 def _bytes_reader(decoder: dict[str, Any] | None) -> Callable[[str], bytes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmlab.text.formats import DEEPSEEK, GLM, HERMES, LLAMA, MISTRAL, Format, ReasoningTags, detect
+from llmlab.text.call_families import DEEPSEEK, GLM, HERMES, LLAMA, MISTRAL
+from llmlab.text.formats import Format, ReasoningTags, detect
 from llmlab.text.template import ChatTemplate
 from llmlab.text.tokenizer import Tokenizer
 
@@ -47,6 +49,7 @@ def test_a_template_says_how_long_the_ids_of_calls_are():
     format = detect(LISTED)
     assert format.name == "mistral" and format.calls.id_length == 9 and format.calls.start == MISTRAL.start
     assert detect("{{- '[TOOL_CALLS][' }}").calls.id_length == 0
+    assert detect('{{- "[TOOL_CALLS] [" }}').calls == replace(MISTRAL, start="[TOOL_CALLS] [")
 
 
 def test_a_base_model_may_know_the_reasonings_tags():
@@ -58,7 +61,7 @@ def test_a_base_model_may_know_the_reasonings_tags():
     ("shipped", "want"),
     [
         ({"fields": {"reasoning_content": {"open": "[THINK]", "close": "[/THINK]"}}}, ("[THINK]", "[/THINK]")),
-        ({"fields": {"thinking": {"open": "<a>\n", "close": "</a>", "content": "text"}}}, ("<a>\n", "</a>")),
+        ({"fields": {"thinking": {"open": "<a>\n", "close": "</a>", "content": "text"}}}, ("<a>", "</a>")),
         ({"fields": {"reasoning_content": {"open_pattern": "<a.>", "close": "</a>"}}}, None),
         ({"fields": {"content": {}}}, None),
         ({"fields": "none"}, None),

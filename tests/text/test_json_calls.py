@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llmlab.text.formats import HERMES, LLAMA, MISTRAL, Format, ReasoningTags
+from llmlab.text.call_families import HERMES, LLAMA, MISTRAL
+from llmlab.text.formats import Format, ReasoningTags
 from tests.text.outputs import pieces, read
 
 QWEN = Format("hermes", ReasoningTags(lead="\n", tail="\n"), HERMES)
@@ -119,7 +120,7 @@ def test_between_tags(text, want):
         (f"[TOOL_CALLS][{T}, ", ("", ", ", [TIME])),
         (f"[TOOL_CALLS][{T}}}]", ("", "}]", [TIME])),
         (f"[TOOL_CALLS][{T}, {{}}]", ("", ", {}]", [TIME])),
-        (f"[TOOL_CALLS]{T}", ("", f"[TOOL_CALLS]{T}", [])),
+        (f"[TOOL_CALLS]{T}", ("", "", [TIME])),
         ("[TOOL_CALLS]", ("", "[TOOL_CALLS]", [])),
         ("[TOOL_CALLS][]", ("", "[TOOL_CALLS][]", [])),
         ("[TOOL_CALLS][{}]", ("", "[TOOL_CALLS][{}]", [])),

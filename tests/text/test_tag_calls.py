@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmlab.text.formats import DEEPSEEK, GLM, Format, ReasoningTags
+from llmlab.text.call_families import DEEPSEEK, GLM
+from llmlab.text.formats import Format, ReasoningTags
 from llmlab.text.tag_calls import argument_types
 from tests.text.outputs import TOOLS, pieces, read
 

@@ -54,6 +54,35 @@ def test_a_variable_that_the_template_tests_and_then_sets_is_a_switch(byte_level
     assert template.render([USER], extra={"mode": "loud "}) == "loud hi"
 
 
+SAYS = "{{ messages[0].role }}:{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(
+    ("source", "given", "written"),
+    [
+        (SAYS + "{{ reasoning_effort }}", {"reasoning_effort": "high"}, "high"),
+        (SAYS + "{{ reasoning_effort }}{{ enable_thinking }}", {"reasoning_effort": "none"}, "none"),
+        (SAYS + "{{ enable_thinking }}", {"reasoning_effort": "none"}, "False"),
+        (SAYS + "{{ enable_thinking }}", {"reasoning_effort": "minimal"}, "True"),
+        (SAYS + "{{ thinking }}", {"reasoning_effort": "low"}, "True"),
+        (SAYS + "{{ thinking }}", {"enable_thinking": False}, "False"),
+        (SAYS + "{{ thinking }}", {"enable_thinking": True, "extra": {"thinking": True}}, "True"),
+    ],
+)
+def test_the_effort_is_the_templates_variable_or_its_switch(byte_level, source, given, written):
+    assert ChatTemplate(byte_level, source).render([USER], **given) == "user:hi" + written
+
+
+def test_an_effort_that_nothing_reads_or_that_contradicts_is_refused(byte_level):
+    with pytest.raises(RequestError, match="has no switch of its reasoning; leave the field out") as caught:
+        ChatTemplate(byte_level, SAYS).render([USER], reasoning_effort="low")
+    assert caught.value.param == "reasoning_effort"
+    with pytest.raises(RequestError, match="sets the template's enable_thinking to False") as caught:
+        source = SAYS + "{{ enable_thinking }}"
+        ChatTemplate(byte_level, source).render([USER], enable_thinking=True, reasoning_effort="none")
+    assert caught.value.param == "reasoning_effort"
+
+
 def test_tools_reach_the_template(template):
     assert '"name": "now"' in template.render([USER], tools=[TOOL])
 
@@ -63,7 +92,11 @@ def test_tools_reach_the_template(template):
     [
         ({"extra": {"reasoning_effort": "low"}}, "chat_template_kwargs", "does not read it"),
         ({"extra": {"tokenize": True}}, "chat_template_kwargs", "set by the request itself"),
-        ({"extra": {"enable_thinking": True}, "enable_thinking": False}, "enable_thinking", "says otherwise"),
+        (
+            {"extra": {"enable_thinking": True}, "enable_thinking": False},
+            "enable_thinking",
+            "another field sets it to True",
+        ),
         ({"continue_final_message": True}, "continue_final_message", "final message"),
     ],
 )
@@ -131,28 +164,29 @@ CALLED = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
 
 
 def test_past_calls_are_objects_to_templates_that_want_objects(byte_level):
-    wants_object = "{{ messages[1].tool_calls[0].function.arguments.items() | list }}"
-    assert ChatTemplate(byte_level, wants_object).render(CALLED) == "[('zone', 'UTC')]"
+    wants_object = "{{ messages[0].content }} {{ messages[1].tool_calls[0].function.arguments.items() | list }}"
+    assert ChatTemplate(byte_level, wants_object).render(CALLED) == "hi [('zone', 'UTC')]"
 
 
 def test_past_calls_are_strings_to_templates_that_want_strings(byte_level):
-    wants_string = "{{ 'call: ' + messages[1].tool_calls[0].function.arguments }}"
-    assert ChatTemplate(byte_level, wants_string).render(CALLED) == 'call: {"zone": "UTC"}'
+    wants_string = "{{ messages[0].content }} {{ 'call: ' + messages[1].tool_calls[0].function.arguments }}"
+    assert ChatTemplate(byte_level, wants_string).render(CALLED) == 'hi call: {"zone": "UTC"}'
 
 
 def test_a_past_call_that_is_no_json_goes_back_as_it_was(byte_level):
     broken = {**CALL, "function": {"name": "now", "arguments": '{"zone": '}}
-    source = "{{ messages[1].tool_calls[0].function.arguments }}"
-    assert ChatTemplate(byte_level, source).render([USER, {**CALLED[1], "tool_calls": [broken]}]) == '{"zone": '
+    source = "{{ messages[0].content }} {{ messages[1].tool_calls[0].function.arguments }}"
+    assert ChatTemplate(byte_level, source).render([USER, {**CALLED[1], "tool_calls": [broken]}]) == 'hi {"zone": '
 
 
 def test_a_call_without_a_text_is_an_empty_text_to_templates_that_want_one(byte_level):
-    wants_text = "{{ '</think>' in messages[1].content }}{{ messages[1].tool_calls[0].function.arguments.zone }}"
-    assert ChatTemplate(byte_level, wants_text).render(CALLED) == "FalseUTC"
-    wants_string = "{{ messages[1].content + messages[1].tool_calls[0].function.arguments }}"
-    assert ChatTemplate(byte_level, wants_string).render(CALLED) == '{"zone": "UTC"}'
-    takes_null = "{{ 'a text' if messages[1].content is string else 'nothing said' }}"
-    assert ChatTemplate(byte_level, takes_null).render(CALLED) == "nothing said"
+    said = "{{ messages[0].content }} "
+    wants_text = said + "{{ '</think>' in messages[1].content }}{{ messages[1].tool_calls[0].function.arguments.zone }}"
+    assert ChatTemplate(byte_level, wants_text).render(CALLED) == "hi FalseUTC"
+    wants_string = said + "{{ messages[1].content + messages[1].tool_calls[0].function.arguments }}"
+    assert ChatTemplate(byte_level, wants_string).render(CALLED) == 'hi {"zone": "UTC"}'
+    takes_null = said + "{{ 'a text' if messages[1].content is string else 'nothing said' }}"
+    assert ChatTemplate(byte_level, takes_null).render(CALLED) == "hi nothing said"
     with pytest.raises(RequestError, match="no such role"):
         ChatTemplate(byte_level, "{{ raise_exception('no such role' ~ messages[1].content) }}").render(CALLED)
 
@@ -214,3 +248,47 @@ def test_real_templates_say_what_transformers_says(shared_data):
                 assert prompt.ids == theirs["ids"], f"{path.name}, {name}"
     print(f"\n{len(paths)} templates, {same} prompts equal to transformers', {refused} refused")
     assert same >= 40
+
+
+XML = "{{ messages[0].content }}{% for tool in xml_tools %}{{ tool.function.name }}{% endfor %}"
+SYSTEM = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% if 'tools' in m and m['tools'] is not none %}[{{ m['tools'] }}]{% endif %}{% endfor %}"
+)
+
+
+def test_tools_under_another_name(byte_level):
+    template = ChatTemplate(byte_level, XML)
+    assert template.takes_tools and not template.has_switch("tools")
+    assert template.render([USER], tools=[TOOL]) == "hinow" and template.render([USER]) == "hi"
+    assert template.notes([USER], tools=[TOOL]) == ()
+    assert not ChatTemplate(byte_level, "{{ messages[0].content }}").takes_tools
+
+
+def test_tools_in_the_systems_message(byte_level):
+    template = ChatTemplate(byte_level, SYSTEM)
+    written = json.dumps([TOOL["function"]])
+    assert template.takes_tools
+    assert template.render([USER], tools=[TOOL]) == f"<system>[{written}]<user>hi"
+    system = {"role": "system", "content": "Be brief."}
+    assert template.render([system, USER], tools=[TOOL]) == f"<system>Be brief.[{written}]<user>hi"
+    assert template.render([system, USER]) == "<system>Be brief.<user>hi"
+    assert template.notes([system, USER], tools=[TOOL]) == ()
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize(
+    ("read", "reads"),
+    [
+        ("{{ m.reasoning_content }}", True),
+        ("{{ m['reasoning'] }}", True),
+        ("{{ m.get('thinking') }}", True),
+        ("{{ m.thinking }}{{ m.reasoning }}", True),
+        ("{{ thinking }}", False),
+    ],
+)
+def test_earlier_reasoning_comes_under_the_key_that_the_template_reads(byte_level, key, read, reads):
+    template = ChatTemplate(byte_level, "{% for m in messages %}{{ m.content }}" + read + "{% endfor %}")
+    answer = {"role": "assistant", "content": "so", key: "hm"}
+    assert ("hm" in template.render([USER, answer])) is reads
+    assert "hm" not in template.render([{**USER, key: "hm"}, {"role": "assistant", "content": "so"}]) or reads

@@ -8,7 +8,7 @@ from jinja2 import Environment, meta, nodes
 from llmlab.embedded import demo_folder
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.text.template import ChatTemplate
-from llmlab.text.template_variables import parse, read_variables
+from llmlab.text.template_variables import parse, read_keys, read_variables
 
 SETS = {
     "set before it is read": ("{% set a = 1 %}{{ a }}", ""),
@@ -92,3 +92,10 @@ def test_a_name_that_a_template_sets_for_itself_is_no_switch(byte_level) -> None
     with pytest.raises(RequestError, match=r"does not read it \(it reads: mood\)") as caught:
         template.render([{"role": "user", "content": "hi"}], extra={"part": "c"})
     assert caught.value.param == "chat_template_kwargs"
+
+
+def test_the_keys_that_a_template_reads():
+    source = (
+        "{{ m.role }}{{ m['content'] }}{{ m.get('name', 'x') }}{{ m[0] }}{{ m[key] }}{% if 'tools' in m %}{% endif %}"
+    )
+    assert read_keys(source) == {"role", "content", "get", "name"}

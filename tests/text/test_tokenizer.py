@@ -14,6 +14,7 @@ from tokenizers import decoders, models
 
 from llmlab.errors import CheckpointError
 from llmlab.text.tokenizer import Tokenizer
+from tests.text import folders
 
 TEXTS = ["the cat", " the  cat", "é", "猫 and 😀 and 🏳️‍🌈", "x = 1;\n\ty\r\n", "", "\x00\x7f", "ÿ Ġ ▁ <0x41>"]
 
@@ -73,12 +74,41 @@ def test_added_tokens_have_their_text_and_control_tokens_have_none(byte_level):
 def test_thinking_delimiters_keep_their_text_even_where_a_checkpoint_calls_them_special(byte_level_folder, tmp_path):
     folder = shutil.copytree(byte_level_folder, tmp_path / "special")
     stored = json.loads((folder / "tokenizer.json").read_text())
+    tags = ["[THINK]", "[/THINK]", "<|START_THINKING|>", "<|END_THINKING|>"]
+    last = stored["added_tokens"][-1]
+    stored["added_tokens"] += [{**last, "id": last["id"] + at, "content": tag} for at, tag in enumerate(tags, 1)]
     for token in stored["added_tokens"]:
         token["special"] = True
     (folder / "tokenizer.json").write_text(json.dumps(stored))
     tokenizer = Tokenizer.load(folder)
-    assert tokenizer.token_bytes[tokenizer.id_of("<think>")] == b"<think>"
+    for tag in ("<think>", *tags):
+        assert tokenizer.token_bytes[tokenizer.id_of(tag)] == tag.encode()
     assert tokenizer.token_bytes[tokenizer.id_of("a tool 🔧")] is None
+
+
+@pytest.mark.parametrize(
+    ("specials", "visible"),
+    [
+        (["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"],
+         {"<|start|>", "<|channel|>", "<|message|>", "<|end|>"}),
+        (["<|channel>", "<channel|>", "<|turn>", "<|tool_call>"], {"<|channel>", "<channel|>"}),
+        # Phi ends its turns with the token that ends gpt-oss' reasoning.
+        (["<|user|>", "<|end|>", "<|assistant|>"], set()),
+    ],
+)  # fmt: skip
+def test_delimiters_of_several_tokens_keep_their_text_where_the_format_is_known(
+    byte_level_folder, tmp_path, specials, visible
+):
+    folder = shutil.copytree(byte_level_folder, tmp_path / "special")
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    last = stored["added_tokens"][-1]
+    stored["added_tokens"] += [
+        {**last, "id": last["id"] + at, "content": name, "special": True} for at, name in enumerate(specials, 1)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    tokenizer = Tokenizer.load(folder)
+    found = {name for name in specials if tokenizer.token_bytes[tokenizer.id_of(name)] is not None}
+    assert found == visible
 
 
 def test_a_padded_vocabulary_has_no_bytes_beyond_the_tokenizer(byte_level):
@@ -151,3 +181,52 @@ def test_real_tokenizers(shared_data, name):
         assert whole == (" " + text if name == "mistral-v1" else text)
     without = [i for i, raw in enumerate(tokenizer.token_bytes) if raw is None]
     assert set(without) == set(tokenizer.special_ids) - {tokenizer.id_of("<think>")}
+
+
+def test_a_second_begin_token_is_a_note(sentencepiece, byte_level):
+    once, twice = sentencepiece.encode("the cat", special=True), sentencepiece.encode("<s>the cat", special=True)
+    assert sentencepiece.prompt_notes(once[:2]) == ()
+    (note,) = sentencepiece.prompt_notes(twice[:2])
+    assert "'<s>' twice" in note
+    assert byte_level.prompt_notes([0, 0]) == () and sentencepiece.prompt_notes([]) == ()
+
+
+def sentencepiece_model(folder):
+    """A folder whose only tokenizer is the file that sentencepiece trained, with Llama's options."""
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    trainer.train(
+        sentence_iterator=iter(folders.CORPUS * 20),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    about = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_a_sentencepiece_file_alone_is_read_by_sentencepiece(tmp_path):
+    pytest.importorskip("google.protobuf")
+    folder = sentencepiece_model(tmp_path)
+    theirs = pytest.importorskip("sentencepiece").SentencePieceProcessor(str(folder / "tokenizer.model"))
+    tokenizer = Tokenizer.load(folder)
+    for text in ("the cat", "two  spaces", "é 猫 😀", "x\n\ty", "<0x41> once"):
+        assert tokenizer.encode(text) == theirs.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == " " + text
+    assert tokenizer.eos_ids == (theirs.eos_id(),)
+
+
+@pytest.mark.parametrize("absent", [("sentencepiece",), ("google.protobuf",), ("sentencepiece", "google.protobuf")])
+def test_a_sentencepiece_file_alone_says_what_it_wants(tmp_path, monkeypatch, absent):
+    (tmp_path / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    for module in absent:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model alone.*llmlab\[sentencepiece\]") as caught:
+        Tokenizer.load(tmp_path)
+    named = str(caught.value).partition("which reads it")[0]
+    assert all(module.removeprefix("google.") in named for module in absent) and "tiktoken" not in str(caught.value)
