@@ -6,52 +6,70 @@ computation that the decoder does not do must fail at load; it must never answer
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from llmlab.errors import CheckpointError
-from llmlab.models.config import Rope
 from llmlab.models.layers import ACTIVATIONS
 
 #: Field -> the values that change nothing. A family that honours a field says so; any other value is refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_sliding_window": (False, None),
-    "quantization_config": (None,),
     "is_causal": (True,),
-    "partial_rotary_factor": (1, 1.0, None),
     "attn_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
     "logit_scale": (None, 1, 1.0),
+    "logits_scaling": (None, 1, 1.0),
     "residual_multiplier": (None, 1, 1.0),
     "embedding_multiplier": (None, 1, 1.0),
     "attention_multiplier": (None,),
     "clip_qkv": (None,),
+    "qk_layernorm": (False, None),
+    "use_qk_norm": (False, None),
+    "lm_head_bias": (False, None),
+    "full_attn_mod": (1, None),
+    "interpolate_factor": (1, None),
+    "use_parallel_residual": (False, None),
+    "alibi": (False, None),
     "num_experts": (None, 0),
     "num_local_experts": (None, 0),
     "is_encoder_decoder": (False, None),
+    "use_bidirectional_attention": (False, None),
     "cross_attention_hidden_size": (None,),
+    "add_cross_attention": (False, None),
 }
 
 #: No size of a decoder comes near this.
 _LARGEST = 2**31 - 1
+_MOST_LAYERS = 10_000
 
-#: The context that rope scaling is measured from. It stands at the top of config.json, or beside the rope's type.
-_ORIGINAL = "original_max_position_embeddings"
+#: The kinds of a layer's attention: it sees all tokens before its own, or a window of them.
+FULL, SLIDING = "full_attention", "sliding_attention"
+_LAYER_TYPES = (FULL, SLIDING)
 
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
-
-def positive(config: Mapping[str, Any], field: str, default: int | None = None) -> int:
-    """The value of a field that must be a positive integer; `default` where the field is absent or null.
+def positive(
+    config: Mapping[str, Any], field: str, default: int | None = None, *, least: int = 1, most: int = _LARGEST
+) -> int:
+    """The value of a field that must be an integer from `least` to `most`; `default` where it is absent or null.
 
     Raises:
         CheckpointError: any other value, or no value and no default.
     """
     value = default if config.get(field) is None else config[field]
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise CheckpointError(f"config.json: {field} must be a positive integer, found {value!r}", param=field)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        kind = "a positive integer" if least else "an integer from 0"
+        raise CheckpointError(f"config.json: {field} must be {kind}, found {value!r}", param=field)
     return value
+
+
+def layer_count(config: Mapping[str, Any]) -> int:
+    """`num_hidden_layers`.
+
+    Raises:
+        CheckpointError: it is absent, or no decoder has so many.
+    """
+    return positive(config, "num_hidden_layers", most=_MOST_LAYERS)
 
 
 def number(config: Mapping[str, Any], field: str, default: float) -> float:
@@ -64,6 +82,16 @@ def number(config: Mapping[str, Any], field: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
         raise CheckpointError(f"config.json: {field} must be a number above 0, found {value!r}", param=field)
     return float(value)
+
+
+def cap(config: Mapping[str, Any], field: str, default: float | None = None) -> float | None:
+    """The value of a field that is a number above 0, or null for none; `default` where the field is absent.
+
+    Raises:
+        CheckpointError: any other value.
+    """
+    value = config.get(field, default)
+    return None if value is None else number({field: value}, field, value)
 
 
 def flag(config: Mapping[str, Any], field: str, default: bool) -> bool:
@@ -105,93 +133,85 @@ def refuse_unsupported(config: Mapping[str, Any], *, honoured: Collection[str] =
             raise CheckpointError(
                 f"config.json: {field} = {config[field]!r} asks for a computation that is not supported", param=field
             )
-    layers = config.get("layer_types") or ["full_attention"]
-    if "layer_types" in honoured:
-        return
-    if not isinstance(layers, list | tuple) or any(kind != "full_attention" for kind in layers):
-        raise CheckpointError(
-            f"config.json: layer_types {layers!r} is not supported; only full_attention is", param="layer_types"
-        )
+    if "layer_types" not in honoured:
+        kinds = config.get("layer_types") or ["full_attention"]
+        if not isinstance(kinds, list | tuple) or any(kind != "full_attention" for kind in kinds):
+            raise CheckpointError(
+                f"config.json: layer_types {kinds!r} is not supported; only full_attention is", param="layer_types"
+            )
 
 
-def read_rope(config: Mapping[str, Any], *, max_position: int) -> Rope:
-    """The rotary embedding in either spelling: `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling`.
+def layer_types(config: Mapping[str, Any], default: Callable[[int], str]) -> tuple[str, ...]:
+    """The kind of each layer's attention, "full_attention" or "sliding_attention".
+
+    Args:
+        config: the parsed config.json.
+        default: the family's kind of layer number i, counted from 0, where the field is absent.
 
     Raises:
-        CheckpointError: an unsupported type, a missing or impossible value, or two spellings that differ.
+        CheckpointError: not one kind for each layer, or an unknown one.
     """
-    read = [
-        _rope_of(config, field, max_position=max_position)
-        for field in ("rope_parameters", "rope_scaling")
-        if config.get(field)
-    ]
-    if len(read) == 2 and read[0] != read[1]:
+    count = layer_count(config)
+    kinds = config.get("layer_types") or [default(i) for i in range(count)]
+    if not isinstance(kinds, list | tuple) or len(kinds) != count or not set(map(str, kinds)) <= set(_LAYER_TYPES):
         raise CheckpointError(
-            "config.json: rope_parameters and rope_scaling say different things; keep one of them", param="rope_scaling"
+            f"config.json: layer_types must be {count} of {', '.join(_LAYER_TYPES)}, found {kinds!r}",
+            param="layer_types",
         )
-    return read[0] if read else _rope_of(config, "rope_scaling", max_position=max_position)
+    return tuple(kinds)
 
 
-def _rope_of(config: Mapping[str, Any], field: str, *, max_position: int) -> Rope:
-    told = config.get(field) or {}
-    if not isinstance(told, Mapping):
-        raise CheckpointError(f"config.json: {field} must be an object, found {told!r}", param=field)
-    for name, value in told.items():
-        if isinstance(value, Mapping | list):  # an embedding a layer type, or a factor a frequency
-            raise CheckpointError(
-                f"config.json: {field} with {name} = {value!r} asks for a computation that is not supported",
-                param=field,
-            )
-    given = {name: config.get(name) for name in ("rope_theta", _ORIGINAL)}
-    given |= {name: value for name, value in told.items() if value is not None}
-    if config.get(_ORIGINAL) not in (None, given[_ORIGINAL]):  # readers differ in which of the two they believe
+def windows(config: Mapping[str, Any], kinds: Sequence[str], default: int | None) -> tuple[int | None, ...]:
+    """How many tokens a token sees in each layer: `sliding_window` where the layer slides, None where it is full.
+
+    Args:
+        config: the parsed config.json.
+        kinds: of the layers, from `layer_types`.
+        default: the family's window where the field is absent; a null in the field means none.
+
+    Raises:
+        CheckpointError: the window is no positive integer.
+    """
+    size = config.get("sliding_window", default)
+    if size is None and SLIDING in (config.get("layer_types") or ()):
         raise CheckpointError(
-            f"config.json: {_ORIGINAL} is {config[_ORIGINAL]!r}, and {given[_ORIGINAL]!r} in {field}", param=_ORIGINAL
+            f"config.json: layer_types has {SLIDING}, but sliding_window is null; set one of them", param="layer_types"
         )
-    theta = number(given, "rope_theta", 10000.0)
-    kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in _ROPE_TYPES:
+    if size is None or SLIDING not in kinds:
+        return ()
+    size = positive(config, "sliding_window", default)
+    return tuple(size if kind == SLIDING else None for kind in kinds)
+
+
+def switched_windows(
+    config: Mapping[str, Any], slides: Callable[[int], bool], default: int | None
+) -> tuple[int | None, ...]:
+    """As `windows`, for families whose layers slide only where `use_sliding_window` is true; it is false if absent.
+
+    Args:
+        config: the parsed config.json.
+        slides: whether layer number i, counted from 0, has the window where `layer_types` is absent.
+        default: the family's window where `sliding_window` is absent.
+
+    Raises:
+        CheckpointError: an impossible field, or fields that contradict each other.
+    """
+    kinds = layer_types(config, lambda i: SLIDING if slides(i) else FULL)
+    if flag(config, "use_sliding_window", False):
+        return windows(config, kinds, default)
+    if SLIDING in (config.get("layer_types") or ()):
         raise CheckpointError(
-            f"config.json: rope type {kind!r} is not supported; supported are {', '.join(_ROPE_TYPES)}", param=field
+            f"config.json: layer_types has {SLIDING}, but use_sliding_window is false; change one of them",
+            param="layer_types",
         )
-    if given.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise CheckpointError("config.json: a partial_rotary_factor is not supported", param="partial_rotary_factor")
-    if kind == "default":
-        return Rope(theta=theta)
-    silent = given[_ORIGINAL] is None
-    original = number(given, _ORIGINAL, max_position)
-    if given.get("factor") is None and not (kind == "yarn" and not silent):
-        raise CheckpointError(f"config.json: rope type {kind!r} needs a factor", param=field)
-    factor = number(given, "factor", max_position / original)
-    if kind == "llama3" and silent:
-        raise CheckpointError(f"config.json: rope type 'llama3' needs {_ORIGINAL}", param=field)
-    low, high = number(given, "low_freq_factor", 1.0), number(given, "high_freq_factor", 4.0)
-    if kind == "llama3" and not low < high:
-        raise CheckpointError(
-            f"config.json: high_freq_factor must be above low_freq_factor {low}, found {high}", param=field
-        )
-    return Rope(
-        theta=theta,
-        kind=kind,
-        factor=factor,
-        original_max_position=int(original),
-        low_freq_factor=low,
-        high_freq_factor=high,
-        beta_fast=number(given, "beta_fast", 32.0),
-        beta_slow=number(given, "beta_slow", 1.0),
-        attention_factor=_yarn_attention(given, factor=factor) if kind == "yarn" else 1.0,
-        truncate=flag(given, "truncate", True),
-    )
+    return ()
 
 
-def _yarn_attention(given: Mapping[str, Any], *, factor: float) -> float:
-    """The factor on cos and sin: given, or 0.1 m ln(factor) + 1 (YaRN, eq. 22), as a ratio where two m are given."""
-    if given.get("attention_factor") is not None:
-        return number(given, "attention_factor", 1.0)
+#: The fields that `upper_windows` reads.
+WINDOW_FIELDS = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 
-    def scale(m: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * m * math.log(factor) + 1.0
 
-    if given.get("mscale") and given.get("mscale_all_dim"):
-        return scale(number(given, "mscale", 1.0)) / scale(number(given, "mscale_all_dim", 1.0))
-    return scale(1.0)
+def upper_windows(config: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The windows of Qwen 2 and 3: where they are used at all, the layers from `max_window_layers` on have them."""
+    first = positive(config, "max_window_layers", 28, least=0)
+    return switched_windows(config, lambda i: i >= first, 4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import jax
@@ -20,9 +21,9 @@ from llmlab.models import families as families_module
 from llmlab.models.config_json import refuse_unsupported
 from llmlab.models.families import build_model, families, family_of, parameter_count, read_config
 from llmlab.models.layers import RMSNorm
-from llmlab.models.parameter import KEY_HEADS, UNITS, VOCABULARY, declared_axes, parameter
+from llmlab.models.parameter import EXPERTS, HEADS, KEY_HEADS, UNITS, VOCABULARY, declared_axes, parameter
 from llmlab.models.sharding import parameter_sharding
-from llmlab.models.tensors import group, ungroup
+from llmlab.models.tensors import Rule, Tensor, group
 from llmlab.models.transformer import Layer, Transformer
 from llmlab.testing import tiny_checkpoint, tiny_config
 
@@ -73,15 +74,23 @@ def test_a_file_that_is_added_is_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "nearest"),
     [
-        ({"model_type": "qwen2_moe", "architectures": ["Qwen2MoeForCausalLM"]}, "qwen2"),
+        ({"model_type": "qwen2_vl", "architectures": ["Qwen2VLForConditionalGeneration"]}, "qwen2"),
         ({"model_type": "llama4"}, "llama"),
-        ({"model_type": None, "architectures": ["Qwen3MoeForCausalLM"]}, "qwen3"),
+        ({"model_type": None, "architectures": ["Qwen3MoeModel"]}, "qwen3_moe"),
     ],
 )
 def test_an_unknown_architecture_is_refused_with_the_list_and_the_nearest(given, nearest):
-    listed = ", ".join(sorted(name for family in families().values() for name in family.model_types))
-    with pytest.raises(CheckpointError, match=f"supported are {listed}, of which the nearest by name is {nearest}"):
+    known = {name for family in families().values() for name in (*family.model_types, *family.inside)}
+    with pytest.raises(CheckpointError) as refused:
         read_config({**tiny_config(), "architectures": None, **given})
+    first, listed = str(refused.value).split("\n")
+    assert first.endswith(f"; the nearest by name is {nearest}.")
+    assert listed == "Supported are " + ", ".join(sorted(known)) and {"gemma3", "gpt2"} <= known
+
+
+def test_a_name_that_is_like_no_other_gets_no_nearest_one():
+    with pytest.raises(CheckpointError, match=r"model_type 'zzyzx' is not supported\.\nSupported are cohere, "):
+        read_config({**tiny_config(), "architectures": ["Zzyzx"], "model_type": "zzyzx"})
 
 
 def test_a_field_that_a_family_honours_is_not_refused():
@@ -98,15 +107,23 @@ def test_the_rules_cover_every_parameter_once_and_can_be_inverted(name, changes)
     rules = family_of(config).tensors(config)
     expected = abstract_parameters(config)
     assert sorted(map(str, (rule.path for rule in rules))) == sorted(map(str, expected))
-    names = [tensor.name for rule in rules for tensor in rule.tensors]
+    # A tensor makes one parameter, or several that follow each other and of which each takes a share.
+    sharing = [(tensors, list(made)) for tensors, made in groupby(rules, lambda rule: rule.tensors)]
+    names = [tensor.name for tensors, _ in sharing for tensor in tensors]
     assert len(names) == len(set(names))
     rng = np.random.default_rng(0)
-    for rule in rules:
-        stored = [rng.normal(size=tensor.shape) for tensor in rule.tensors]
-        value = rule.join(stored)
-        assert value.shape == expected[rule.path].shape, rule.path
-        for part, again in zip(stored, rule.split(value), strict=True):
-            np.testing.assert_array_equal(part, again)
+    for tensors, made in sharing:
+        stored = [rng.normal(size=tensor.shape) for tensor in tensors]
+        again = [np.full(tensor.shape, np.nan) for tensor in tensors]
+        for rule in made:
+            value = rule.join(stored)
+            assert value.shape == rule.shape == expected[rule.path].shape, rule.path
+            rule.split(value, again)
+        for part, written in zip(stored, again, strict=True):
+            np.testing.assert_array_equal(part, written)
+        for rule in made:
+            if rule.otherwise is not None:
+                assert rule.otherwise.shape == rule.shape and rule.otherwise.path == rule.path
     assert parameter_count(config) == sum(int(np.prod(x.shape)) for x in expected.values())
 
 
@@ -115,7 +132,9 @@ def test_outputs_are_grouped_by_key_head():
     q, k, v = np.array([[0, 1, 2, 3]]), np.array([[10, 11]]), np.array([[20, 21]])
     grouped = group([q, k, v], 2)
     assert grouped.tolist() == [[0, 1, 10, 20, 2, 3, 11, 21]]
-    for part, again in zip((q, k, v), ungroup(grouped, [4, 2, 2], 2), strict=True):
+    rule = Rule(("x",), tuple(Tensor("", part.shape) for part in (q, k, v)), groups=2)
+    np.testing.assert_array_equal(rule.join([q, k, v]), grouped)
+    for part, again in zip((q, k, v), rule.split(grouped), strict=True):
         np.testing.assert_array_equal(part, again)
 
 
@@ -123,7 +142,13 @@ def test_outputs_are_grouped_by_key_head():
 def test_every_parameter_declares_how_it_is_spread(name, changes):
     config = read_config(tiny_config(name, **changes))
     axes = {path: declared_axes(slot, path) for path, slot in abstract_parameters(config).items()}
-    assert set(axes.values()) >= {PartitionSpec(None, KEY_HEADS), PartitionSpec(UNITS, None)}
+    heads, experts = (HEADS if config.latent else KEY_HEADS), config.experts
+    assert PartitionSpec(None, heads) in axes.values() and PartitionSpec(heads, None) in axes.values()
+    if experts is None or experts.dense_layers or experts.shared_units:
+        assert PartitionSpec(UNITS, None) in axes.values()
+    if experts is not None:
+        mixtures = {PartitionSpec(EXPERTS, None, UNITS), PartitionSpec(EXPERTS, UNITS, None)}
+        assert mixtures <= set(axes.values())
     assert axes[("embedding",)] == PartitionSpec(VOCABULARY, None)
     divided = [path for path, spec in axes.items() if set(spec) != {None}]
     assert len(divided) >= 1 + 4 * config.num_layers

@@ -81,6 +81,22 @@ def test_a_longer_cache_keeps_what_is_filled(model):
     np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
 
 
+@pytest.mark.parametrize("start", [0, 5, ROOM - 4])
+def test_a_piece_is_taken_and_placed_bit_by_bit(model, start):
+    """In a cache of another length, where it says the same to what comes after it."""
+    given = tokens(2, ROOM)
+    _, cache = model(given, positions(2, 0, ROOM), dense(model))
+    piece = cache.taken(jnp.int32(start), 4)
+    assert piece.length == 4
+    other = dense(model, length=2 * ROOM).placed(piece, jnp.int32(start))
+    again = other.taken(jnp.int32(start), 4)
+    for ours, theirs in zip(jax.tree.leaves(piece), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(jax.tree.leaves(other), jax.tree.leaves(dense(model, length=2 * ROOM)), strict=True):
+        assert (np.asarray(ours) != np.asarray(theirs)).sum() <= np.prod(piece.keys[0].shape)
+    assert (np.asarray(other.filled) == 0).sum() == 2 * 4
+
+
 def test_segments_do_not_see_each_other(model):
     ids, at = tokens(1, 12), jnp.concatenate([positions(1, 0, 7), positions(1, 0, 5)], axis=1)
     together, _ = model(ids, at, Uncached(jnp.array([[1] * 7 + [2] * 5], jnp.int32)))
@@ -118,7 +134,7 @@ def test_its_axes_are_named_like_its_arrays(model):
     cache = dense(model)
     axes = cache.axes()
     assert jax.tree.structure(axes) == jax.tree.structure(cache)
-    assert set(axes.keys + axes.values) == {PartitionSpec(None, "key_heads")}
+    assert set(axes.keys + axes.values) == {PartitionSpec("rows", "key_heads")}
 
 
 class TokenMajorCache(NamedTuple):
@@ -141,6 +157,15 @@ class TokenMajorCache(NamedTuple):
         more = (0, length - self.length)
         return self._replace(entries=tuple(jnp.pad(x, ((0, 0), more, *[(0, 0)] * 3)) for x in self.entries))
 
+    def taken(self, start, size):
+        entries = tuple(jax.lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in self.entries)
+        return TokenMajorCache(entries, jnp.full_like(self.counts, size))
+
+    def placed(self, piece, start):
+        write = jax.lax.dynamic_update_slice_in_dim
+        entries = tuple(write(x, new, start, axis=1) for x, new in zip(self.entries, piece.entries, strict=True))
+        return TokenMajorCache(entries, start + piece.counts)
+
     def axes(self):
         by_heads = PartitionSpec(None, None, None, "key_heads")
         return TokenMajorCache(tuple(by_heads for _ in self.entries), PartitionSpec())
@@ -150,14 +175,14 @@ class TokenMajorPass:
     def __init__(self, cache, positions):
         self.cache, self.positions, self.entries = cache, positions, list(cache.entries)
 
-    def attend(self, layer, q, *entry):
+    def attend(self, layer, q, *entry, scores):
         rows = jnp.arange(q.shape[0])[:, None]
         held = self.entries[layer].at[rows, self.positions].set(jnp.stack(entry, axis=2))
         self.entries[layer] = held
         at = jnp.arange(self.cache.length, dtype=jnp.int32)
         bias = jnp.where(at[None, None, :] <= self.positions[:, :, None], jnp.float32(0), jnp.float32(HIDDEN))
         keys, values = held[:, :, 0], held[:, :, 1]
-        return attend(q, jnp.transpose(keys, (0, 2, 3, 1)), jnp.swapaxes(values, 1, 2), bias)
+        return attend(q, jnp.transpose(keys, (0, 2, 3, 1)), jnp.swapaxes(values, 1, 2), bias, scores)
 
     def cache_after(self):
         return TokenMajorCache(tuple(self.entries), self.positions[:, -1] + 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmlab.models.config import ModelConfig
-from llmlab.models.config_json import flag
+from llmlab.models.config_json import WINDOW_FIELDS, flag, upper_windows
 from llmlab.models.family import Family
 from llmlab.models.llama_like import IGNORED, shape_fields, tensor_rules
 
@@ -14,9 +14,8 @@ from llmlab.models.llama_like import IGNORED, shape_fields, tensor_rules
 def read(config: Mapping[str, Any]) -> ModelConfig:
     """The decoder's shape: q and k are normed per head, and attention has a bias where the field says so."""
     bias = flag(config, "attention_bias", False)
-    return ModelConfig(
-        **shape_fields(config, max_position=32768, head_dim=128), qkv_bias=bias, o_bias=bias, qk_norm=True
-    )
+    fields = shape_fields(config, max_position=32768, head_dim=128, honoured=WINDOW_FIELDS)
+    return ModelConfig(**fields, qkv_bias=bias, o_bias=bias, qk_norm="head", windows=upper_windows(config))
 
 
 FAMILY = Family(

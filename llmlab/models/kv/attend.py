@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
@@ -11,13 +11,36 @@ from jaxtyping import Array, Float, Float32
 HIDDEN = -1e30
 
 
+class Scores(NamedTuple):
+    """How a layer weighs what it sees.
+
+    Args:
+        scale: on the products of queries and keys.
+        window: the number of tokens that a token sees, itself included; None for all.
+        softcap: c in c tanh(x / c), which the scaled products are bent to; None for none (Gemma 2, arXiv:2408.00118).
+        sinks: [N], a number for each query head that takes part in the softmax and has no value, so that a head can
+            attend to nothing (Xiao et al. 2024, arXiv:2309.17453; gpt-oss); None for none.
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Float32[Array, " N"] | None = None
+
+
 def attend(
     q: Float[Array, "B L N H"],
-    k: Float[Array, "B K H S"],
-    v: Float[Array, "B K S H"],
+    k: Float[Array, "B K _ _"],
+    v: Float[Array, "B K S V"],
     bias: Float32[Array, "B L S"],
-) -> Float[Array, "B L N H"]:
-    """softmax(q k / sqrt(H) + bias) v with N/K query heads per key head (Ainslie et al. 2023, arXiv:2305.13245).
+    scores: Scores,
+    *,
+    keys: str = "hs",
+) -> Float[Array, "B L N V"]:
+    """softmax(scale q k + bias) v with N/K query heads per key head (Ainslie et al. 2023, arXiv:2305.13245).
+
+    Keys are [B, K, H, S], or [B, K, S, H] with `keys="sh"`: the caller does not transpose them, since XLA's CPU backend
+    would copy all of them at every step.
 
     The mask is an added bias: a `where` between the two products costs several times more on XLA's CPU backend. The
     scaling and the division are applied to the small arrays (the queries before, the H outputs after), not to the S
@@ -26,13 +49,27 @@ def attend(
     batch, length, heads, dim = q.shape
     kv_heads = k.shape[1]
     groups = heads // kv_heads
-    q = (q * (1.0 / math.sqrt(dim))).astype(q.dtype)
+    q = (q * scores.scale).astype(q.dtype)
     q = jnp.transpose(q.reshape(batch, length, kv_heads, groups, dim), (0, 2, 3, 1, 4))
     q = q.reshape(batch, kv_heads, groups * length, dim)
-    logits = jnp.einsum("bkqh,bkhs->bkqs", q, k, preferred_element_type=jnp.float32)
+    logits = jnp.einsum(f"bkqh,bk{keys}->bkqs", q, k, preferred_element_type=jnp.float32)
+    if scores.softcap is not None:
+        logits = scores.softcap * jnp.tanh(logits / scores.softcap)
     logits = logits + jnp.tile(bias, (1, groups, 1))[:, None, :, :]
-    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
+    most = jnp.max(logits, axis=-1, keepdims=True)
+    if scores.sinks is None:
+        weights = jnp.exp(logits - most)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+    else:
+        sinks = jnp.repeat(scores.sinks.reshape(kv_heads, groups), length, axis=1)[None, :, :, None]
+        most = jnp.maximum(most, sinks)
+        weights = jnp.exp(logits - most)
+        total = jnp.sum(weights, axis=-1, keepdims=True) + jnp.exp(sinks - most)
     out = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) / total
-    out = jnp.transpose(out.reshape(batch, kv_heads, groups, length, dim), (0, 3, 1, 2, 4))
-    return out.reshape(batch, length, heads, dim).astype(q.dtype)
+    out = jnp.transpose(out.reshape(batch, kv_heads, groups, length, v.shape[3]), (0, 3, 1, 2, 4))
+    return out.reshape(batch, length, heads, v.shape[3]).astype(q.dtype)
+
+
+def windowed(bias: Float32[Array, "B L S"], back: Array, window: int | None) -> Float32[Array, "B L S"]:
+    """The mask with what lies `window` tokens back or more hidden too; `back` is how far back each position lies."""
+    return bias if window is None else jnp.where(back < window, bias, jnp.float32(HIDDEN))

@@ -17,16 +17,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.config import ModelConfig
-from llmlab.models.kv.attend import HIDDEN, attend
-from llmlab.models.parameter import KEY_HEADS
+from llmlab.models.kv import filled as masks
+from llmlab.models.kv.attend import Scores, attend, windowed
+from llmlab.models.parameter import KEY_HEADS, ROWS
 
 
 class DenseCache(NamedTuple):
-    """Tuples over layers: keys [W, K, H, S] and values [W, K, S, H]; and which positions are filled.
-
-    `filled` [W, S] is what attention adds to the logits: 0 for a filled position, `HIDDEN` for an empty one. It is kept
-    between steps because XLA's CPU backend is several times slower when the mask is made inside a step.
-    """
+    """Tuples over layers: keys [W, K, H, S] and values [W, K, S, H]; and what is filled, as in `kv.filled`."""
 
     keys: tuple[Float[Array, "W K H S"], ...]
     values: tuple[Float[Array, "W K S H"], ...]
@@ -43,8 +40,7 @@ class DenseCache(NamedTuple):
 
     def truncated(self, counts: Int32[Array, " W"]) -> DenseCache:
         """The cache with only the first `counts` positions of each row filled."""
-        kept = jnp.arange(self.length, dtype=counts.dtype)[None, :] < counts[:, None]
-        return self._replace(filled=jnp.where(kept, jnp.float32(0), jnp.float32(HIDDEN)))
+        return self._replace(filled=masks.first_filled(self.filled, counts))
 
     def lengthened(self, length: int) -> DenseCache:
         """The cache with room for more positions."""
@@ -52,13 +48,30 @@ class DenseCache(NamedTuple):
         return DenseCache(
             keys=tuple(jnp.pad(x, ((0, 0), (0, 0), (0, 0), more)) for x in self.keys),
             values=tuple(jnp.pad(x, ((0, 0), (0, 0), more, (0, 0))) for x in self.values),
-            filled=jnp.pad(self.filled, ((0, 0), more), constant_values=HIDDEN),
+            filled=masks.lengthened(self.filled, length),
+        )
+
+    def taken(self, start: Int32[Array, ""], size: int) -> DenseCache:
+        """A copy of `size` positions from `start` on, as a cache of that length."""
+        return DenseCache(
+            keys=tuple(jax.lax.dynamic_slice_in_dim(x, start, size, axis=3) for x in self.keys),
+            values=tuple(jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in self.values),
+            filled=jax.lax.dynamic_slice_in_dim(self.filled, start, size, axis=1),
+        )
+
+    def placed(self, piece: DenseCache, start: Int32[Array, ""]) -> DenseCache:
+        """The cache with the positions of `piece`, which was `taken` from another, from `start` on."""
+        write = jax.lax.dynamic_update_slice_in_dim
+        return DenseCache(
+            keys=tuple(write(x, new, start, axis=3) for x, new in zip(self.keys, piece.keys, strict=True)),
+            values=tuple(write(x, new, start, axis=2) for x, new in zip(self.values, piece.values, strict=True)),
+            filled=write(self.filled, piece.filled, start, axis=1),
         )
 
     def axes(self) -> DenseCache:
-        """How a mesh divides each array: keys and values by key heads; every device has `filled`."""
-        by_heads: tuple = tuple(PartitionSpec(None, KEY_HEADS) for _ in self.keys)
-        return DenseCache(keys=by_heads, values=by_heads, filled=PartitionSpec())  # type: ignore[arg-type]
+        """How a mesh divides each array: all by rows, keys and values by key heads too."""
+        by_heads: tuple = tuple(PartitionSpec(ROWS, KEY_HEADS) for _ in self.keys)
+        return DenseCache(keys=by_heads, values=by_heads, filled=PartitionSpec(ROWS))  # type: ignore[arg-type]
 
 
 class DensePass:
@@ -67,26 +80,18 @@ class DensePass:
     def __init__(self, cache: DenseCache, positions: Int32[Array, "W L"]):
         self._keys, self._values = list(cache.keys), list(cache.values)
         self._start = positions[:, 0]
-        if positions.shape[1] == 1:
-            rows = jnp.arange(positions.shape[0])
-            self._filled = cache.filled.at[rows, self._start].set(0.0, unique_indices=True, mode="promise_in_bounds")
-            self._bias = self._filled[:, None, :]
-        else:
-            at = jnp.arange(cache.length, dtype=positions.dtype)
-            new = (at[None, :] >= positions[:, :1]) & (at[None, :] <= positions[:, -1:])
-            self._filled = jnp.where(new, jnp.float32(0), cache.filled)
-            # Filled positions after a token's own are those of the tokens that come with it, or stale.
-            earlier = at[None, None, :] <= positions[:, :, None]
-            self._bias = jnp.where(earlier, self._filled[:, None, :], jnp.float32(HIDDEN))
+        self._back = masks.back(positions, cache.length)
+        self._filled, self._bias = masks.filling(cache.filled, positions)
 
     def attend(
-        self, layer: int, q: Float[Array, "W L N H"], *entry: Float[Array, "W L K H"]
+        self, layer: int, q: Float[Array, "W L N H"], *entry: Float[Array, "W L K H"], scores: Scores
     ) -> Float[Array, "W L N H"]:
         """Writes the layer's new keys and values, which are the entry, and attends over all that is filled."""
         k, v = entry
         keys = self._keys[layer] = write_keys(self._keys[layer], k, self._start)
         values = self._values[layer] = write_values(self._values[layer], v, self._start)
-        return attend(q, keys.astype(q.dtype), values.astype(q.dtype), self._bias)
+        bias = windowed(self._bias, self._back, scores.window)
+        return attend(q, keys.astype(q.dtype), values.astype(q.dtype), bias, scores)
 
     def cache_after(self) -> DenseCache:
         """The cache with the new entries of all layers."""
@@ -95,12 +100,12 @@ class DensePass:
 
 def empty_dense_cache(config: ModelConfig, *, batch: int, length: int, dtype: DTypeLike) -> DenseCache:
     """A cache for `batch` rows of `length` positions, none of them filled."""
-    heads, dim = config.num_kv_heads, config.head_dim
+    heads, dim = config.held_kv_heads, config.head_dim
     layers = range(config.num_layers)
     return DenseCache(
         keys=tuple(jnp.zeros((batch, heads, dim, length), dtype) for _ in layers),
         values=tuple(jnp.zeros((batch, heads, length, dim), dtype) for _ in layers),
-        filled=jnp.full((batch, length), HIDDEN, jnp.float32),
+        filled=masks.none_filled(batch, length),
     )
 
 

@@ -11,18 +11,21 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int32
 
+from llmlab.models.kv.attend import Scores
+
 
 @runtime_checkable
 class Pass(Protocol):
     """One forward pass over a cache. It lives within one trace and is used for each layer once, in order."""
 
-    def attend(self, layer: int, q: Float[Array, "B L N H"], *entry: Array) -> Float[Array, "B L N V"]:
+    def attend(self, layer: int, q: Float[Array, "B L N H"], *entry: Array, scores: Scores) -> Float[Array, "B L N V"]:
         """Writes the layer's new entries and returns what the queries get from all that they may see.
 
         Args:
             layer: counted from 0.
             q: the queries of L tokens per row.
             entry: what the cache keeps of each token; keys and values [B, L, K, H] for a dense cache.
+            scores: how the layer weighs what it sees.
         """
         ...
 
@@ -58,6 +61,14 @@ class Cache(Attendable, Protocol):
 
     def lengthened(self, length: int) -> Cache:
         """The cache with room for more positions; what is filled stays."""
+        ...
+
+    def taken(self, start: Int32[Array, ""], size: int) -> Cache:
+        """A copy of `size` positions from `start` on, as a cache of that length."""
+        ...
+
+    def placed(self, piece: Any, start: Int32[Array, ""]) -> Cache:
+        """The cache with the positions of `piece`, which was `taken` from one of its kind, from `start` on."""
         ...
 
     def axes(self) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from llmlab.models.kv.attend import HIDDEN, attend
+from llmlab.models.kv.attend import HIDDEN, Scores, attend, windowed
 
 
 class Uncached(NamedTuple):
@@ -33,14 +33,17 @@ class UncachedPass:
         if (segments := source.segments) is not None:
             seen = (segments[:, :, None] == segments[:, None, :]) & seen
         self._bias = jnp.where(seen, jnp.float32(0), jnp.float32(HIDDEN))
+        at = jnp.arange(length)
+        self._back = (at[:, None] - at[None, :])[None]
 
     def attend(
-        self, layer: int, q: Float[Array, "B L N H"], *entry: Float[Array, "B L K H"]
-    ) -> Float[Array, "B L N H"]:
+        self, layer: int, q: Float[Array, "B L N H"], *entry: Float[Array, "B L K _"], scores: Scores
+    ) -> Float[Array, "B L N V"]:
         """Attends over the keys and values that are the entry; nothing is kept, whatever the layer."""
         k, v = entry
-        bias = jnp.broadcast_to(self._bias, (q.shape[0], *self._bias.shape[1:]))
-        return attend(q, jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2), bias)
+        bias = windowed(self._bias, self._back, scores.window)
+        bias = jnp.broadcast_to(bias, (q.shape[0], *bias.shape[1:]))
+        return attend(q, jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2), bias, scores)
 
     def cache_after(self) -> Uncached:
         """What the pass began with: there is nothing to keep."""
