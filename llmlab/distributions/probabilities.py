@@ -18,6 +18,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(log_softmax(logits))
 
 
+def entropy(logits: np.ndarray) -> np.ndarray:
+    """Entropies over the last axis, in nats and float64; a token with -inf adds nothing."""
+    logprobs = log_softmax(logits)
+    probs = np.exp(logprobs)
+    return np.asarray(-np.multiply(probs, logprobs, where=probs > 0, out=np.zeros_like(probs)).sum(-1) + 0.0)  # no -0
+
+
 def best_ids(logits: np.ndarray, top: int) -> list[int]:
     """The ids of the `top` largest logits, falling, ties to the lower id; without sorting the whole vocabulary."""
     least = np.partition(logits, -top)[-top] if top < len(logits) else -np.inf

@@ -27,8 +27,9 @@ class Control(NamedTuple):
     `widget` says what the control holds: "number" and "count" a number on a slider; "whole" an integer as text, empty
     for none; "text" a text, empty for none, that may also be JSON; "json" JSON, empty for none; "flag" a bool; "choice"
     one of some texts; "switch" true, false or the model's own default. None takes the widget that suits the field's
-    kind. `low`, `high` and `step` are the slider's, and the field's bounds where they are None. `empty` is what an
-    empty box shows: what that means, or an example.
+    kind. `low`, `high` and `step` are the slider's, and the field's bounds where they are None; any other value can be
+    typed. A slider's steps are equal ("linear") or have about equal ratios ("log", where `step` is the least positive
+    value). `empty` is what an empty box shows: what that means, or an example.
     """
 
     group: Literal["sampling", "answer", "more"] = "sampling"
@@ -37,6 +38,7 @@ class Control(NamedTuple):
     high: float | None = None
     step: float | None = None
     empty: str = ""
+    scale: Literal["linear", "log"] = "linear"
 
 
 @dataclass(frozen=True, eq=False)

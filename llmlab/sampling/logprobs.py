@@ -32,6 +32,8 @@ class TokenStatistics(NamedTuple):
     top_ids: Int32[Any, "B A"]  #: the A most likely by raw logprob, then id; the sampled token need not be one of them
     top_logprobs: Float32[Any, "B A"]
     top_sampling_logprobs: Float32[Any, "B A"]
+    watched_logprobs: Float32[Any, "B W"] | None = None  #: raw, of tokens that were named; None where none could be
+    watched_sampling_logprobs: Float32[Any, "B W"] | None = None
 
 
 def token_statistics(
@@ -40,6 +42,7 @@ def token_statistics(
     token: Int32[Array, " B"],
     *,
     alternatives: int = ALTERNATIVES,
+    watched: Int32[Array, "B W"] | None = None,
 ) -> TokenStatistics:
     """Returns the statistics of `token` in the raw and in the sampling distribution.
 
@@ -48,6 +51,7 @@ def token_statistics(
         processed: the logits after all stages; a row in which no token is left gets `kept` 0.
         token: one token per row.
         alternatives: how many of the most likely tokens to list; V if that is less.
+        watched: further tokens to give the logprobs of; -1 stands for none, and gets 0.
     """
     vocab_size = raw.shape[-1]
     count = min(alternatives, vocab_size)
@@ -64,6 +68,7 @@ def token_statistics(
     ahead = (raw > logit) | ((raw == logit) & (token_ids(raw) < column))
     second = top[:, 1] if vocab_size > 1 else jnp.full_like(top[:, 0], -jnp.inf)
     other = jnp.where(ids[:, 0] == token, second, top[:, 0])
+    of_watched = (None, None) if watched is None else _watched_logprobs(logprobs, sampling_logprobs, watched)
     return TokenStatistics(
         logprob=own[:, 0],
         sampling_logprob=jnp.take_along_axis(sampling_logprobs, column, axis=-1)[:, 0],
@@ -75,7 +80,24 @@ def token_statistics(
         top_ids=ids[:, :count],
         top_logprobs=top[:, :count],
         top_sampling_logprobs=jnp.take_along_axis(sampling_logprobs, ids[:, :count], axis=-1),
+        watched_logprobs=of_watched[0],
+        watched_sampling_logprobs=of_watched[1],
     )
+
+
+def _watched_logprobs(
+    logprobs: Float32[Array, "B V"], sampling_logprobs: Float32[Array, "B V"], watched: Int32[Array, "B W"]
+) -> tuple[Float32[Array, "B W"], Float32[Array, "B W"]]:
+    """The logprobs of the watched tokens in both distributions. Mostly no row watches any, and nothing is gathered."""
+    given, nothing = watched >= 0, jnp.zeros(watched.shape, jnp.float32)
+
+    def gathered(of: Array) -> Array:
+        return jnp.where(given, jnp.take_along_axis(of, jnp.maximum(watched, 0), axis=-1), nothing)
+
+    found: tuple[Array, Array] = lax.cond(
+        jnp.any(given), lambda: (gathered(logprobs), gathered(sampling_logprobs)), lambda: (nothing, nothing)
+    )
+    return found
 
 
 def logprobs_and_entropy(logits: Float32[Array, "B V"]) -> tuple[Float32[Array, "B V"], Float32[Array, " B"]]:

@@ -30,7 +30,13 @@ def _entry(one: Field) -> tuple[str, Any, Any]:
     return one.name, Mapping[int, float], field(default_factory=dict)
 
 
-_ROW = [*map(_entry, FIELDS.values()), ("seed", int, field(default=0)), ("choice", int, field(default=0))]
+_ROW = [
+    *map(_entry, FIELDS.values()),
+    ("seed", int, field(default=0)),
+    ("choice", int, field(default=0)),
+    ("stop_token_ids", tuple[int, ...], field(default=())),
+    ("logprob_token_ids", tuple[int, ...], field(default=())),
+]
 _Row: Any = make_dataclass("_Row", _ROW, frozen=True)
 
 
@@ -38,17 +44,23 @@ class SamplingParams(_Row):
     """One row's sampling fields, spelled and bounded as the API has them; each default leaves every logit as it is.
 
     Ranges are the request's to check. `top_k` 0 is off. `seed` is a signed 64-bit integer, `choice` the index among the
-    n answers to one request; together with the position they fix the noise.
+    n answers to one request; together with the position they fix the noise. `stop_token_ids` are tokens that end this
+    row besides the model's own end tokens, `logprob_token_ids` tokens whose logprobs are recorded at every step.
     """
 
     @classmethod
     def of(cls, request: object, *, seed: int, choice: int = 0) -> SamplingParams:
         """The sampling fields of a request, or of anything that has them as attributes."""
-        return cls(**{name: getattr(request, name) for name in FIELDS}, seed=seed, choice=choice)
+        fields = {name: getattr(request, name) for name in FIELDS}
+        named = ("stop_token_ids", "logprob_token_ids")
+        tokens = {name: tuple(getattr(request, name, None) or ()) for name in named}
+        return cls(**fields, **tokens, seed=seed, choice=choice)
 
 
 #: The arrays of a batch besides one per numeric field.
-_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice")
+_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched")
+#: The most tokens whose logprobs a row can ask for by their ids.
+WATCHED = 20
 # Neither the type checker nor a reader knows the fields by name here: `stages` lists them.
 _Batch: Any = cast(Any, namedtuple)("_Batch", [*(one.name for one in _SCALARS), *_OTHERS])
 
@@ -65,6 +77,7 @@ class SamplerInputs(_Batch):
         ends: bool [B, V], the tokens that end a generation.
         seed: uint32 [B, 2], the high and the low word of the 64-bit seed.
         choice: int32 [B].
+        watched: int32 [B, WATCHED], tokens whose logprobs are recorded; -1 past a row's own.
     """
 
     __slots__ = ()
@@ -88,8 +101,9 @@ def seed_words(seed: int) -> tuple[int, int]:
 def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int] = ()) -> SamplerInputs:
     """The rows as numpy arrays, ready to be put on a device; nothing is compiled.
 
-    `ends` are the ids of the tokens that end a generation, which `min_tokens` holds back. There is no mask yet: a
-    program with grammars replaces `mask` and `masked`. Raises ValueError for a bias or an end outside the vocabulary.
+    `ends` are the ids of the tokens that end every row; `min_tokens` holds them back, and a row's own. There is no mask
+    yet: a program with grammars replaces `mask` and `masked`. Raises ValueError for a bias or an end outside the
+    vocabulary.
     """
     bias = np.zeros((len(rows), vocab_size), np.float32)
     for row, params in enumerate(rows):
@@ -98,10 +112,16 @@ def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int
                 raise ValueError(f"logit_bias names token {token}, but the vocabulary has {vocab_size} tokens")
             bias[row, token] = value
     is_end = np.zeros((len(rows), vocab_size), bool)
-    for token in ends:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"end token {token} is outside the vocabulary of {vocab_size} tokens")
-        is_end[:, token] = True
+    ends = tuple(ends)
+    for row, params in enumerate(rows):
+        for token in (*ends, *params.stop_token_ids):
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"end token {token} is outside the vocabulary of {vocab_size} tokens")
+            is_end[row, token] = True
+
+    watched = np.full((len(rows), WATCHED), -1, np.int32)
+    for row, params in enumerate(rows):
+        watched[row, : len(params.logprob_token_ids)] = params.logprob_token_ids
 
     scalars: dict[str, Any] = {
         one.name: np.array([getattr(params, one.name) for params in rows], _TYPES[one.kind][1]) for one in _SCALARS
@@ -115,4 +135,5 @@ def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int
         ends=is_end,
         seed=np.array([seed_words(params.seed) for params in rows], np.uint32).reshape(-1, 2),
         choice=np.array([params.choice for params in rows], np.int32),
+        watched=watched,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Bool, Float, Float32, Int32
 
 from llmlab.sampling.draw import draw, noise
 from llmlab.sampling.fields import GREEDY
@@ -32,6 +32,7 @@ def run(
     *,
     order: Order = ORDER,
     alternatives: int = ALTERNATIVES,
+    active: Bool[Array, " B"] | None = None,
 ) -> tuple[Int32[Array, " B"], TokenStatistics]:
     """Draws a token for each row; returns the tokens [B] and their statistics.
 
@@ -43,18 +44,21 @@ def run(
         history: the tokens that the rows have seen; it is not advanced.
         order: one of `ORDERS`, or any tuple of stages.
         alternatives: how many of the most likely tokens the statistics list.
+        active: the rows whose token is wanted; by default all. The others ask for no stage, no noise and no watched
+            tokens. In a loop of steps it should be the same at every step: whether a stage runs is then computed once.
     """
     inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
     raw = logits.astype(jnp.float32)
-    final = process(raw, inputs, history, order=order)
+    final = _walk(raw, inputs, history, order=order, active=active)[-1]
     # A greedy row has one token left and needs no noise, which is most of the cost of a greedy batch.
     values = lax.cond(
-        jnp.any(inputs.temperature >= GREEDY),
+        _asked(inputs.temperature >= GREEDY, active),
         lambda: noise(inputs.seed, inputs.choice, history.position, raw.shape[-1]),
         lambda: jnp.zeros_like(raw),
     )
     token = draw(final, values)
-    return token, token_statistics(raw, final, token, alternatives=alternatives)
+    watched = inputs.watched if active is None else jnp.where(active[:, None], inputs.watched, -1)
+    return token, token_statistics(raw, final, token, alternatives=alternatives, watched=watched)
 
 
 def process(
@@ -76,7 +80,14 @@ def trace(
     return dict(zip(names, _compiled_walk(logits, inputs, history, order=order), strict=True))
 
 
-def _walk(logits: Array, inputs: SamplerInputs, history: History, *, order: Order) -> tuple[Array, ...]:
+def _asked(asks: Array, active: Array | None) -> Array:
+    """Whether some row asks, of those that are active."""
+    return jnp.any(asks if active is None else asks & active)
+
+
+def _walk(
+    logits: Array, inputs: SamplerInputs, history: History, *, order: Order, active: Array | None = None
+) -> tuple[Array, ...]:
     """The raw logits, and the logits after each stage."""
     inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
     lefts = [logits.astype(jnp.float32)]
@@ -85,7 +96,7 @@ def _walk(logits: Array, inputs: SamplerInputs, history: History, *, order: Orde
         def apply(logits: Array, stage: Stage = stage) -> Array:
             return stage.apply(logits, inputs, history)
 
-        lefts.append(lax.cond(jnp.any(stage.active(inputs)), apply, lambda logits: logits, lefts[-1]))
+        lefts.append(lax.cond(_asked(stage.active(inputs), active), apply, lambda logits: logits, lefts[-1]))
     return tuple(lefts)
 
 

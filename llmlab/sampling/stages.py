@@ -175,7 +175,7 @@ TOP_K = Stage(
         integer(
             "top_k", 1, 128, default=0, off=(0, -1), extension=True,
             text="Keeps exactly this many of the most likely tokens; 0 and -1 keep all.",
-            control=Control(low=0),
+            control=Control(low=0, scale="log"),
         ),
     ),
     lambda inputs: inputs.top_k > 0,
@@ -217,6 +217,7 @@ MIN_P = Stage(
         number(
             "min_p", 0, 1, default=0.0, extension=True,
             text="Removes tokens whose probability is less than this share of the largest one.",
+            control=Control(step=0.001, scale="log"),
         ),
     ),
     lambda inputs: inputs.min_p > 0.0,

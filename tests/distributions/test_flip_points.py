@@ -11,7 +11,7 @@ from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, cut_settings
 from llmlab.errors import RequestError
 from llmlab.frames.distribution import FLIP_POINTS_COLUMNS
 from llmlab.protocol.request import ChatRequest
-from llmlab.results.next_token import NextToken
+from llmlab.results.next_token_at import first_token
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.pipeline import ORDERS
 from tests.distributions.scan import PARAMETERS, TAILS, Case, alive, drawn, grid, intervals
@@ -153,7 +153,7 @@ def test_the_engines_own_stages_flip_there(order: str) -> None:
     request = ChatRequest.build(
         "hello", seed=9, temperature=0.8, top_k=30, top_p=0.9, min_p=0.01, repetition_penalty=1.2, logit_bias={7: 1.0}
     )
-    next_token = NextToken.of(backend, request, order=order)
+    next_token = first_token(backend, request, order=order)
     tried = 0
     for token in [*next_token.ranking[:5].tolist(), int(next_token.sample([9])[0])]:
         frame = next_token.flip_points_frame(token)
@@ -173,10 +173,10 @@ def test_the_engines_own_stages_flip_there(order: str) -> None:
 
 
 def test_the_frame() -> None:
-    next_token = NextToken.of(FakeBackend(), ChatRequest.build("hello", top_p=0.9))
+    next_token = first_token(FakeBackend(), ChatRequest.build("hello", top_p=0.9))
     frame = next_token.flip_points_frame(" w7")
     assert list(frame.columns) == list(FLIP_POINTS_COLUMNS)
-    assert [str(kind) for kind in frame.dtypes] == ["str", "str", "Float64", "Float64", "Float64"]
+    assert [str(kind) for kind in frame.dtypes] == ["str", "str", "float64", "float64", "float64"]
     names = [COLD, "temperature", "top_k", "top_p", "min_p"]
     assert frame["parameter"].tolist() == names and set(frame["event"]) == {"kept"}, "without a seed nothing is drawn"
     assert frame["value"].tolist() == [1.0, 1.0, np.inf, 0.9, 0.0]
@@ -210,7 +210,7 @@ def test_the_stages_by_kind_are_those_of_the_orders() -> None:
 
 
 def test_a_stage_without_a_closed_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    next_token = NextToken.of(FakeBackend(), ChatRequest.build("hello", min_p=0.1))
+    next_token = first_token(FakeBackend(), ChatRequest.build("hello", min_p=0.1))
     monkeypatch.delitem(LIMITS, "min_p")
     with pytest.raises(RequestError, match="flip points cannot be computed with min_p") as caught:
         next_token.flip_points_frame(3)

@@ -83,10 +83,14 @@ def law(case: Case) -> Law:
         kept = order
 
     def border(name: str, kept: np.ndarray, out: np.ndarray) -> None:
-        """Close if the last that is kept and the first that is not have nearly, but not quite, the same logit."""
+        """Close if tokens on both sides have nearly the logit of the last that is kept, and not all quite the same.
+
+        float32 may see such tokens as equal, and then keeps those with the lower ids.
+        """
         if len(kept) and len(out):
             for values in (logits, unscaled):
-                if 0 < values[kept[-1]] - values[out[0]] < CLOSE:
+                near = [side[np.abs(values[side] - values[kept[-1]]) < CLOSE] for side in (kept, out)]
+                if len(near[1]) and len(np.unique(values[np.concatenate(near)])) > 1:
                     close.append(name)
 
     if p.top_k > 0:

@@ -150,3 +150,20 @@ def test_stack_compiles_nothing() -> None:
         "assert not xla_bridge.backends_are_initialized()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+
+
+def test_rows_that_are_not_active_ask_for_no_stage() -> None:
+    """A slot whose row has ended keeps its settings until another row takes it."""
+    poison = ORDER[0]._replace(
+        name="poison", active=lambda inputs: inputs.top_k > 0, apply=lambda logits, inputs, history: logits * jnp.nan
+    )
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, V)), jnp.float32)
+    inputs = stack([SamplingParams(top_k=3, seed=1), SamplingParams(seed=2)], vocab_size=V)
+    history = History(np.zeros((2, V), bool), np.zeros((2, V), np.int32), np.zeros(2, np.int32))
+    token, figures = run(logits, inputs, history, order=(poison,), active=jnp.array([False, True]))
+    alone = run(logits[1:], jax.tree.map(lambda x: x[1:], inputs), jax.tree.map(lambda x: x[1:], history), order=())
+    assert int(token[1]) == int(alone[0][0]) and float(figures.sampling_entropy[1]) == float(
+        alone[1].sampling_entropy[0]
+    )
+    _, sick = run(logits, inputs, history, order=(poison,))
+    assert np.isnan(sick.sampling_entropy).all(), "the stage does run where a row asks for it"

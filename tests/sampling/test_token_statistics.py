@@ -23,7 +23,7 @@ def of(raw: list[float], left: list[float] | None, token: int, **options: int) -
             np.log(np.array(law, np.float64)).astype(np.float32)[None] for law in (raw, raw if left is None else left)
         ]
     step = compiled(jnp.asarray(laws[0]), jnp.asarray(laws[1]), jnp.array([token], jnp.int32), **options)
-    return TokenStatistics(*(value[0].tolist() for value in step))
+    return TokenStatistics(*(value[0].tolist() for value in step if value is not None))
 
 
 def close(a: float | list[float], b: float | list[float]) -> bool:
