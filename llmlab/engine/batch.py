@@ -6,58 +6,28 @@ Only `run` may be called on another thread than the driver's, one call at a time
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
 
 from llmlab.engine.constraint import ConstrainedRow, masks_of
 from llmlab.engine.decode import CHUNK, Emitted
+from llmlab.engine.live import Live, Outcome
 from llmlab.engine.programs import Programs
-from llmlab.engine.prompts import Prompts
+from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.engine.score import pieces, with_masks
+from llmlab.engine.soundness import grammar_failed, not_numbers, sound
 from llmlab.engine.state import RowFields, Slots, row_fields
-from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
-from llmlab.models.families import cache_bytes
 from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import TokenStatistics
 
 #: The seconds that a chunk should take: long enough to keep the device busy, short enough for streams and interrupts.
 CHUNK_SECONDS = 0.1
-
-
-@dataclass(eq=False)
-class Live:
-    """The host's record of a row in a slot."""
-
-    job: Job
-    index: int
-    position: int
-    made: int = 0
-    matcher: Matcher | None = None
-
-    @property
-    def row(self) -> Row:
-        """The submitted row."""
-        return self.job.rows[self.index]
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens that count as generated."""
-        return len(self.row.made) + self.made
-
-    @property
-    def reserve(self) -> int:
-        """The most positions that the row can need."""
-        return len(self.row.given) + self.row.budget
-
-
-#: The result of a step or chunk for one row: its new tokens, or the error that ends it (other rows go on).
-Outcome: TypeAlias = Piece | EngineError
 
 
 class Batch:
@@ -85,7 +55,7 @@ class Batch:
         ends: tuple[int, ...],
         spare: bool = False,
     ):
-        self.programs = programs
+        self.programs, self._bytes = programs, programs.cache_bytes
         self.prompts = prompts
         self.widths = widths
         self.lengths = lengths
@@ -111,37 +81,46 @@ class Batch:
         if self._slots is None or not self.live:
             return 0
         length = max(self._slots.length, self._bucket(max(live.reserve for live in self.live)))
-        config, dtype = self.programs.config, self.programs.dtype
-        return cache_bytes(config, batch=self._slots.width, length=length, dtype=dtype)
+        return self._bytes(width=self._slots.width, length=length)
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
-        """Returns the widths whose cache of `length` positions fits into memory.
+        """Returns the widths whose cache of `length` positions fits into memory, beside that of a row being read.
 
         The narrowest is always allowed, except in a `spare` batch: a row has to run somewhere.
         """
-        config, dtype = self.programs.config, self.programs.dtype
         length = self._bucket(length)
-        fits = [
-            width
-            for width in self.widths
-            if self.memory is None or cache_bytes(config, batch=width, length=length, dtype=dtype) <= self.memory
-        ]
+        left = None if self.memory is None else self.memory - self._bytes(width=1, length=length)
+        fits = [w for w in self.widths if left is None or self._bytes(width=w, length=length) <= left]
         return tuple(fits) or (() if self.spare else self.widths[:1])
 
     def has_room(self, row: Row) -> bool:
         """Whether the row can join without exceeding the memory, even if every row uses its whole budget."""
         return len(self.live) < max(self.allowed_widths(self._reserve(row)), default=0)
 
-    def admit(self, job: Job, index: int, *, coming: int, waits: Callable[[bytes], bool]) -> None:
-        """Puts a row, the first of `coming` rows, into a slot; `waits` tells whether a row with a key is queued."""
+    def claim_with(self, row: Row, *, coming: int) -> int:
+        """What `claim` is once the row, the first of `coming` rows, is admitted; and the cache that it is read into."""
+        length = self._bucket(self._reserve(row))
+        widest = self.allowed_widths(length)[-1]
+        width = next(w for w in self.widths if w >= min(len(self.live) + coming, widest))
+        if self.live:
+            width = max(width, min(self._held().width, widest))
+        return self._bytes(width=width, length=length) + self._bytes(width=1, length=length)
+
+    def begin(self, row: Row) -> Reading:
+        """Begins to read a row's prompt, into a cache of the length that the batch has or needs for it."""
+        held = self._slots.length if self._slots is not None and self.live else 0
+        return self.prompts.begin(row, length=max(held, self._bucket(_begin(row))))
+
+    def admit(self, job: Job, index: int, *, reading: Reading, coming: int) -> None:
+        """Puts a row, the first of `coming` rows, into a slot."""
         row = job.rows[index]
         widest = self.allowed_widths(self._reserve(row))[-1]
         # The rows so far may have been short enough for a width that does not fit into memory with this longer row.
         self._narrow(widest)
-        self._make_room(wanted=min(len(self.live) + coming, widest), length=self.prompts.row_length(row))
+        self._make_room(wanted=min(len(self.live) + coming, widest), length=_begin(row))
         slots = self._held()
         slot = self._live.index(None)
-        cache = self.prompts.read(row, length=slots.length, waits=waits)
+        cache = self.prompts.finish(reading, length=slots.length)
         self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
         matcher = row.grammar.matcher() if row.grammar else None
         if matcher is not None:
@@ -169,6 +148,16 @@ class Batch:
         """Whether some row has a grammar, so that a mask is needed before every token."""
         return any(live.matcher for live in self.live)
 
+    def renew(self) -> None:
+        """Reads the text of every row anew that the next step takes past `ModelConfig.context_switch`."""
+        for slot, live in enumerate(self._live):
+            if live is not None and live.made and live.position == self.programs.config.context_switch:
+                row = live.so_far
+                self._lengthen(self._bucket(_begin(row)))
+                slots = self._held()
+                cache = self.prompts.read(row, length=slots.length)
+                self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
+
     def run(self, *, order: str, most: int = CHUNK) -> list[tuple[Live, Outcome]]:
         """Runs up to `most` steps, or a single one where a row has a grammar, and returns what each row got.
 
@@ -176,7 +165,7 @@ class Batch:
         """
         if self.constrained:
             return self._step(order=order)
-        steps = min(self._steps(), most)
+        steps = min(self._steps(), most, self._until_switch())
         self._have_room(steps)
         slots, self._slots = self._held(), None
         began = time.perf_counter()
@@ -207,27 +196,34 @@ class Batch:
             none: Any = jax.tree.map(lambda x, at=slot: x[:0, at], out.figures)
             stopped = Piece(live.index, np.zeros(0, np.int32), none, "stop")
             reason = masks.failed.get(slot)
-            found.append((live, EngineError(f"the grammar cannot go on: {reason}") if reason else stopped))
+            found.append((live, grammar_failed(reason) if reason else stopped))
             self._live[slot] = None
         return found + self._collect(out)
 
     def _grammars(self) -> list[ConstrainedRow]:
         return [
-            ConstrainedRow(
-                slot,
-                live.matcher,
-                not live.row.ignore_ends and len(live.row.made) + live.made >= live.row.params.min_tokens,
-            )
+            ConstrainedRow(slot, live.matcher, self._barred(live, live.matcher))
             for slot, live in enumerate(self._live)
             if live and live.matcher
         ]
 
-    def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
+    def _barred(self, live: Live, matcher: Matcher) -> np.ndarray:
+        """Packed bits of the end tokens that the row may not draw at its next step."""
+        early, row = live.tokens < live.row.params.min_tokens, live.row
+        barred = np.zeros(matcher.vocabulary.words, np.uint32)
+        if early or row.ignore_ends:
+            barred |= matcher.vocabulary.end_mask
+        for token in row.params.stop_token_ids:
+            bit = np.uint32(1 << token % 32)
+            barred[token // 32] = barred[token // 32] | bit if early else barred[token // 32] & ~bit
+        return barred
+
+    def next_logits(self, row: Row) -> np.ndarray:
         """Returns the raw logits [V] of the token after the row's tokens."""
-        length = self._bucket(self.prompts.row_length(row))
-        cache = self.prompts.read(row, length=length, waits=waits)
+        length = self._bucket(_begin(row))
+        cache = self.prompts.read(row, length=length)
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
-        return np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0]
+        return sound(np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0], self.programs.dtype)
 
     def score(
         self,
@@ -236,53 +232,57 @@ class Batch:
         *,
         masks: np.ndarray | None,
         order: str,
-        waits: Callable[[bytes], bool],
     ) -> Iterator[TokenStatistics]:
         """Yields the statistics of tokens after the row's, one item per pass of the model."""
         given = np.concatenate([row.given, tokens]).astype(np.int32)
-        length = self._bucket(max(len(given), self.prompts.row_length(row)))
+        length = self._bucket(len(given))
         fields = self._fields(row)
-        cache = self.prompts.read(row, length=length, waits=waits)
-        for piece in pieces(given, prompt=len(row.given), length=length):
+        cache = self.prompts.read(row, length=length)
+        for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             made = given[len(row.prompt) : piece.start + piece.first + 1]
             history = history_of(row.prompt, made, vocab_size=self.programs.config.vocab_size)
             first = int(piece.start + piece.first) + 1 - len(row.given)
             inputs = with_masks(fields.inputs, piece, masks, first=first)
             cache, found = self.programs.score(cache, piece, inputs, history, order=order)
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
-            held: TokenStatistics = jax.device_get(found)
-            yield jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], held)
+            held: TokenStatistics = jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], jax.device_get(found))
+            if np.isnan(held.entropy).any():
+                raise not_numbers(self.programs.dtype)
+            yield held
 
-    def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
+    def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
         """Yields the raw logits [C, V] of given tokens, one item per pass of the model."""
         given = np.concatenate([row.given, tokens]).astype(np.int32)
-        length = self._bucket(max(len(given), self.prompts.row_length(row)))
-        cache = self.prompts.read(row, length=length, waits=waits)
-        for piece in pieces(given, prompt=len(row.given), length=length):
+        length = self._bucket(len(given))
+        cache = self.prompts.read(row, length=length)
+        for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             cache, raw = self.programs.feed(cache, piece)
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
-            yield np.asarray(jax.device_get(raw), np.float32)[piece.first : count]
+            yield sound(np.asarray(jax.device_get(raw), np.float32)[piece.first : count], self.programs.dtype)
 
-    def step_logits(
-        self, row: Row, tokens: np.ndarray, *, rows: int, waits: Callable[[bytes], bool]
-    ) -> Iterator[np.ndarray]:
+    def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int) -> Iterator[np.ndarray]:
         """Yields raw logits [V] after tokens that a row drew in a batch of `rows` rows; the last item is the result.
 
         It repeats the decoding steps, one per token and in the same width, so that the result is bit-equal to the
         logits of that time; `logits` may differ in the last bits. Other rows can be decoded between the items.
         """
-        length = self._bucket(max(len(row.given) + len(tokens) + 1, self.prompts.row_length(row)))
+        length = self._bucket(len(row.given) + len(tokens) + 1)
         widths = self.allowed_widths(length)
         width = next((width for width in widths if width >= rows), widths[-1])
-        cache = self.prompts.read(row, length=length, waits=waits)
+        cache = self.prompts.read(row, length=length)
         slots = self.programs.admit(self.programs.empty(width=width, length=length), cache, self._fields(row), 0)
         slots, raw = self.programs.forward(slots)
         for made, token in enumerate(tokens, start=1):
-            slots = slots._replace(token=slots.token.at[0].set(int(token)), position=slots.position.at[0].add(1))
+            if len(row.given) + made - 1 == self.programs.config.context_switch:
+                further = replace(row, made=np.concatenate([row.made, tokens[:made]]).astype(np.int32))
+                cache = self.prompts.read(further, length=length)
+                slots = self.programs.admit(slots, cache, self._fields(further), 0)
+            else:
+                slots = self.programs.advance(slots, int(token))
             slots, raw = self.programs.forward(slots)
             if made % CHUNK == 0:
-                yield np.asarray(jax.device_get(raw[0]), np.float32)
-        yield np.asarray(jax.device_get(raw[0]), np.float32)
+                yield np.asarray(jax.device_get(raw), np.float32)[0]
+        yield sound(np.asarray(jax.device_get(raw), np.float32)[0], self.programs.dtype)
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -307,8 +307,7 @@ class Batch:
     def _reserve(self, row: Row) -> int:
         """The positions that the cache can need with this row; a cache with rows in it never gets shorter."""
         held = self._slots.length if self._slots is not None and self.live else 0
-        began = self.prompts.row_length(row)  # a short answer may need fewer positions than its prompt's padded pieces
-        return max([len(row.given) + row.budget, began, held, *(live.reserve for live in self.live)])
+        return max([len(row.given) + row.budget, held, *(live.reserve for live in self.live)])
 
     def _narrow(self, width: int) -> None:
         while self._slots is not None and self._slots.width > width:
@@ -338,6 +337,11 @@ class Batch:
         # No row needs more than its reserve, even if the chunk is longer than what is left of every row.
         self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
+    def _until_switch(self) -> int:
+        """The steps before the first row's text has to be read anew."""
+        switch = self.programs.config.context_switch
+        return min((switch - live.position for live in self.live if switch and live.position < switch), default=CHUNK)
+
     def _steps(self) -> int:
         pace = self._pace.get((self._held().width, self._held().length))
         steps = 4 if pace is None else int(CHUNK_SECONDS / max(pace, 1e-6))
@@ -354,6 +358,7 @@ class Batch:
             vocab_size=self.programs.config.vocab_size,
             ends=self.ends,
             made=row.made,
+            adapter=row.adapter if self.programs.adapted else None,
         )
 
     def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:
@@ -366,18 +371,17 @@ class Batch:
             if live is None or not count:
                 continue
             if sick[slot]:
-                dtype = self.programs.dtype
-                hint = "" if dtype == np.float32 else f"; {dtype} may be too small for it: load with dtype='float32'"
-                found.append((live, EngineError(f"the model's logits are not numbers{hint}")))
+                found.append((live, not_numbers(self.programs.dtype)))
                 self._live[slot] = None
                 continue
             tokens = np.asarray(out.token)[:count, slot]
             figures: Any = jax.tree.map(lambda x, n=count, at=slot: x[:n, at], out.figures)
             live.made += count
+            live.drawn.append(tokens)
             live.position += count
             finish = None
             last = int(tokens[-1])
-            if last in self.ends and not live.row.ignore_ends:
+            if last in live.row.params.stop_token_ids or (last in self.ends and not live.row.ignore_ends):
                 finish = "stop"
             elif live.made >= live.row.budget:
                 finish = "length"
@@ -387,3 +391,8 @@ class Batch:
             if finish:
                 self._live[slot] = None
         return found
+
+
+def _begin(row: Row) -> int:
+    """The positions that a row needs at admission: its given tokens, and one more."""
+    return len(row.given) + 1

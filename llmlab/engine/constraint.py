@@ -12,11 +12,11 @@ from llmlab.grammar.matcher import Matcher, fill_masks
 
 
 class ConstrainedRow(NamedTuple):
-    """A row with a grammar: its slot, its matcher, and whether it may draw an end token at this step."""
+    """A row with a grammar: its slot, its matcher, and packed bits [ceil(V / 32)] of the tokens it may not draw yet."""
 
     slot: int
     matcher: Matcher
-    may_end: bool
+    barred: UInt32[np.ndarray, " M"]
 
 
 class Masks(NamedTuple):
@@ -38,7 +38,7 @@ def masks_of(rows: Sequence[ConstrainedRow], *, width: int, words: int) -> Masks
     fill_masks([row.matcher for row in sound], found)
     ended = []
     for row, allowed in zip(sound, found, strict=True):
-        drawable = allowed if row.may_end else allowed & ~row.matcher.vocabulary.end_mask
+        drawable = allowed & ~row.barred
         if error := row.matcher.error:
             failed[row.slot] = error
         elif drawable.any():

@@ -29,16 +29,22 @@ class Emitted(NamedTuple):
 def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
     """Feeds every row's pending token: writes its keys and values, and returns the logits of the next token."""
     model = nnx.merge(graph, weights)
+    if slots.adapter is not None:
+        model.choose(slots.adapter)
     hidden, cache = model(slots.token[:, None], slots.position[:, None], slots.cache)
     return slots._replace(cache=cache), model.logits(hidden)[:, 0]
 
 
 def sample(
-    slots: Slots, logits: Float32[Array, "W V"], ends: Bool[Array, " V"], *, order: str
+    slots: Slots, logits: Float32[Array, "W V"], *, order: str, asking: Bool[Array, " W"] | None = None
 ) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
-    """Draws the next token of every active row, adds it to the history, and deactivates the rows that end."""
-    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order])
+    """Draws the next token of every active row, adds it to the history, and deactivates the rows that end.
+
+    `asking` are the rows whose settings switch stages on: the active ones, or more.
+    """
     drew = slots.active
+    asking = drew if asking is None else asking
+    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order], active=asking)
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
     history = slots.history._replace(
@@ -46,7 +52,7 @@ def sample(
         position=slots.history.position + one,
     )
     budget = slots.budget - one
-    ended = ends[token] & ~slots.ignore_ends
+    ended = slots.stops[rows, token]
     slots = slots._replace(
         token=jnp.where(drew, token, slots.token),
         # A row that ended keeps its position: it must not run past the cache while other rows go on.
@@ -61,7 +67,6 @@ def sample(
 def sample_masked(
     slots: Slots,
     logits: Float32[Array, "W V"],
-    ends: Bool[Array, " V"],
     mask: UInt32[Array, "W M"],
     masked: Bool[Array, " W"],
     *,
@@ -70,7 +75,7 @@ def sample_masked(
     """Runs `sample` with packed token masks for the rows that are `masked`; returns a chunk of one step."""
     drew = slots.active
     under = slots._replace(inputs=slots.inputs._replace(mask=mask, masked=masked))
-    after, token, figures = sample(under, logits, ends, order=order)
+    after, token, figures = sample(under, logits, order=order)
     emitted = jax.tree.map(lambda x: x[None], Emitted(token=token, made=drew, figures=figures))
     return after._replace(inputs=slots.inputs), emitted
 
@@ -80,7 +85,6 @@ def chunk(
     weights: nnx.State,
     slots: Slots,
     steps: Int32[Array, ""],
-    ends: Bool[Array, " V"],
     *,
     order: str,
     forward: Callable[..., tuple[Slots, Float32[Array, "W V"]]] = forward,
@@ -91,9 +95,12 @@ def chunk(
     sampler after them needs no communication.
     """
 
+    # Of the chunk, not of each step: whether a stage runs is then known before the loop, and XLA computes it once.
+    asking = slots.active
+
     def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
         fed, logits = forward(graph, weights, state)
-        return sample(fed, logits, ends, order=order)
+        return sample(fed, logits, order=order, asking=asking)
 
     shapes = jax.eval_shape(step, slots)
     token, figures = shapes[1], shapes[2]

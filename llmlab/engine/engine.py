@@ -5,11 +5,11 @@ The life of a request, from its token ids to the tokens that come back:
  1. `Engine.submit` checks the rows (one per choice of a request: a prompt, sampling parameters, a budget, perhaps a
     grammar), wraps them in a `Job`, posts the job to the driver's mailbox and returns a `Ticket` at once.
  2. The driver thread takes the job out of the mailbox (`_read_mail`) and puts its rows in the queue (`Scheduler.add`).
- 3. Between two chunks of decoding the driver fills free slots (`_admit_waiting`): the scheduler picks the next row,
+ 3. Between two chunks of decoding the driver fills free slots (`Admission.advance`): the scheduler picks the next row,
     fairly between clients, and `Lanes.admit` puts it into a batch that has the memory for it.
- 4. Admission is the prefill: `Prompts.read` runs the prompt through the model in padded pieces, once for all rows that
-    share it, and the KV cache that results is copied into the row's slot. The batch grows to a wider or longer bucket
-    if the row needs one.
+ 4. Admission is the prefill: a `Reading` runs the prompt through the model in padded pieces, starting after the longest
+    beginning that the prefix store has; chunks of decoding come between the pieces, as the `Planner` says. The KV cache
+    that results is copied into the row's slot. The batch grows to a wider or longer bucket if the row needs one.
  5. `_run_chunk` decodes: `Batch.run` launches one compiled program that makes up to `CHUNK` steps for all slots on the
     device. A step is two pure functions, `forward` (the model) and `sample` (the stages of the sampler, and the draw).
     If a row has a grammar the chunk is a single step, and the host computes the token masks during `forward`.
@@ -20,6 +20,7 @@ The life of a request, from its token ids to the tokens that come back:
  8. `Ticket.cancel`, an interrupt or a forgotten ticket posts a message that frees the slots of these rows and of no
     others. An error on the driver thread reaches every reader as an `EngineError`; the engine itself goes on.
  9. After two seconds without work the driver frees the batch and its thread ends; the next submission starts it again.
+    The pieces of the prompts stay in the prefix store, so that a later text that begins with them starts from there.
 """
 
 from __future__ import annotations
@@ -31,16 +32,20 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from llmlab.engine.admission import Admission
 from llmlab.engine.lanes import Lanes, lane_count
+from llmlab.engine.mail import Call, Cancel, Message, Retire, wait_for
 from llmlab.engine.programs import Programs
-from llmlab.engine.scheduler import WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
-from llmlab.errors import EngineError
+from llmlab.engine.relay import Relay
+from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
+from llmlab.engine.soundness import as_engine_error
+from llmlab.errors import EngineError, LLMLabError
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import TokenStatistics
@@ -53,16 +58,6 @@ IDLE_SECONDS = 2.0
 _ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-class _Cancel(NamedTuple):
-    job: Job
-    rows: tuple[int, ...]
-
-
-class _Call(NamedTuple):
-    function: Callable[[], Any]
-    answer: Future[Any]
-
-
 class Engine:
     """Generates token ids. Thread-safe: any thread may submit rows; one driver thread runs them.
 
@@ -73,8 +68,10 @@ class Engine:
         max_context: positions a row may take, at most the model's own.
         slots: pins the batch width and the cache length, so that a row gives the same bits alone or beside any other
             rows. Without it the width follows the load.
-        memory: bytes that the batch's KV cache may take; rows that do not fit wait in the queue.
+        memory: bytes that the caches of the batch and of the prefix store may take on each device. Rows that do not fit
+            wait in the queue; the store gives way to the batch.
         mesh: the devices over which the model's weights are spread; None for a single device.
+        relay: has the other processes run the engine's programs too, where the mesh spans several.
     """
 
     def __init__(
@@ -87,17 +84,18 @@ class Engine:
         slots: int | None = None,
         memory: int | None = None,
         mesh: Mesh | None = None,
+        relay: Relay | None = None,
     ):
         self.config = config
-        self.max_context = min(max_context or config.max_position, config.max_position)
+        self.max_context = min(max_context or config.context, config.longest_context)
         self.ends = tuple(sorted(set(ends)))
         # Two programs that each use all devices would only wait for each other.
         count = 1 if slots or mesh else lane_count()
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
-        self.mesh = mesh
-        self.programs = Programs(config, model, ends=self.ends, mesh=mesh)
-        self._mail: queue.SimpleQueue[Job | _Cancel | _Call | None] = queue.SimpleQueue()
+        self.mesh, self._relay = mesh, relay
+        self.programs = Programs(config, model, mesh=mesh, relay=relay)
+        self._mail: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -112,13 +110,19 @@ class Engine:
             memory=memory,
             ends=self.ends,
         )
-        self._order: str | None = None
+        self._admission = Admission(self._queue, self._lanes, failed=self._refuse)
+        self._retired = False
         _ENGINES.add(self)
 
     @property
     def prefills(self) -> int:
-        """The number of prompts that were prefilled so far."""
-        return self._lanes.prefills
+        """The number of prompts so far of which something had to be read: run through the model."""
+        return self._lanes.prompts.prefills
+
+    @property
+    def read_tokens(self) -> int:
+        """The number of prompt tokens that were read so far; those of a beginning that is kept are read once."""
+        return self._lanes.prompts.read_tokens
 
     def submit(self, rows: Sequence[Row], *, order: str = "llmlab", client: object = None) -> Ticket:
         """Queues rows for generation and returns the ticket from which their tokens are read.
@@ -141,18 +145,18 @@ class Engine:
                 raise ValueError(f"a row's budget must be at least 1, got {row.budget}")
             self._check(row.given, budget=row.budget)
         job = Job(rows=tuple(rows), order=order, client=client)
-        ticket = Ticket(job, self._cancel)
+        ticket = Ticket(job, self._cancel, lost=self._lost)
         if rows:
             self._post(job)
         else:
             job.results.put(None)
         return ticket
 
-    def next_logits(self, prompt: np.ndarray) -> np.ndarray:
-        """Returns the raw logits [V], float32, of the token that follows the prompt [L]."""
+    def next_logits(self, prompt: np.ndarray, *, adapter: int = 0) -> np.ndarray:
+        """Returns the raw logits [V], float32, of the token that follows the prompt [L]; `adapter` as in `Row`."""
         self._check(prompt, budget=0)
-        row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0)
-        logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row, waits=self._queue.waits))
+        row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0, adapter=adapter)
+        logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row))
         return logits
 
     def score(
@@ -173,8 +177,7 @@ class Engine:
         if not len(tokens):
             raise ValueError("there is no token to score")
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        waits = self._queue.waits
-        parts = list(self._parts(lambda: self._lanes.score(row, tokens, masks=masks, order=order, waits=waits)))
+        parts = list(self._parts(lambda: self._lanes.score(row, tokens, masks=masks, order=order)))
         joined: TokenStatistics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return joined
 
@@ -188,7 +191,7 @@ class Engine:
             tokens: token ids [T].
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        return self._parts(lambda: self._lanes.logits(row, tokens, waits=self._queue.waits))
+        return self._parts(lambda: self._lanes.logits(row, tokens))
 
     def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int = 1) -> np.ndarray:
         """Returns the raw logits [V], float32, after tokens that the row drew, one decoding step per token.
@@ -202,7 +205,7 @@ class Engine:
             rows: how many rows were generated side by side.
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        parts = self._parts(lambda: self._lanes.step_logits(row, tokens, rows=rows, waits=self._queue.waits))
+        parts = self._parts(lambda: self._lanes.step_logits(row, tokens, rows=rows))
         logits: np.ndarray = list(parts)[-1]
         return logits
 
@@ -224,15 +227,29 @@ class Engine:
                 progress(done + 1, len(visits))
 
     def close(self) -> None:
-        """Ends the driver thread; unfinished rows fail with an EngineError, and later submissions are refused."""
+        """Ends the driver thread and frees the weights; unfinished rows and later submissions get an EngineError."""
         if os.getpid() != self._process:
             return  # a fork: the driver thread lives in the parent process
         with self._starting:
             self._closed = True
             thread = self._thread
             self._mail.put(None)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if thread is threading.current_thread():
+            return  # in a garbage collection: the driver ends with its next message
+        if thread is not None:
+            # A driver that waits for a process that is gone never ends.
+            thread.join(None if self._lost() is None else WAIT_SECONDS)
+        self._lanes.clear()
+        self.programs.free()
+
+    def retire(self) -> None:
+        """Frees the weights as soon as there is nothing to do: for the owner's finalizer.
+
+        It may run inside a garbage collection on any thread, so it takes no lock.
+        """
+        self._mail.put(Retire())
+        if self._thread is None:
+            self.programs.free()
 
     def _check(self, prompt: np.ndarray, *, budget: int) -> None:
         if len(prompt) < 1:
@@ -246,14 +263,16 @@ class Engine:
         # This may run inside a garbage collection on any thread, so it touches only a set and a re-entrant queue.
         which = tuple(range(len(job.rows)) if rows is None else rows)
         job.dropped.update(which)
-        self._mail.put(_Cancel(job, which))
+        self._mail.put(Cancel(job, which))
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        answer: Future[Any] = Future()
-        self._post(_Call(function, answer))
-        return answer.result()
+        self._post(call := Call(function, Future()))
+        return wait_for(call.answer, self._lost)
 
-    def _post(self, message: Job | _Call) -> None:
+    def _lost(self) -> EngineError | None:
+        return self._relay.lost if self._relay else None
+
+    def _post(self, message: Job | Call) -> None:
         if os.getpid() != self._process:
             raise EngineError(
                 "this process was forked from the one that loaded the model, and a fork has no copy of the engine's "
@@ -262,6 +281,8 @@ class Engine:
         with self._starting:
             if self._closed:
                 raise EngineError("this engine is closed; load the model again", status=503)
+            if lost := self._lost():
+                raise lost
             self._mail.put(message)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._drive, name="llmlab-engine", daemon=True)
@@ -274,27 +295,28 @@ class Engine:
             try:
                 if not self._read_mail():
                     return
-                self._admit_waiting()
+                self._admission.advance()
                 if self._lanes.live:
                     self._run_chunk()
-            except (
-                BaseException
-            ) as error:  # panics of compiled code included: the readers get the error, the engine goes on
-                self._fail(error)
+            except BaseException as error:  # panics of compiled code too: readers get the error, the engine goes on
+                self._fail(self._told(error))
 
     def _read_mail(self) -> bool:
         """Handles posted messages; waits if there is nothing else to do. Returns False where the thread has to end."""
         while True:
             busy = bool(self._lanes.live or self._queue.waiting(order=None))
             try:
-                message = self._mail.get(block=not busy, timeout=IDLE_SECONDS)
+                message = self._mail.get(block=not busy, timeout=0 if self._retired else IDLE_SECONDS)
             except queue.Empty:
                 if busy:
                     return True
                 with self._starting:
                     if not self._mail.empty():
                         continue
-                    self._lanes.clear()
+                    self._lanes.rest()
+                    if self._retired:
+                        self._lanes.clear()
+                        self.programs.free()
                     self._thread = None
                     return False
             if message is None:
@@ -302,12 +324,19 @@ class Engine:
                 return False
             if isinstance(message, Job):
                 self._queue.add(message)
-            elif isinstance(message, _Cancel):
+            elif isinstance(message, Cancel):
                 self._drop(message.job, set(message.rows))
+            elif isinstance(message, Retire):
+                self._retired = True
             else:
-                _answer(message)
+                message.run(self._told)
+
+    def _told(self, error: BaseException) -> BaseException:
+        """The error; where processes no longer agree after it, that of all of them."""
+        return error if self._relay is None or isinstance(error, LLMLabError) else self._relay.failed(error)
 
     def _drop(self, job: Job, rows: set[int], error: EngineError | None = None) -> None:
+        self._admission.drop(job, rows)
         for _ in range(self._lanes.release(job, rows)):
             self._queue.ended(job)
         self._queue.drop(job, rows)
@@ -316,40 +345,24 @@ class Engine:
             if not job.open:
                 job.results.put(error)
 
+    def _refuse(self, job: Job, error: BaseException) -> None:
+        self._drop(job, set(range(len(job.rows))), as_engine_error(self._told(error)))
+
     def _fail(self, error: BaseException) -> None:
         jobs = {live.job for live in self._lanes.live} | set(self._queue.clear())
+        self._admission.clear()
         self._lanes.clear()
-        self._order = None
-        wrapped = _as_engine_error(error)
+        wrapped = as_engine_error(error)
         for job in jobs:
             job.open.clear()
             job.results.put(wrapped)
 
-    def _admit_waiting(self) -> None:
-        """Fills free slots from the queue. A row that cannot be admitted ends its own job and no other."""
-        while True:
-            if not self._lanes.live:
-                self._order = None
-            first = self._queue.first(order=self._order)
-            if first is None or not self._lanes.has_room(first[0].rows[first[1]]):
-                break
-            job, index = first
-            self._order = job.order
-            try:
-                self._lanes.admit(job, index, waiting=self._queue.waiting(order=job.order), waits=self._queue.waits)
-            except BaseException as error:
-                self._drop(job, set(range(len(job.rows))), _as_engine_error(error))
-            else:
-                self._queue.started(job)
-        if self._lanes.live and first is None:
-            self._lanes.narrow()
-
     def _run_chunk(self) -> None:
         """Runs a chunk and hands every job the tokens of its rows; a job ends with the error of a row that failed."""
-        assert self._order is not None
+        assert self._admission.order is not None
         blocks: dict[Job, list[Piece]] = {}
         failed: dict[Job, EngineError] = {}
-        for live, outcome in self._lanes.run(order=self._order):
+        for live, outcome in self._lanes.run(order=self._admission.order):
             if isinstance(outcome, EngineError):
                 failed.setdefault(live.job, outcome)
                 self._queue.ended(live.job)
@@ -366,27 +379,8 @@ class Engine:
             self._drop(job, set(range(len(job.rows))), error)
 
 
-def _as_engine_error(error: BaseException) -> EngineError:
-    """Returns the EngineError that readers get for an error on the driver thread."""
-    if isinstance(error, EngineError):
-        return error
-    if "RESOURCE_EXHAUSTED" in str(error):
-        wrapped = EngineError(f"the device ran out of memory; load with a smaller max_context or slots ({error})")
-    else:
-        wrapped = EngineError(f"the engine failed: {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
-
-
-def _answer(call: _Call) -> None:
-    try:
-        call.answer.set_result(call.function())
-    except BaseException as error:  # raised again on the caller's thread
-        call.answer.set_exception(error)
-
-
 @atexit.register
-def _close_engines() -> None:
+def close_engines() -> None:
     """Ends all driver threads at exit: one inside XLA while the interpreter shuts down would abort the process."""
     for engine in list(_ENGINES):
         engine.close()

@@ -8,17 +8,19 @@ model). Up to `SPREAD` rows a single batch is faster, because it reads the weigh
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 
-from llmlab.engine.batch import Batch, Live, Outcome
+from llmlab.engine.batch import Batch
 from llmlab.engine.decode import CHUNK
+from llmlab.engine.live import Live, Outcome
 from llmlab.engine.programs import Programs
-from llmlab.engine.prompts import Prompts
+from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
+from llmlab.engine.score import stretches
 from llmlab.sampling.logprobs import TokenStatistics
 
 #: The rows that one lane takes before a second lane is used.
@@ -52,8 +54,9 @@ class Lanes:
         memory: int | None,
         ends: tuple[int, ...],
     ):
-        self._prompts = Prompts(programs, lengths=lengths)
+        self._prompts = Prompts(programs, lengths=lengths, memory=memory)
         self._memory = memory
+        self._switch = programs.config.context_switch
         self._batches = [
             Batch(programs, self._prompts, widths=widths, lengths=lengths, memory=memory, ends=ends, spare=lane > 0)
             for lane in range(count)
@@ -66,18 +69,23 @@ class Lanes:
         return [live for batch in self._batches for live in batch.live]
 
     @property
-    def prefills(self) -> int:
-        """The number of prompts that were run through the model so far."""
-        return self._prompts.prefills
+    def prompts(self) -> Prompts:
+        """What reads the rows' prompts, and keeps them."""
+        return self._prompts
 
-    def clear(self) -> None:
-        """Drops every row, frees the device's memory and ends the worker threads."""
+    def rest(self) -> None:
+        """Frees the batches' memory and ends the worker threads; the prompts' pieces stay."""
+        self._prompts.rest()
         for batch in self._batches:
             batch.clear()
-        self._prompts.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=False)
             self._pool = None
+
+    def clear(self) -> None:
+        """Drops every row and every prompt, frees the device's memory and ends the worker threads."""
+        self._prompts.clear()
+        self.rest()
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
         """The lane widths whose cache fits into memory; see `Batch.allowed_widths`."""
@@ -87,23 +95,35 @@ class Lanes:
         """Whether some lane can take the row now."""
         return bool(self._roomy(row))
 
-    def admit(self, job: Job, index: int, *, waiting: int, waits: Callable[[bytes], bool]) -> None:
+    def begin(self, row: Row, *, waiting: int) -> Reading:
+        """Begins to read the prompt of a row for which there is room; `waiting` as in `admit`."""
+        return self._choose(row, waiting=waiting)[0].begin(row)
+
+    def admit(self, job: Job, index: int, *, reading: Reading, waiting: int) -> None:
         """Puts a row into a slot.
 
         Args:
             job: the job that the row belongs to.
             index: the row's index in the job.
+            reading: of its prompt; what is left of it is read now.
             waiting: the number of rows in the queue, this one included.
-            waits: tells whether a row with a given key is in the queue, so that its prefilled prompt is kept.
         """
+        batch, coming = self._choose(job.rows[index], waiting=waiting)
+        batch.admit(job, index, reading=reading, coming=coming)
+
+    def _choose(self, row: Row, *, waiting: int) -> tuple[Batch, int]:
+        """The lane for a row, with memory made free for it, and how many rows it may expect, this one included."""
         share = self._share(len(self.live) + waiting)
-        roomy = self._roomy(job.rows[index])
+        roomy = self._roomy(row)
         batch = next((batch for batch in roomy if len(batch.live) < share), None)
         batch = batch or min(roomy, key=lambda batch: len(batch.live))
         for other in self._batches:  # a lane without rows is counted as using no memory, so it must free its cache
             if other is not batch and not other.live:
                 other.clear()
-        batch.admit(job, index, coming=max(1, min(waiting, share - len(batch.live))), waits=waits)
+        coming = max(1, min(waiting, share - len(batch.live)))
+        others = sum(other.claim for other in self._batches if other is not batch)
+        self._prompts.give_way(others + batch.claim_with(row, coming=coming))
+        return batch, coming
 
     def release(self, job: Job, rows: set[int]) -> int:
         """Frees the slots of some of a job's rows and returns how many slots that were."""
@@ -120,6 +140,8 @@ class Lanes:
     def run(self, *, order: str) -> list[tuple[Live, Outcome]]:
         """Runs a chunk of steps in every lane at the same time and returns what each row got."""
         busy = [batch for batch in self._batches if batch.live]
+        for batch in busy:
+            batch.renew()
         # A lane that runs single steps (a grammar) must not wait for a whole chunk of another lane.
         most = 1 if any(batch.constrained for batch in busy) else CHUNK
         if len(busy) == 1:
@@ -137,9 +159,9 @@ class Lanes:
             found += outcome
         return found
 
-    def next_logits(self, row: Row, *, waits: Callable[[bytes], bool]) -> np.ndarray:
+    def next_logits(self, row: Row) -> np.ndarray:
         """Returns the raw logits [V] of the token after the row's tokens."""
-        return self._batches[0].next_logits(row, waits=waits)
+        return self._batches[0].next_logits(row)
 
     def score(
         self,
@@ -148,20 +170,20 @@ class Lanes:
         *,
         masks: np.ndarray | None,
         order: str,
-        waits: Callable[[bytes], bool],
     ) -> Iterator[TokenStatistics]:
         """Yields the statistics of given tokens; see `Batch.score`."""
-        return self._batches[0].score(row, tokens, masks=masks, order=order, waits=waits)
+        for start, targets, first in stretches(row, tokens, switch=self._switch):
+            part = None if masks is None else masks[first : first + len(targets)]
+            yield from self._batches[0].score(start, targets, masks=part, order=order)
 
-    def logits(self, row: Row, tokens: np.ndarray, *, waits: Callable[[bytes], bool]) -> Iterator[np.ndarray]:
+    def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
         """Yields the raw logits of given tokens; see `Batch.logits`."""
-        return self._batches[0].logits(row, tokens, waits=waits)
+        for start, targets, _ in stretches(row, tokens, switch=self._switch):
+            yield from self._batches[0].logits(start, targets)
 
-    def step_logits(
-        self, row: Row, tokens: np.ndarray, *, rows: int, waits: Callable[[bytes], bool]
-    ) -> Iterator[np.ndarray]:
+    def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int) -> Iterator[np.ndarray]:
         """Yields the raw logits after drawn tokens, by single steps; see `Batch.step_logits`."""
-        return self._batches[0].step_logits(row, tokens, rows=min(rows, self._share(rows)), waits=waits)
+        return self._batches[0].step_logits(row, tokens, rows=min(rows, self._share(rows)))
 
     def _roomy(self, row: Row) -> list[Batch]:
         """The lanes that can take a row, with the memory that the other lanes' rows may still need set aside."""

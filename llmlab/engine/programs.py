@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
@@ -18,8 +18,11 @@ from llmlab.engine import decode, state
 from llmlab.engine import score as scoring
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
+from llmlab.engine.relay import Relay, Replay
 from llmlab.engine.state import RowFields, Slots
+from llmlab.errors import EngineError
 from llmlab.models.config import ModelConfig
+from llmlab.models.families import cache_bytes
 from llmlab.models.kv.protocol import Cache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
@@ -28,26 +31,34 @@ from llmlab.sampling.params import History, SamplerInputs
 
 #: Stands for arrays that a program does not use.
 _LEFT_OUT: Any = ()
+#: The names of the compiled functions, as followers are told them.
+_NAMES = (
+    *("prefill", "forward", "chunk", "sample", "feed", "score", "admit", "resize", "lengthen"),
+    *("release", "advance", "place", "empty", "cache"),
+)
 
 
 class Programs:
     """The jitted functions of one decoder. Caches that they take are donated: the caller must not use them again.
 
-    With a mesh, over which the decoder's weights are already spread, the caches are spread too.
+    With a mesh, over which the decoder's weights are already spread, the caches are spread too. Where it spans several
+    processes, each call is relayed, so that all of them make it (`engine.relay`).
 
     `compiling` says which program is being compiled, while the driver waits for it; otherwise it is None.
     """
 
-    def __init__(self, config: ModelConfig, model: Transformer, *, ends: tuple[int, ...], mesh: Mesh | None = None):
-        self.config = config
+    def __init__(
+        self, config: ModelConfig, model: Transformer, *, mesh: Mesh | None = None, relay: Relay | None = None
+    ):
+        self.config, self.mesh = config, mesh
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
         # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
         self._weights, tree = jax.tree.flatten(weights)
-        self.dtype = model.dtype
-        flags = np.zeros(config.vocab_size, bool)
-        flags[list(ends)] = True
-        self._ends = jax.device_put(flags)
+        self._graph, self._tree = graph, tree
+        self.weight_bytes = sum(x.nbytes for x in self._weights)  #: on all devices together
+        self.dtype, self.weights_dtype = model.dtype, model.weights_dtype
+        self.adapters, self.adapted = model.adapters, bool(model.adapters)
         self.compiling: str | None = None
         self._met: set[tuple[Any, ...]] = set()
         self._compiles = threading.RLock()
@@ -70,7 +81,8 @@ class Programs:
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
         # On a mesh the logits are gathered once; a sampler over a divided vocabulary would talk at each of its steps.
-        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh))
+        # Rows are the sampler's as they are the model's.
+        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh, by_rows=True))
         self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
         self._sample = plain(decode.sample_masked, static_argnames="order", donate_argnames="slots")
         self._feed = over_weights(scoring.feed)
@@ -80,13 +92,44 @@ class Programs:
         self._resize = plain(state.resize)
         self._lengthen = plain(state.lengthen, static_argnames="length")
         self._release = plain(state.release)
-        self._empty = plain(partial(state.empty, config, dtype=self.dtype), static_argnames=("width", "length"))
-        self._cache = plain(lambda length: self._empty(width=1, length=length).cache, static_argnums=0)
+        self._advance = plain(state.advance)
+        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted)
+        self._empty = plain(empty, static_argnames=("width", "length"))
+        self._place = plain(state.place, donate_argnames="cache")
+        self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
+        self._relay = relay
+        if relay is not None:
+            vars(self).update({f"_{name}": relay.told(name, vars(self)[f"_{name}"]) for name in _NAMES})
+
+    def replay(self) -> Replay:
+        """Returns what makes the calls that a leader has made of the same programs."""
+
+        def call(name: str, args: Sequence[Any], others: Mapping[str, Any]) -> Any:
+            return vars(self)[f"_{_NAMES[_NAMES.index(name)]}"](*args, **others)
+
+        return Replay(call, self._weights)
 
     @property
-    def weight_bytes(self) -> int:
-        """The bytes of the weights on the device."""
-        return sum(x.nbytes for x in jax.tree.leaves(self._weights))
+    def model(self) -> Transformer:
+        """The decoder, whose parameters are the programs' own arrays.
+
+        Raises:
+            EngineError: they were freed.
+        """
+        if not self._weights:
+            raise EngineError("this engine is closed; load the model again", status=503)
+        model: Transformer = nnx.merge(self._graph, jax.tree.unflatten(self._tree, self._weights))
+        return model
+
+    def free(self) -> None:
+        """Lets go of the weights, whatever still refers to the programs; they cannot be run any more."""
+        self._weights = []
+        if self._relay is not None:
+            self._relay.close()
+
+    def cache_bytes(self, *, width: int, length: int) -> int:
+        """The bytes of a cache of W rows and S positions, on each device."""
+        return cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
 
     @contextmanager
     def _shape(self, what: str, *shape: Any) -> Iterator[bool]:
@@ -114,10 +157,23 @@ class Programs:
         with self._shape("cache", length):
             return self._cache(length)
 
-    def prefill(self, cache: Cache, tokens: np.ndarray, start: int) -> Cache:
-        """Writes one piece of a prompt into a cache."""
+    def adapter(self, number: int) -> np.ndarray | None:
+        """The adapter of one row as the programs take it: [1], or None in a decoder without adapters."""
+        return np.array([number], np.int32) if self.adapted else None
+
+    def prefill(
+        self, cache: Cache, tokens: np.ndarray, start: int, *, length: int, adapter: int = 0
+    ) -> tuple[Cache, Cache]:
+        """Writes one piece of a prompt of `length` tokens into a cache; returns the piece's entries too."""
         with self._shape("prefill", tokens.shape[1], cache.length):
-            return self._prefill(self._weights, cache=cache, tokens=tokens, start=np.int32(start))
+            at = {"start": np.int32(start), "length": np.int32(length), "adapter": self.adapter(adapter)}
+            read: tuple[Cache, Cache] = self._prefill(self._weights, cache=cache, tokens=tokens, **at)
+        return read
+
+    def place(self, cache: Cache, piece: Cache, start: int) -> Cache:
+        """Writes a piece's entries, as `prefill` returned them, into a cache; the piece stays valid."""
+        with self._shape("place", piece.length, cache.length):
+            return self._place(cache=cache, piece=piece, start=np.int32(start))
 
     def forward(self, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
         """Feeds the pending tokens and returns the logits of the next ones. Repeating the call changes nothing."""
@@ -132,16 +188,14 @@ class Programs:
         # Without the cache, so that one program serves every length.
         small = slots._replace(cache=_LEFT_OUT)
         with self._shape("sample", slots.width, order):
-            drawn, emitted = self._sample(
-                slots=small, logits=logits, ends=self._ends, mask=mask, masked=masked, order=order
-            )
+            drawn, emitted = self._sample(slots=small, logits=logits, mask=mask, masked=masked, order=order)
         return drawn._replace(cache=slots.cache), emitted
 
     def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
         """Runs a chunk of steps; the last value tells whether this call had to compile."""
         count = np.int32(steps)
         with self._shape("decode", slots.width, slots.length, order) as new:
-            slots, emitted = self._chunk(self._weights, slots=slots, steps=count, ends=self._ends, order=order)
+            slots, emitted = self._chunk(self._weights, slots=slots, steps=count, order=order)
         return slots, emitted, new
 
     def score(
@@ -180,6 +234,12 @@ class Programs:
         with self._shape("release", slots.width):
             return slots._replace(active=self._release(slots.active, keep))
 
+    def advance(self, slots: Slots, token: int) -> Slots:
+        """Gives the row in slot 0 the token that it drew."""
+        with self._shape("advance", slots.width):
+            drawn, position = self._advance(slots.token, slots.position, np.int32(token))
+            return slots._replace(token=drawn, position=position)
+
     def visits(self, *, widths: Mapping[int, tuple[int, ...]], orders: tuple[str, ...]) -> Iterator[Callable[[], None]]:
         """Yields calls that together compile every program; `widths` are those of each cache length, ascending."""
         lengths = list(widths)
@@ -193,15 +253,16 @@ class Programs:
 
     def _visit_row(self, *, length: int, orders: tuple[str, ...]) -> None:
         for size in piece_sizes(length):
-            self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0)
+            cache, piece = self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0, length=1)
+            self.place(cache, piece, 0)
         slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
         jax.block_until_ready(self.forward(slots))
         nobody = self._nobody()
-        piece = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length)[0]
-        self.feed(self.row_cache(length=length), piece)
-        inputs = scoring.with_masks(nobody.inputs, piece, None, first=0)
+        scored = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length, adapter=self.adapter(0))[0]
+        self.feed(self.row_cache(length=length), scored)
+        inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
         for order in orders:
-            self.score(self.row_cache(length=length), piece, inputs, nobody.history, order=order)
+            self.score(self.row_cache(length=length), scored, inputs, nobody.history, order=order)
 
     def _visit_batch(
         self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]
@@ -214,12 +275,13 @@ class Programs:
             slots, _ = self.sample(slots, logits, mask, np.zeros(width, bool), order=order)
         slots = self.admit(slots, self.row_cache(length=length), self._nobody(), 0)
         slots = self.release(slots, np.zeros(width, bool))
+        slots = self.advance(slots, 0)
         at = widths.index(width)
         for other in widths[max(at - 1, 0) : at] + widths[at + 1 : at + 2]:
             self.resize(slots, np.zeros(other, np.int32), np.zeros(other, bool))
         if longer:
             self.lengthen(slots.cache, length=longer)
-            # A waiting prompt's cache is lengthened alone.
+            # A prompt's cache is lengthened alone, where the batch got longer while it was read.
             self.lengthen(self.row_cache(length=length), length=longer)
         jax.block_until_ready(slots)
 
@@ -231,4 +293,5 @@ class Programs:
             ignore_ends=False,
             vocab_size=self.config.vocab_size,
             ends=(),
+            adapter=0 if self.adapted else None,
         )

@@ -1,58 +1,155 @@
-"""Prefilled prompts: the KV cache of each, kept for the rows that share it."""
+"""Reads prompts: computes their keys and values, starting from the longest beginning that was read before."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Hashable
 
-from llmlab.engine.prefill import padded_length, piece_sizes, pieces
+import jax
+
+from llmlab.engine.prefill import PromptPiece, piece_sizes, pieces
+from llmlab.engine.prefix_store import Node, PrefixStore
 from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
 from llmlab.models.kv.protocol import Cache
 
-#: The number of prefilled prompts that are kept although no row waits for them.
-KEPT_PROMPTS = 2
+#: The share of the caches' memory that prompts may take which no row uses.
+STORE_SHARE = 0.25
+
+#: The bytes that they may take where the memory is unknown.
+STORE_BYTES = 2**28
 
 
 class Prompts:
-    """Runs each prompt through the model once, however many rows share it.
+    """Runs each prompt through the model once, and what several prompts begin with once.
+
+    The pieces of a prompt are the same whether some of them are in the store or none, and a piece that comes from the
+    store holds the bits that were computed when it was read. So in a cache of one length a prompt's entries do not
+    depend on what was read before.
 
     Args:
         programs: the compiled programs.
         lengths: the cache lengths, ascending.
+        memory: bytes for the caches of the batch and of the prompts together; None for no limit.
     """
 
-    def __init__(self, programs: Programs, *, lengths: tuple[int, ...]):
-        self._programs = programs
+    def __init__(self, programs: Programs, *, lengths: tuple[int, ...], memory: int | None):
+        self.programs = programs
+        self.sizes = piece_sizes(lengths[-1])
         self._lengths = lengths
-        self._sizes = piece_sizes(lengths[-1])
-        self._read: OrderedDict[bytes, Cache] = OrderedDict()
-        self.prefills = 0  #: the number of prompts that were run through the model
+        self._memory = memory
+        self._most = STORE_BYTES if memory is None else int(memory * STORE_SHARE)
+        self.store: PrefixStore[Cache] = PrefixStore(self._most)
+        self._last: Reading | None = None
+        self.prefills = 0  #: the number of prompts of which something was run through the model
+        self.read_tokens = 0  #: the number of prompt tokens that were run through the model
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of the prompts that are kept, on each device."""
+        return self.store.size
 
     def clear(self) -> None:
-        """Drops all prompts."""
-        self._read.clear()
+        """Forgets all prompts."""
+        self._last = None
+        self.store.clear()
 
-    def row_length(self, row: Row) -> int:
-        """The positions that a row needs at admission: its given tokens in padded pieces, and one more token."""
-        return max(len(row.given) + 1, padded_length(len(row.given) - 1, sizes=self._sizes))
+    def rest(self) -> None:
+        """Drops the cache that rows would share; its pieces stay in the store."""
+        self._last = None
 
-    def read(self, row: Row, *, length: int, waits: Callable[[bytes], bool]) -> Cache:
-        """Returns the cache, of `length` positions, of all given tokens except the last.
+    def give_way(self, needed: int) -> None:
+        """Leaves the batch the bytes that it needs on each device, and what a row takes while its prompt is read."""
+        if self._memory is not None:
+            self.store.limit(max(0, min(self._most, self._memory - needed)))
 
-        `waits` tells whether a row with a given key is in the queue; prompts that no row waits for are dropped in time.
+    def begin(self, row: Row, *, length: int) -> Reading:
+        """Begins to read all given tokens of a row except the last into a cache of `length` positions, or more."""
+        last = self._last
+        if last is not None and last.row.key == row.key and last.cache.length <= length:
+            return last
+        self._last = None  # frees it first
+        return Reading(self, row, length=length)
+
+    def finish(self, reading: Reading, *, length: int) -> Cache:
+        """Reads the rest of a prompt and returns its cache, of `length` positions.
+
+        Rows of one prompt that are admitted one after the other share it, so that it must not be donated.
         """
-        held = self._read.pop(row.key, None)
-        if held is None or held.length > length:
-            held = self._programs.row_cache(length=length)
-            for start, tokens in pieces(row.given[:-1], sizes=self._sizes):
-                held = self._programs.prefill(held, tokens, start)
-            self.prefills += 1
-        while held.length < length:
-            longer = self._lengths[self._lengths.index(held.length) + 1]
-            held = self._programs.lengthen(held, length=longer)
-        self._read[row.key] = held
-        for old in list(self._read)[:-KEPT_PROMPTS]:
-            if not waits(old):
-                del self._read[old]
-        return held
+        try:
+            while not reading.done:
+                reading.advance()
+        finally:
+            reading.close()
+        if reading.cache.length > length:  # the batch that it was begun for is gone
+            return self.read(reading.row, length=length)
+        while reading.cache.length < length:
+            longer = self._lengths[self._lengths.index(reading.cache.length) + 1]
+            reading.cache = self.programs.lengthen(reading.cache, length=longer)
+        self._last = reading
+        return reading.cache
+
+    def read(self, row: Row, *, length: int) -> Cache:
+        """Returns such a cache at once."""
+        return self.finish(self.begin(row, length=length), length=length)
+
+
+class Reading:
+    """A prompt on the way into a cache, one piece after the other. `close` it, done or not."""
+
+    def __init__(self, prompts: Prompts, row: Row, *, length: int):
+        self._prompts, self._programs, self._store = prompts, prompts.programs, prompts.store
+        self.row, self._length, self._adapter = row, len(row.given), row.adapter
+        switch = self._programs.config.context_switch
+        #: A text beyond the switch is rotated in another way from its first token on.
+        self._far = switch is not None and self._length > switch
+        ahead = list(pieces(row.given[:-1], sizes=prompts.sizes))
+        path = self._store.find(self._key(piece) for piece in ahead)
+        self._node: Node[Cache] | None = path[-1] if path else None
+        self._stored = True
+        self._ahead = deque(ahead[len(path) :])
+        self.cache = self._programs.row_cache(length=length)
+        for node, piece in zip(path, ahead, strict=False):
+            self.cache = self._programs.place(self.cache, node.value, piece.start)
+        self._store.hold(self._node)
+        prompts.prefills += bool(self._ahead)
+
+    @property
+    def done(self) -> bool:
+        """Whether the whole prompt is in the cache."""
+        return not self._ahead
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """What the time of the next piece depends on: its tokens, padding included, and the positions of the cache."""
+        return self._ahead[0].padded.shape[1], self.cache.length
+
+    def advance(self, *, wait: bool = False) -> None:
+        """Reads the next piece, and keeps it where the store has room for it and its predecessors.
+
+        With `wait`, it returns when the device has done so.
+        """
+        piece = self._ahead.popleft()
+        self.cache, entries = self._programs.prefill(
+            self.cache, piece.padded, piece.start, length=self._length, adapter=self._adapter
+        )
+        self._prompts.read_tokens += len(piece.ids)
+        if wait:
+            jax.block_until_ready(entries)
+        if not self._stored:
+            return
+        size = self._programs.cache_bytes(width=1, length=entries.length)
+        node = self._store.add(self._node, self._key(piece), entries, size=size)
+        self._stored = node is not None
+        if node is not None:
+            self._store.hold(node)
+            self._store.release(self._node)
+            self._node = node
+
+    def close(self) -> None:
+        """Lets go of the pieces that it began with."""
+        self._store.release(self._node)
+        self._node, self._stored = None, False
+
+    def _key(self, piece: PromptPiece) -> Hashable:
+        return self._far, self._adapter, piece.ids.tobytes()

@@ -23,6 +23,9 @@ WIDTHS = (1, 8, 32, 64, 128)
 #: Seconds after which a waiting reader's `on_wait` is called, again and again.
 WAIT_SECONDS = 0.5
 
+#: How many rows may be admitted before one that was there first and does not fit into memory yet.
+PATIENCE = 32
+
 #: The shortest cache, in positions; each longer bucket is twice as long as the one before.
 SHORTEST = 128
 
@@ -41,13 +44,14 @@ class Row:
 
     Attributes:
         prompt: token ids [L], at least one.
-        params: the sampling parameters.
+        params: the sampling parameters, with the row's own end tokens (`stop_token_ids`).
         budget: the most tokens that may be generated.
-        ignore_ends: whether end tokens are drawn like any other token and end nothing.
+        ignore_ends: whether the model's end tokens are drawn like any other token and end nothing.
         grammar: restricts the tokens. A complete grammar that allows nothing more ends the row, even where
             `ignore_ends` or min_tokens would let it go on.
         made: token ids that count as generated already. They follow the prompt, penalties count them, and the noise of
             the next token is that of its position after them.
+        adapter: the number of the decoder's adapter that the row has, from 1; 0 for the base alone.
     """
 
     prompt: np.ndarray
@@ -56,16 +60,17 @@ class Row:
     ignore_ends: bool = False
     grammar: Grammar | None = None
     made: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    adapter: int = 0
 
     @cached_property
     def given(self) -> np.ndarray:
         """The tokens before the first one that is drawn: the prompt, then `made`."""
         return np.concatenate([self.prompt, self.made]).astype(np.int32)
 
-    @property
+    @cached_property
     def key(self) -> bytes:
-        """Identifies the given tokens; rows with equal keys share one prefill."""
-        return self.given.tobytes()
+        """Identifies the given tokens and the adapter; rows with equal keys share one prefill."""
+        return np.append(np.int32(self.adapter), self.given).tobytes()
 
 
 class Piece(NamedTuple):
@@ -92,6 +97,12 @@ class Job:
     waiting: deque[int] = field(default_factory=deque)
     open: set[int] = field(default_factory=set)
     dropped: set[int] = field(default_factory=set)
+    passed: int = 0  #: how many rows of other jobs were admitted because this job's next row did not fit
+
+    @property
+    def client_key(self) -> object:
+        """Who submitted it: the job itself where it is a client of its own."""
+        return self if self.client is None else self.client
 
     def __post_init__(self) -> None:
         self.waiting.extend(range(len(self.rows)))
@@ -102,12 +113,20 @@ class Ticket:
     """The reader's side of a job: iterating yields lists of pieces until every row has ended.
 
     Leaving the iteration early (an exception, an interrupt, a ticket that is garbage collected) cancels these rows and
-    no others. `on_wait`, if it is set, is called on the reading thread about twice a second while nothing arrives.
+    no others. `on_wait`, if it is set, is called on the reading thread about twice a second while nothing arrives, and
+    `lost` says then why nothing can arrive any more.
     """
 
-    def __init__(self, job: Job, cancel: Callable[[Job, Iterable[int] | None], None]):
+    def __init__(
+        self,
+        job: Job,
+        cancel: Callable[[Job, Iterable[int] | None], None],
+        *,
+        lost: Callable[[], BaseException | None] = lambda: None,
+    ):
         self._job = job
         self._cancel = cancel
+        self._lost = lost
         self.on_wait: Callable[[], None] | None = None
         self._gone = weakref.finalize(self, cancel, job, None)
         self._gone.atexit = False
@@ -124,6 +143,8 @@ class Ticket:
                 except queue.Empty:
                     if self.on_wait:
                         self.on_wait()
+                    if lost := self._lost():
+                        raise lost from None
                     continue
                 if block is None or isinstance(block, BaseException):
                     self._job.results.put(block)  # a second iteration ends in the same way
@@ -143,7 +164,8 @@ class Scheduler:
     """The queue of rows that wait for a slot.
 
     The next row is the oldest one of the client with the fewest running rows: a long sweep does not shut out a short
-    question, and the sweep's own requests end one after the other.
+    question, and the sweep's own requests end one after the other. A row for which there is no memory yet lets others
+    pass, but only `PATIENCE` of them: then the batch empties until the row fits.
     """
 
     def __init__(self) -> None:
@@ -160,8 +182,8 @@ class Scheduler:
         job.waiting = deque(row for row in job.waiting if row not in gone)
         self._forget(job)
 
-    def first(self, *, order: str | None) -> tuple[Job, int] | None:
-        """Returns the next (job, row index) that runs in `order` (None: in any order), or None if there is none.
+    def first(self, *, order: str | None, fits: Callable[[Row], bool] = lambda row: True) -> tuple[Job, int] | None:
+        """Returns the next (job, row index) that runs in `order` (None: in any order) and fits; None if there is none.
 
         A batch runs one order at a time. Once the oldest waiting job wants another order, no more rows are admitted, so
         that its turn comes as soon as the batch is empty.
@@ -172,23 +194,27 @@ class Scheduler:
         ready = [job for job in ready if order in (None, job.order)]
         running: dict[object, int] = {}
         for job, count in self._running.items():
-            running[_client(job)] = running.get(_client(job), 0) + count
-        job = min(ready, key=lambda job: running.get(_client(job), 0))
-        return job, job.waiting[0]
+            running[job.client_key] = running.get(job.client_key, 0) + count
+        ready.sort(key=lambda job: running.get(job.client_key, 0))
+        for at, job in enumerate(ready):
+            if fits(job.rows[job.waiting[0]]):
+                for other in ready[:at]:
+                    other.passed += 1
+                return job, job.waiting[0]
+            if job.passed >= PATIENCE:
+                return None
+        return None
 
     def started(self, job: Job) -> None:
         """Notes that the job's first waiting row got a slot."""
         job.waiting.popleft()
+        job.passed = 0
         self._running[job] = self._running.get(job, 0) + 1
 
     def ended(self, job: Job) -> None:
         """Notes that one of the job's running rows left its slot."""
         self._running[job] -= 1
         self._forget(job)
-
-    def waits(self, key: bytes) -> bool:
-        """Whether a row with this key is waiting."""
-        return any(job.rows[row].key == key for job in self._jobs for row in job.waiting)
 
     def waiting(self, *, order: str | None) -> int:
         """The number of waiting rows, of one order or (None) of all."""
@@ -203,7 +229,3 @@ class Scheduler:
         if job in self._jobs and not job.waiting and not self._running.get(job):
             self._jobs.remove(job)
             self._running.pop(job, None)
-
-
-def _client(job: Job) -> object:
-    return job if job.client is None else job.client

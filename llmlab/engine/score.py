@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
+from llmlab.engine.scheduler import Row
 from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.logprobs import TokenStatistics, token_statistics
 from llmlab.sampling.params import History, SamplerInputs
@@ -21,15 +23,22 @@ PIECE = 32
 
 
 class Piece(NamedTuple):
-    """C tokens to feed at `start`, and the C target tokens after them. Targets before index `first` do not count."""
+    """C tokens to feed at `start` of a text of `length` tokens, and the C target tokens after them.
+
+    Targets before index `first` do not count.
+    """
 
     start: Int32[Any, ""]
     tokens: Int32[Any, "1 C"]
     targets: Int32[Any, " C"]
     first: Int32[Any, ""]
+    length: Int32[Any, ""]
+    adapter: Int32[Any, " 1"] | None = None  #: of the text, in a decoder that has adapters
 
 
-def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[Piece]:
+def pieces(
+    given: Int32[np.ndarray, " G"], *, prompt: int, length: int, adapter: Int32[np.ndarray, " 1"] | None = None
+) -> list[Piece]:
     """Cuts G given tokens into pieces for a cache of `length` positions; the first `prompt` tokens are no targets."""
     found = []
     for at in range(prompt - 1, len(given) - 1, PIECE):
@@ -43,9 +52,31 @@ def pieces(given: Int32[np.ndarray, " G"], *, prompt: int, length: int) -> list[
                 tokens=np.pad(tokens, pad).astype(np.int32)[None, :],
                 targets=np.pad(targets, pad).astype(np.int32),
                 first=np.int32(at - start),
+                length=np.int32(len(given) - 1),
+                adapter=adapter,
             )
         )
     return found
+
+
+class Stretch(NamedTuple):
+    """Targets that follow the row's tokens, and the index of the first of them among all targets."""
+
+    row: Row
+    targets: Int32[np.ndarray, " T"]
+    first: int
+
+
+def stretches(row: Row, targets: Int32[np.ndarray, " T"], *, switch: int | None) -> list[Stretch]:
+    """Splits targets where the text before one is longer than `switch` (`ModelConfig.context_switch`) the first time.
+
+    The text before the targets of a stretch is then read in one way, that in which generation reads it.
+    """
+    near = 0 if switch is None else switch + 1 - len(row.given)
+    if not 0 < near < len(targets):
+        return [Stretch(row, targets, 0)]
+    further = replace(row, made=np.concatenate([row.made, targets[:near]]).astype(np.int32))
+    return [Stretch(row, targets[:near], 0), Stretch(further, targets[near:], near)]
 
 
 def with_masks(
@@ -69,7 +100,9 @@ def feed(graph: nnx.GraphDef, weights: nnx.State, cache: Cache, piece: Piece) ->
     """Feeds a piece and returns the logits [C, V] that its targets follow from."""
     positions = piece.start + jnp.arange(piece.targets.shape[0], dtype=jnp.int32)[None, :]
     model = nnx.merge(graph, weights)
-    hidden, cache = model(piece.tokens, positions, cache)
+    if piece.adapter is not None:
+        model.choose(piece.adapter)
+    hidden, cache = model(piece.tokens, positions, cache, length=piece.length[None])
     return cache, model.logits(hidden)[0]
 
 
@@ -103,5 +136,6 @@ def score(
         counts=history.counts + jnp.cumsum(drawn, axis=0) - drawn,
         position=history.position + jnp.cumsum(asked) - asked,
     )
-    final = process(raw, jax.tree.map(rows, inputs), grown, order=ORDERS[order])
-    return cache, token_statistics(raw, final, piece.targets)
+    inputs = jax.tree.map(rows, inputs)
+    final = process(raw, inputs, grown, order=ORDERS[order])
+    return cache, token_statistics(raw, final, piece.targets, watched=inputs.watched)

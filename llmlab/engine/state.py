@@ -33,9 +33,10 @@ class Slots(NamedTuple):
     token: Int32[Array, " W"]
     active: Bool[Array, " W"]
     budget: Int32[Array, " W"]
-    ignore_ends: Bool[Array, " W"]
+    stops: Bool[Array, "W V"]  #: the tokens that end the row
     inputs: SamplerInputs
     history: History
+    adapter: Int32[Array, " W"] | None = None  #: from 1, or 0 for the base; None in a decoder without adapters
 
     @property
     def width(self) -> int:
@@ -55,9 +56,10 @@ class RowFields(NamedTuple):
     token: np.ndarray
     active: np.ndarray
     budget: np.ndarray
-    ignore_ends: np.ndarray
+    stops: np.ndarray
     inputs: SamplerInputs
     history: History
+    adapter: np.ndarray | None = None
 
 
 def row_fields(
@@ -69,25 +71,32 @@ def row_fields(
     vocab_size: int,
     ends: tuple[int, ...],
     made: np.ndarray | None = None,
+    adapter: int | None = None,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last, are in the cache.
 
-    `made` are the token ids after the prompt that count as generated.
+    `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
     """
     made = np.zeros(0, np.int32) if made is None else made
+    stops = np.zeros((1, vocab_size), bool)
+    stops[:, [*params.stop_token_ids, *(() if ignore_ends else ends)]] = True
     return RowFields(
         position=np.array([len(prompt) + len(made) - 1], np.int32),
         token=np.array([made[-1] if len(made) else prompt[-1]], np.int32),
         active=np.array([True]),
         budget=np.array([budget], np.int32),
-        ignore_ends=np.array([ignore_ends]),
+        stops=stops,
         inputs=stack([params], vocab_size=vocab_size, ends=ends),
         history=history_of(prompt, made, vocab_size=vocab_size),
+        adapter=None if adapter is None else np.array([adapter], np.int32),
     )
 
 
-def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> Slots:
-    """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values."""
+def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, adapted: bool = False) -> Slots:
+    """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
+
+    `adapted` tells whether the decoder has adapters.
+    """
     like = row_fields(
         np.zeros(1, np.int32),
         SamplingParams(),
@@ -95,6 +104,7 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike) -> 
         ignore_ends=False,
         vocab_size=config.vocab_size,
         ends=(),
+        adapter=0 if adapted else None,
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     fields = fields._replace(inputs=jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape[1:])), like.inputs))
@@ -113,6 +123,11 @@ def admit(slots: Slots, cache: Cache, fields: RowFields, slot: Int32[Array, ""])
     return jax.tree.map(put, slots, row)
 
 
+def place(cache: Cache, piece: Cache, start: Int32[Array, ""]) -> Cache:
+    """Returns the cache with a piece's entries from `start` on."""
+    return cache.placed(piece, start)
+
+
 def resize(slots: Slots, index: Int32[Array, " W2"], keep: Bool[Array, " W2"]) -> Slots:
     """Returns a batch of another width: slot i holds what slot `index[i]` held; inactive where `keep` is false."""
     moved = jax.tree.map(lambda x: x[index], slots)
@@ -127,3 +142,10 @@ def lengthen(cache: Cache, *, length: int) -> Cache:
 def release(active: Bool[Array, " W"], keep: Bool[Array, " W"]) -> Bool[Array, " W"]:
     """Deactivates the slots where `keep` is false, which frees them."""
     return active & keep
+
+
+def advance(
+    token: Int32[Array, " W"], position: Int32[Array, " W"], drawn: Int32[Array, ""]
+) -> tuple[Int32[Array, " W"], Int32[Array, " W"]]:
+    """The pending tokens and their positions, once the row in slot 0 has drawn a token."""
+    return token.at[0].set(drawn), position.at[0].add(1)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.devices import on_devices
 
 CODE = """
 import json, re, sys
@@ -32,12 +30,12 @@ for layers in (2, 3):
     folder = Path(sys.argv[1]) / str(layers)
     tiny_checkpoint(folder, num_hidden_layers=layers, **json.loads(sys.argv[2]))
     config, model = load_model(folder, dtype=jnp.float32, mesh=mesh)
-    programs = Programs(config, model, ends=(), mesh=mesh)
+    programs = Programs(config, model, mesh=mesh)
     slots = programs.empty(width=4, length=128)
     steps = programs._chunk.lower(
-        programs._weights, slots=slots, steps=np.int32(1), ends=programs._ends, order="llmlab"
+        programs._weights, slots=slots, steps=np.int32(1), order="llmlab"
     )
-    piece = {"tokens": np.zeros((1, 32), np.int32), "start": np.int32(0)}
+    piece = {"tokens": np.zeros((1, 32), np.int32), "start": np.int32(0), "length": np.int32(32)}
     prompt = programs._prefill.lower(programs._weights, cache=programs.row_cache(length=128), **piece)
     found.append({"chunk": counted(steps), "prefill": counted(prompt)})
 print(json.dumps(found))
@@ -52,7 +50,11 @@ OF_A_DIVIDED_VOCABULARY = {"all-reduce": 1, "all-gather": 1}
     ("changes", "around"),
     [
         ({"family": "qwen3"}, {}),  # 261 tokens do not divide by two: every device has the embedding
-        ({"family": "qwen2", "vocab_size": 262}, OF_A_DIVIDED_VOCABULARY),
+        pytest.param(
+            {"family": "qwen2", "vocab_size": 262},
+            OF_A_DIVIDED_VOCABULARY,
+            marks=[pytest.mark.slow, pytest.mark.exhaustive],
+        ),
         (
             {
                 "family": "llama",
@@ -67,16 +69,7 @@ OF_A_DIVIDED_VOCABULARY = {"all-reduce": 1, "all-gather": 1}
     ids=lambda value: value.get("family"),
 )
 def test_a_layer_needs_two_all_reduces_and_nothing_else(tmp_path, changes, around):
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path), json.dumps(changes)],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).resolve().parents[2],
-        timeout=300,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    shallow, deep = json.loads(done.stdout)
+    shallow, deep = json.loads(on_devices(2, CODE, tmp_path, json.dumps(changes)))
     print(f"two layers: {shallow}, three layers: {deep}")
     for program in ("chunk", "prefill"):
         one_layer = {name: deep[program][name] - count for name, count in shallow[program].items()}

@@ -8,7 +8,7 @@ import pytest
 
 from llmlab.engine import engine as engine_module
 from llmlab.engine.engine import Engine
-from llmlab.engine.scheduler import Job, Scheduler
+from llmlab.engine.scheduler import PATIENCE, Job, Scheduler
 from llmlab.errors import EngineError
 from llmlab.models.families import cache_bytes
 from tests.engine.rows import END, read, row, run
@@ -202,7 +202,44 @@ def test_an_idle_engine_ends_its_thread_and_wakes_again(decoder, monkeypatch):
     thread = next(t for t in threading.enumerate() if t.name == "llmlab-engine" and t is engine._thread)
     thread.join(timeout=30)
     assert not thread.is_alive()
+    assert engine._lanes._batches[0]._slots is None, "the batch's memory is free"
     assert run(engine, row())[0] == first[0]
+    assert engine.prefills == 1, "the prompt is still there"
+    engine.close()
+
+
+def test_a_row_that_does_not_fit_lets_others_pass_but_not_for_ever():
+    queue = Scheduler()
+    long = Job(rows=[row(budget=200)], order="llmlab")
+    queue.add(long)
+    short = [Job(rows=[row(budget=5)], order="llmlab") for _ in range(2 * PATIENCE)]
+    for job in short:
+        queue.add(job)
+
+    def fits(one):
+        return one.budget < 100
+
+    for job in short[:PATIENCE]:
+        assert queue.first(order="llmlab", fits=fits) == (job, 0)
+        queue.started(job)
+        queue.ended(job)
+    assert queue.first(order="llmlab", fits=fits) is None, "the batch empties for the row that waits"
+    assert queue.first(order="llmlab") == (long, 0)
+    queue.started(long)
+    assert queue.first(order="llmlab", fits=fits) == (short[PATIENCE], 0)
+
+
+def test_short_rows_run_while_a_long_one_waits_for_memory(decoder, monkeypatch):
+    monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
+    config, model = decoder
+    one = cache_bytes(config, batch=1, length=1, dtype=np.float32)
+    engine = Engine(config, model, ends=(END,), memory=one * 128 * 9, max_context=256)  # 8 rows of 128, or 1 of 256
+    first = iter(engine.submit([row(choice=i, budget=100, ignore_ends=True) for i in range(2)]))
+    next(first)
+    long = engine.submit([row("x", budget=200, ignore_ends=True)])
+    (made,), _, _ = run(engine, row("y", budget=3, ignore_ends=True))
+    assert len(made) == 3 and long._job.passed == 1 and long._job.results.empty()
+    assert [len(tokens) for tokens in read(list(long), 1)[0]] == [200]
     engine.close()
 
 
@@ -218,7 +255,7 @@ def test_a_closed_engine_says_so(decoder):
 def test_a_batch_that_does_not_fit_the_memory_waits(decoder):
     config, model = decoder
     one = cache_bytes(config, batch=1, length=1, dtype=np.float32)
-    engine = Engine(config, model, ends=(END,), memory=one * 512 * 16)  # 8 rows of 512 positions, or 32 of 256
+    engine = Engine(config, model, ends=(END,), memory=one * 512 * 17)  # 8 rows of 512 positions, or 32 of 256
     tokens, _, _ = run(engine, *(row(choice=i, budget=400, ignore_ends=True) for i in range(20)))
     assert {len(made) for made in tokens} == {400}
     assert ("decode", 8, 512, "llmlab") in engine.programs._met

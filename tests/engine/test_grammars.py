@@ -110,7 +110,7 @@ def test_a_grammar_that_fails_ends_its_own_ticket_alone(pinned, decoder, numbers
     failing = pinned.submit([under(grammar(poor, Text("abz")), seed=seed) for seed in (1, 2)])
     with pytest.raises(EngineError, match="grammar") as caught:
         read(failing, 2)
-    assert caught.value.status == 500
+    assert (caught.value.status, caught.value.code) == (400, "grammar_failed")
     found = read(healthy, 2)
     assert found[0][0] == expected[0][0] and found[2] == expected[2]
     assert_agree(pinned, rows[1], expected[0][1], found[0][1])

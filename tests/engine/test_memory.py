@@ -2,6 +2,7 @@
 
 import time
 
+import jax
 import numpy as np
 
 from llmlab.engine import engine as engine_module
@@ -11,13 +12,20 @@ from tests.engine.rows import END, read, row, run
 
 
 def watched(engine, config, monkeypatch):
-    """What the caches of an engine take in bytes, after each chunk."""
+    """What the batch's caches take in bytes, after each chunk; with the prompts they never take more than there is."""
     sizes, run_lanes = [], engine._lanes.run
 
     def run(**options):  # on the driver's thread, where nobody else has hold of the slots
         found = run_lanes(**options)
         held = [slots for batch in engine._lanes._batches if (slots := batch._slots)]
         sizes.append(sum(cache_bytes(config, batch=s.width, length=s.length, dtype=np.float32) for s in held))
+        if (memory := engine._lanes._memory) is not None:
+            prompts = engine._lanes.prompts
+            last = [prompts._last.cache] if prompts._last else []
+            whole = [x for s in held for x in jax.tree.leaves(s.cache)] + jax.tree.leaves(
+                [[node.value for node in prompts.store], last]
+            )
+            assert sum(x.nbytes for x in whole) <= memory
         return found
 
     monkeypatch.setattr(engine._lanes, "run", run)
@@ -27,7 +35,7 @@ def watched(engine, config, monkeypatch):
 def test_the_lanes_keep_to_the_memory_together(decoder, monkeypatch):
     config, model = decoder
     one = cache_bytes(config, batch=1, length=1, dtype=np.float32)
-    memory = one * 256 * 40  # 32 rows of 256 positions in one lane leave room for 8 in another
+    memory = one * 256 * 41  # 32 rows of 256 positions in one lane leave room for 8 in another, and one to read into
     engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
     sizes = watched(engine, config, monkeypatch)
     ticket = engine.submit([row(choice=i, budget=200, ignore_ends=True) for i in range(48)])
@@ -44,7 +52,9 @@ def test_a_cache_that_became_long_counts_as_long_while_rows_are_in_it(decoder, m
     """A long row that has ended leaves the others in its long cache: as many as would fit a short one do not fit it."""
     config, model = decoder
     monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
-    memory = cache_bytes(config, batch=8, length=512, dtype=np.float32)  # or 32 rows of 128 positions
+    memory = cache_bytes(
+        config, batch=9, length=512, dtype=np.float32
+    )  # to read one and hold 8, or 32 of 128 positions
     engine = Engine(config, model, ends=(END,), max_context=512, memory=memory)
     sizes = watched(engine, config, monkeypatch)
     long = engine.submit([row("x" * 300, budget=2, ignore_ends=True), row(budget=100, ignore_ends=True)])
@@ -62,27 +72,37 @@ def test_a_lane_whose_rows_have_ended_leaves_its_memory_to_the_other(decoder, mo
     """Also while rows keep coming, so that nobody has the time to tidy up."""
     config, model = decoder
     monkeypatch.setattr(engine_module, "lane_count", lambda: 2)
-    memory = cache_bytes(config, batch=64, length=128, dtype=np.float32)  # two lanes of 32 short rows, or one of long
+    both = cache_bytes(config, batch=64, length=128, dtype=np.float32)  # two lanes of 32 short rows, or one of long
+    memory = both + cache_bytes(config, batch=1, length=256, dtype=np.float32)
     engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
     monkeypatch.setattr(engine._lanes, "narrow", lambda: None)
     sizes = watched(engine, config, monkeypatch)
     run(engine, *[row(choice=i, budget=2, ignore_ends=True) for i in range(34)])
-    assert max(sizes) == memory
+    assert max(sizes) == both
     run(engine, *[row("x" * 100, choice=i, budget=100, ignore_ends=True) for i in range(32)])
-    assert max(sizes) == memory
+    assert max(sizes) == both
     engine.close()
 
 
-def test_a_prompts_padding_counts(decoder, monkeypatch):
-    """A prompt is read in pieces of fixed sizes: its cache may be longer than prompt and answer are."""
+def test_the_prompts_give_way_to_the_batch(decoder, monkeypatch):
+    """Idle, they may take a quarter of the memory; beside a batch what it leaves; and more is read again."""
     config, model = decoder
     monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
-    memory = cache_bytes(config, batch=8, length=256, dtype=np.float32)
-    engine = Engine(config, model, ends=(END,), max_context=512, memory=memory)
+    memory = cache_bytes(config, batch=9, length=256, dtype=np.float32) + cache_bytes(
+        config, batch=1, length=64, dtype=np.float32
+    )
+    engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
     sizes = watched(engine, config, monkeypatch)
-    run(engine, *[row("x" * 240, choice=i, budget=3, ignore_ends=True) for i in range(8)])
+    held = []
+    for i in range(12):
+        run(engine, row(f"{i:03}" * 33, budget=2, ignore_ends=True))
+        held.append(engine._lanes.prompts.held_bytes)
+    assert held == sorted(held) and memory / 5 < held[-1] <= memory / 4
+    run(engine, *[row("x" * 140, choice=i, budget=3, ignore_ends=True) for i in range(8)])
+    assert engine._lanes.prompts.held_bytes <= cache_bytes(config, batch=1, length=64, dtype=np.float32)
     assert 0 < max(sizes) <= memory
     engine.close()
+    assert engine._lanes.prompts.held_bytes == 0
 
 
 def test_a_cache_is_no_longer_than_its_rows_may_get(decoder, monkeypatch):
@@ -99,7 +119,7 @@ def test_a_cache_is_no_longer_than_its_rows_may_get(decoder, monkeypatch):
 
 def test_the_warmup_keeps_to_the_memory_and_leaves_nothing_out(decoder, monkeypatch):
     config, model = decoder
-    memory = cache_bytes(config, batch=8, length=128, dtype=np.float32)
+    memory = cache_bytes(config, batch=9, length=128, dtype=np.float32)
     monkeypatch.setattr(engine_module, "WIDTHS", (1, 8))
     monkeypatch.setattr(engine_module, "lane_count", lambda: 1)
     engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
@@ -111,7 +131,7 @@ def test_the_warmup_keeps_to_the_memory_and_leaves_nothing_out(decoder, monkeypa
 
     monkeypatch.setattr(engine.programs, "empty", noted)
     engine.warmup()
-    assert max(sizes) == memory
+    assert max(sizes) == cache_bytes(config, batch=8, length=128, dtype=np.float32)
     met = set(engine.programs._met)
     for rows in ([row(budget=4)] * 8, [row("x" * 200, budget=4)], [row(budget=120)] * 2, [row(budget=200)] * 2):
         run(engine, *rows)

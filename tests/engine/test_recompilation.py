@@ -38,7 +38,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("slots", [pytest.param(None, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("slots", [pytest.param(None, marks=[pytest.mark.slow, pytest.mark.exhaustive]), 4])
 def test_two_hundred_requests_compile_nothing(tmp_path, monkeypatch, slots):
     # One layer, two widths and two cache lengths: every kind of program and every way between them, in a third of the
     # time that all of the widths take to compile.

@@ -11,9 +11,13 @@ import pytest
 
 from llmlab.engine import batch as batch_module
 from llmlab.engine.engine import Engine
+from llmlab.sampling.logprobs import TokenStatistics
 from tests.engine.rows import END, read, row, run
 
 PROMPTS = ["a", "The quick brown fox", "x" * 100, "In the beginning was the word. " * 5]
+
+
+WATCHED = ("watched_logprobs", "watched_sampling_logprobs")
 
 
 def several(seed=3):
@@ -46,6 +50,17 @@ def test_beside_other_requests_that_come_and_go(pinned):
     same(run(pinned, *rows), expected)
     for ticket in noise:
         read(ticket, 1)
+
+
+def test_beside_a_row_that_asks_for_every_stage_and_watches_tokens(pinned):
+    """A row that asks for nothing gets the same bits, and no logprobs of tokens that only its neighbour watches."""
+    plain = row("The quick", temperature=1.0, budget=30)
+    busy = row("x", top_k=7, top_p=0.8, min_p=0.01, logit_bias={5: 2.0}, logprob_token_ids=(7, 3), budget=12)
+    tokens, figures, _ = run(pinned, plain, busy)
+    same(run(pinned, plain), (tokens[:1], figures[:1]))
+    watched, sampling = (np.asarray(figures[1][TokenStatistics._fields.index(name)]) for name in WATCHED)
+    assert np.isfinite(watched[:, :2]).all() and (watched[:, :2] < 0).all() and not watched[:, 2:].any()
+    assert (sampling[:, :2] < 0).all() and not np.asarray(figures[0][TokenStatistics._fields.index(WATCHED[0])]).any()
 
 
 @pytest.mark.parametrize("n", [1, 3, 20])

@@ -1,0 +1,49 @@
+"""The host's record of a row that is being generated, and what a step gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from llmlab.engine.scheduler import Job, Piece, Row
+from llmlab.errors import EngineError
+from llmlab.grammar.matcher import Matcher
+
+
+@dataclass(eq=False)
+class Live:
+    """The host's record of a row in a slot."""
+
+    job: Job
+    index: int
+    position: int
+    made: int = 0
+    drawn: list[np.ndarray] = field(default_factory=list)
+    matcher: Matcher | None = None
+
+    @property
+    def row(self) -> Row:
+        """The submitted row."""
+        return self.job.rows[self.index]
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that count as generated."""
+        return len(self.row.made) + self.made
+
+    @property
+    def so_far(self) -> Row:
+        """The row from which what is left of it could be generated."""
+        made = np.concatenate([self.row.made, *self.drawn]).astype(np.int32)
+        return replace(self.row, made=made, budget=self.row.budget - self.made)
+
+    @property
+    def reserve(self) -> int:
+        """The most positions that the row can need."""
+        return len(self.row.given) + self.row.budget
+
+
+#: The result of a step or chunk for one row: its new tokens, or the error that ends it (other rows go on).
+Outcome: TypeAlias = Piece | EngineError
