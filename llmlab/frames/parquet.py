@@ -45,7 +45,7 @@ TOKEN_COLUMNS = {"ids": "token_id"} | {
 TOP_COLUMNS = {name: name for name in ("top_ids", "top_bytes", "top_logprob", "top_sampling_logprob")}
 _INTEGERS = frozenset({"ids", "lead", "overhang", "rank", "kept", "top_ids"})
 #: Fields of `Completion` that are written in a form of their own; the others are JSON's plain values.
-_APART = frozenset({"request", "prompt_ids", "control_tokens", "choices", "timing"})
+_APART = frozenset({"request", "prompt_ids", "prompt_tokens", "control_tokens", "choices", "timing"})
 
 
 class Contents(NamedTuple):

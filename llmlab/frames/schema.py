@@ -15,15 +15,16 @@ import pandas as pd
 from llmlab.protocol.completion import SEGMENTS
 from llmlab.protocol.fields import FIELDS
 
-#: What a column holds:
+#: What a column holds. Numbers have NumPy's own dtypes, so that several numeric columns make a numeric array: pandas'
+#: nullable ones make an array of objects, which seaborn, scikit-learn and torch refuse.
 #:
 #: - index: int64, never missing
-#: - count: Int64; a negative value or NaN is NA
-#: - integer: Int64 of any sign, exact; None is NA
-#: - number: Float64; NaN is NA, and minus infinity stays what it is
-#: - flag: bool
-#: - switch: boolean; None is NA
-#: - text: str (before pandas 3: object); None is NA
+#: - count: int64; float64 if one is missing (a negative value, None or NaN), which is then NaN
+#: - integer: int64 of any sign; float64 if one is missing (None), which is then NaN; object if float64 would round one
+#: - number: float64; what is missing is NaN, and minus infinity stays what it is
+#: - flag: bool, never missing
+#: - switch: bool; object (True, False, None) if one is missing
+#: - text: str (before pandas 3: object); None is missing
 #: - segment, token: categorical
 #: - bytes: object; bytes, or None for a control token
 Kind: TypeAlias = Literal[
@@ -111,19 +112,37 @@ def _column(values: Any, kind: str) -> object:
         return pd.Categorical(values, categories=pd.Index(SEGMENTS, dtype="str"))
     if kind == "token":
         return pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype="str"))
-    if kind in ("switch", "integer"):
-        return pd.array(list(values), dtype="boolean" if kind == "switch" else "Int64")
     if kind == "text":
         return pd.Series(list(values), dtype="str")
+    if kind == "number":
+        return np.asarray(values, dtype=np.float64)
     if kind == "index":
         return np.asarray(values, dtype=np.int64)
     if kind == "flag":
         return np.asarray(values, dtype=bool)
-    number = np.asarray(values, dtype=np.float64)
-    if kind == "number":
-        return pd.arrays.FloatingArray(number, np.isnan(number))
-    unknown = ~(number >= 0)
-    return pd.arrays.IntegerArray(np.where(unknown, 0, number).astype(np.int64), unknown)
+    if kind == "switch":
+        known = [None if value is None or value != value else bool(value) for value in values]
+        return pd.Series(known, dtype=object if None in known else bool)
+    return _integers(np.asarray(values), least=0 if kind == "count" else None)
+
+
+def _integers(values: np.ndarray, *, least: int | None) -> object:
+    """Integers in the first of int64, float64 and object that holds them exactly.
+
+    None, NaN and what is below `least` are missing.
+    """
+    if values.dtype == object:
+        missing = np.array(
+            [value is None or value != value or (least is not None and value < least) for value in values]
+        )
+    else:
+        missing = ~(values >= (-np.inf if least is None else least))  # NaN too
+    if not missing.any():
+        return values.astype(np.int64)
+    numbers = np.where(missing, np.nan, values).astype(np.float64)
+    if all(int(number) == value for number, value in zip(numbers[~missing], values[~missing], strict=True)):
+        return numbers
+    return pd.Series([None if absent else value for value, absent in zip(values, missing, strict=True)], dtype=object)
 
 
 def column_kind(field: str) -> str:

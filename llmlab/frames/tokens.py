@@ -1,6 +1,6 @@
 """Frames of a completion's tokens: one row per token, or one row per alternative.
 
-Natural logarithms, entropies in nats. A value that the backend does not know (NaN, or -1 for a count) is NA; the
+Natural logarithms, entropies in nats. A value that the backend does not know (NaN, or -1 for a count) is NaN; the
 logprob of a probability of zero is minus infinity. The columns are declared in `schema`; an empty frame has them all.
 """
 
@@ -16,12 +16,12 @@ import pandas as pd
 
 from llmlab.frames.schema import LOGPROBS_COLUMNS, SURPRISAL_COLUMNS, TOP_LOGPROBS_COLUMNS, build
 from llmlab.protocol.arguments import file_path, whole
-from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion
+from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, listed
 from llmlab.text.spelling import token_text
 
 
 def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = None) -> pd.DataFrame:
-    """The generated tokens, one row each, with the end token (which endpoints do not list).
+    """The generated tokens, one row each, with the end token (where an endpoint lists none, a note says so).
 
     Columns: choice, position (from 0, over all generated tokens), segment (reasoning, content, tool_call, end), token
     (its bytes read as UTF-8; a control token's name), token_id, bytes (None for a control token), logprob (in the raw
@@ -61,7 +61,7 @@ def top_logprobs_frame(
     Args:
         completion: the completion.
         alternatives: the number of alternatives per token, at most those that the backend recorded; by default the
-            request's `top_logprobs`, or five where it asks for none.
+            request's `top_logprobs`, or five where it asks for none. Tokens of its `logprob_token_ids` come after them.
         names: as in `logprobs_frame`.
 
     Raises:
@@ -71,7 +71,8 @@ def top_logprobs_frame(
         asked = completion.request.top_logprobs if completion.request.logprobs else None
         alternatives = ALTERNATIVES if asked is None else asked
     alternatives = whole("alternatives", alternatives, least=0)
-    parts = [_alternatives(choice, alternatives) for choice in completion.choices]
+    named = completion.request.logprob_token_ids or ()
+    parts = [_alternatives(choice, alternatives, named) for choice in completion.choices]
     raw = [piece for part in parts for piece in part.bytes]
     ids = _joined([part.token_id for part in parts], np.int64)
     columns: dict[str, object] = {
@@ -98,13 +99,16 @@ class _Alternatives(NamedTuple):
     sampled: np.ndarray
 
 
-def _alternatives(choice: Choice, most: int) -> _Alternatives:
-    """The recorded alternatives of one choice, at most `most` per position."""
+def _alternatives(choice: Choice, most: int, named: Sequence[int]) -> _Alternatives:
+    """The recorded alternatives of one choice, at most `most` per position, and those of tokens asked for by id."""
     tokens = choice.tokens
-    ids = tokens.top_ids[:, :most].astype(np.int64)
-    nameless = [[piece is None for piece in row[:most]] for row in tokens.top_bytes]
+    ids = tokens.top_ids.astype(np.int64)
+    nameless = [[piece is None for piece in row] for row in tokens.top_bytes]
+    wanted = np.zeros(ids.shape, bool)
+    for t in range(len(ids)):
+        wanted[t, listed(tokens, t, most=most, named=named)] = True
     # An endpoint may give fewer alternatives: the rest of the row has neither ids nor bytes.
-    there = ~((ids == -1) & np.array(nameless, bool).reshape(ids.shape))
+    there = wanted & ~((ids == -1) & np.array(nameless, bool).reshape(ids.shape))
     position, alternative = np.nonzero(there)
     raw = [tokens.top_bytes[t][a] for t, a in zip(position, alternative, strict=True)]
     # Where an endpoint gives no ids, bytes tell whether two tokens are the same.
@@ -115,8 +119,8 @@ def _alternatives(choice: Choice, most: int) -> _Alternatives:
         alternative=alternative,
         token_id=ids[there],
         bytes=raw,
-        logprob=tokens.top_logprob[:, :most][there],
-        sampling_logprob=tokens.top_sampling_logprob[:, :most][there],
+        logprob=tokens.top_logprob[there],
+        sampling_logprob=tokens.top_sampling_logprob[there],
         sampled=np.where(sampled_id != -1, ids[there] == sampled_id, same_bytes),
     )
 
@@ -137,7 +141,10 @@ def _repeat(choices: Sequence[Choice], lengths: Sequence[int]) -> np.ndarray:
 
 
 def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write a frame with a column `bytes` as CSV and return its path; bytes as hexadecimal digits, NA as nothing."""
+    """Write a frame with a column `bytes` as CSV and return its path.
+
+    Bytes are written as hexadecimal digits, a missing value as nothing.
+    """
     path = file_path(path)
     digits = [None if raw is None else raw.hex() for raw in frame["bytes"]]
     frame.assign(bytes=digits).to_csv(path, index=False)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmlab.errors import RequestError, short
 from llmlab.protocol.checks import FieldError, check_integer, check_number
 from llmlab.sampling.stages import ORDERS
@@ -37,7 +39,9 @@ class PlaceError(RequestError, IndexError):
 
 
 def whole(name: str, value: Any, *, least: int = _LEAST, most: int | None = None) -> int:
-    """An integer in [least, most]; not a bool, nor a float that is whole."""
+    """An integer in [least, most]; not a bool, nor a float that is whole, which only the API's JSON may have."""
+    if isinstance(value, float | np.floating):
+        raise RequestError(f"{name} must be an integer, got {short(value)}", param=name)
     try:
         return check_integer(value, least, _MOST if least == _LEAST and most is None else most)
     except FieldError as bad:

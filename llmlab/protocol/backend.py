@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt32
 
 from llmlab.protocol.completion import Completion, Delta, Header, TokenBytes
-from llmlab.protocol.request import Request
+from llmlab.protocol.request import ChatRequest, Request
 
 if TYPE_CHECKING:
     from llmlab.sampling.params import SamplingParams
@@ -65,6 +66,13 @@ class Stream(Protocol):
         It is called on the thread that reads the stream.
         """
 
+    def on_restart(self, tell: Callable[[], None]) -> None:
+        """Let the answer begin anew after some of it was read, where one of several endpoints dies.
+
+        `tell` is called first, on the thread that reads the stream: the deltas that it has read are void. Without this,
+        such an answer is an error, unless nothing of it has been read yet.
+        """
+
     def result(self) -> Completion:
         """Run to the end; returns the whole answer, equal to what `complete` returns for the same request and seed.
 
@@ -84,8 +92,17 @@ class Backend(Protocol):
     """
 
     name: str  #: the model's name, as `request.model` spells it
-    concurrency: int | None = None  #: how many requests it runs at once; None where it queues any number itself
     unsupported: frozenset[str] = frozenset()  #: parameters that a user interface should not offer for it
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many requests it runs at once, which may change; None where it queues any number itself."""
+        return None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that `request.model` can have: the model's own first, then those of adapters beside it."""
+        return (self.name,)
 
     @property
     def system_fingerprint(self) -> str:
@@ -125,25 +142,44 @@ class LogitsBackend(Backend, Protocol):
     token_bytes: tuple[TokenBytes, ...]  #: of every token the tokenizer knows, None for control tokens
     token_names: Mapping[int, str]  #: of the tokens without bytes, such as `<|im_end|>`
     end_ids: tuple[int, ...]  #: the tokens that end a choice
+    tokenizer: Any  #: reads texts; its `hf` is the tokenizer of the transformers package
+
+    def save_model(self, folder: Path, *, dtype: str | None = None) -> Path:
+        """Write the model as a checkpoint folder that transformers loads; returns the folder.
+
+        Raises:
+            RequestError: the dtype is none of those a checkpoint is stored in; the folder is the model's own.
+        """
 
     # --- from a request to tokens ---
 
     def render(self, request: Request) -> Int32[np.ndarray, " L"]:
         """The prompt's token ids."""
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text that continues another one: no begin-of-sequence token."""
+    def rendered(self, request: ChatRequest, *, add_generation_prompt: bool = True) -> str:
+        """The prompt's text, special tokens spelled out; without the header of the assistant's turn if so asked."""
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """The token ids of a text that continues another one: no begin-of-sequence token, unless `special`."""
 
     def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
         """The request's sampling fields, as the sampler takes them."""
 
     # --- logits ---
 
-    def next_logits(self, prompt: Int32[np.ndarray, " L"]) -> Float32[np.ndarray, " V"]:
+    # `model` is the name that the request has, None for the model's own.
+
+    def next_logits(self, prompt: Int32[np.ndarray, " L"], *, model: str | None = None) -> Float32[np.ndarray, " V"]:
         """Raw logits of the token after the prompt, from one prefill."""
 
     def step_logits(
-        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, given: int = 0, rows: int = 1
+        self,
+        prompt: Int32[np.ndarray, " L"],
+        tokens: Int32[np.ndarray, " T"],
+        *,
+        given: int = 0,
+        rows: int = 1,
+        model: str | None = None,
     ) -> Float32[np.ndarray, " V"]:
         """Raw logits after `tokens`, computed by the decoding steps that made them.
 
@@ -154,10 +190,11 @@ class LogitsBackend(Backend, Protocol):
             tokens: the tokens generated after it.
             given: how many of the first ones were supplied, not sampled.
             rows: the batch size in which they were sampled.
+            model: the name that the request has.
         """
 
     def logits(
-        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"]
+        self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, model: str | None = None
     ) -> Iterator[Float32[np.ndarray, "C V"]]:
         """Raw logits that predict each of the `tokens`, in pieces of C rows that add up to T."""
 

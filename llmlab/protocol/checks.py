@@ -43,10 +43,13 @@ def check_number(value: Any, low: float, high: float, *, above: bool = False) ->
 
 
 def check_integer(value: Any, low: int, high: int | None) -> int:
-    """An integer in [low, high], without an upper bound where `high` is None; not a bool, nor a float that is whole."""
+    """An integer in [low, high], without an upper bound where `high` is None; not a bool.
+
+    A float without a fraction counts: JSON has one kind of number, and many programs write 12 as 12.0.
+    """
     value = _unboxed(value)
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
-        raise FieldError(f"must be an integer, got {short(value)}; write {int(value)}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise FieldError(f"must be an integer, got {short(value)}")
     if high is None and value < low:
@@ -171,14 +174,23 @@ def check_stop(value: Any) -> str | tuple[str, ...]:
 
 def check_prompt(value: Any) -> str | tuple[int, ...]:
     """A text, or token ids as a list or an array of one axis; not empty."""
+    if isinstance(value, str) and value:
+        return check_text(value)
+    return check_token_ids(value, "a text or a list of token ids", "there would be nothing to continue")
+
+
+def check_token_ids(
+    value: Any, wanted: str = "a list of token ids", empty: str = "leave the field out", *, most: int | None = None
+) -> tuple[int, ...]:
+    """Token ids as a list or an array of one axis; not empty, and not more than `most`."""
     if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
         value = value.tolist()
-    if not isinstance(value, str | list | tuple):
-        raise FieldError(f"must be a text or a list of token ids, got {short(value)}")
-    if not value:
-        raise FieldError("must not be empty: there would be nothing to continue")
-    if isinstance(value, str):
-        return check_text(value)
+    if isinstance(value, str | list | tuple) and not value:
+        raise FieldError(f"must not be empty: {empty}")
+    if not isinstance(value, list | tuple):
+        raise FieldError(f"must be {wanted}, got {short(value)}")
+    if most is not None and len(value) > most:
+        raise FieldError(f"must hold at most {most} token ids, got {len(value)}")
     return tuple(_token_id(item, f"[{i}]") for i, item in enumerate(value))
 
 

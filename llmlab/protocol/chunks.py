@@ -1,8 +1,9 @@
 """A stream as the API's `chat.completion.chunk` JSON objects, yielded as they are made.
 
-First comes a role chunk for each choice; then new text, the choices interleaved, each chunk with the logprobs of its
-tokens; then one finish chunk for each choice. A chunk holds reasoning, content or tool calls, never two of them,
-because many clients look at only one.
+First comes a role chunk for each choice, the first of them with `prompt_logprobs` if the request asks for them; then
+new text, the choices interleaved, each chunk with the logprobs of its tokens; then one finish chunk for each choice,
+with those of the end token. A chunk holds reasoning, content or tool calls, never two of them, because many clients
+look at only one.
 """
 
 from __future__ import annotations
@@ -12,40 +13,60 @@ from typing import Any
 
 from llmlab.protocol.backend import Stream
 from llmlab.protocol.completion import CallDelta, Delta, Header
-from llmlab.protocol.wire import envelope, finish_reason, logprobs_json, usage
+from llmlab.protocol.wire import (
+    envelope,
+    finish_reason,
+    logprobs_json,
+    prompt_logprobs_json,
+    prompt_token_ids,
+    token_ids,
+    usage,
+)
 
 #: A chunk as a JSON object.
 Chunk = dict[str, Any]
 
 
-def chunks(stream: Stream, *, include_usage: bool | None = None) -> Iterator[Chunk]:
+def chunks(stream: Stream, *, options: Mapping[str, bool] | None = None) -> Iterator[Chunk]:
     """Yields the chunks of a stream: valid `openai.types.chat.ChatCompletionChunk`s, as dicts.
 
     Args:
         stream: a backend's stream from which nothing has been read yet.
-        include_usage: `stream_options.include_usage`. None (no options were given): the last finish chunk has the
-            usage. False: no chunk has it. True: one more chunk without choices has it, and it is null in all others.
-            The last finish chunk always has the seed.
+        options: the request's `stream_options`. Without any, the last finish chunk has the usage. With `include_usage`
+            one more chunk without choices has it, and it is null in all others, or, with `continuous_usage_stats`, that
+            of the tokens so far. With `include_usage` false no chunk has it. The last finish chunk always has the seed.
     """
     header = stream.header
+    include_usage = None if options is None else options.get("include_usage", False)
+    running = bool(options and options.get("continuous_usage_stats"))
+    spent = {"usage": usage(header, generated=0) if running else None} if include_usage else {}
     for index in range(header.request.n):
-        yield _chunk(header, index, {"role": "assistant", "content": None}, include_usage=include_usage)
+        opening = {} if index else {**prompt_token_ids(header), **prompt_logprobs_json(header)}
+        yield _chunk(header, index, {"role": "assistant", "content": None}) | opening | spent
     unfinished, answered, generated = set(range(header.request.n)), set[int](), 0
     final: Chunk | None = None  # held back until the end, because an endpoint sends the usage after its last chunk
     reported: Mapping[str, int] | None = None
     for delta in stream:
         generated += len(delta.tokens)
         reported = delta.reported_usage or reported
-        for piece, logprobs in _pieces(delta, header):
+        spent = {"usage": usage(header, generated=generated, reported=reported)} if running else spent
+        ids = token_ids(delta.tokens, header) if len(delta.tokens) else {}
+        pieces = list(_pieces(delta, header))
+        if ids and not pieces and delta.finish_reason is None:
+            pieces = [({}, None)]
+        for piece, logprobs in pieces:
             if "content" in piece or "tool_calls" in piece:
                 answered.add(delta.index)
-            yield _chunk(header, delta.index, piece, logprobs=logprobs, include_usage=include_usage)
+            yield _chunk(header, delta.index, piece, logprobs=logprobs, ids=ids) | spent
+            ids = {}
         if delta.finish_reason is None:
             continue
         unfinished.discard(delta.index)
+        end = {"content": [], "end": logprobs_json(delta.tokens, header)["end"], "refusal": None}
         # A choice without text has an empty content, as in the whole answer, not a null one.
         last = {} if delta.index in answered else {"content": ""}
-        chunk = _chunk(header, delta.index, last, finish=delta.finish_reason, include_usage=include_usage)
+        logprobs = end if header.request.logprobs else None
+        chunk = _chunk(header, delta.index, last, logprobs=logprobs, finish=delta.finish_reason, ids=ids) | spent
         if unfinished:
             yield chunk
         else:
@@ -73,12 +94,11 @@ def _chunk(
     *,
     logprobs: dict[str, Any] | None = None,
     finish: str | None = None,
-    include_usage: bool | None,
+    ids: Mapping[str, list[int]] | None = None,
 ) -> Chunk:
     reason = None if finish is None else finish_reason(finish)
-    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-    chunk = {**envelope(header, kind="chat.completion.chunk"), "choices": [choice]}
-    return chunk | {"usage": None} if include_usage else chunk
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **(ids or {})}
+    return {**envelope(header, kind="chat.completion.chunk"), "choices": [choice]}
 
 
 def _pieces(delta: Delta, header: Header) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:

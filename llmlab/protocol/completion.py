@@ -6,7 +6,7 @@ they came from. A value that a backend cannot know is NaN, a count or an id -1; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: A token's bytes, or None for a control token, which has no text.
 TokenBytes: TypeAlias = bytes | None
+
+#: A note about answers of endpoints; `Completion.lacks_end` says which choices it is about.
+NO_END_TOKEN = "logprobs: the end token is not listed, so perplexity and mean_logprob are without it"
 
 #: The segments of an answer; each generated token belongs to one of them.
 SEGMENTS = ("reasoning", "content", "tool_call", "end")
@@ -56,6 +59,17 @@ class Tokens:
         # Short, because sixteen arrays are unreadable in a notebook; the frames show them.
         T, A = self.top_ids.shape
         return f"<{T:,} token{'' if T == 1 else 's'}, {A} alternatives each>"
+
+
+def listed(tokens: Tokens, t: int, *, most: int, named: Sequence[int] = ()) -> list[int]:
+    """The columns of `top_*` that are listed for a token: the first `most`, then those of tokens asked for by id."""
+    ids = tokens.top_ids[t].tolist()
+    columns = list(range(min(most, len(ids))))
+    found = set(ids[:most])
+    for token in dict.fromkeys(named):
+        if token not in found and token in ids:
+            columns.append(ids.index(token))
+    return columns
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,9 @@ class Header:
     #: Token id -> name, for the tokens without bytes, such as `<|im_end|>`.
     control_tokens: Mapping[int, str] = field(default_factory=dict)
     order: str = "llmlab"  #: the name of the order of the sampler's stages
+    #: The prompt's tokens from the second one on, if the request has `prompt_logprobs`.
+    prompt_tokens: Tokens | None = None
+    notes: tuple[str, ...] = ()  #: where the prompt or the answer is not what was asked for, one line each
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -126,13 +143,16 @@ class Completion(Header):
     choices: tuple[Choice, ...]
     timing: Timing
     reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count; None: count the tokens
-    notes: tuple[str, ...] = ()  #: where an endpoint deviated from the request, one line each
 
     @property
     def completion_tokens(self) -> int:
         """The number of generated tokens of all choices, with end tokens."""
         counted = sum(len(choice.tokens) for choice in self.choices)
         return counted if self.reported_usage is None else self.reported_usage.get("completion_tokens", counted)
+
+    def lacks_end(self, choice: Choice) -> bool:
+        """Whether a choice ended with an end token that is not among its tokens, because its endpoint lists none."""
+        return NO_END_TOKEN in self.notes and ended_by_token(choice.finish_reason, choice.text, self.request)
 
 
 @dataclass(frozen=True)
@@ -146,6 +166,11 @@ class Delta:
     reasoning: str = ""  #: new reasoning, if the request separates it from the content
     calls: tuple[CallDelta, ...] = ()
     reported_usage: Mapping[str, int] | None = None  #: an endpoint's own count, for the whole request
+
+
+def ended_by_token(finish_reason: str | None, text: str, request: Request) -> bool:
+    """Whether an answer ended with an end token, not with one of the request's stops, at its length, or by hand."""
+    return finish_reason in ("stop", "tool_calls") and not text.endswith(tuple(request.stops))
 
 
 #: How many alternatives are shown if the request does not say.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,20 +17,27 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, create_model
 from pydantic_core import core_schema
 
-from llmlab.protocol.checks import check_of, check_prompt, check_stop
+from llmlab.protocol.checks import check_of, check_prompt, check_stop, check_token_ids
 from llmlab.protocol.parts import (
+    check_bad_words,
     check_messages,
+    check_modalities,
     check_response_format,
     check_stream_options,
+    check_structured_outputs,
     check_tool_choice,
     check_tools,
 )
 from llmlab.protocol.schemas import (
+    BAD_WORDS,
     MESSAGES,
+    MODALITIES,
     PROMPT,
     RESPONSE_FORMAT,
     STOP,
     STREAM_OPTIONS,
+    STRUCTURED_OUTPUTS,
+    TOKEN_IDS,
     TOOL_CHOICE,
     TOOLS,
     schema_of,
@@ -59,6 +67,12 @@ class Fieldspec:
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Callable[[Any], Any]) -> dict[str, Any]:
         return schema_of(self.field, required=self.required)
+
+
+def without_effect(kind: Any, **more: Any) -> Fieldspec:
+    """The annotation of a field that clients send and that cannot change a local engine's answer."""
+    text, control = "Accepted, without effect on a local engine.", "no effect on a local engine"
+    return Fieldspec(kind, text, effect="nothing", control=control, **more)
 
 
 class _First(BaseModel):
@@ -144,6 +158,13 @@ class SharedFields(_WithStages):
             control="the token strip has the alternatives of every token anyway",
         ),
     ] = None  # fmt: skip
+    prompt_logprobs: Annotated[
+        int | None,
+        Fieldspec(
+            "integer", "How many of the likeliest tokens to return at each position of the prompt, besides its own.",
+            low=0, high=20, extension=True, control="it tells about the prompt, not about the answer",
+        ),
+    ] = None  # fmt: skip
 
     stream: Annotated[
         bool,
@@ -156,7 +177,8 @@ class SharedFields(_WithStages):
         dict[str, bool] | None,
         Fieldspec(
             "value", "Options of a stream; needs stream.",
-            values="`include_usage`: true or false", check=check_stream_options, schema=STREAM_OPTIONS,
+            values="`include_usage`, `continuous_usage_stats`: true or false", check=check_stream_options,
+            schema=STREAM_OPTIONS,
             control="it changes how an answer is returned, not the answer",
         ),
     ] = None  # fmt: skip
@@ -166,6 +188,31 @@ class SharedFields(_WithStages):
             "value", "What the answer must be, enforced by a grammar after the reasoning.",
             values="`text`, `json_object`, or `json_schema` with a schema", check=check_response_format,
             schema=RESPONSE_FORMAT, effect="prompt", control=Control("more", "json", empty='{"type": "json_object"}'),
+        ),
+    ] = None  # fmt: skip
+    structured_outputs: Annotated[
+        dict[str, Any] | None,
+        Fieldspec(
+            "value", "What the answer must be, as vLLM spells it; enforced like response_format.",
+            values="one of `regex`, `choice`, `grammar` (Lark), `json` (a schema), `json_object`",
+            check=check_structured_outputs, schema=STRUCTURED_OUTPUTS, extension=True, effect="prompt",
+            control=Control("more", "json", empty='{"choice": ["yes", "no"]}'),
+        ),
+    ] = None  # fmt: skip
+    bad_words: Annotated[
+        tuple[str, ...] | None,
+        Fieldspec(
+            "value", "Texts that never arise in what is generated, however they are cut into tokens.",
+            values="texts", check=check_bad_words, schema=BAD_WORDS, extension=True, effect="prompt",
+            control=Control("more", "json", empty='["sorry"]'),
+        ),
+    ] = None  # fmt: skip
+    allowed_token_ids: Annotated[
+        tuple[int, ...] | None,
+        Fieldspec(
+            "value", "The only tokens that can be drawn; without an end token among them only a limit ends the answer.",
+            values="token ids", check=check_token_ids, schema=TOKEN_IDS, extension=True, effect="prompt",
+            control=Control("more", "json", empty="[42, 7]"),
         ),
     ] = None  # fmt: skip
     separate_reasoning: Annotated[
@@ -189,42 +236,38 @@ class SharedFields(_WithStages):
         ),
     ] = False
 
-    user: Annotated[
-        str | None,
+    logprob_token_ids: Annotated[
+        tuple[int, ...] | None,
         Fieldspec(
-            "text",
-            "Accepted, without effect on a local engine.",
-            effect="nothing",
-            control="no effect on a local engine",
+            "value", "Tokens that top_logprobs lists at every position, after the most likely ones; needs logprobs.",
+            values="up to 20 token ids", check=partial(check_token_ids, most=20),
+            schema={**TOKEN_IDS, "maxItems": 20}, extension=True,
+            control="the token strip has the alternatives of every token anyway",
         ),
-    ] = None
-    metadata: Annotated[
-        dict[str, Any] | None,
+    ] = None  # fmt: skip
+    stop_token_ids: Annotated[
+        tuple[int, ...] | None,
         Fieldspec(
-            "object",
-            "Accepted, without effect on a local engine.",
-            effect="nothing",
-            control="no effect on a local engine",
+            "value", "Tokens that end the answer, as an end token does; one that has text stays in it, as a stop does.",
+            values="token ids", check=check_token_ids, schema=TOKEN_IDS, extension=True,
+            control=Control("more", "json", empty="[42, 7]"),
         ),
-    ] = None
-    store: Annotated[
-        bool | None,
+    ] = None  # fmt: skip
+    return_token_ids: Annotated[
+        bool,
         Fieldspec(
-            "flag",
-            "Accepted, without effect on a local engine.",
-            effect="nothing",
-            control="no effect on a local engine",
+            "flag", "Whether to return prompt_token_ids, and token_ids with each choice.", extension=True,
+            control="the frames have the ids of every token anyway",
         ),
-    ] = None
-    service_tier: Annotated[
-        str | None,
-        Fieldspec(
-            "text",
-            "Accepted, without effect on a local engine.",
-            effect="nothing",
-            control="no effect on a local engine",
-        ),
-    ] = None
+    ] = False  # fmt: skip
+
+    user: Annotated[str | None, without_effect("text")] = None
+    metadata: Annotated[dict[str, Any] | None, without_effect("object")] = None
+    store: Annotated[bool | None, without_effect("flag")] = None
+    service_tier: Annotated[str | None, without_effect("text")] = None
+    safety_identifier: Annotated[str | None, without_effect("text")] = None
+    prompt_cache_key: Annotated[str | None, without_effect("text")] = None
+    prompt_cache_retention: Annotated[str | None, without_effect("text")] = None
 
 
 class ChatFields(SharedFields):
@@ -234,7 +277,7 @@ class ChatFields(SharedFields):
         tuple[dict[str, Any], ...],
         Fieldspec(
             "value", "The conversation; keys that the API does not know go to the model's chat template.",
-            values="system, user, assistant and tool messages with text or text parts; in Python also a text",
+            values="system, developer, user, assistant, tool messages with text or text parts; in Python also a text",
             check=check_messages, schema=MESSAGES, effect="prompt", required=True, control="the prompt's own boxes",
         ),
     ]  # fmt: skip
@@ -267,6 +310,15 @@ class ChatFields(SharedFields):
             extension=True, effect="prompt", control=Control("answer", "switch"),
         ),
     ] = None  # fmt: skip
+    reasoning_effort: Annotated[
+        Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None,
+        Fieldspec(
+            "choice", "How much the model reasons: the template's variable of this name, or else its switch, which "
+            "`none` turns off and any other value on; a model with neither refuses the field.",
+            choices=("none", "minimal", "low", "medium", "high", "xhigh"), effect="prompt",
+            control=Control("more", "text", empty="the template’s default"),
+        ),
+    ] = None  # fmt: skip
     chat_template_kwargs: Annotated[
         dict[str, Any],
         Fieldspec(
@@ -281,6 +333,14 @@ class ChatFields(SharedFields):
             extension=True, effect="prompt", control="the prompt is what the user says",
         ),
     ] = False  # fmt: skip
+    verbosity: Annotated[
+        Literal["low", "medium", "high"] | None, without_effect("choice", choices=("low", "medium", "high"))
+    ] = None
+    modalities: Annotated[
+        tuple[str, ...] | None,
+        without_effect("value", values='`["text"]`', check=check_modalities, schema=MODALITIES),
+    ] = None
+    prediction: Annotated[dict[str, Any] | None, without_effect("object")] = None
 
 
 class PromptFields(SharedFields):

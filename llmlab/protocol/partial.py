@@ -27,11 +27,16 @@ class PartialCompletion:
     def __init__(self, header: Header) -> None:
         self._header = header
         self._began = time.perf_counter()
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop every delta: the answer begins anew."""
+        n = self._header.request.n
         self._first: float | None = None
-        self._tokens: list[list[Tokens]] = [[] for _ in range(header.request.n)]
-        self._text = [""] * header.request.n
-        self._reasoning = [""] * header.request.n
-        self._finish = [UNFINISHED] * header.request.n
+        self._tokens: list[list[Tokens]] = [[] for _ in range(n)]
+        self._text = [""] * n
+        self._reasoning = [""] * n
+        self._finish = [UNFINISHED] * n
 
     def add(self, delta: Delta) -> None:
         """Add the next delta."""

@@ -14,7 +14,10 @@ from typing import Any
 from llmlab.errors import short
 from llmlab.protocol.checks import FieldError, check_flag, check_mapping, check_object, check_text
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+#: What `stream_options` may hold. The last has no effect: it is about padding against eavesdroppers on a network.
+STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
@@ -188,14 +191,45 @@ def check_response_format(value: Any) -> dict[str, Any]:
     return {"type": kind, "json_schema": named}
 
 
+def check_structured_outputs(value: Any) -> dict[str, Any]:
+    """One of regex, choice, grammar, json and json_object; what they hold is compiled with the model's vocabulary."""
+    outputs = {key: inner for key, inner in check_object(value).items() if inner is not None}
+    kinds = ("regex", "choice", "grammar", "json", "json_object")
+    _known(outputs, kinds, "")
+    if len(outputs) != 1:
+        raise FieldError(f"must have one of {', '.join(kinds)}, got {' and '.join(outputs) or 'none'}")
+    if outputs.get("json_object", True) is not True:
+        raise FieldError(f"must be true, got {short(outputs['json_object'])}", path=".json_object")
+    return outputs
+
+
+def check_bad_words(value: Any) -> tuple[str, ...]:
+    """A list of up to 1,000 texts of up to 1,000 characters; none of them empty."""
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= 1000:
+        raise FieldError(f"must be a list of 1 to 1000 texts, got {short(value)}")
+    for index, word in enumerate(value):
+        if not check_text(word, f"[{index}]") or len(word) > 1000:
+            raise FieldError(f"must be a text of 1 to 1000 characters, got {short(word)}", path=f"[{index}]")
+    return tuple(value)
+
+
 def check_stream_options(value: Any) -> dict[str, bool]:
-    """include_usage, and nothing else."""
+    """The options of `STREAM_OPTIONS`, each true or false."""
     options = {key: flag for key, flag in check_mapping(value).items() if flag is not None}
     for key, flag in options.items():
-        if key != "include_usage":
-            raise FieldError("is not a stream option; include_usage is the only one", path=f".{key}")
-        _flag(flag, ".include_usage")
+        if key not in STREAM_OPTIONS:
+            raise FieldError(f"is not a stream option; they are {', '.join(STREAM_OPTIONS)}", path=f".{key}")
+        _flag(flag, f".{key}")
+    if options.get("continuous_usage_stats") and not options.get("include_usage"):
+        raise FieldError("needs include_usage=true", path=".continuous_usage_stats")
     return options
+
+
+def check_modalities(value: Any) -> tuple[str, ...]:
+    """["text"]: what this engine writes."""
+    if not isinstance(value, list | tuple) or list(value) != ["text"]:
+        raise FieldError(f"must be ['text'] (this engine writes nothing else), got {short(value)}")
+    return ("text",)
 
 
 def _check_name(value: Any, path: str) -> None:

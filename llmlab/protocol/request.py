@@ -18,15 +18,13 @@ from pydantic import ConfigDict, ValidationError
 from llmlab.errors import RequestError, cut, short
 from llmlab.protocol import export
 from llmlab.protocol.checks import FieldError
+from llmlab.protocol.conversations import begins_with_system, with_system
 from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFields
 
-__all__ = ["ChatRequest", "PromptRequest", "Request"]
+__all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request"]
 
 #: What older versions of the API and other engines call a field. This is a better hint than a name that looks alike.
 _ELSEWHERE = {
-    "functions": "tools",
-    "function_call": "tool_choice",
-    "reasoning_effort": "enable_thinking",
     "guided_json": "response_format",
     "system": "messages",
     "input": "messages",
@@ -34,6 +32,17 @@ _ELSEWHERE = {
     "num_return_sequences": "n",
     "best_of": "n",
 }
+
+#: Fields of the API that are not here. A null there asks for nothing, as in every field.
+_REFUSED = {
+    "audio": "this engine writes text only",
+    "functions": "it is the older form of tools: give tools",
+    "function_call": "it is the older form of tool_choice: give tool_choice",
+    "web_search_options": "this engine does not search",
+}
+
+#: Fields that decide which tokens can be drawn at all, besides `tool_choice`; a request has at most one of them.
+CONSTRAINTS = ("response_format", "structured_outputs", "bad_words", "allowed_token_ids")
 
 R = TypeVar("R", bound="SamplingRequest")
 
@@ -52,10 +61,10 @@ class SamplingRequest(SharedFields):
     missing: ClassVar[str]
 
     def __init__(self, /, **fields: Any) -> None:
-        for name in fields:
-            if name not in type(self).model_fields:
+        for name, value in fields.items():
+            if name not in type(self).model_fields and (value is not None or name not in _REFUSED):
                 raise RequestError(self._unknown(name), param=str(name))
-        given = {name: value for name, value in fields.items() if value is not None}
+        given = {name: value for name, value in fields.items() if value is not None and name not in _REFUSED}
         if self.subject not in given:
             raise RequestError(f"{self.subject} is missing: {self.missing}", param=self.subject)
         try:
@@ -93,11 +102,20 @@ class SamplingRequest(SharedFields):
         """`stop` as a tuple, empty where there is none."""
         return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
 
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """The names of those `CONSTRAINTS` that are given, without a response_format of plain text."""
+        plain = self.response_format is not None and self.response_format["type"] == "text"
+        given = (name for name in CONSTRAINTS if getattr(self, name) is not None)
+        return tuple(name for name in given if not (plain and name == "response_format"))
+
     def _given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.names() if name in self.model_fields_set}
 
     @classmethod
     def _unknown(cls, name: Any) -> str:
+        if name in _REFUSED:
+            return f"{name} is not supported: {_REFUSED[name]}"
         near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.6)
         meant = _ELSEWHERE.get(str(name)) or (near[0] if near else None)
         hint = f"did you mean {meant!r}?" if meant in cls.model_fields else f"the fields are {', '.join(cls.names())}"
@@ -116,8 +134,14 @@ class SamplingRequest(SharedFields):
                 f"min_tokens must not exceed max_tokens ({self.token_limit}), got {self.min_tokens}",
                 param="min_tokens",
             )
-        if self.top_logprobs is not None and not self.logprobs:
+        # bad_words and allowed_token_ids are one filter; a grammar beside it could be left without any token.
+        if len(self.constraints) > 1 and set(self.constraints) != {"bad_words", "allowed_token_ids"}:
+            first, second = self.constraints[:2]
+            raise RequestError(f"{second} cannot be combined with {first}; give one of them", param=second)
+        if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
+        if self.logprob_token_ids and not self.logprobs:
+            raise RequestError("logprob_token_ids needs logprobs=true", param="logprob_token_ids")
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream=true", param="stream_options")
 
@@ -226,7 +250,7 @@ class PromptRequest(SamplingRequest, PromptFields):
 
     @classmethod
     def _unknown(cls, name: Any) -> str:
-        if name in ChatRequest.model_fields:
+        if name in ChatRequest.model_fields or name == "system":
             return f"{name} belongs to a chat: a raw prompt has no messages, and no template that could read it"
         return super()._unknown(name)
 
@@ -243,17 +267,24 @@ def _request_error(error: ValidationError) -> RequestError:
     return RequestError(f"{field}{cut(path)} {cut(str(bad or first['msg']))}", param=field)
 
 
-def build_request(messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
+def build_request(
+    messages: str | Sequence[Any] | Request | None = None, *, system: Any = None, **fields: Any
+) -> Request:
     """Returns the validated request for messages or for a raw prompt.
 
     Args:
         messages: the user's text, or a list of messages as the API has them, or a request to change.
+        system: the text of a system message in front of the messages; of a request to change, it takes the place of the
+            system message that is there.
         fields: the request's fields, spelled as the API spells them; `prompt` (a raw text or token ids) replaces the
             messages.
 
     Raises:
-        RequestError: a field is unknown, of the wrong type or out of range; the message names it.
+        RequestError: a field is unknown, of the wrong type or out of range, or there are two system messages; the
+            message names it.
     """
+    if system is not None:
+        return _with_system(messages, system, fields)
     if isinstance(messages, ChatRequest | PromptRequest):
         return messages.replace(**fields) if fields else messages
     if fields.get("prompt") is None:
@@ -266,3 +297,20 @@ def build_request(messages: str | Sequence[Any] | Request | None = None, **field
     if messages is not None:
         raise RequestError("give messages or a prompt, not both", param="prompt")
     return PromptRequest(**fields)
+
+
+def _with_system(messages: Any, system: Any, fields: dict[str, Any]) -> Request:
+    """The request with a system message in front of its messages."""
+    if isinstance(messages, PromptRequest) or fields.get("prompt") is not None:
+        raise RequestError("system belongs to a chat: a raw prompt has no messages", param="system")
+    if isinstance(messages, ChatRequest):
+        return messages.replace(**fields, messages=with_system(messages.messages, system))
+    said = fields.pop("messages", None) if messages is None else messages
+    if said is None:
+        return build_request(None, **fields)  # which names what is missing
+    if begins_with_system(said):
+        raise RequestError(
+            "system and a system message at the beginning of messages: give one of the two", param="system"
+        )
+    checked = ChatRequest.build(said, **fields)
+    return checked.replace(messages=with_system(checked.messages, system))

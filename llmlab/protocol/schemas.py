@@ -88,6 +88,7 @@ MESSAGES: Schema = {
     "items": {
         "anyOf": [
             _message("system", {"content": _CONTENT}, ("content",)),
+            _message("developer", {"content": _CONTENT}, ("content",)),
             _message("user", {"content": _CONTENT}, ("content",)),
             _message("assistant", {"content": _CONTENT, "reasoning_content": _TEXT}, ("content",)),
             _message(
@@ -107,11 +108,35 @@ PROMPT: Schema = {
     ]
 }
 
+TOKEN_IDS: Schema = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+
 STOP: Schema = {
     "anyOf": [
         {"type": "string", "minLength": 1},
         {"type": "array", "maxItems": 4, "items": {"type": "string", "minLength": 1}},
     ]
+}
+
+BAD_WORDS: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 1000,
+    "items": {"type": "string", "minLength": 1, "maxLength": 1000},
+}
+
+STRUCTURED_OUTPUTS: Schema = {
+    **_object(
+        {
+            "regex": {"type": "string", "description": "A regular expression that the whole answer matches."},
+            "choice": {"type": "array", "minItems": 1, "items": _TEXT, "description": "The answer is one of these."},
+            "grammar": {"type": "string", "description": "A grammar in llguidance's dialect of Lark."},
+            "json": {"type": ["object", "boolean", "string"], "description": "A JSON schema, or its text."},
+            "json_object": {"const": True, "description": "The answer is a JSON object."},
+        },
+        (),
+    ),
+    "minProperties": 1,
+    "maxProperties": 1,
 }
 
 STREAM_OPTIONS: Schema = _object(
@@ -120,10 +145,18 @@ STREAM_OPTIONS: Schema = _object(
             "type": "boolean",
             "default": False,
             "description": "Adds a last chunk that holds the number of tokens.",
-        }
+        },
+        "continuous_usage_stats": {
+            "type": "boolean",
+            "default": False,
+            "description": "With include_usage: every chunk holds the number of tokens so far.",
+        },
+        "include_obfuscation": {"type": "boolean", "description": "Accepted, without effect on a local engine."},
     },
     (),
 )
+
+MODALITIES: Schema = {"type": "array", "items": {"const": "text"}, "minItems": 1, "maxItems": 1}
 
 _STRICT: Schema = {"type": "boolean", "description": "The schema is enforced whether this is true or false."}
 

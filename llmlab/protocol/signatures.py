@@ -19,6 +19,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: The fields that are used most, which are shown first.
 _FIRST = ("temperature", "top_p", "top_k", "min_p", "n", "seed", "max_tokens", "stop")
+#: What methods with messages take besides the fields: the text of a system message.
+_SYSTEM = ("system",)
 #: The fields of a raw prompt.
 PROMPT_FIELDS = tuple(PromptRequest.model_fields)
 #: The fields that say how an answer is returned; a method that returns a whole answer does not have them.
@@ -51,9 +53,12 @@ def shows_fields(
     def decorate(method: Method) -> Method:
         shown = signature(method)
         own = [one for one in shown.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-        names = [name for name in (*_FIRST, *FIELDS) if name in only and name not in {*without, *shown.parameters}]
+        allowed = [name for name in FIELDS if name in only and name not in {*without, *shown.parameters}]
+        first = [name for name in _FIRST if name in allowed]
+        names = [*first, *(_SYSTEM if "messages" in {*allowed, *shown.parameters} else ()), *allowed]
+        defaults = {name: field.default for name, field in FIELDS.items()}
         fields = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=_UNCHANGED if unchanged else FIELDS[name].default)
+            Parameter(name, Parameter.KEYWORD_ONLY, default=_UNCHANGED if unchanged else defaults.get(name))
             for name in dict.fromkeys(names)
         ]
         vars(method)["__signature__"] = shown.replace(parameters=[*own, *fields])

@@ -1,18 +1,19 @@
 """Completions as API JSON and as the types of the `openai` package, with this project's extension fields.
 
-The extension fields: `seed` of the response; `reasoning_content` of a message, if the request separates the reasoning;
-`reasoning` and `tool_calls` beside `content` in the logprobs; `token_id`, `sampling_logprob`, `rank`, `entropy`,
-`kept`, `lead` and `overhang` of a token; `token_id` and `sampling_logprob` of an alternative. JSON has no infinity:
-minus infinity is -9999.0. Unknown values are null.
+The extension fields: `seed` of the response; `prompt_token_ids` of the response and `token_ids` of a choice, if the
+request has `return_token_ids`; `reasoning_content` of a message, if the request separates the reasoning; `reasoning`,
+`tool_calls` and `end` beside `content` in the logprobs; `token_id`, `sampling_logprob`, `rank`, `entropy`, `kept`,
+`lead` and `overhang` of a token; `token_id` and `sampling_logprob` of an alternative. JSON has no infinity: minus
+infinity is -9999.0. Unknown values are null.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmlab.protocol.completion import Choice, Completion, Header, TokenBytes, Tokens, ToolCall
+from llmlab.protocol.completion import Choice, Completion, Header, TokenBytes, Tokens, ToolCall, listed
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 #: Stands for minus infinity in JSON, as in OpenAI's API.
 MINUS_INFINITY = -9999.0
 
-#: The lists of the logprobs, one per segment of the answer; the last two are extensions.
-LOGPROB_LISTS = ("content", "reasoning", "tool_calls")
+#: The lists of the logprobs, one per segment of the answer; all after the first are extensions.
+LOGPROB_LISTS = ("content", "reasoning", "tool_calls", "end")
 
 _REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "interrupted": "length"}
 
@@ -39,9 +40,39 @@ def completion_json(completion: Completion) -> dict[str, Any]:
     return {
         **envelope(completion, kind="chat.completion"),
         "seed": completion.seed,
+        **prompt_token_ids(completion),
         "choices": [_choice(choice, completion) for choice in completion.choices],
+        **prompt_logprobs_json(completion),
         "usage": usage(completion, generated=completion.completion_tokens, reported=completion.reported_usage),
     }
+
+
+def prompt_logprobs_json(header: Header) -> dict[str, list[dict[str, Any] | None]]:
+    """Returns the field `prompt_logprobs` as vLLM has it, or no field where it is not known.
+
+    It has an entry for each of the prompt's tokens: token id -> logprob, rank and text, of the token itself and of the
+    likeliest ones. That of the first token is null, because nothing comes before it.
+    """
+    tokens, count = header.prompt_tokens, header.request.prompt_logprobs
+    if tokens is None or count is None:
+        return {}
+    found: list[dict[str, Any] | None] = [None]
+    for t in range(len(tokens)):
+        own = (int(tokens.ids[t]), tokens.bytes[t], tokens.logprob[t], int(tokens.rank[t]))
+        # As many as are asked for; there may be fewer.
+        ranks = range(1, min(count, tokens.top_ids.shape[1]) + 1)
+        top = zip(tokens.top_ids[t].tolist(), tokens.top_bytes[t], tokens.top_logprob[t], ranks, strict=False)
+        found.append(
+            {
+                str(token): {
+                    "logprob": number_json(logprob),
+                    "rank": rank,
+                    "decoded_token": spelling(data, token, header.control_tokens)["token"],
+                }
+                for token, data, logprob, rank in (own, *top)
+            }
+        )
+    return {"prompt_logprobs": found}
 
 
 def envelope(header: Header, *, kind: str) -> dict[str, Any]:
@@ -53,6 +84,16 @@ def envelope(header: Header, *, kind: str) -> dict[str, Any]:
         "model": header.model,
         "system_fingerprint": header.system_fingerprint,
     }
+
+
+def prompt_token_ids(header: Header) -> dict[str, list[int]]:
+    """Returns the prompt's token ids as a field of the answer, if the request asks for them."""
+    return {"prompt_token_ids": header.prompt_ids.tolist()} if header.request.return_token_ids else {}
+
+
+def token_ids(tokens: Tokens, header: Header) -> dict[str, list[int]]:
+    """Returns the ids of generated tokens, end tokens included, as a field of a choice, if the request wants them."""
+    return {"token_ids": tokens.ids.tolist()} if header.request.return_token_ids else {}
 
 
 def usage(header: Header, *, generated: int, reported: Mapping[str, int] | None = None) -> dict[str, int] | None:
@@ -80,18 +121,20 @@ def tool_call_json(tool_call: ToolCall) -> dict[str, Any]:
 
 
 def logprobs_json(tokens: Tokens, header: Header) -> dict[str, list[dict[str, Any]]]:
-    """Returns the lists of `logprobs`: an entry for each token, in the list of its segment; end tokens have none.
+    """Returns the lists of `logprobs`: an entry for each token, in the list of its segment.
 
     `content` lists the tokens of the message's content, which contains the reasoning if the request does not separate
     it.
     """
-    alternatives = header.request.top_logprobs or 0
-    kinds = {"content": "content", "tool_call": "tool_calls"}
+    alternatives, named = header.request.top_logprobs or 0, header.request.logprob_token_ids or ()
+    kinds = {"content": "content", "tool_call": "tool_calls", "end": "end"}
     kinds["reasoning"] = "reasoning" if header.request.separate_reasoning else "content"
     lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LOGPROB_LISTS}
     for t, segment in enumerate(tokens.segment):
         if segment in kinds:
-            lists[kinds[segment]].append(_token(tokens, t, alternatives, header.control_tokens))
+            lists[kinds[segment]].append(
+                _token(tokens, t, listed(tokens, t, most=alternatives, named=named), header.control_tokens)
+            )
     return lists
 
 
@@ -108,39 +151,41 @@ def _choice(choice: Choice, completion: Completion) -> dict[str, Any]:
         "message": message,
         "finish_reason": finish_reason(choice.finish_reason),
         "logprobs": {**logprobs_json(choice.tokens, completion), "refusal": None} if request.logprobs else None,
+        **token_ids(choice.tokens, completion),
     }
 
 
-def _token(tokens: Tokens, t: int, alternatives: int, names: Mapping[int, str]) -> dict[str, Any]:
+def _token(tokens: Tokens, t: int, columns: Sequence[int], names: Mapping[int, str]) -> dict[str, Any]:
     return {
-        **_spelling(tokens.bytes[t], int(tokens.ids[t]), names),
-        "logprob": _number(tokens.logprob[t]),
-        "sampling_logprob": _number(tokens.sampling_logprob[t]),
+        **spelling(tokens.bytes[t], int(tokens.ids[t]), names),
+        "logprob": number_json(tokens.logprob[t]),
+        "sampling_logprob": number_json(tokens.sampling_logprob[t]),
         "rank": _count(tokens.rank[t]),
-        "entropy": _number(tokens.entropy[t]),
+        "entropy": number_json(tokens.entropy[t]),
         "kept": _count(tokens.kept[t]),
         "lead": int(tokens.lead[t]),
         "overhang": int(tokens.overhang[t]),
         "top_logprobs": [
             {
-                **_spelling(tokens.top_bytes[t][a], int(tokens.top_ids[t, a]), names),
-                "logprob": _number(tokens.top_logprob[t, a]),
-                "sampling_logprob": _number(tokens.top_sampling_logprob[t, a]),
+                **spelling(tokens.top_bytes[t][a], int(tokens.top_ids[t, a]), names),
+                "logprob": number_json(tokens.top_logprob[t, a]),
+                "sampling_logprob": number_json(tokens.top_sampling_logprob[t, a]),
             }
-            for a in range(min(alternatives, tokens.top_ids.shape[1]))
+            for a in columns
         ],
     }
 
 
-def _spelling(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:
-    """A token's text, bytes and id. A control token has its name as text; null bytes distinguish it from real text."""
+def spelling(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:
+    """Returns a token's text, bytes and id. A control token's text is its name, and its bytes are null."""
     known = _count(token_id)
     if data is None:
         return {"token": names.get(token_id, f"<id {token_id}>"), "bytes": None, "token_id": known}
     return {"token": data.decode("utf-8", "replace"), "bytes": list(data), "token_id": known}
 
 
-def _number(value: Any) -> float | None:
+def number_json(value: Any) -> float | None:
+    """Returns a statistic as JSON has it: null where it is not known, -9999.0 for minus infinity."""
     number = float(value)
     if math.isnan(number):
         return None

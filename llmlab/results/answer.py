@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +13,7 @@ import numpy as np
 from llmlab.protocol.arguments import PlaceError, choice_at, file_path, whole
 from llmlab.protocol.completion import Choice, Completion, ToolCall
 from llmlab.text import numbers
-from llmlab.text.spelling import speed
+from llmlab.text.spelling import speed, token_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +62,18 @@ class Answer:
     def texts(self) -> list[str]:
         """Every choice's content."""
         return [choice.text for choice in self.choices]
+
+    @property
+    def tokens(self) -> list[str]:
+        """The first choice's tokens as texts, as the column `token` of a frame has them; arrays are in `r[0].tokens`.
+
+        A part of a character has U+FFFD for its bytes, and a control token its name.
+        """
+        if not self.choices:
+            return []
+        tokens = self.choices[0].tokens
+        spelled = zip(tokens.bytes, tokens.ids.tolist(), strict=True)
+        return [token_text(raw, token_id=token, names=self.control_tokens) for raw, token in spelled]
 
     @property
     def reasoning(self) -> str | None:
@@ -173,7 +185,8 @@ class Answer:
     def perplexities(self) -> list[float]:
         """Every choice's perplexity: exp of minus its mean raw logprob, the end token included; NaN where unknown.
 
-        An endpoint lists no end token, so its perplexities cannot be compared with those of a local model.
+        Endpoints other than llmlab's own list no end token. A note says so, because their perplexities cannot be
+        compared with those of a local model.
         """
         from llmlab.metrics import perplexity
 
@@ -215,6 +228,27 @@ class Answer:
         from llmlab.frames.tokens import to_csv
 
         return to_csv(self.logprobs_frame(), path)
+
+    def to_latex(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        columns: Sequence[str] = ("position", "token", "logprob", "sampling_logprob", "rank", "entropy"),
+        digits: int = 3,
+    ) -> str:
+        """Returns `logprobs_frame()` as a LaTeX table that can be typeset; see `llmlab.frames.latex.to_latex`.
+
+        Args:
+            path: a file to write the table to as well.
+            columns: the columns to show.
+            digits: the number of digits after the decimal point.
+
+        Raises:
+            RequestError: there is no such column, or an argument is of the wrong type.
+        """
+        from llmlab.frames.latex import to_latex
+
+        return to_latex(self.logprobs_frame(), path, columns=columns, digits=digits)
 
     def _repr_html_(self) -> str:
         from llmlab.display.strip import strip

@@ -9,15 +9,16 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
 from llmlab.display.html import Markup, fragment
-from llmlab.distributions.probabilities import log_softmax
-from llmlab.distributions.step import SamplerRow, Step
+from llmlab.distributions.probabilities import entropy, log_softmax
+from llmlab.distributions.step import Step
 from llmlab.distributions.trace import last
-from llmlab.errors import ContextLengthError, RequestError
+from llmlab.errors import RequestError
 from llmlab.protocol.arguments import listed, most, order_name, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.step_request import StepRequest, token_ids
+from llmlab.results.token_probability import TokenProbability, token_probabilities
 from llmlab.text.token_names import Token, TokenNames
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from llmlab.results.next_token_grid import NextTokenGrid
 
 __all__ = ["NextToken"]
-
-#: The largest choice and position that noise is sampled for.
-_INT32 = 2**31 - 1
 
 #: The signature of a method shows the sampling fields in the place of its `**fields`.
 _shows_fields = shows_fields(only=SAMPLING_FIELDS, unchanged=True)
@@ -71,6 +69,7 @@ class NextToken:
         seed: int | None = None,
         choice: int = 0,
         drawn: int | None = None,
+        token_names: TokenNames | None = None,
     ) -> None:
         self.logits = logits
         self.prompt_ids = prompt_ids
@@ -80,29 +79,11 @@ class NextToken:
         self.seed = request.seed if seed is None else seed
         self.choice = choice
         self.drawn = drawn
-        self.token_names = TokenNames(backend.token_bytes, backend.token_names, vocab_size=len(logits))
+        self.token_names = token_names or TokenNames(backend.token_bytes, backend.token_names, vocab_size=len(logits))
         self._step = Step(logits, prompt_ids=prompt_ids, made=self.made, end_ids=backend.end_ids)
         self._asked = StepRequest(
             request, backend=backend, prompt_ids=prompt_ids, made=self.made, seed=self.seed, choice=choice
         )
-
-    @classmethod
-    def of(cls, backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
-        """The distribution of the first token after a request's prompt; runs the model once.
-
-        Raises:
-            RequestError: the order is unknown, or the request has a grammar that cannot be compiled.
-            ContextLengthError: the prompt does not fit.
-        """
-        prompt = backend.render(request)
-        try:
-            logits = backend.next_logits(prompt)
-        except ContextLengthError as error:
-            # The backend was given token ids, and cannot know which field they came from.
-            raise ContextLengthError(error.message, param=request.subject) from None
-        found = cls(logits, backend=backend, request=request, prompt_ids=prompt, order=order)
-        found._asked.mask(request)  # a grammar that cannot be compiled is an error now
-        return found
 
     # --- probabilities ------------------------------------------------------------------------------------------------
 
@@ -110,6 +91,16 @@ class NextToken:
     def logprobs(self) -> Float64[np.ndarray, " V"]:
         """Log-probabilities of the raw distribution, the softmax of `logits`, in nats."""
         return self._step.logprobs
+
+    @property
+    def probs(self) -> Float64[np.ndarray, " V"]:
+        """Probabilities of the raw distribution; the model's own, at temperature 1."""
+        return np.exp(self._step.logprobs)
+
+    @property
+    def entropy(self) -> float:
+        """The entropy of the raw distribution, in nats."""
+        return float(entropy(self.logits))
 
     @property
     def ranking(self) -> Int64[np.ndarray, " V"]:
@@ -124,6 +115,25 @@ class NextToken:
             RequestError: a field is unknown or out of range.
         """
         return log_softmax(self._final(order, fields))
+
+    @_shows_fields
+    def top(self, count: int = 10, *, order: str | None = None, **fields: Any) -> list[TokenProbability]:
+        """The `count` most likely tokens of the raw distribution, with their probabilities; `frame` has more of them.
+
+        Raises:
+            RequestError: a field is unknown or out of range.
+        """
+        ids = self.ranking[: whole("count", count, least=1)].tolist()
+        return token_probabilities(
+            ids, self.token_names, raw=self.logprobs, sampling=self.sampling_logprobs(order=order, **fields)
+        )
+
+    @_shows_fields
+    def plot(self, *, top: int = 12, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+        """Draw the most likely tokens at the request's temperature, and what top_k, top_p and min_p remove."""
+        temperature = self._asked.changed(fields).temperature
+        others = {name: value for name, value in fields.items() if name != "temperature"}
+        return self.plot_temperatures([temperature], top=top, order=order, ax=ax, **others)
 
     @_shows_fields
     def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
@@ -167,7 +177,7 @@ class NextToken:
         from llmlab.sampling.params import seed_words
 
         words = [seed_words(whole("seeds", seed)) for seed in listed("seeds", seeds, of="seeds")]
-        noise_choice, noise_position = self._noise_place(choice, position)
+        noise_choice, noise_position = self._asked.noise_place(choice, position)
         return sample_ids(self._final(order, fields), words, choice=noise_choice, position=noise_position)
 
     @_shows_fields
@@ -183,13 +193,8 @@ class NextToken:
         """
         from llmlab.results.next_token_grid import NextTokenGrid
 
-        grid = {name: list(values) for name, values in fields.items() if _varied(values)}
-        if not all(grid.values()):
-            empty = next(name for name, values in grid.items() if not values)
-            raise RequestError(f"{empty} is varied over no value at all", param=empty)
-        fixed = self._asked.changed({name: value for name, value in fields.items() if name not in grid})
-        return NextTokenGrid(
-            self._step, self._asked.replaced(fixed), names=self.token_names, grid=grid, order=self._order(order)
+        return NextTokenGrid.of(
+            self._step, self._asked, names=self.token_names, fields=fields, order=self._order(order)
         )
 
     # --- the stages of the sampler ------------------------------------------------------------------------------------
@@ -208,7 +213,7 @@ class NextToken:
         Columns: token, token_id, bytes, number (of the stage in the order; 0 is the raw distribution), stage, active
         (whether these fields ask for the stage), logit, logprob and prob after it (-inf, -inf and 0 once the token is
         removed; at a temperature below 1e-5 the logit of the one token left is 0), removed_by (the stage that removed
-        the token, NA where it can be sampled).
+        the token, NaN where it can be sampled).
 
         Args:
             top: the number of tokens, the most likely ones of the raw distribution; None for all V.
@@ -222,7 +227,9 @@ class NextToken:
         from llmlab.frames.distribution import stages_frame
 
         ids = self.ranking[: most(top)].tolist() if tokens is None else token_ids(tokens, self.token_names)
-        return stages_frame(self._step, ids, row=self._row(fields), order=self._order(order), names=self.token_names)
+        return stages_frame(
+            self._step, ids, row=self._asked.row(fields), order=self._order(order), names=self.token_names
+        )
 
     @_shows_fields
     def plot_stages(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
@@ -236,7 +243,7 @@ class NextToken:
 
         token_id = self.token_names.id_of(token)
         (label,) = self._labels([token_id])
-        return token_stages(self._step, token_id, row=self._row(fields), order=self._order(order), label=label)
+        return token_stages(self._step, token_id, row=self._asked.row(fields), order=self._order(order), label=label)
 
     @_shows_fields
     def flip_points_frame(
@@ -255,7 +262,7 @@ class NextToken:
         a value to float32, so that a value right at an end may fall on either side.
 
         Columns: parameter (temperature, top_k, top_p, min_p; temperatures below 1e-5, at which only the most likely
-        token is left, have a row of their own), event (kept, drawn), low, high (both inside; NA for never; an infinite
+        token is left, have a row of their own), event (kept, drawn), low, high (both inside; NaN for never; an infinite
         top_k is off), value (what the parameter is held at while others are varied).
 
         Args:
@@ -272,9 +279,11 @@ class NextToken:
         from llmlab.frames.distribution import flip_points_frame
 
         seed = self._asked.changed(fields).seed if "seed" in fields else self.seed
-        noise = Noise(seed, *self._noise_place(choice, position)).values(len(self.logits))
+        noise = Noise(seed, *self._asked.noise_place(choice, position)).values(len(self.logits))
         token_id = self.token_names.id_of(token)
-        return flip_points_frame(self._step, token_id, row=self._row(fields), order=self._order(order), noise=noise)
+        return flip_points_frame(
+            self._step, token_id, row=self._asked.row(fields), order=self._order(order), noise=noise
+        )
 
     @_shows_fields_except_temperature
     def temperatures(
@@ -304,7 +313,7 @@ class NextToken:
         if not asked:
             raise RequestError("temperatures is empty: give at least one", param="temperatures")
         top = whole("top", top, least=1)
-        rows = [self._row({**fields, "temperature": value}) for value in asked]
+        rows = [self._asked.row({**fields, "temperature": value}) for value in asked]
         return temperature_distributions(self._step, rows=rows, order=self._order(order), top=top, labels=self._labels)
 
     @_shows_fields_except_temperature
@@ -327,7 +336,7 @@ class NextToken:
         """The probabilities before top_k, top_p and min_p, falling, and what each of these removes, as arrays."""
         from llmlab.distributions.stages import truncation_curve
 
-        return truncation_curve(self._step, row=self._row(fields), order=self._order(order))
+        return truncation_curve(self._step, row=self._asked.row(fields), order=self._order(order))
 
     @_shows_fields
     def plot_truncation(self, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
@@ -346,7 +355,9 @@ class NextToken:
         from llmlab.distributions.stages import penalty_shifts
 
         top = whole("top", top, least=1)
-        return penalty_shifts(self._step, row=self._row(fields), order=self._order(order), top=top, labels=self._labels)
+        return penalty_shifts(
+            self._step, row=self._asked.row(fields), order=self._order(order), top=top, labels=self._labels
+        )
 
     @_shows_fields
     def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
@@ -376,21 +387,6 @@ class NextToken:
     def _order(self, order: str | None) -> str:
         return self.order if order is None else order_name(order)
 
-    def _row(self, fields: dict[str, Any]) -> SamplerRow:
-        request = self._asked.changed(fields)
-        return SamplerRow(self._asked.params(request), self._asked.mask(request))
-
     def _final(self, order: str | None, fields: dict[str, Any]) -> Float32[np.ndarray, " V"]:
         """The logits after the last stage."""
-        return last(self._step.trace([self._row(fields)], order=self._order(order)))[0]
-
-    def _noise_place(self, choice: Any, position: Any) -> tuple[int, int]:
-        """The choice and the position of the noise; by default this step's."""
-        return (
-            self.choice if choice is None else whole("choice", choice, least=0, most=_INT32),
-            len(self.made) if position is None else whole("position", position, least=0, most=_INT32),
-        )
-
-
-def _varied(value: Any) -> bool:
-    return isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) > 0
+        return last(self._step.trace([self._asked.row(fields)], order=self._order(order)))[0]

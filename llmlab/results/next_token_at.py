@@ -1,18 +1,37 @@
-"""The decoding step at any position of a completion, from the model that made it."""
+"""The decoding step at any position of a completion, from the model that made it; or the first one after a prompt."""
 
 from __future__ import annotations
 
-from llmlab.errors import RequestError
+from llmlab.errors import ContextLengthError, RequestError
 from llmlab.protocol.arguments import PlaceError, place
 from llmlab.protocol.backend import LogitsBackend
-from llmlab.protocol.completion import Completion
+from llmlab.protocol.completion import Choice, Completion
+from llmlab.protocol.request import Request
 from llmlab.results.next_token import NextToken
 
-__all__ = ["next_token_at"]
+__all__ = ["SAME", "choice_of", "first_token", "model_of", "next_token_at", "other_weights"]
 
 #: How far the recomputed logprob of a sampled token may lie from the reported one, in nats: far more than the rounding
 #: of another batch size, and far less than the difference between two checkpoints.
-_SAME = 0.05
+SAME = 0.05
+
+
+def first_token(backend: LogitsBackend, request: Request, *, order: str = "llmlab") -> NextToken:
+    """The distribution of the first token after a request's prompt; runs the model once.
+
+    Raises:
+        RequestError: the order is unknown, or the request has a grammar that cannot be compiled.
+        ContextLengthError: the prompt does not fit.
+    """
+    prompt = backend.render(request)
+    try:
+        logits = backend.next_logits(prompt, model=request.model)
+    except ContextLengthError as error:
+        # The backend was given token ids, and cannot know which field they came from.
+        raise ContextLengthError(error.message, param=request.subject) from None
+    found = NextToken(logits, backend=backend, request=request, prompt_ids=prompt, order=order)
+    backend.allowed_tokens(request, prompt=prompt, made=found.made)  # a grammar that cannot be compiled fails now
+    return found
 
 
 def next_token_at(completion: Completion, backend: object, *, position: int, choice: int) -> NextToken:
@@ -30,21 +49,18 @@ def next_token_at(completion: Completion, backend: object, *, position: int, cho
         PlaceError: there is no such position or choice.
         RequestError: the backend gives no logits, or the completion was made with other weights.
     """
-    if not isinstance(backend, LogitsBackend):
-        raise RequestError(f"{completion.model} was asked of an endpoint that gives no logits; llmlab.load a model")
-    found = next((one for one in completion.choices if one.index == choice), None)
-    if found is None:
-        raise PlaceError(f"choice {choice} is not among the {len(completion.choices)} of this result", param="choice")
+    model, found = model_of(completion, backend), choice_of(completion, choice)
     tokens = found.tokens
     at = place(position, among=tokens, choice=choice)
     made, drawn = tokens.ids[:at], int(tokens.ids[at])
     # Given tokens were read in one pass, before the first one was sampled. The logprobs of the given tokens themselves
     # are those of the completion that they were taken from, which sampled them step by step.
     given = found.given if at >= found.given else 0
-    logits = backend.step_logits(completion.prompt_ids, made, given=given, rows=len(completion.choices))
+    rows, name = len(completion.choices), completion.request.model
+    logits = model.step_logits(completion.prompt_ids, made, given=given, rows=rows, model=name)
     step = NextToken(
         logits,
-        backend=backend,
+        backend=model,
         request=completion.request,
         prompt_ids=completion.prompt_ids,
         made=made,
@@ -53,9 +69,37 @@ def next_token_at(completion: Completion, backend: object, *, position: int, cho
         choice=choice,
         drawn=drawn,
     )
-    if drawn >= len(logits) or abs(step.logprobs[drawn] - tokens.logprob[at]) > _SAME:
-        raise RequestError(
-            f"{completion.model} did not make this result with the weights that are loaded now: the token at position "
-            f"{at} had the logprob {tokens.logprob[at]:.4f}"
-        )
+    if drawn >= len(logits) or abs(step.logprobs[drawn] - tokens.logprob[at]) > SAME:
+        raise other_weights(completion, position=at, logprob=float(tokens.logprob[at]))
     return step
+
+
+def model_of(completion: Completion, backend: object) -> LogitsBackend:
+    """Returns the backend as one that gives logits.
+
+    Raises:
+        RequestError: it is an endpoint.
+    """
+    if not isinstance(backend, LogitsBackend):
+        raise RequestError(f"{completion.model} was asked of an endpoint that gives no logits; llmlab.load a model")
+    return backend
+
+
+def choice_of(completion: Completion, choice: int) -> Choice:
+    """The choice with an index.
+
+    Raises:
+        PlaceError: there is none.
+    """
+    found = next((one for one in completion.choices if one.index == choice), None)
+    if found is None:
+        raise PlaceError(f"choice {choice} is not among the {len(completion.choices)} of this result", param="choice")
+    return found
+
+
+def other_weights(completion: Completion, *, position: int, logprob: float) -> RequestError:
+    """The error for a token whose logprob is not the one that was reported when it was sampled."""
+    return RequestError(
+        f"{completion.model} did not make this result with the weights that are loaded now: the token at position "
+        f"{position} had the logprob {logprob:.4f}"
+    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: The most rows that a frame may have.
-_MOST_ROWS = 5_000_000
+MOST_ROWS = 5_000_000
 
 
 class NextTokenGrid:
@@ -45,6 +45,22 @@ class NextTokenGrid:
         self._names = names
         self.grid = {name: tuple(values) for name, values in grid.items()}
         self.order = order
+
+    @classmethod
+    def of(
+        cls, step: Step, asked: StepRequest, *, names: TokenNames, fields: Mapping[str, Any], order: str
+    ) -> NextTokenGrid:
+        """The grid over every field that has a list of values; the other fields are fixed.
+
+        Raises:
+            RequestError: a field is unknown or out of range, or its list is empty.
+        """
+        grid = {name: list(values) for name, values in fields.items() if _varied(values)}
+        if not all(grid.values()):
+            empty = next(name for name, values in grid.items() if not values)
+            raise RequestError(f"{empty} is varied over no value at all", param=empty)
+        fixed = asked.changed({name: value for name, value in fields.items() if name not in grid})
+        return cls(step, asked.replaced(fixed), names=names, grid=grid, order=order)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +109,7 @@ class NextTokenGrid:
         from llmlab.frames.distribution import next_token_frame
 
         ids = self._step.ranking[: most(top)]
-        if len(self) * len(ids) > _MOST_ROWS:
+        if len(self) * len(ids) > MOST_ROWS:
             raise RequestError(
                 f"{len(self):,} cells of {len(ids):,} tokens: ask for fewer with top=, or for logprobs(tokens)",
                 param="top",
@@ -141,3 +157,7 @@ class NextTokenGrid:
 
     def _kinds(self) -> dict[str, str]:
         return {name: column_kind(name) for name in self.grid}
+
+
+def _varied(value: Any) -> bool:
+    return isinstance(value, list | tuple | range) or getattr(value, "ndim", 0) > 0

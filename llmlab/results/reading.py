@@ -45,6 +45,7 @@ def _wait(source: Stream) -> None:
     total = None if request.token_limit is None else request.token_limit * request.n
     with progress_bar(total=total, unit="token") as bar:
         source.on_wait(bar.set_description_str)
+        source.on_restart(lambda: bar.update(-bar.n))
         for delta in source:
             bar.set_description_str(None, refresh=False)
             bar.update(len(delta.tokens))

@@ -14,6 +14,7 @@ from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import STREAMING, shows_fields
 from llmlab.results.answer import Answer
+from llmlab.results.position import Position, position_of
 from llmlab.results.reading import read
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from llmlab.counterfactuals.sensitivity import Sensitivity
     from llmlab.counterfactuals.tree import Tree
     from llmlab.results.next_token import NextToken
+    from llmlab.results.next_tokens import NextTokens
     from llmlab.text.token_names import Token
 
 
@@ -114,7 +116,7 @@ class Result(Answer):
 
     # --- questions to the model ---
 
-    def next_token(self, position: int, *, choice: int = 0) -> NextToken:
+    def next_token(self, position: Position, *, choice: int = 0) -> NextToken:
         """The exact next-token distribution from which the token at a position was drawn.
 
         It is the object that `lab.next_token` returns, for this step: penalties count the tokens before it, and
@@ -122,7 +124,8 @@ class Result(Answer):
         distribution is the one that was drawn from.
 
         Args:
-            position: the position; a negative one counts from the end.
+            position: the position, where a negative one counts from the end; or the text of the token there, such as
+                " but", if the choice has it once.
             choice: which choice.
 
         Raises:
@@ -131,14 +134,34 @@ class Result(Answer):
         """
         from llmlab.results.next_token_at import next_token_at
 
-        if self._lab is None:
-            raise RequestError("this result came from a file and has no lab: llmlab.load the model that made it")
-        return next_token_at(self.data, self._lab.backend, position=position, choice=self._choice(choice).index)
+        at, one = self._at(position, choice), self._choice(choice).index
+        return next_token_at(self.data, self._asker().backend, position=at, choice=one)
+
+    def next_tokens(self, *, choice: int = 0) -> NextTokens:
+        """The exact next-token distributions at all positions of a choice, from one pass of the model.
+
+            r.next_tokens().entropies           # one number per token
+            r.next_tokens()[3].plot()           # the distribution at position 3
+
+        The pass reads all tokens at once (teacher forcing), where `next_token` repeats the decoding steps. So the
+        logits agree with those that the tokens were drawn from to 1e-4 in float32, not to the bit. All of them are held
+        in memory, float32 [T, V].
+
+        Args:
+            choice: which choice.
+
+        Raises:
+            IndexError: there is no such choice.
+            RequestError: as in `next_token`.
+        """
+        from llmlab.results.next_tokens import next_tokens
+
+        return next_tokens(self.data, self._asker().backend, choice=self._choice(choice).index)
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row per token.
 
-        Columns: position, token, token_id, bytes, logprob (raw), rank, entropy, margin; NA for the first token.
+        Columns: position, token, token_id, bytes, logprob (raw), rank, entropy, margin; NaN for the first token.
 
         Raises:
             RequestError: the result has no lab, or the backend does not take token ids.
@@ -171,7 +194,7 @@ class Result(Answer):
     @shows_fields(without=STREAMING, unchanged=True)
     def branch(
         self,
-        position: int,
+        position: Position,
         token: Token | None = None,
         *,
         choice: int = 0,
@@ -181,6 +204,7 @@ class Result(Answer):
         """Continues a choice from any position, with another token there; returns a result whose `parent` this is.
 
             r.branch(5, " but")
+            r.branch(" and", " but")            # where the answer has " and"
 
         The tokens before the position are kept, and later positions meet the noise they would have met. The new result
         has all of them; `branched[0].given` is the number of tokens that were kept or forced, and their logprobs are
@@ -188,7 +212,8 @@ class Result(Answer):
         completes does.
 
         Args:
-            position: from 0; one past the last token continues after it; a negative one counts from the end.
+            position: from 0; one past the last token continues after it; a negative one counts from the end; or a text,
+                as in `next_token`.
             token: a token id, a text or bytes (of one or several tokens), or a control token's name; by default a token
                 is drawn.
             choice: which choice of this result.
@@ -203,8 +228,8 @@ class Result(Answer):
         """
         from llmlab.counterfactuals.branch import branch
 
-        backend = self._asker().backend
-        return self._result(branch(self, backend, self._choice(choice), position, token, order=order, changes=changes))
+        backend, one, at = self._asker().backend, self._choice(choice), self._at(position, choice)
+        return self._result(branch(self, backend, one, at, token, order=order, changes=changes))
 
     @shows_fields(without=STREAMING, unchanged=True)
     def tree(
@@ -213,7 +238,7 @@ class Result(Answer):
         width: int = 3,
         *,
         choice: int = 0,
-        position: int = 0,
+        position: Position = 0,
         order: str | None = None,
         **changes: Any,
     ) -> Tree:
@@ -226,8 +251,7 @@ class Result(Answer):
             depth: the number of levels.
             width: the number of tokens after each token, at most 20.
             choice: the choice whose tokens come before the tree.
-            position: the position of the first level; 0 is the beginning of the answer, a negative one counts from the
-                end.
+            position: the position of the first level, as in `next_token`; 0 is the beginning of the answer.
             order: as in `rerun`.
             changes: as in `rerun`; they change the sampling probabilities.
 
@@ -237,8 +261,8 @@ class Result(Answer):
         """
         from llmlab.counterfactuals.tree import tree
 
-        backend, one = self._asker().backend, self._choice(choice)
-        return tree(self, backend, one, depth=depth, width=width, position=position, order=order, changes=changes)
+        backend, one, at = self._asker().backend, self._choice(choice), self._at(position, choice)
+        return tree(self, backend, one, depth=depth, width=width, position=at, order=order, changes=changes)
 
     def sensitivity(self, **moved: Any) -> Sensitivity:
         """Reruns the request with several values of one parameter, and finds where each choice first differs.
@@ -296,11 +320,11 @@ class Result(Answer):
 
         return plot_surprisal(self.surprisal_frame(), choice=self._choice(choice).index, ax=ax)
 
-    def plot_top_logprobs(self, position: int, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
+    def plot_top_logprobs(self, position: Position, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
         """Plots the most likely tokens at a position; see `llmlab.plots.completion.plot_top_logprobs`.
 
         Args:
-            position: the position; a negative one counts from the end.
+            position: as in `next_token`.
             choice: which choice.
             top: the number of tokens; at most the `top_logprobs` that were recorded.
             ax: where to draw; by default a new figure.
@@ -310,25 +334,35 @@ class Result(Answer):
         """
         from llmlab.plots.completion import alternatives, plot_top_logprobs
 
-        names = self.control_tokens
-        return plot_top_logprobs(alternatives(self._choice(choice), position, top=top, names=names), ax=ax)
+        one, at, names = self._choice(choice), self._at(position, choice), self.control_tokens
+        return plot_top_logprobs(alternatives(one, at, top=top, names=names), ax=ax)
+
+    def _at(self, position: Position, choice: int) -> int:
+        """A position of a choice as a number; a text is looked up."""
+        return position_of(position, self._choice(choice), names=self.control_tokens)
 
     # --- asking again ---
 
     def _asker(self) -> Asker:
-        """Where this was asked.
-
-        Raises:
-            RequestError: the result came from a file or a pickle, and has no lab.
-        """
-        if self._lab is None:
-            raise RequestError("this result was loaded without a lab to ask: Result.load(path, lab=lab) gives it one")
-        return self._lab
+        return asker_of(self)
 
     def _result(self, found: Completion | Stream) -> Result:
         """The result of what was asked, whose parent this is; a stream is read to its end."""
         made = partial(keep, self._asker(), parent=self)
         return made(found) if isinstance(found, Completion) else read(found, made)
+
+
+def asker_of(result: Result) -> Asker:
+    """Where a result was asked.
+
+    Raises:
+        RequestError: the result came from a file or a pickle, and has no lab.
+    """
+    if result.lab is None:
+        raise RequestError(
+            "this result was loaded without a lab and has no lab to ask: Result.load(path, lab=lab) gives it one"
+        )
+    return result.lab
 
 
 def keep(lab: Asker, completion: Completion, *, parent: Result | None = None) -> Result:

@@ -8,18 +8,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
+from llmlab.distributions.step import SamplerRow
 from llmlab.errors import RequestError
-from llmlab.protocol.arguments import listed
+from llmlab.protocol.arguments import listed, whole
 from llmlab.protocol.backend import LogitsBackend
-from llmlab.protocol.request import Request
+from llmlab.protocol.request import CONSTRAINTS, Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.text.token_names import TokenNames
 
 #: Fields that the prompt or the logits depend on: with another value, it is another step.
 _OTHER_STEP = frozenset(
-    {"messages", "prompt", "model", "tools", "tool_choice", "enable_thinking", "chat_template_kwargs"}
-    | {"continue_final_message"}
+    {"messages", "prompt", "model", "tools", "tool_choice", "enable_thinking", "reasoning_effort"}
+    | {"chat_template_kwargs", "continue_final_message"}
 )
+
+#: The largest choice and position that noise is sampled for.
+_INT32 = 2**31 - 1
 
 
 class StepRequest:
@@ -78,11 +82,27 @@ class StepRequest:
         Raises:
             RequestError: the grammar cannot be compiled, or it forbids the tokens before this step.
         """
-        key = repr(request.response_format)
+        key = repr([getattr(request, name) for name in CONSTRAINTS])
         if self._mask is None or self._mask[0] != key:
             allowed = self._backend.allowed_tokens(request, prompt=self._prompt_ids, made=self._made)
             self._mask = (key, allowed)
         return self._mask[1]
+
+    def row(self, fields: Mapping[str, Any]) -> SamplerRow:
+        """The settings of a sampler row with some of the fields changed.
+
+        Raises:
+            RequestError: as in `changed` and `mask`.
+        """
+        request = self.changed(fields)
+        return SamplerRow(self.params(request), self.mask(request))
+
+    def noise_place(self, choice: Any, position: Any) -> tuple[int, int]:
+        """The choice and the position that the noise depends on; by default this step's."""
+        return (
+            self._choice if choice is None else whole("choice", choice, least=0, most=_INT32),
+            len(self._made) if position is None else whole("position", position, least=0, most=_INT32),
+        )
 
 
 def token_ids(tokens: Any, names: TokenNames) -> list[int]:

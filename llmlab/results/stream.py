@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmlab.display.progress import Wait
 from llmlab.protocol.arguments import number
@@ -13,8 +14,10 @@ from llmlab.protocol.backend import Stream as Source
 from llmlab.protocol.chunks import chunks
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.partial import PartialCompletion
+from llmlab.results.position import Position, position_of
 from llmlab.results.reading import keep_part, read
-from llmlab.results.result import Result
+from llmlab.results.result import Result, asker_of, keep
+from llmlab.text.token_names import Token
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk
@@ -31,13 +34,15 @@ class Stream:
 
     Args:
         source: the backend's stream, of which nothing was read.
-        include_usage: as in `llmlab.protocol.chunks.chunks`.
+        options: the request's `stream_options`, as in `llmlab.protocol.chunks.chunks`.
         finish: makes a Result of the completion.
     """
 
-    def __init__(self, source: Source, *, include_usage: bool | None, finish: Callable[[Completion], Result]) -> None:
+    def __init__(
+        self, source: Source, *, options: Mapping[str, bool] | None, finish: Callable[[Completion], Result]
+    ) -> None:
         self._source = source
-        self._chunks = chunks(source, include_usage=include_usage)
+        self._chunks = chunks(source, options=options)
         self._finish = finish
         self._result: Result | None = None
         self._wait = Wait()
@@ -93,6 +98,7 @@ class Stream:
             made = PartialCompletion(self._source.header)
             if tell is not None:
                 self._source.on_wait(tell)
+            self._source.on_restart(made.clear)
             due = 0.0
             try:
                 for delta in self._source:
@@ -129,3 +135,20 @@ class Stream:
     def __repr__(self) -> str:
         header = self._source.header
         return f"<a stream of {header.model}, seed {header.seed}: iterate for its chunks, or ask for its result()>"
+
+
+def branch_stream(
+    result: Result, position: Position, token: Token | None = None, *, choice: int = 0, **changes: Any
+) -> Stream:
+    """Starts `result.branch(...)`, with the same arguments, as a stream; its `result()` has `result` as its parent.
+
+    Raises:
+        IndexError: there is no such position or choice.
+        RequestError: as in `Result.branch`.
+    """
+    from llmlab.counterfactuals.branch import branch
+
+    one, lab = result[choice], asker_of(result)
+    at = position_of(position, one, names=result.control_tokens)
+    source = branch(result, lab.backend, one, at, token, order=changes.pop("order", None), changes=changes)
+    return Stream(source, options=None, finish=partial(keep, lab, parent=result))

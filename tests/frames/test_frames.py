@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from llmlab.frames.schema import LOGPROBS_COLUMNS, TOP_LOGPROBS_COLUMNS
 from llmlab.frames.tokens import logprobs_frame, top_logprobs_frame
+from tests.columns import assert_declared
 
 COLUMNS = [
     "choice", "position", "segment", "token", "token_id", "bytes", "logprob", "sampling_logprob", "rank", "entropy",
@@ -16,35 +18,24 @@ COLUMNS = [
 TOP_COLUMNS = [
     "choice", "position", "alternative", "token", "token_id", "bytes", "logprob", "sampling_logprob", "sampled",
 ]  # fmt: skip
-DTYPES = {
-    "choice": "int64",
-    "position": "int64",
-    "alternative": "int64",
-    "segment": "category",
-    "token": "category",
-    "token_id": "Int64",
-    "bytes": "object",
-    "rank": "Int64",
-    "kept": "Int64",
-    "sampled": "bool",
-}
 NAMES = {37: "<|im_end|>"}
 
 
-def assert_declared(frame: pd.DataFrame, columns: list[str]) -> None:
-    assert list(frame.columns) == columns
-    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
-        name: DTYPES.get(name, "Float64") for name in columns
-    }
-    assert frame.index.equals(pd.RangeIndex(len(frame)))
-    if "segment" in frame:
-        assert list(frame["segment"].cat.categories) == ["reasoning", "content", "tool_call", "end"]
+def assert_tokens(frame: pd.DataFrame) -> None:
+    assert_declared(frame, LOGPROBS_COLUMNS)
+    assert list(frame.columns) == COLUMNS
+    assert list(frame["segment"].cat.categories) == ["reasoning", "content", "tool_call", "end"]
+
+
+def assert_alternatives(frame: pd.DataFrame) -> None:
+    assert_declared(frame, TOP_LOGPROBS_COLUMNS)
+    assert list(frame.columns) == TOP_COLUMNS
 
 
 def test_a_row_a_token_with_exactly_the_backend_figures(make_tokens, make_completion) -> None:
     tokens = make_tokens((0, 10, 20, 37), segment=("reasoning", "content", "tool_call", "end"))
     frame = logprobs_frame(make_completion(tokens, tokens), names=NAMES)
-    assert_declared(frame, COLUMNS)
+    assert_tokens(frame)
     twice = {name: np.tile(getattr(tokens, name).astype(float), 2) for name in COLUMNS[6:]}
     want = pd.DataFrame(
         {
@@ -52,9 +43,9 @@ def test_a_row_a_token_with_exactly_the_backend_figures(make_tokens, make_comple
             "position": [0, 1, 2, 3] * 2,
             "segment": pd.Categorical(list(tokens.segment) * 2, ["reasoning", "content", "tool_call", "end"]),
             "token": ["Once", "\n", "\ufffd", "<|im_end|>"] * 2,
-            "token_id": pd.array([0, 10, 20, 37] * 2, dtype="Int64"),
+            "token_id": [0, 10, 20, 37] * 2,
             "bytes": pd.Series([b"Once", b"\n", b"\xf0\x9f", None] * 2, dtype=object),
-            **{n: pd.array(v, dtype="Int64" if n in ("rank", "kept") else "Float64") for n, v in twice.items()},
+            **{n: v.astype("int64" if n in ("rank", "kept") else "float64") for n, v in twice.items()},
         }
     )
     assert_frame_equal(frame.astype({"token": str}), want.astype({"token": str}), rtol=0, atol=0)
@@ -63,7 +54,7 @@ def test_a_row_a_token_with_exactly_the_backend_figures(make_tokens, make_comple
 def test_alternatives_are_the_backends_best_first(make_tokens, make_completion) -> None:
     tokens = make_tokens((0, 37, 3), top_k=2)
     frame = top_logprobs_frame(make_completion(tokens), alternatives=3, names=NAMES)
-    assert_declared(frame, TOP_COLUMNS)
+    assert_alternatives(frame)
     assert frame["position"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert frame["alternative"].tolist() == [0, 1, 2] * 3
     assert frame["token_id"].tolist() == tokens.top_ids[:, :3].ravel().tolist()
@@ -88,7 +79,7 @@ def test_five_alternatives_unless_the_request_says_otherwise(make_tokens, make_c
     assert most(logprobs=True, top_logprobs=9) == 9
     none = top_logprobs_frame(make_completion(tokens, logprobs=True, top_logprobs=0))
     assert len(none) == 0
-    assert_declared(none, TOP_COLUMNS)
+    assert_alternatives(none)
     assert top_logprobs_frame(make_completion(tokens), alternatives=99)["alternative"].max() == 19, "what was recorded"
     with pytest.raises(ValueError, match="alternatives"):
         top_logprobs_frame(make_completion(tokens), alternatives=-1)
@@ -97,12 +88,12 @@ def test_five_alternatives_unless_the_request_says_otherwise(make_tokens, make_c
 @pytest.mark.parametrize("choices", [0, 1, 2])
 def test_an_empty_result_has_the_columns_all_the_same(make_tokens, make_completion, choices: int) -> None:
     completion = make_completion(*[make_tokens(()) for _ in range(choices)])
-    for frame, columns in ((logprobs_frame(completion), COLUMNS), (top_logprobs_frame(completion), TOP_COLUMNS)):
-        assert len(frame) == 0
-        assert_declared(frame, columns)
+    assert_tokens(logprobs_frame(completion))
+    assert_alternatives(top_logprobs_frame(completion))
+    assert not len(logprobs_frame(completion)) and not len(top_logprobs_frame(completion))
 
 
-def test_what_an_endpoint_cannot_say_is_na(make_tokens, make_completion) -> None:
+def test_what_an_endpoint_cannot_say_is_nan(make_tokens, make_completion) -> None:
     tokens = make_tokens((0, 1, 2))
     nothing, unknown = np.full(3, np.nan, np.float32), np.full(3, -1, np.int32)
     remote = replace(
@@ -112,8 +103,8 @@ def test_what_an_endpoint_cannot_say_is_na(make_tokens, make_completion) -> None
     )  # fmt: skip
     completion = make_completion(remote)
     frame, top = logprobs_frame(completion), top_logprobs_frame(completion, alternatives=20)
-    assert_declared(frame, COLUMNS)
-    assert_declared(top, TOP_COLUMNS)
+    assert_tokens(frame)
+    assert_alternatives(top)
     gone = ["token_id", "sampling_logprob", "rank", "entropy", "sampling_entropy", "margin", "kept"]
     assert frame[gone].isna().all(axis=None)
     assert frame.drop(columns=gone).notna().all(axis=None)

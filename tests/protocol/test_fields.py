@@ -106,7 +106,10 @@ def test_a_requests_sampling_fields_are_copied() -> None:
 
 
 def test_what_the_lists_of_names_hold() -> None:
-    assert {"user", "metadata", "store", "service_tier"} == NO_EFFECT
+    assert {
+        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_retention", "verbosity", "modalities", "prediction"),
+    } == NO_EFFECT
     assert {"top_k", "min_p", "min_tokens", "enable_thinking"} <= EXTENSIONS
     assert not {"temperature", "prompt", "messages"} & EXTENSIONS
 

@@ -105,8 +105,27 @@ def test_an_integer_too_long_to_be_written_is_refused_all_the_same():
     refused("seed must be a signed 64-bit integer, got an integer of ", "seed", seed=10**6000)
 
 
-def test_a_whole_float_is_refused_with_the_way_out():
-    refused("n must be an integer, got 2.0; write 2", "n", n=2.0)
+def test_a_whole_float_is_the_integer():
+    request = build(n=2.0, max_tokens=np.float32(12), seed=-7.0, top_k=-1.0)
+    assert (request.n, request.max_tokens, request.seed, request.top_k) == (2, 12, -7, 0)
+    assert type(request.max_tokens) is int
+    refused("seed must be a signed 64-bit integer", "seed", seed=1e300)
+
+
+@pytest.mark.parametrize("field", ["audio", "functions", "function_call", "web_search_options"])
+def test_a_field_of_the_api_that_is_not_here_is_refused_by_name_unless_it_is_null(field):
+    assert build(**{field: None}).to_dict().keys() == build().to_dict().keys()
+    refused(f"{field} is not supported: ", field, **{field: {}})
+
+
+def test_null_of_any_field_is_its_default():
+    nothing = {name: None for name in ChatRequest.model_fields if name != "messages"}
+    assert build(**nothing).to_dict() == build().to_dict()
+
+
+def test_no_alternatives_need_no_logprobs():
+    assert build(top_logprobs=0).logprobs is False
+    refused("modalities must be ['text'] (this engine writes nothing else), got ", "modalities", modalities=["audio"])
 
 
 @pytest.mark.parametrize("field", FLAGS)
@@ -173,7 +192,6 @@ def test_defaults():
         ("top_logprob", "top_logprobs"),
         ("max_token", "max_tokens"),
         ("topk", "top_k"),
-        ("functions", "tools"),
     ],
 )
 def test_an_unknown_field_suggests_the_nearest(name, near):
@@ -234,8 +252,11 @@ def test_biases():
         (5, "messages must be a list of messages, got 5"),
         ({"role": "user", "content": "hi"}, "messages must be a list of messages"),
         (["hi"], "messages[0] must be an object"),
-        ([{"content": "hi"}], "messages[0].role must be one of system, user, assistant, tool, got None"),
-        ([{"role": "robot", "content": "hi"}], "messages[0].role must be one of system, user, assistant, tool"),
+        ([{"content": "hi"}], "messages[0].role must be one of system, developer, user, assistant, tool, got None"),
+        (
+            [{"role": "robot", "content": "hi"}],
+            "messages[0].role must be one of system, developer, user, assistant, tool",
+        ),
         ([{"role": ["user"], "content": "hi"}], "messages[0].role"),
         ([{"role": "user", "content": "a"}, {"role": "user"}], "messages[1].content must be text or a list"),
         ([{"role": "user", "content": 5}], "messages[0].content must be text or a list of text parts, got 5"),
@@ -545,7 +566,7 @@ def test_what_speaks_of_messages_has_no_place_beside_a_prompt(field):
 def test_a_prompt_has_every_sampling_field_with_the_same_check():
     assert set(ChatRequest.model_fields) - set(PromptRequest.model_fields) == {
         "messages", "tools", "tool_choice", "parallel_tool_calls", "enable_thinking", "chat_template_kwargs",
-        "continue_final_message",
+        "continue_final_message", "reasoning_effort", "verbosity", "modalities", "prediction",
     }  # fmt: skip
     assert ChatRequest.names()[:2] == ["messages", "model"] and PromptRequest.names()[:2] == ["prompt", "model"]
     with pytest.raises(RequestError, match="did you mean 'temperature'"):

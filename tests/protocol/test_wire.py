@@ -42,6 +42,8 @@ class Scripted:
 
     def on_wait(self, tell: Any) -> None: ...
 
+    def on_restart(self, tell: Any) -> None: ...
+
     def result(self) -> Completion:
         return self.header
 
@@ -137,6 +139,7 @@ def test_tokens_without_text_are_told_where_they_are_asked_for() -> None:
         {},
         {},
     ]
+    assert [len(with_logprobs[-1]["logprobs"][name]) for name in ("content", "end")] == [0, 1]
     without = read(*deltas, separate_reasoning=True)
     assert [choice["delta"] for choice in without[1:]] == [{"reasoning_content": " a"}, {"content": "Once"}, {}]
     assert all(choice["logprobs"] is None for choice in without)

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 
@@ -15,6 +16,7 @@ from llmlab.errors import ContextLengthError, RequestError
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import ChatRequest
 from llmlab.results.next_token import NextToken
+from llmlab.results.next_token_at import first_token
 from llmlab.sampling.params import SamplingParams
 
 V, END = 48, 47
@@ -44,7 +46,7 @@ class FakeBackend(LogitsBackend):
     def render(self, request: ChatRequest) -> np.ndarray:
         return np.array([3, 4, 5], np.int32)
 
-    def next_logits(self, prompt: np.ndarray) -> np.ndarray:
+    def next_logits(self, prompt: np.ndarray, *, model: str | None = None) -> np.ndarray:
         self.asked += 1
         return self.logits
 
@@ -63,7 +65,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture(scope="module")
 def next_token(backend: FakeBackend) -> NextToken:
-    return NextToken.of(backend, ChatRequest.build("hello"))
+    return first_token(backend, ChatRequest.build("hello"))
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +101,7 @@ def test_the_frame_has_the_raw_distribution_and_the_one_sampled_from(
 ) -> None:
     frame = next_token.frame(top=None, temperature=0.7, top_k=9, top_p=0.95, min_p=0.02)
     assert list(frame.columns) == ["token", "token_id", "bytes", "logprob", "sampling_logprob", "rank", "kept"]
-    assert [str(t) for t in frame.dtypes] == ["category", "Int64", "object", "Float64", "Float64", "Int64", "bool"]
+    assert [str(t) for t in frame.dtypes] == ["category", "int64", "object", "float64", "float64", "int64", "bool"]
     order = np.argsort(-backend.logits, kind="stable")
     assert frame["token_id"].tolist() == order.tolist()
     assert frame["rank"].tolist() == list(range(1, V + 1))
@@ -118,7 +120,7 @@ def test_the_frame_has_the_raw_distribution_and_the_one_sampled_from(
 
 def test_the_request_gives_the_defaults_and_the_model_is_asked_once(backend: FakeBackend) -> None:
     before = backend.asked
-    next_token = NextToken.of(backend, ChatRequest.build("hello", top_k=3))
+    next_token = first_token(backend, ChatRequest.build("hello", top_k=3))
     assert next_token.frame(top=None)["kept"].sum() == 3
     assert next_token.frame(top=None, top_k=5)["kept"].sum() == 5
     assert next_token.frame(top=None, temperature=0)["kept"].sum() == 1
@@ -138,7 +140,7 @@ def test_stages_show_each_step_on_the_way(next_token: NextToken, backend: FakeBa
     assert list(frame.columns) == [
         "token", "token_id", "bytes", "number", "stage", "active", "logit", "logprob", "prob", "removed_by",
     ]  # fmt: skip
-    dtypes = ["category", "Int64", "object", "int64", "str", "bool", "Float64", "Float64", "Float64", "str"]
+    dtypes = ["category", "int64", "object", "int64", "str", "bool", "float64", "float64", "float64", "str"]
     assert [str(t) for t in frame.dtypes] == dtypes
     names = ["raw", "logit_bias", "repetition", "frequency", "presence", "mask", "temperature", *CUTS]
     assert frame["stage"].tolist() == names * V and frame["number"].tolist() == list(range(10)) * V
@@ -228,6 +230,13 @@ def test_peers_orders_cut_other_tokens(next_token: NextToken) -> None:
     assert joint.kept[0] + joint.removed["top_k"][0] + joint.removed["top_p"][0] == V
 
 
+def bars_of(ax: Any, row: int, *, tokens: int, filled: bool = True) -> list[Any]:
+    """The bars of one temperature, or its outlines, in the order of the tokens; the last may be in several pieces."""
+    found = [bar for bar in ax.patches if bar.get_fill() is filled and -row - 1e-9 <= bar.get_y() < -row + 0.99]
+    places = [round(bar.get_x() + bar.get_width() / 2) for bar in found]
+    return [bar for _, bar in sorted(zip(places, found, strict=True), key=lambda pair: pair[0]) if _ < tokens]
+
+
 @pytest.mark.parametrize(
     "fields", [{}, {"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "top_p": 0.9, "min_p": 0.1}]
 )
@@ -237,19 +246,21 @@ def test_the_plot_draws_the_distributions_and_their_cuts(
     temperatures = (0.3, 1.0, 2.0)
     data = next_token.temperatures(temperatures, top=10, **fields)
     ax = next_token.plot_temperatures(temperatures, top=10, **fields)
-    rows = ax.containers[::2]
+    rows = [bars_of(ax, row, tokens=10) for row in range(3)]
     heights = np.array([[bar.get_height() for bar in row] for row in rows])
     scale = heights[0, 0] / data.prob[0, 0]
     np.testing.assert_allclose(heights, data.prob * scale, rtol=1e-6)
-    outlines = [[bar.get_height() for bar in row] for row in ax.containers[1::2]]
-    for row, drawn in enumerate(outlines):
+    for row in range(3):
+        drawn = [bar.get_height() for bar in bars_of(ax, row, tokens=10, filled=False)]
         np.testing.assert_allclose(drawn, data.final[row][data.final[row] > 0] * scale, rtol=1e-6)
+        rest = [bar.get_height() for bar in bars_of(ax, row, tokens=11)[10:]]
+        np.testing.assert_allclose(sum(rest), (1 - data.prob[row].sum()) * scale, atol=1e-6)
     for row, cuts in zip(rows, data.removed_by, strict=True):
         kept = [bar.get_facecolor() == to_rgba(palette.BLUE) for bar in row]
         assert kept == [not name for name in cuts]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0.3", "1", "2"]
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels[2:] == [f"removed by {name} = {value:g}" for name, value in fields.items()]
+    assert labels[2 : 2 + len(fields)] == [f"removed by {name} = {value:g}" for name, value in fields.items()]
     if "top_k" in fields:
         assert any(list(line.get_xdata()) == [fields["top_k"] - 0.5] * 2 for line in ax.get_lines())
     notes = [text.get_text() for text in ax.texts if text.get_text().startswith("keeps")]
@@ -285,10 +296,13 @@ def test_of_many_tokens_those_are_named_that_stand_clear(next_token: NextToken, 
     next_token.plot_temperatures([1.0], top=V, ax=ax)
     assert_nothing_clipped(ax)
     ticks = ax.get_xticks()
-    inches = np.diff(ax.transData.transform([(at, 0) for at in ticks])[:, 0]) / ax.figure.dpi
-    assert 5 < len(ticks) < V and inches.min() > 0.12
-    assert next_token.token_names.label(int(next_token.ranking[ticks[1]])) == ax.get_xticklabels()[1].get_text()
-    assert len(next_token.plot_temperatures([1.0], top=12).get_xticks()) == 12
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    shown = [at for at, name in zip(ticks, names, strict=True) if name]
+    inches = np.diff(ax.transData.transform([(at, 0) for at in shown])[:, 0]) / ax.figure.dpi
+    assert 5 < len(shown) < V and inches.min() > 0.12
+    assert next_token.token_names.label(int(next_token.ranking[shown[1]])) == names[list(ticks).index(shown[1])]
+    few = next_token.plot_temperatures([1.0], top=12)
+    assert [label.get_text() for label in few.get_xticklabels()][12:] == ["all others"]
 
 
 def test_it_introduces_itself(next_token: NextToken) -> None:
@@ -308,9 +322,10 @@ def test_a_prompt_that_fills_the_window_names_its_field(demo, asked, param):
 def test_the_public_names_are_those_a_reader_can_use(next_token: NextToken) -> None:
     public = {name for name in dir(next_token) if not name.startswith("_")}
     assert public == {
-        "choice", "drawn", "flip_points_frame", "frame", "logits", "logprobs", "made", "of", "order", "penalties",
-        "plot_penalties", "plot_stages", "plot_temperatures", "plot_truncation", "prompt_ids", "ranking", "request",
-        "sample", "sampling_logprobs", "seed", "stages_frame", "sweep", "temperatures", "token_names", "truncation",
+        "choice", "drawn", "entropy", "flip_points_frame", "frame", "logits", "logprobs", "made", "order", "penalties",
+        "plot", "plot_penalties", "plot_stages", "plot_temperatures", "plot_truncation", "probs", "prompt_ids",
+        "ranking", "request", "sample", "sampling_logprobs", "seed", "stages_frame", "sweep", "temperatures",
+        "token_names", "top", "truncation",
     }  # fmt: skip
     assert all((getattr(NextToken, name, None).__doc__ or "") for name in public if hasattr(NextToken, name))
 
@@ -321,3 +336,33 @@ def test_the_distribution_that_is_sampled_from_as_an_array(next_token: NextToken
     assert found.shape == (V,) and np.exp(found).sum() == pytest.approx(1.0) and np.isfinite(found).sum() == 9
     frame = next_token.frame(top=None, **fields)
     np.testing.assert_array_equal(found[frame["token_id"].to_numpy(int)], frame["sampling_logprob"])
+
+
+def test_the_raw_distribution_as_probabilities(next_token: NextToken) -> None:
+    probs = next_token.probs
+    wide = next_token.logits.astype(np.float64)
+    np.testing.assert_allclose(probs, np.exp(wide) / np.exp(wide).sum(), rtol=1e-12)
+    assert next_token.entropy == pytest.approx(scipy.stats.entropy(probs), abs=1e-12)
+    assert isinstance(next_token.entropy, float)
+
+
+def test_the_most_likely_tokens(next_token: NextToken) -> None:
+    found = next_token.top(5, top_k=2, temperature=0.5)
+    assert [one.token_id for one in found] == next_token.ranking[:5].tolist()
+    assert [one.token for one in found] == [next_token.token_names.text(one.token_id) for one in found]
+    assert [one.prob for one in found] == pytest.approx(next_token.probs[next_token.ranking[:5]].tolist())
+    two = next_token.probs[next_token.ranking[:2]] ** 2
+    assert [one.sampling_prob for one in found] == pytest.approx([*(two / two.sum()), 0, 0, 0], rel=1e-5)
+    assert found[0]._fields == ("token", "token_id", "prob", "sampling_prob")
+    assert len(next_token.top(1000)) == V
+    with pytest.raises(RequestError, match="count must be at least 1"):
+        next_token.top(0)
+
+
+def test_it_plots_itself_at_its_own_temperature(next_token: NextToken, assert_nothing_clipped) -> None:
+    ax = next_token.plot(top=6, temperature=0.7, top_k=3)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0.7"]
+    shown = next_token.temperatures([0.7], top=6, top_k=3)
+    heights = [bar.get_height() for bar in bars_of(ax, 0, tokens=6)]
+    np.testing.assert_allclose(np.array(heights) / max(heights), shown.prob[0] / shown.prob[0].max(), rtol=1e-6)
+    assert_nothing_clipped(ax)

@@ -10,6 +10,7 @@ from llmlab.errors import RequestError
 from llmlab.protocol.request import ChatRequest
 from llmlab.results import next_token_grid
 from llmlab.results.next_token import NextToken
+from llmlab.results.next_token_at import first_token
 from llmlab.sampling.pipeline import ORDERS
 from tests.results.test_next_token import FakeBackend, V
 
@@ -18,7 +19,7 @@ TEMPERATURES, TOP_PS, MIN_PS = np.linspace(0.0, 2.0, 10), np.linspace(0.1, 1.0, 
 
 @pytest.fixture(scope="module")
 def next_token() -> NextToken:
-    return NextToken.of(FakeBackend(), ChatRequest.build("hello", repetition_penalty=1.1))
+    return first_token(FakeBackend(), ChatRequest.build("hello", repetition_penalty=1.1))
 
 
 @pytest.mark.slow
@@ -46,7 +47,7 @@ def test_its_frame_is_that_of_each_cell(next_token: NextToken, order: str) -> No
     assert list(frame.columns) == [
         "top_k", "temperature", "token", "token_id", "bytes", "logprob", "sampling_logprob", "rank", "kept",
     ]  # fmt: skip
-    kinds = ["Int64", "Float64", "category", "Int64", "object", "Float64", "Float64", "Int64", "bool"]
+    kinds = ["int64", "float64", "category", "int64", "object", "float64", "float64", "int64", "bool"]
     assert [str(kind) for kind in frame.dtypes] == kinds
     for (k, t), rows in frame.groupby(["top_k", "temperature"]):
         alone = next_token.frame(top=7, top_k=k, temperature=t, top_p=0.9, order=order)
@@ -62,9 +63,10 @@ def test_its_frame_is_that_of_each_cell(next_token: NextToken, order: str) -> No
 def test_its_columns_are_those_that_a_sweep_would_have(next_token: NextToken) -> None:
     summary = next_token.sweep(top_k=[None, -1, 3], seed=[2**60 + 1, None]).summary_frame()
     assert summary["top_k"].tolist() == [0, 0, 0, 0, 3, 3]
-    assert summary["seed"].dtype == "Int64" and summary["seed"][0] == 2**60 + 1 and summary["seed"].isna()[1]
+    assert summary["seed"].tolist()[:2] == [2**60 + 1, None], "to the last digit, which no float64 has"
+    assert next_token.sweep(seed=[5, None]).summary_frame()["seed"].dtype == "float64"
     biased = next_token.sweep(logit_bias=[{}, {5: 1.0}], ignore_eos=[True]).summary_frame()
-    assert biased["logit_bias"].tolist() == ["{}", '{"5": 1.0}'] and biased["ignore_eos"].dtype == "boolean"
+    assert biased["logit_bias"].tolist() == ["{}", '{"5": 1.0}'] and biased["ignore_eos"].dtype == "bool"
 
 
 def test_a_grid_without_axes_is_one_distribution(next_token: NextToken) -> None:
