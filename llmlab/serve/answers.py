@@ -54,6 +54,7 @@ class Logprobs(_OpenShape):
     content: list[TokenLogprob]
     reasoning: list[TokenLogprob] = Field(default_factory=list, description="Extension.")
     tool_calls: list[TokenLogprob] = Field(default_factory=list, description="Extension.")
+    end: list[TokenLogprob] = Field(default_factory=list, description="Extension: the end token, where there is one.")
 
 
 class Function(_Shape):
@@ -110,6 +111,9 @@ class Delta(_Shape):
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
+_TOKEN_IDS = "Extension, with return_token_ids."
+
+
 class Choice(_Shape):
     """One of the `n` answers."""
 
@@ -117,6 +121,7 @@ class Choice(_Shape):
     message: Message
     finish_reason: FinishReason
     logprobs: Logprobs | None
+    token_ids: list[Count] | None = Field(default=None, description=_TOKEN_IDS)
 
 
 class ChunkChoice(_Shape):
@@ -126,6 +131,7 @@ class ChunkChoice(_Shape):
     delta: Delta
     finish_reason: FinishReason | None
     logprobs: Logprobs | None
+    token_ids: list[Count] | None = Field(default=None, description=_TOKEN_IDS)
 
 
 class Usage(_Shape):
@@ -139,6 +145,23 @@ class Usage(_Shape):
 CompletionId = Annotated[str, Field(pattern="^chatcmpl-")]
 
 
+class PromptLogprob(_Shape):
+    """A token at a position of the prompt: its own, or one of the likeliest."""
+
+    logprob: float | None
+    rank: Count
+    decoded_token: str
+
+
+PromptLogprobs = Annotated[
+    list[dict[str, PromptLogprob] | None],
+    Field(
+        default_factory=list,
+        description="Extension, as in vLLM: per token of the prompt, token id -> logprob; null for the first.",
+    ),
+]
+
+
 class ChatCompletion(_Shape):
     """A whole answer."""
 
@@ -148,7 +171,9 @@ class ChatCompletion(_Shape):
     model: str
     system_fingerprint: str
     seed: int = Field(description="Extension: the seed that was used.")
+    prompt_token_ids: list[Count] | None = Field(default=None, description=_TOKEN_IDS)
     choices: list[Choice]
+    prompt_logprobs: PromptLogprobs
     usage: Usage
 
 
@@ -161,7 +186,11 @@ class ChatCompletionChunk(_Shape):
     model: str
     system_fingerprint: str = ""
     seed: int | None = Field(default=None, description="Extension: the seed that was used, on the last finish chunk.")
+    prompt_token_ids: list[Count] | None = Field(
+        default=None, description="As in the whole answer; on the first chunk."
+    )
     choices: list[ChunkChoice]
+    prompt_logprobs: PromptLogprobs
     usage: Usage | None = None
 
 
@@ -180,30 +209,20 @@ class Error(_Shape):
     error: ErrorDetail
 
 
+def event_data(*chunks: str) -> dict[str, Any]:
+    """Returns the schema of an event's data: the JSON of one of these types or of an error, or the end mark."""
+    kinds = [{"$ref": f"#/components/schemas/{name}"} for name in (*chunks, "Error")]
+    text = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": kinds}}
+    return {"anyOf": [text, {"const": "[DONE]"}]}
+
+
+_EVENT = "A chunk, or an error that occurred on the way, as JSON; at the end `[DONE]`."
+
+
 class Event(_OpenShape):
     """A server-sent event."""
 
-    data: Annotated[
-        Any,
-        Field(
-            description="A chunk, or an error that occurred on the way, as JSON; at the end `[DONE]`.",
-            json_schema_extra={
-                "anyOf": [
-                    {
-                        "type": "string",
-                        "contentMediaType": "application/json",
-                        "contentSchema": {
-                            "anyOf": [
-                                {"$ref": "#/components/schemas/ChatCompletionChunk"},
-                                {"$ref": "#/components/schemas/Error"},
-                            ]
-                        },
-                    },
-                    {"const": "[DONE]"},
-                ]
-            },
-        ),
-    ]
+    data: Annotated[Any, Field(description=_EVENT, json_schema_extra=event_data("ChatCompletionChunk"))]
 
 
 class Model(_Shape):
@@ -215,6 +234,7 @@ class Model(_Shape):
     owned_by: str
     context_length: int | None = Field(default=None, description="Extension: tokens of prompt and answer together.")
     dtype: str | None = Field(default=None, description="Extension.")
+    parent: str | None = Field(default=None, description="Extension: the model that an adapter belongs to.")
 
 
 class ModelList(_Shape):
@@ -222,6 +242,23 @@ class ModelList(_Shape):
 
     object: Literal["list"]
     data: list[Model]
+
+
+class Tokenized(_Shape):
+    """The tokens of a text."""
+
+    count: Count
+    max_model_len: Count | None = Field(description="Tokens of prompt and answer together.")
+    tokens: list[Count]
+    token_strs: list[str] | None = Field(
+        description="With return_token_strs: their texts; a piece of a character is written as `bytes:` and its bytes."
+    )
+
+
+class Rendered(_Shape):
+    """A text as the model sees it."""
+
+    prompt: str
 
 
 class Health(_Shape):

@@ -21,8 +21,10 @@ from llmlab.serve.errors import PathError
 from llmlab.serve.exchange import SILENCE, STALLED, Exchange
 from llmlab.serve.handler import Handler, Reply, answer, refusal
 from llmlab.serve.hosts import AllowedHosts
+from llmlab.serve.metrics import Metrics
 from llmlab.serve.middleware import Middleware, send_reply
-from llmlab.serve.route import Generation, Lookup, Query, Route
+from llmlab.serve.origins import AllowedOrigins
+from llmlab.serve.route import Conversion, Generation, Lookup, Query, Route
 from llmlab.serve.routes import ROUTES
 from llmlab.version import __version__
 
@@ -41,6 +43,7 @@ def create_app(
     *,
     api_key: str | None = None,
     allow_hosts: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
     max_queue: int = QUEUE,
     silence: float = SILENCE,
     stalled: float = STALLED,
@@ -51,12 +54,15 @@ def create_app(
         backend: the backend that answers.
         api_key: the key that requests to /v1 must carry; None asks for no key.
         allow_hosts: without a key, the names besides loopback that requests may be sent to, or come from in a browser.
+        allow_origins: the origins of web pages that may read the answers (CORS), such as `https://lab.example`.
         max_queue: how many answers (a request counts `n`) may wait, besides as many as there are slots; more are
             refused with 429, except for a request that is alone.
         silence: seconds without a token after which a stream sends a comment.
         stalled: seconds after which a client that does not read its answer, or does not send its body, counts as gone.
     """
-    admission = Admission(slots=backend.describe().get("slots") or SLOTS, queue=max_queue)
+    slots = backend.describe().get("slots") or SLOTS
+    admission = Admission(slots=slots, queue=max_queue)
+    metrics = _metrics(admission, slots=slots)
     # One thread per admitted request: it mostly waits for the engine, which makes one batch of all of them.
     threads = ThreadPoolExecutor(max_workers=admission.places, thread_name_prefix="llmlab-serve")
     app = _Application(
@@ -70,13 +76,18 @@ def create_app(
     app.state.admission = admission
     app.state.threads = threads
     hosts = AllowedHosts(allow_hosts, checked=api_key is None)
-    app.add_middleware(Middleware, key=ApiKey(api_key), hosts=hosts, admission=admission)
+    origins = AllowedOrigins(allow_origins, keyed=api_key is not None)
+    app.add_middleware(
+        Middleware, key=ApiKey(api_key), hosts=hosts, origins=origins, admission=admission, metrics=metrics
+    )
+    text = None if metrics is None else metrics.text
 
     def add(route: Route) -> None:
         async def respond(request: Request) -> Response:
             if isinstance(route, Lookup):
-                return _Ready(answer(route.look(Query(backend, request.path_params, running=admission.inside))))
-            assert isinstance(route, Generation)
+                query = Query(backend, request.path_params, running=admission.inside, metrics=text)
+                return _Ready(answer(route.look(query), media_type=route.media_type))
+            assert isinstance(route, Conversion | Generation)
             handler = Handler(backend, route)
             return Exchange(handler, admission=admission, threads=threads, silence=silence, stalled=stalled)
 
@@ -105,6 +116,13 @@ def create_app(
         return await refused(request, bad)
 
     return app
+
+
+def _metrics(admission: Admission, *, slots: int) -> Metrics | None:
+    try:
+        return Metrics(admission, slots=slots)
+    except ModuleNotFoundError:  # an installation without the package counts nothing
+        return None
 
 
 class _Application(FastAPI):

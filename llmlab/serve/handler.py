@@ -5,24 +5,22 @@ The HTTP server and `lab.client()` both answer through this, so that the two can
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmlab.errors import LLMLabError
-from llmlab.protocol.backend import Backend, Stream
-from llmlab.protocol.completion import Completion
-from llmlab.protocol.request import Request
+from llmlab.protocol.backend import Backend
+from llmlab.protocol.completion import Delta
 from llmlab.protocol.wire import finish_reason
 from llmlab.serve import body as bodies
 from llmlab.serve import sse
 from llmlab.serve.errors import PathError, RefusalError
-from llmlab.serve.route import Generation, Route
+from llmlab.serve.route import JSON, Answered, Answering, Asked, Conversion, Generation, Route
 from llmlab.serve.routes import ROUTES
-
-JSON = "application/json"
 
 #: Neither caches nor the buffers of proxies may hold events back.
 _UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -55,13 +53,13 @@ class Handler:
         route: the path's route.
     """
 
-    def __init__(self, backend: Backend, route: Generation) -> None:
+    def __init__(self, backend: Backend, route: Generation | Conversion) -> None:
         self.facts: dict[str, Any] = {}  #: for the log: numbers and names, never a text of the client's or the model's
         self.left = False  #: whether the client has disconnected
         self._backend = backend
         self._route = route
         self._began = time.perf_counter()
-        self._stream: Stream | None = None
+        self._stream: Answering | None = None
 
     def start(self, data: bytes) -> Reply:
         """Calls `read`, then `run`, and returns the reply."""
@@ -71,7 +69,7 @@ class Handler:
             return refusal(error)
         return self.run(request)
 
-    def read(self, data: bytes) -> Request:
+    def read(self, data: bytes) -> Asked:
         """Returns the request in a body.
 
         Raises:
@@ -84,21 +82,24 @@ class Handler:
         self.facts |= {"model": self._backend.name, "stream": request.stream, "n": request.n}
         return request
 
-    def run(self, request: Request) -> Reply:
+    def run(self, request: Asked) -> Reply:
         """Answers a request that `read` returned; without `stream`, runs it to its end.
 
         Raises:
             ClientGoneError: the client disconnected meanwhile.
             Exception: an error that is no `LLMLabError`, here or while the parts are read, is a fault of the server.
         """
+        route = self._route
         try:
-            self._stream = stream = self._backend.stream(request)
+            if isinstance(route, Conversion):
+                return answer(route.convert(self._backend, request))
+            self._stream = stream = route.start(self._backend, request)
             if self.left:  # before there was a stream to close
                 stream.close()
             if request.stream:
-                parts = self._events(self._route, stream, request)
+                parts = self._events(route, stream, request)
                 return Reply(200, parts, media_type=sse.MEDIA_TYPE, headers=_UNBUFFERED)
-            body = self._whole(self._route, stream)
+            body = self._whole(route, stream)
         except LLMLabError as error:
             return refusal(self._noted(error))
         except Exception:
@@ -113,7 +114,7 @@ class Handler:
         if self._stream is not None:
             self._stream.close()
 
-    def _whole(self, route: Generation, stream: Stream) -> bytes:
+    def _whole(self, route: Generation, stream: Answering) -> bytes:
         try:
             for _ in stream:
                 self._first_token()
@@ -125,32 +126,32 @@ class Handler:
         self._ended(completion)
         return sse.encode(route.whole(completion))
 
-    def _events(self, route: Generation, stream: Stream, request: Request) -> Iterator[bytes]:
+    def _events(self, route: Generation, stream: Answering, request: Asked) -> Iterator[bytes]:
         try:
-            for event in route.events(stream, request):
+            for event in route.events(_Observed(stream, self._first_token), request):
                 if self.left:
                     return
-                choices = event.get("choices")
-                if choices and "role" not in choices[0].get("delta", {}):
-                    self._first_token()
                 yield sse.event(event)
             if self.left:
                 return
             self._ended(stream.result())
         except LLMLabError as error:
-            yield sse.event(self._noted(error).to_dict())
+            noted = self._noted(error)
+            if not route.tells_failure:
+                yield sse.event(noted.to_dict())
         except Exception:
             if self.left:
                 return
             raise
         finally:
             stream.close()
-        yield sse.DONE
+        if not route.tells_failure:
+            yield sse.DONE
 
     def _first_token(self) -> None:
         self.facts.setdefault("first_token_ms", round(1e3 * (time.perf_counter() - self._began), 1))
 
-    def _ended(self, completion: Completion) -> None:
+    def _ended(self, completion: Answered) -> None:
         self.facts |= {
             "completion": completion.id,
             "prompt_tokens": len(completion.prompt_ids),
@@ -166,12 +167,29 @@ class Handler:
         return error
 
 
+class _Observed:
+    """A stream that tells when it yields something; in all else it is the stream that it wraps."""
+
+    def __init__(self, stream: Answering, tell: Callable[[], None]) -> None:
+        self._stream = stream
+        self._tell = tell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> Iterator[Delta]:
+        for delta in self._stream:
+            self._tell()
+            yield delta
+
+
 def find(method: str, path: str) -> tuple[Route, dict[str, str]]:
     """Returns the route at a path and the path's parameters.
 
     Raises:
         PathError: the path has no route, or takes another method.
     """
+    path = plain_path(path)
     for route in ROUTES:
         parameters = route.match(path)
         if parameters is not None:
@@ -186,9 +204,17 @@ def request_name() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def answer(value: Any) -> Reply:
-    """Returns a JSON value as a reply."""
-    return Reply(200, iter([sse.encode(value)]))
+def answer(value: Any, *, media_type: str = JSON) -> Reply:
+    """Returns a JSON value, or with another media type a text, as a reply."""
+    return Reply(200, iter([sse.encode(value) if media_type == JSON else value.encode()]), media_type=media_type)
+
+
+def plain_path(path: str) -> str:
+    """Returns a path without a slash at its end and without empty parts, as it is meant.
+
+    Clients join a base address and a path, and either may bring a slash.
+    """
+    return re.sub("/{2,}", "/", path).rstrip("/") or "/"
 
 
 def refusal(error: LLMLabError) -> Reply:

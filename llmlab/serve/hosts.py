@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from llmlab.errors import RequestError, short
 from llmlab.serve.errors import HostError
 
+_OPTIONS = {b"host": "--allow-host NAME", b"origin": "--allow-host NAME or --allow-origin ORIGIN"}
+
 
 class AllowedHosts:
     """Checks the `Host` and `Origin` of requests where there is no key.
@@ -29,17 +31,20 @@ class AllowedHosts:
         self._names = {self._name(name) for name in names}
         self._checked = checked
 
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raises `HostError` where the request was sent to another name, or by a web page of another host."""
+    def check(self, headers: Mapping[bytes, bytes], *, trusts_page: bool = False) -> None:
+        """Raises `HostError` where the request was sent to another name, or by a web page of another host.
+
+        `trusts_page`: the request comes from a web page that the server was told to answer.
+        """
         if not self._checked:
             return
-        for header in (b"host", b"origin"):
+        for header in (b"host",) if trusts_page else (b"host", b"origin"):
             value = headers.get(header)
             if value is not None and not self._allows(value.decode("latin-1"), with_scheme=header == b"origin"):
                 name = header.decode().title()
                 raise HostError(
                     f"{name} {short(value.decode('latin-1'))} is not this server's: without a key it answers to "
-                    "loopback names only; start it with --allow-host NAME, or with a key"
+                    f"loopback names only; start it with {_OPTIONS[header]}, or with a key"
                 )
 
     def _allows(self, value: str, *, with_scheme: bool) -> bool:

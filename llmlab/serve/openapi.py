@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from llmlab.serve import sse
-from llmlab.serve.answers import ChatCompletionChunk, Error
+from llmlab.serve.answers import Error
 from llmlab.serve.body import MAX_BYTES
-from llmlab.serve.route import ANYWHERE, Generation, Route
+from llmlab.serve.route import ANYWHERE, JSON, Generation, Lookup, Route
 
 DESCRIPTION = (
     "The chat-completion API over one model. Every field works or is refused with an error that names it; "
@@ -38,12 +38,13 @@ _KEY: dict[str, Any] = {"security": [{"key": []}, {}]}
 
 def operation(route: Route) -> dict[str, Any]:
     """Returns the keyword arguments with which FastAPI describes a route."""
-    content: dict[str, Any] = {"application/json": {"schema": _ref(route.answer)}}
+    answer = {"type": "string"} if route.answer is None else _ref(route.answer)
+    media_type = route.media_type if isinstance(route, Lookup) else JSON
+    content: dict[str, Any] = {media_type.partition(";")[0]: {"schema": answer}}
     if isinstance(route, Generation):
         content[sse.MEDIA_TYPE] = {"schema": _ref(route.event)}
-    under_key = route.path.startswith("/v1")
-    statuses = sorted({*route.errors, *(status for status in ANYWHERE if status != 401 or under_key)})
-    extra: dict[str, Any] = dict(_KEY) if under_key else {}
+    statuses = sorted({*route.errors, *(status for status in ANYWHERE if status != 401 or not route.is_open)})
+    extra: dict[str, Any] = {} if route.is_open else dict(_KEY)
     if route.parameters:
         schema = {"in": "path", "required": True, "schema": {"type": "string"}}
         extra["parameters"] = [{"name": name, **schema} for name in route.parameters]
@@ -55,7 +56,7 @@ def operation(route: Route) -> dict[str, Any]:
         "description": route.description,
         "operation_id": route.name,
         "responses": {
-            200: {"description": (route.answer.__doc__ or "").strip(), "content": content},
+            200: {"description": (route.answer.__doc__ or "").strip() if route.answer else "Text.", "content": content},
             **_errors(statuses),
         },
         "openapi_extra": extra,
@@ -78,8 +79,9 @@ def schemas(routes: tuple[Route, ...]) -> dict[str, Any]:
     models: dict[type[BaseModel], None] = {}
     for route in routes:
         event = route.event if isinstance(route, Generation) else None
-        models |= dict.fromkeys(model for model in (route.request, route.answer, event) if model is not None)
-    models |= dict.fromkeys((ChatCompletionChunk, Error))
+        named = (route.request, route.answer, event, *route.parts)
+        models |= dict.fromkeys(model for model in named if model is not None)
+    models[Error] = None
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in models]
     _, found = models_json_schema(wanted, ref_template=_PREFIX + "{model}", schema_generator=_Plain)
     names = [model.__name__ for model in models]

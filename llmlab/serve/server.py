@@ -56,10 +56,13 @@ def serve(
     *,
     api_key: str | None = None,
     allow_hosts: Sequence[str] = (),
+    allow_origins: Sequence[str] = (),
     max_queue: int = QUEUE,
 ) -> None:
     """Answers requests until SIGTERM or SIGINT, then finishes running ones; a second signal stops at once."""
-    app = create_app(backend, api_key=api_key, allow_hosts=allow_hosts, max_queue=max_queue)
+    app = create_app(
+        backend, api_key=api_key, allow_hosts=allow_hosts, allow_origins=allow_origins, max_queue=max_queue
+    )
     Server(config(app), admission=app.state.admission).run(sockets=[sock])
     app.state.threads.shutdown(wait=False)
 

@@ -1,6 +1,7 @@
 """Server-sent events: one JSON value per event, and the end mark.
 
-The framing is two lines of code, shared by the HTTP server and `lab.client()`; a library would add nothing.
+An event is named by the `type` of its value, where it has one. The framing is a few lines of code, shared by the HTTP
+server and `lab.client()`; a library would add nothing.
 """
 
 from __future__ import annotations
@@ -25,4 +26,5 @@ def encode(value: Any) -> bytes:
 
 def event(value: Any) -> bytes:
     """Returns an event with a JSON value."""
-    return b"data: " + encode(value) + b"\n\n"
+    name = value.get("type") if isinstance(value, dict) else None
+    return (f"event: {name}\n".encode("ascii") if name else b"") + b"data: " + encode(value) + b"\n\n"

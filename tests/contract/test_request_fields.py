@@ -6,6 +6,7 @@ One row a field, run in each of the three ways. A row shows an effect: that a fi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import jsonschema
@@ -151,6 +152,51 @@ def _(way: Way) -> None:
     assert said(within) == "Once upon a time ther" and within.choices[0].finish_reason == "stop"
 
 
+@row("stop_token_ids")
+def _(way: Way) -> None:
+    free = way.ask(STORY, temperature=0, max_tokens=30, logprobs=True)
+    entries = free.choices[0].logprobs.content
+    at = 5
+    token = entries[at].token_id
+    assert token not in [entry.token_id for entry in entries[:at]]
+    text = "".join(entry.token for entry in entries[: at + 1])
+    ended = way.ask(STORY, temperature=0, max_tokens=30, stop_token_ids=[token], logprobs=True)
+    assert (said(ended), ended.choices[0].finish_reason, ended.usage.completion_tokens) == (text, "stop", at + 1)
+    without = way.ask(STORY, temperature=0, max_tokens=30, stop_token_ids=[token], include_stop=False)
+    assert said(without) == "".join(entry.token for entry in entries[:at])
+    assert without.usage.completion_tokens == at + 1
+    # The model's own end tokens may be ignored, these never; and min_tokens holds them back as it does those.
+    over = way.ask(STORY, temperature=0, max_tokens=30, stop_token_ids=[token], ignore_eos=True)
+    assert said(over) == text
+    late = way.ask(STORY, temperature=0, max_tokens=30, stop_token_ids=[token], min_tokens=at + 3, logprobs=True)
+    assert token not in [entry.token_id for entry in late.choices[0].logprobs.content[: at + 3]]
+    refusal = way.refusal(stop_token_ids=[10**9])
+    assert refusal[:2] == (400, "stop_token_ids") and "not in the vocabulary" in refusal.message
+
+
+@row("return_token_ids")
+def _(way: Way) -> None:
+    fields = {"seed": 3, "n": 2, "max_tokens": 20, "return_token_ids": True}
+    answer = way.ask(STORY, **fields, logprobs=True)
+    assert answer.prompt_token_ids == way.lab.backend.render(way.lab.request(STORY)).tolist()
+    for choice in answer.choices:
+        listed = [entry.token_id for entry in choice.logprobs.content]
+        ends = [] if choice.finish_reason == "length" else [way.lab.backend.end_ids[0]]
+        assert choice.token_ids == listed + ends
+    if way.name != "chat":
+        got = way.chunks(STORY, **fields)
+        assert got[0].prompt_token_ids == answer.prompt_token_ids
+        for choice in answer.choices:
+            parts = [
+                c.token_ids
+                for chunk in got
+                for c in chunk.choices
+                if c.index == choice.index and hasattr(c, "token_ids")
+            ]
+            assert sum(parts, []) == choice.token_ids
+    assert not hasattr(way.ask(STORY, seed=3, max_tokens=3), "prompt_token_ids")
+
+
 @row("include_stop")
 def _(way: Way) -> None:
     fields = {"temperature": 0, "stop": " was", "max_tokens": 30}
@@ -171,6 +217,28 @@ def _(way: Way) -> None:
     drawn = way.ask(STORY, **ask)
     again = way.ask(STORY, seed=drawn.seed, **ask)
     assert [c.message for c in again.choices] == [c.message for c in drawn.choices]
+
+
+@row("prompt_logprobs")
+def _(way: Way) -> None:
+    answer = way.ask(ANIMAL, prompt_logprobs=2, max_tokens=1)
+    prompt = way.lab.backend.render(way.lab.request(ANIMAL))
+    assert (
+        answer.prompt_logprobs[0] is None and len(answer.prompt_logprobs) == len(prompt) == answer.usage.prompt_tokens
+    )
+    for t, found in enumerate(answer.prompt_logprobs[1:], start=1):
+        logits = way.lab.backend.next_logits(prompt[:t]).astype(np.float64)
+        logprobs = logits - np.logaddexp.reduce(logits)
+        best = np.argsort(-logits, kind="stable")
+        assert set(found) == {str(prompt[t]), *map(str, best[:2])}
+        for token, entry in found.items():
+            assert entry["logprob"] == pytest.approx(logprobs[int(token)], abs=1e-4)
+            assert entry["rank"] == 1 + best.tolist().index(int(token))
+            assert entry["decoded_token"] == way.lab.backend.tokenizer.name(int(token))
+    alone = way.ask(ANIMAL, prompt_logprobs=0, max_tokens=1).prompt_logprobs
+    assert [list(entry) for entry in alone[1:]] == [[str(token)] for token in prompt[1:]]
+    assert not hasattr(way.ask(ANIMAL, max_tokens=1), "prompt_logprobs")
+    assert way.refusal(prompt_logprobs=21)[:2] == (400, "prompt_logprobs")
 
 
 @row("temperature")
@@ -285,6 +353,24 @@ def _(way: Way) -> None:
     assert way.refusal(top_logprobs=4)[:2] == (400, "top_logprobs")
 
 
+@row("logprob_token_ids")
+def _(way: Way) -> None:
+    ids = [5, 300, 5, 900]
+    answer = way.ask(STORY, seed=1, logprobs=True, top_logprobs=2, logprob_token_ids=ids, temperature=0.5, max_tokens=5)
+    for entry, truth, logits in way.laws(answer, STORY, temperature=0.5):
+        best = np.lexsort((np.arange(len(logits)), -logits))[:2].tolist()
+        assert [other.token_id for other in entry.top_logprobs] == best + [i for i in (5, 300, 900) if i not in best]
+        raw = logits - np.logaddexp.reduce(logits)
+        for other in entry.top_logprobs:
+            assert other.logprob == pytest.approx(raw[other.token_id], abs=1e-4)
+            assert other.sampling_logprob == pytest.approx(np.log(truth.probs[other.token_id]), abs=1e-4)
+    alone = way.ask(STORY, seed=1, logprobs=True, logprob_token_ids=[7], max_tokens=2)
+    assert [[o.token_id for o in e.top_logprobs] for e in alone.choices[0].logprobs.content] == [[7], [7]]
+    assert way.refusal(logprob_token_ids=[7])[:2] == (400, "logprob_token_ids")
+    assert way.refusal(logprobs=True, logprob_token_ids=[10**9])[:2] == (400, "logprob_token_ids")
+    assert way.refusal(logprobs=True, logprob_token_ids=list(range(21)))[:2] == (400, "logprob_token_ids")
+
+
 @row("stream")
 def _(way: Way) -> None:
     if way.name == "chat":  # a whole answer is what it gives; there is another method for the other thing
@@ -304,6 +390,12 @@ def _(way: Way) -> None:
     asked, refused, absent = (
         way.chunks(seed=1, stream_options=o) for o in ({"include_usage": True}, {"include_usage": False}, None)
     )
+    running = way.chunks(seed=1, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    counts = [chunk.usage.completion_tokens for chunk in running]
+    assert counts == sorted(counts) and counts[0] == 0 and running[-1].usage == spent
+    assert all(chunk.usage.prompt_tokens == spent.prompt_tokens for chunk in running)
+    assert way.chunks(seed=1, stream_options={"include_obfuscation": False})[-1].choices[0].finish_reason
+    assert way.refusal(stream_options={"continuous_usage_stats": True})[:2] == (400, "stream_options")
     assert asked[-1].choices == [] and asked[-1].usage == spent
     assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in asked[:-1])
     assert not any("usage" in chunk.model_fields_set for chunk in refused)
@@ -336,6 +428,62 @@ def _(way: Way) -> None:
     form["json_schema"]["schema"] = {"type": "array", "uniqueItems": True}
     refusal = way.refusal(response_format=form)
     assert refusal[:2] == (400, "response_format") and "uniqueItems" in refusal.message
+
+
+@row("structured_outputs")
+def _(way: Way) -> None:
+    ask = {"temperature": 1.5, "max_tokens": 40}
+    for seed in range(3):
+        assert said(way.ask(STORY, seed=seed, structured_outputs={"choice": ["yes", "no"]}, **ask)) in ("yes", "no")
+        number = said(way.ask(STORY, seed=seed, structured_outputs={"regex": "-?[0-9]{2,4}"}, **ask))
+        assert re.fullmatch("-?[0-9]{2,4}", number)
+        rule = 'start: "<" /[a-z]{1,5}/ ">"'
+        assert re.fullmatch(
+            "<[a-z]{1,5}>", said(way.ask(STORY, seed=seed, structured_outputs={"grammar": rule}, **ask))
+        )
+        schema = {
+            "type": "object",
+            "properties": {"a": {"enum": [1, 2]}},
+            "required": ["a"],
+            "additionalProperties": False,
+        }
+        assert json.loads(said(way.ask(STORY, seed=seed, structured_outputs={"json": schema}, **ask)))["a"] in (1, 2)
+    whole = way.ask(STORY, structured_outputs={"json_object": True}, temperature=0.5, seed=2, n=4, max_tokens=60)
+    ended = [choice.message.content for choice in whole.choices if choice.finish_reason == "stop"]
+    assert ended and all(isinstance(json.loads(text), dict) for text in ended)
+    for wrong, says in (
+        ({"regex": "("}, "structured_outputs.regex"),
+        ({"grammar": "start: other"}, "structured_outputs"),
+        ({"json": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}, "uniqueItems"),
+        ({"regex": "a", "choice": ["b"]}, "must have one of regex, choice, grammar, json, json_object"),
+        ({"guided": 1}, "structured_outputs.guided"),
+    ):
+        refusal = way.refusal(STORY, structured_outputs=wrong)
+        assert refusal[:2] == (400, "structured_outputs") and says in refusal.message
+    both = {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}
+    assert way.refusal(STORY, **both)[:2] == (400, "structured_outputs")
+
+
+@row("bad_words")
+def _(way: Way) -> None:
+    free = said(way.ask(STORY, temperature=0, max_tokens=40))
+    assert "there" in free and "was" in free
+    without = way.ask(STORY, temperature=0, max_tokens=40, bad_words=["there", "was"])
+    assert said(without)[:10] == free[:10] and not {"there", "was"} & set(re.findall("there|was", said(without)))
+    many = way.ask(STORY, seed=1, n=8, max_tokens=60, bad_words=["e"])
+    assert not any("e" in choice.message.content for choice in many.choices)
+    assert way.refusal(bad_words=[""])[:2] == (400, "bad_words")
+    assert way.refusal(bad_words=["a"], response_format={"type": "json_object"})[:2] == (400, "bad_words")
+
+
+@row("allowed_token_ids")
+def _(way: Way) -> None:
+    ids = [*range(20, 40), *way.lab.backend.end_ids]
+    answer = way.ask(STORY, seed=1, temperature=1.5, max_tokens=30, allowed_token_ids=ids, return_token_ids=True)
+    assert set(answer.choices[0].token_ids) <= set(ids)
+    one = way.ask(STORY, max_tokens=3, allowed_token_ids=[30], return_token_ids=True)
+    assert one.choices[0].token_ids == [30, 30, 30] and one.choices[0].finish_reason == "length"
+    assert way.refusal(allowed_token_ids=[10**9])[:2] == (400, "allowed_token_ids")
 
 
 @row("tools")
@@ -380,6 +528,17 @@ def _(way: Way) -> None:
     assert said(straight) == "42" and said(thought).startswith("<think>") and said(thought).endswith("42")
 
 
+@row("reasoning_effort")
+def _(way: Way) -> None:
+    for effort, on in (("none", False), ("low", True), ("high", True)):  # the embedded model's template has a switch
+        by_effort, by_switch = (
+            way.ask(SUM, **f, temperature=0) for f in ({"reasoning_effort": effort}, {"enable_thinking": on})
+        )
+        assert said(by_effort) == said(by_switch) and by_effort.usage == by_switch.usage
+    assert way.refusal(SUM, reasoning_effort="some")[:2] == (400, "reasoning_effort")
+    assert way.refusal(SUM, reasoning_effort="none", enable_thinking=True)[:2] == (400, "reasoning_effort")
+
+
 @row("separate_reasoning")
 def _(way: Way) -> None:
     ask = {"enable_thinking": True, "temperature": 0}
@@ -415,6 +574,12 @@ no_effect("user", "u")
 no_effect("metadata", {"a": "b"})
 no_effect("store", True)
 no_effect("service_tier", "auto")
+no_effect("safety_identifier", "a1b2")
+no_effect("prompt_cache_key", "study-7")
+no_effect("prompt_cache_retention", "24h")
+no_effect("verbosity", "low")
+no_effect("modalities", ["text"])
+no_effect("prediction", {"type": "content", "content": "Once"})
 
 
 # ---- and no other

@@ -81,7 +81,7 @@ def fields_of(table: Table) -> set[str]:
 
 
 def paths(value: Any, here: str = "") -> set[str]:
-    """Every field of a JSON value, as a path. The three lists of the logprobs hold entries of one kind, `token`."""
+    """Every field of a JSON value, as a path. The lists of the logprobs hold entries of one kind, `token`."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return set().union(*(paths(inner, here + "[]") for inner in value))
     if not isinstance(value, dict):
@@ -146,14 +146,12 @@ def _(answers: Answers) -> None:
 
 @row("usage.prompt_tokens", "usage.completion_tokens", "usage.total_tokens")
 def _(answers: Answers) -> None:
-    lab, ends = answers.way.lab, {"stop": 1, "tool_calls": 1, "length": 0}
+    lab = answers.way.lab
     for name, (ask, fields) in ASKED.items():
         answer = answers[name]
         assert answer.usage.prompt_tokens == len(lab.backend.render(lab.request(ask, logprobs=True, **fields)))
         listed = [len(entries(choice, kind)) for choice in answer.choices for kind in LISTS]
-        # The end token is counted and listed nowhere; a stop in the text has none.
-        unlisted = 0 if name == "stopped" else sum(ends[choice.finish_reason] for choice in answer.choices)
-        assert answer.usage.completion_tokens == sum(listed) + unlisted
+        assert answer.usage.completion_tokens == sum(listed)
         assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
@@ -252,6 +250,16 @@ def _(answers: Answers) -> None:
     written = text_of(entries(choice, "tool_calls"))
     assert written.count("<tool_call>") == 2 and written.count('"get_weather"') == 2
     assert not any(entries(c, "tool_calls") for name, a in answers.items() if name != "calls" for c in a.choices)
+
+
+@row("choices[].logprobs.end")
+def _(answers: Answers) -> None:
+    for name, answer in answers.items():
+        for choice in answer.choices:
+            # An answer at its length has no end token, and neither has one that a stop ended.
+            ended = name != "stopped" and choice.finish_reason in ("stop", "tool_calls")
+            found = [entry.token_id for entry in entries(choice, "end")]
+            assert len(found) == ended and set(found) <= set(answers.way.lab.backend.end_ids)
 
 
 @row("token.token", "token.bytes", "token.token_id")
@@ -466,7 +474,9 @@ def _(streams: Streams) -> None:
         for choice in choices(got):
             for kind in LISTS:
                 lists[kind] += (choice["logprobs"] or {}).get(kind) or []
-        filled = {"thought": {"content", "reasoning"}, "calls": {"tool_calls"}, "long": set(), "forced": set()}
+        filled = {
+            "thought": {"content", "reasoning", "end"}, "calls": {"tool_calls", "end"}, "long": set(), "forced": set(),
+        }  # fmt: skip
         assert {kind for kind in LISTS if lists[kind]} == filled.get(name, {"content"})
         if name == "stopped":
             assert [entry["token"] for entry in lists["content"]] == ["Once", " upon", " a", " time", " there"]

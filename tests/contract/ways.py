@@ -23,7 +23,7 @@ from tests.backends.client import accumulated
 from tests.sampling.oracle import Case, Law, law
 
 NAMES = ("chat", "stream", "http")
-LISTS = ("content", "reasoning", "tool_calls")
+LISTS = ("content", "reasoning", "tool_calls", "end")
 #: What the client takes as arguments; all else goes into `extra_body`.
 KNOWN = set(inspect.signature(openai.resources.chat.Completions.create).parameters)
 

@@ -20,12 +20,12 @@ def encoded(**fields: Any) -> bytes:
     return json.dumps({"messages": ASK, **fields}).encode()
 
 
-def post(url: str, content: bytes, **headers: str) -> Any:
+def post(url: str, content: bytes, *, path: str = "/v1/chat/completions", **headers: str) -> Any:
     """Send a body as JSON, unless the headers say otherwise; a header of "" is left out."""
     sent = {"content-type": "application/json", **{name.replace("_", "-"): value for name, value in headers.items()}}
     sent = {name: value for name, value in sent.items() if value}
     # No certificates are asked for here, and reading them takes longer than a request.
-    return http.post(f"{url}/v1/chat/completions", content=content, headers=sent, timeout=60, verify=False)
+    return http.post(f"{url}{path}", content=content, headers=sent, timeout=60, verify=False)
 
 
 def error_of(response: Any) -> dict[str, str | None]:

@@ -42,7 +42,8 @@ VALID: list[dict[str, Any]] = [
     },
     {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "é🦊"}]}],
-        "model": "demo", "logprobs": True, "top_logprobs": 3, "stream": True, "stream_options": {"include_usage": True},
+        "model": "demo", "logprobs": True, "top_logprobs": 3, "prompt_logprobs": 1,
+        "stream": True, "stream_options": {"include_usage": True},
         "max_completion_tokens": 1, "context_length_exceeded_behavior": "error", "separate_reasoning": True,
         "enable_thinking": True, "min_tokens": 1, "ignore_eos": True, "user": "u", "metadata": {"k": "v"},
         "store": False, "service_tier": "auto",
@@ -66,7 +67,58 @@ VALID: list[dict[str, Any]] = [
         "response_format": {"type": "json_schema", "json_schema": {"name": "who", "schema": SCHEMA, "strict": True}},
     },
     {"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 1, "response_format": {"type": "json_object"}},
+    {
+        "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Who?"}],
+        "reasoning_effort": "low", "bad_words": ["a", "é🦊"], "allowed_token_ids": [65, 66, 300],
+        "stop_token_ids": [66], "logprobs": True, "logprob_token_ids": [7, 9], "return_token_ids": True,
+        "max_tokens": 1.0, "verbosity": "low",
+        "safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h", "modalities": ["text"],
+        "prediction": {"type": "content", "content": "x"}, "audio": None, "functions": None,
+    },
+    *(
+        {"messages": [{"role": "user", "content": "Who?"}], "max_tokens": 1, "structured_outputs": outputs}
+        for outputs in (
+            {"regex": "(a|b)+[0-9]{1,3}"}, {"choice": ["yes", "no"]}, {"json": SCHEMA}, {"json_object": True},
+            {"grammar": 'start: "<" /[a-z]+/ ">"'},
+        )
+    ),
 ]  # fmt: skip
+
+#: The same for the paths of raw prompts and of texts.
+VALID_ELSEWHERE: dict[str, list[dict[str, Any]]] = {
+    "/v1/completions": [
+        {
+            "prompt": "Once upon a time", "temperature": 0.5, "top_p": 0.9, "top_k": 10, "min_p": 0.1,
+            "frequency_penalty": 0.5, "presence_penalty": -0.5, "repetition_penalty": 1.1, "logit_bias": {"65": 5},
+            "n": 1, "best_of": 2, "seed": 7, "stop": ["a", "\n\n"], "max_tokens": 1, "suffix": "",
+        },
+        {
+            "prompt": ["é🦊", [65, 66], "x"], "model": "demo", "echo": True, "logprobs": 3, "prompt_logprobs": 1,
+            "max_tokens": 0, "user": "u", "metadata": {"k": "v"}, "return_token_ids": True,
+        },
+        {
+            "prompt": [[65, 66], [67]], "echo": True, "logprobs": 0, "max_tokens": 1, "stream": True, "n": 2,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True}, "min_tokens": 1,
+            "ignore_eos": True, "stop_token_ids": [70], "include_stop": False, "separate_reasoning": True,
+        },
+        {
+            "prompt": [65, 66], "max_tokens": 1, "context_length_exceeded_behavior": "error",
+            "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+        },
+    ],
+    "/tokenize": [
+        {"prompt": "é🦊 <|im_end|>", "add_special_tokens": True, "return_token_strs": True, "model": "demo"},
+        {"messages": [{"role": "user", "content": "Roll."}], "tools": [TOOL], "add_generation_prompt": False},
+    ],
+    "/detokenize": [{"tokens": [65, 2041, 300], "model": "demo"}],
+    "/apply_template": [
+        {
+            "messages": [{"role": "user", "content": "Roll."}, {"role": "assistant", "tool_calls": [CALL]}],
+            "tools": [TOOL], "add_generation_prompt": True, "chat_template_kwargs": {"enable_thinking": True},
+        },
+        {"messages": [{"role": "assistant", "content": "a"}], "continue_final_message": True, "seed": 1},
+    ],
+}  # fmt: skip
 
 
 def _deep(depth: int) -> Any:
@@ -114,7 +166,7 @@ def _changed(rng: random.Random, body: dict[str, Any]) -> Any:
         parent = parent[step]
     key = path[-1]
     kind = rng.randrange(5)
-    if key in ("max_tokens", "max_completion_tokens"):
+    if key in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         parent[key] = rng.choice([0, -1, 1.5, True, "1", [1], {}, 10**400])  # nothing that would make many
     elif kind == 0 and isinstance(parent, dict):
         del parent[key]
@@ -137,7 +189,8 @@ def _bytes(rng: random.Random, data: bytes) -> bytes:
     if kind == 2:
         return data[:at] + data[at + rng.randint(1, 9) :]
     if kind == 3:
-        return data.replace(b'"max_tokens"', b'"max_tokens": 1, "max_tokens"') + b""
+        name = next(name for name in (b'"max_output_tokens"', b'"max_tokens"', b"") if name in data)
+        return data.replace(name, name + b": 1, " + name) if name else data
     if kind == 4:
         return (
             data[:at]
@@ -147,11 +200,11 @@ def _bytes(rng: random.Random, data: bytes) -> bytes:
     return data.decode().encode(rng.choice(["utf-16", "utf-32-le", "utf-8-sig"]))
 
 
-def requests(count: int, *, seed: int) -> Iterator[bytes]:
-    """So many bodies; the same ones for one seed."""
+def requests(count: int, *, seed: int, valid: list[dict[str, Any]] = VALID) -> Iterator[bytes]:
+    """So many bodies, made from valid ones; the same ones for one seed."""
     rng = random.Random(seed)
     for _ in range(count):
-        body: Any = rng.choice(VALID)
+        body: Any = rng.choice(valid)
         for _ in range(rng.choice([1, 2, 3, 4, 5])):
             if isinstance(body, dict) and body:
                 body = _changed(rng, body)

@@ -85,6 +85,9 @@ class PuppetStream:
     def on_wait(self, tell: Callable[[str], None]) -> None:
         pass
 
+    def on_restart(self, tell: Callable[[], None]) -> None:
+        pass
+
     def result(self) -> Completion:
         choice = Choice(index=0, text=self._text, tokens=tokens(self._text), finish_reason="stop")
         return Completion(**vars(self.header), choices=(choice,), timing=Timing(first_token=0.0, total=0.0))

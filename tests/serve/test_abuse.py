@@ -15,21 +15,22 @@ from pathlib import Path
 import pytest
 
 from llmlab.backends.local.stream import LocalStream
-from llmlab.engine.batch import Live
+from llmlab.engine.live import Live
 from llmlab.engine.scheduler import Job
 from llmlab.grammar.matcher import Matcher
 from llmlab.serve.app import create_app
-from llmlab.serve.handler import Handler
+from llmlab.serve.handler import Handler, find
 from llmlab.serve.routes.chat import CHAT
 from tests.serve.bodies import encoded, error_of, head_of, http, post, vanish
-from tests.serve.mutations import VALID, requests
+from tests.serve.mutations import VALID, VALID_ELSEWHERE, requests
 from tests.serve.puppet import Puppet, wait
 
 
 def test_what_is_mutated_is_valid_to_begin_with(server):
-    for body in VALID:
-        answer = post(server.url, json.dumps(body).encode())
-        assert answer.status_code == 200, answer.text
+    for path, bodies in {CHAT.path: VALID, **VALID_ELSEWHERE}.items():
+        for body in bodies:
+            answer = post(server.url, json.dumps(body).encode(), path=path)
+            assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.slow
@@ -52,6 +53,38 @@ def test_thousands_of_mutated_requests(demo):
     for data, status, body in answers:
         if status != 200:
             assert json.loads(body)["error"]["param"] is not None and len(body) < 5000, (data, body)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", VALID_ELSEWHERE)
+def test_mutated_requests_to_the_other_paths(demo, path):
+    route, _ = find("POST", path)
+
+    def answer(data):
+        conversation = Handler(demo.backend, route)
+        reply = conversation.start(data)
+        body = next(reply.parts)
+        conversation.leave()
+        return data, reply.status, body
+
+    with ThreadPoolExecutor(24) as threads:
+        answers = list(threads.map(answer, requests(1500, seed=4, valid=VALID_ELSEWHERE[path]), timeout=300))
+    statuses = Counter(status for _, status, _ in answers)
+    print(f"\n{path}: {dict(statuses)}")
+    assert statuses.total() == statuses[200] + statuses[400] + statuses[404] == 1500
+    assert statuses[200] > 10 and statuses[400] > 300
+    for data, status, body in answers:
+        if status != 200:
+            assert json.loads(body)["error"]["param"] is not None and len(body) < 5000, (data, body)
+
+
+@pytest.mark.parametrize("path", VALID_ELSEWHERE)
+def test_mutated_requests_to_the_other_paths_over_the_socket(server, path):
+    for data in requests(60, seed=5, valid=VALID_ELSEWHERE[path]):
+        answer = post(server.url, data, path=path)
+        assert answer.status_code in (200, 400, 404), data
+        assert answer.status_code == 200 or error_of(answer)["param"] is not None, data
+    wait(lambda: server.admission.inside == 0)
 
 
 def test_mutated_requests_over_the_socket(server):

@@ -7,7 +7,7 @@ import shlex
 from html.parser import HTMLParser
 
 from llmlab.serve.docs_page import page
-from llmlab.serve.routes.chat import CHAT
+from llmlab.serve.routes import ROUTES
 from tests.serve.bodies import http
 from tests.serve.puppet import Puppet
 from tests.serve.test_openapi import FIELDS
@@ -22,7 +22,8 @@ class Page(HTMLParser):
         self.ids: set[str] = set()
         self.links: set[str] = set()
         self.rows: list[list[str]] = []
-        self.text = self.example = ""
+        self.examples: list[str] = []
+        self.text = ""
         self._inside = ""
         self.feed(source)
 
@@ -35,6 +36,8 @@ class Page(HTMLParser):
             self.rows.append([]) if tag == "tr" else self.rows[-1].append("")
         if tag in ("pre", "td", "h2", "style"):
             self._inside = tag
+            if tag == "pre":
+                self.examples.append("")
 
     def handle_endtag(self, tag):
         if tag in (self._inside, "table"):
@@ -42,7 +45,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self._inside == "pre":
-            self.example += data
+            self.examples[-1] += data
         elif self._inside == "td":
             self.rows[-1][-1] += data
         if self._inside != "style":
@@ -55,23 +58,23 @@ def test_the_page_says_what_the_document_says(running) -> None:
         document = http.get(server.url + "/openapi.json").json()
         assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
         shown = Page(answer.text)
-        words = shlex.split(shown.example)
-        assert (
-            words[:2] == ["curl", server.url + "/v1/chat/completions"] and words[3] == "Content-Type: application/json"
-        )
-        example = json.loads(words[words.index("-d") + 1])
-        assert example == CHAT.example
+        asked = [route for route in ROUTES if route.request is not None]
+        assert len(asked) == len(shown.examples) > 1
+        for route, example in zip(asked, shown.examples, strict=True):
+            words = shlex.split(example)
+            assert words[:2] == ["curl", server.url + route.path] and words[3] == "Content-Type: application/json"
+            assert json.loads(words[words.index("-d") + 1]) == route.example
     assert all(path in shown.text for path in document["paths"]) and "/docs" not in document["paths"]
     assert {name.lower() for name in document["components"]["schemas"]} == shown.ids
-    # The first table of fields is the request's; later ones have fields of the same names.
+    # The first table of fields is the chat request's; later ones have fields of the same names.
     rows = {row[0].removesuffix(" required"): row for row in reversed(shown.rows) if len(row) == 3}
     for name, field in FIELDS.items():
-        assert rows[name][2] == field["description"], name
+        assert rows[name][2] == field["description"].replace("`", ""), name
         for bound in ("minimum", "exclusiveMinimum", "maximum", "default"):
             if bound in field and name != "seed":
                 assert json.dumps(field[bound]).removesuffix(".0") in rows[name][1], (name, bound)
     assert rows["messages"][0] == "messages required" and rows["seed"][1] == "integer, signed 64-bit"
-    assert rows["messages[].role"][1] == '"system" or "user" or "assistant" or "tool"'
+    assert rows["messages[].role"][1] == '"system" or "developer" or "user" or "assistant" or "tool"'
     assert rows["top_p"][1] == "number, above 0 to 1, by default 1"
     assert rows["choices[].logprobs.content[].top_logprobs[].token_id"][1] == "integer, 0 or more"
     assert rows["choices[].logprobs.content[].bytes"][1] == "list of integers, 0 to 255 or null"

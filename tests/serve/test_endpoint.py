@@ -133,6 +133,37 @@ def test_a_path_or_a_method_that_is_not_there(server, client):
     assert (caught.value.status_code, caught.value.code) == (405, "method_not_allowed")
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/models/", "/v1//models", "//v1/models//", "/health/", "/v1/models/demo/", "/docs/"]
+)
+def test_slashes_too_many_change_nothing(server, demo, path):
+    plain = re.sub("/{2,}", "/", path).rstrip("/")
+    found, meant = (http.get(server.url + one) for one in (path, plain))
+    assert found.status_code == meant.status_code == 200 and found.content == meant.content
+    if path.startswith("/v1/"):
+        with demo.client() as client:
+            assert client.get("http://llmlab.invalid" + path, cast_to=object)
+
+
+def test_a_body_reaches_a_path_with_a_slash_at_its_end(server):
+    asked = encoded(max_tokens=2, seed=1)
+    found, meant = (post(server.url, asked, path=f"/v1/chat/completions{end}") for end in ("/", ""))
+    assert found.status_code == 200 and found.json()["choices"] == meant.json()["choices"]
+    assert http.get(server.url + "/v1/chat/completions/").status_code == 405
+    assert http.get(server.url + "/").status_code == http.get(server.url + "//").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/", "//v1/models", "/v1//models", "/tokenize", "/metrics", "/x"]
+)
+def test_a_key_is_asked_for_at_every_path_however_it_is_written(running, path):
+    with running(Puppet(), api_key="s3cret") as server:
+        refused = http.get(server.url + path)
+        assert refused.status_code == 401 and error_of(refused)["code"] == "invalid_api_key"
+        for free in ("/health", "/health/", "/docs", "/openapi.json"):
+            assert http.get(server.url + free).status_code == 200
+
+
 def test_a_key_lets_in_and_nothing_else_does(running):
     with running(Puppet(script=hello), api_key="s3cret") as server:
         assert server.client(api_key="s3cret").chat.completions.create(model="puppet", messages=ASK).id

@@ -11,6 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
 from llmlab.errors import LLMLabError
+from llmlab.protocol.completions_request import CompletionsRequest
 from llmlab.protocol.request import ChatRequest
 from llmlab.serve import openapi
 from llmlab.serve.app import create_app
@@ -48,7 +49,7 @@ def accepted(**fields):
 
 
 def test_every_field_is_there_and_no_other():
-    assert set(FIELDS) == set(ChatRequest.model_fields) and len(NUMBERS) == 13
+    assert set(FIELDS) == set(ChatRequest.model_fields) and len(NUMBERS) == 14
     jsonschema.Draft202012Validator.check_schema(REQUEST)
     assert all(field["description"] for field in FIELDS.values())
 
@@ -94,6 +95,49 @@ def test_the_defaults_are_those_of_the_request():
 def test_what_the_request_takes_is_valid(fields):
     jsonschema.validate({"messages": ASK, **fields}, REQUEST)
     assert accepted(**fields)
+
+
+OTHERS = [SCHEMAS[name] for name in ("CompletionsRequest", "TokenizeRequest", "TemplateRequest", "DetokenizeRequest")]
+
+
+@pytest.mark.parametrize("schema", OTHERS, ids=lambda schema: f"{len(schema['properties'])} fields")
+def test_the_requests_of_other_paths_have_schemas_of_their_own(schema):
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert all(field["description"] for field in schema["properties"].values())
+    assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "logprobs", "best_of"])
+def test_the_bounds_are_those_of_the_request_of_prompts(name):
+    """Those of all other fields are a chat's, by construction."""
+
+    def taken(value):
+        try:
+            return CompletionsRequest.read({"prompt": "x", name: value})
+        except LLMLabError:
+            return None
+
+    field = set_to(OTHERS[0]["properties"][name])
+    assert taken(field["minimum"]) and taken(field["minimum"] - 1) is None
+    high = field.get("maximum")
+    assert taken(10**6 if high is None else high) and (high is None or taken(high + 1) is None)
+    assert field.get("default") == (16 if name == "max_tokens" else None)
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1], [[1], [2, 3]], ["a", [1]]])
+def test_a_prompt_has_every_form_that_the_schema_has(prompt):
+    jsonschema.validate({"prompt": prompt}, OTHERS[0])
+    assert CompletionsRequest.read({"prompt": prompt})
+
+
+@pytest.mark.parametrize(
+    "fields", [{"prompt": ""}, {"prompt": []}, {"prompt": [[]]}, {"prompt": [1.5]}, {}, {"prompt": "a", "suffix": "b"}]
+)
+def test_a_prompt_has_no_other_form(fields):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(fields, OTHERS[0])
+    with pytest.raises(LLMLabError):
+        CompletionsRequest.read(fields)
 
 
 def test_null_stands_for_a_default_everywhere_but_for_the_messages():
@@ -147,7 +191,7 @@ def document(server):
 
 def test_the_page_says_what_there_is(document):
     jsonschema.validate(document["openapi"], {"const": "3.1.0"})
-    assert set(document["paths"]) == {"/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/health"}
+    assert set(document["paths"]) == {route.path.replace(":path", "") for route in ROUTES}
     chat = document["paths"]["/v1/chat/completions"]["post"]
     assert set(chat["responses"]) == {"200", "400", "401", "403", "404", "408", "413", "429", "500", "503"}
     assert chat["requestBody"]["content"]["application/json"]["example"]
@@ -171,6 +215,27 @@ def test_answers_are_as_the_page_says(server, document, fields):
         assert events[-2:] == ["data: [DONE]", ""] and len(events) > 4
         for event in events[:-2]:
             valid(document, "ChatCompletionChunk", json.loads(event.removeprefix("data: ")))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"logprobs": 2, "n": 2, "echo": True, "prompt_logprobs": 1, "return_token_ids": True},
+        {"max_tokens": 0, "echo": True, "logprobs": 0},
+        {"separate_reasoning": True, "prompt": "<|im_start|>assistant\n<think>\n"},
+    ],
+)
+def test_the_answers_to_prompts_are_as_the_page_says(server, document, fields):
+    fields = {"prompt": ["Once upon a time", [9, 10]], "max_tokens": 6, "seed": 1, **fields}
+    path = "/v1/completions"
+    valid(document, "TextCompletion", post(server.url, json.dumps(fields).encode(), path=path).json())
+    for options in ({}, {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}):
+        streamed = post(server.url, json.dumps({**fields, "stream": True, **options}).encode(), path=path)
+        *events, done, end = streamed.text.split("\n\n")
+        assert (done, end) == ("data: [DONE]", "") and events
+        for event in events:
+            valid(document, "TextCompletionChunk", json.loads(event.removeprefix("data: ")))
 
 
 def test_the_other_answers_are_as_the_page_says(server, document):

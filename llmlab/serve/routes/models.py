@@ -1,11 +1,11 @@
-"""`GET /v1/models` and `GET /v1/models/{model}`: the one model that is loaded."""
+"""`GET /v1/models` and `GET /v1/models/{model}`: the model that is loaded, and the adapters beside it."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from llmlab.errors import ModelNotFoundError
+from llmlab.errors import ModelNotFoundError, short
 from llmlab.protocol.backend import Backend
 from llmlab.serve.answers import Model, ModelList
 from llmlab.serve.route import Lookup, Query
@@ -15,27 +15,34 @@ _STARTED = int(time.time())
 
 
 def _models(query: Query) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(query.backend)]}
+    return {"object": "list", "data": [_model(query.backend, name) for name in query.backend.models]}
 
 
 def _named(query: Query) -> dict[str, Any]:
-    name, backend = query.parameters["model"], query.backend
-    if name != backend.name:
-        raise ModelNotFoundError(f"the model {name!r} does not exist; loaded is {backend.name!r}", param="model")
-    return _model(backend)
+    check_model(query.backend, query.parameters["model"])
+    return _model(query.backend, query.parameters["model"])
 
 
-def _model(backend: Backend) -> dict[str, Any]:
+def check_model(backend: Backend, name: str | None) -> None:
+    """Raises `ModelNotFoundError` where a model is named that is none of the loaded ones."""
+    if name is not None and name not in backend.models:
+        names = ", ".join(map(repr, backend.models))
+        raise ModelNotFoundError(f"the model {short(name)} does not exist; loaded is {names}", param="model")
+
+
+def _model(backend: Backend, name: str) -> dict[str, Any]:
     described = backend.describe()
     facts = {"context_length": described.get("context"), "dtype": described.get("dtype")}
-    return {"id": backend.name, "object": "model", "created": _STARTED, "owned_by": "llmlab", **facts}
+    if name != backend.name:
+        facts["parent"] = backend.name
+    return {"id": name, "object": "model", "created": _STARTED, "owned_by": "llmlab", **facts}
 
 
 MODELS = Lookup(
     path="/v1/models",
     name="listModels",
     summary="List the models",
-    description="The model that is loaded.",
+    description="The model that is loaded, and the adapters beside it.",
     answer=ModelList,
     look=_models,
 )
