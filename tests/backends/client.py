@@ -9,7 +9,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmlab.protocol.request import Request
 
-LISTS = ("content", "reasoning", "tool_calls")
+LISTS = ("content", "reasoning", "tool_calls", "end")
 
 
 def accumulated(chunks: Iterable[ChatCompletionChunk], request: Request) -> ChatCompletion:
@@ -20,8 +20,13 @@ def accumulated(chunks: Iterable[ChatCompletionChunk], request: Request) -> Chat
     for chunk in got:
         assert {name: chunk[name] for name in head} == head
     options = request.stream_options
+    assert [chunk for chunk in got if "prompt_token_ids" in chunk] == (got[:1] if request.return_token_ids else [])
+    head |= {name: got[0][name] for name in ("prompt_token_ids",) if name in got[0]}
     usage, seed = _usage(got, None if options is None else options.get("include_usage", False))
     choices: dict[int, dict[str, Any]] = {}
+    asked = request.prompt_logprobs is not None
+    assert [at for at, chunk in enumerate(got) if "prompt_logprobs" in chunk] == ([0] if asked else [])
+    prompt = {"prompt_logprobs": got[0]["prompt_logprobs"]} if asked else {}
     for chunk in got:
         for choice in chunk["choices"]:
             _take(choices, choice, request)
@@ -31,7 +36,7 @@ def accumulated(chunks: Iterable[ChatCompletionChunk], request: Request) -> Chat
     assert sorted(choices) == roles
     assert all(choice["finish_reason"] for choice in choices.values())
     whole = {**head, "object": "chat.completion", "seed": seed, "choices": [choices[i] for i in sorted(choices)]}
-    return ChatCompletion.model_validate(whole | {"usage": usage})
+    return ChatCompletion.model_validate(whole | prompt | {"usage": usage})
 
 
 def _usage(got: list[dict[str, Any]], include_usage: bool | None) -> tuple[dict[str, Any] | None, int]:
@@ -56,7 +61,8 @@ def _take(choices: dict[int, dict[str, Any]], choice: dict[str, Any], request: R
         if request.separate_reasoning:
             message["reasoning_content"] = None
         logprobs = {name: [] for name in LISTS} | {"refusal": None} if request.logprobs else None
-        choices[index] = {"index": index, "message": message, "finish_reason": None, "logprobs": logprobs}
+        ids = {"token_ids": []} if request.return_token_ids else {}
+        choices[index] = {"index": index, "message": message, "finish_reason": None, "logprobs": logprobs, **ids}
     so_far = choices[index]
     assert so_far["finish_reason"] is None
     message = so_far["message"]
@@ -74,6 +80,8 @@ def _take(choices: dict[int, dict[str, Any]], choice: dict[str, Any], request: R
     if choice["logprobs"] is not None:
         for name in LISTS:
             so_far["logprobs"][name] += choice["logprobs"].get(name, [])
+    if "token_ids" in choice:
+        so_far["token_ids"] += choice["token_ids"]
     if choice["finish_reason"]:
         assert set(delta) <= {"content"} and not delta.get("content")
         so_far["finish_reason"] = choice["finish_reason"]

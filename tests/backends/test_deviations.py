@@ -9,6 +9,7 @@ import pytest
 from llmlab.backends.remote.choice_parser import ChoiceParser
 from llmlab.backends.remote.deviations import deviations
 from llmlab.backends.remote.logprobs import TokenTexts
+from llmlab.protocol.completion import NO_END_TOKEN
 from llmlab.protocol.request import ChatRequest
 from tests.backends.endpoint import entry, piece
 
@@ -27,9 +28,11 @@ def noted(*said: dict[str, Any], model: str | None = None, seed: int | None = No
     return list(deviations(request, answers, reported=meta, generated=made))
 
 
-def text(content: str, *, finish: str = "stop", index: int = 0, **delta: Any) -> dict[str, Any]:
-    tokens = [entry(content, -1.0)] if content else [entry("{}", -1.0)]
-    return piece(content, index=index, finish=finish, logprobs={"content": tokens}, **delta)
+def text(
+    content: str, *, finish: str | None = "stop", index: int = 0, tokens: Any = None, raw: bool = True, **delta: Any
+) -> dict[str, Any]:
+    listed = [entry(each, -1.0, raw=raw) for each in (tokens or [content or "{}"])]
+    return piece(content, index=index, finish=finish, logprobs={"content": listed, "end": []}, **delta)
 
 
 def called(*names: str, finish: str = "tool_calls") -> dict[str, Any]:
@@ -72,7 +75,7 @@ def test_what_is_as_asked_is_not_noted(said, fields):
         ("stop: its text may", text("a"), {"stop": "."}),
         ("include_stop: ignored", text("a."), {"stop": ".", "include_stop": False}),
         ("response_format: ignored", text("a"), {"response_format": {"type": "json_object"}}),
-        ("max_tokens: 2 tokens", piece("ab", logprobs={"content": [entry(x, -1) for x in "ab"]}), {"max_tokens": 1}),
+        ("max_tokens: 2 tokens", text("ab", tokens="ab"), {"max_tokens": 1}),
         ("tools: calls 'mul'", called("mul"), {"tools": [ADD]}),
         ("tools: calls 'add'", called("add"), {}),
         ("tool_choice: ignored, 'add' is called", called("add"), {"tools": [ADD], "tool_choice": "none"}),
@@ -82,8 +85,9 @@ def test_what_is_as_asked_is_not_noted(said, fields):
         ("separate_reasoning: the reasoning is sent separately", text("Hi", reasoning="hm"), {}),
         ("separate_reasoning: ignored", text("<think>hm</think>Hi"), {"separate_reasoning": True}),
         ("logprobs: none were sent", piece("Hi", finish="stop"), {}),
-        ("logprobs: sent without bytes", piece("Hi", logprobs={"content": [entry("Hi", -1.0, raw=False)]}), {}),
-        ("logprobs: their tokens do not join", piece("Hi", logprobs={"content": [entry("i", -1.0)]}), {}),
+        ("logprobs: sent without bytes", text("Hi", raw=False), {}),
+        ("logprobs: their tokens do not join", text("Hi", tokens="i"), {}),
+        ("finish_reason: none was sent", text("Hi", finish=None), {}),
     ],
 )  # fmt: skip
 def test_what_is_not_as_asked_is_noted_once(note, said, fields):
@@ -116,3 +120,14 @@ def test_choices_that_are_all_the_same():
 def test_fewer_logprobs_than_tokens():
     assert noted(text("Hi"), made=2) == []  # the end token is counted, and not listed
     assert noted(text("Hi"), made=9) == ["logprobs: sent for 1 of 9 generated tokens"]
+
+
+def test_an_end_token_that_is_not_listed():
+    """Noted where the answer ended with one: not at its length, not after a stop, and not where a list of them came."""
+
+    def said(content="Hi.", finish="stop", **logprobs):
+        return piece(content, finish=finish, logprobs={"content": [entry(content, -1.0)], **logprobs})
+
+    assert noted(said()) == noted(said(finish="eos")) == [NO_END_TOKEN]
+    assert noted(said(end=[])) == noted(said(end=[entry("</s>", -1.0)])) == []
+    assert noted(said(finish="length")) == noted(said(), stop=".") == []

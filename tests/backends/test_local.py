@@ -244,7 +244,7 @@ def test_a_switch_that_the_template_lacks_is_unsupported(backend, tmp_path):
         template=ChatTemplate(backend.tokenizer, tmp_path / "plain.jinja"),
         engine=backend.engine,
     )
-    assert plain.unsupported == {"enable_thinking"}
+    assert plain.unsupported == {"enable_thinking", "reasoning_effort"}
 
 
 def test_the_banners_facts(backend):
@@ -299,3 +299,33 @@ def test_a_token_that_only_the_tokenizer_has_is_refused_where_it_is_used(tmp_pat
         with pytest.raises(RequestError, match=r"holds '</think>', token id 260, for which the model has no embedding"):
             ask()
     lab.close()
+
+
+def test_what_the_template_leaves_out_is_an_error_or_a_note_of_the_answer(backend):
+    source = "{% for m in messages if m.role != 'system' %}{{ m.content or '' }};{% endfor %}"
+    template = ChatTemplate(backend.tokenizer, source)
+    plain = LocalBackend("plain", tokenizer=backend.tokenizer, template=template, engine=backend.engine)
+    user, system = {"role": "user", "content": "hi"}, {"role": "system", "content": "hi"}
+    call = {"id": "a", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    called = [user, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    called.append({"role": "tool", "tool_call_id": "a", "content": "noon"})
+    assert plain.complete(ChatRequest.build([user], max_tokens=1)).notes == ()
+    with pytest.raises(RequestError, match=r"messages\[1\]"):
+        plain.complete(ChatRequest.build([user, system], max_tokens=1))
+    (note,) = plain.complete(ChatRequest.build(called, max_tokens=1)).notes
+    assert note.startswith("messages[1].tool_calls[0]: ")
+    stream = plain.stream(ChatRequest.build(called, max_tokens=1))
+    assert stream.header.notes == (note,) and stream.result().notes == (note,)
+
+
+def test_calls_in_a_syntax_that_is_not_known_are_noted(backend):
+    source = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% for t in tools or [] %}{{ t.function.name }}{% endfor %}"
+    )
+    template = ChatTemplate(backend.tokenizer, source)
+    plain = LocalBackend("plain", tokenizer=backend.tokenizer, template=template, engine=backend.engine)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    (note,) = plain.complete(ChatRequest.build("hi", max_tokens=1, tools=tools)).notes
+    assert note.startswith("tools: ") and "not known" in note
+    assert plain.complete(ChatRequest.build("hi", max_tokens=1, tools=tools, tool_choice="none")).notes == ()
+    assert ask(backend, max_tokens=1).notes == ()

@@ -1,18 +1,23 @@
 """A model over two devices answers as on one. Two devices are made of one CPU, in a process of its own."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from contextlib import closing
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from llmlab.backends.local.backend import LocalBackend
+from llmlab.checkpoints.files import open_weights
+from llmlab.checkpoints.load import load_model, model_from
+from llmlab.checkpoints.save import save_checkpoint
 from llmlab.errors import RequestError
-from llmlab.testing import tiny_checkpoint
+from llmlab.models.families import read_config
+from llmlab.models.plan import abstract_mesh
+from llmlab.models.sharding import checked_mesh, fitted
+from llmlab.testing import tiny_checkpoint, tiny_config
+from tests.devices import on_devices
 
 CODE = """
 import json, sys, warnings
@@ -65,6 +70,7 @@ two.close()
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("family", "changes", "axes"),
     [
@@ -78,16 +84,7 @@ two.close()
     ],
 )
 def test_two_devices_answer_as_one(tmp_path, family, changes, axes):
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path / "tiny"), family, json.dumps(changes), axes],
-        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).resolve().parents[2],
-        timeout=300,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = json.loads(on_devices(2, CODE, tmp_path / "tiny", family, json.dumps(changes), axes))
     assert told["found"] == told["expected"] and told["difference"] < 1e-4
     assert told["recompiled"] == 0
     assert set(told["cache"]) == {0.5} and told["held"] < (0.9 if family == "qwen3" else 0.52)
@@ -107,18 +104,52 @@ def test_a_mesh_of_one_device(folder):
     backend.close()
 
 
+def mesh_of(names, *shape):
+    return Mesh(np.array([jax.devices()[0]] * int(np.prod(shape))).reshape(shape), names)
+
+
 def test_a_mesh_that_the_model_does_not_divide_by(folder):
-    from jax.sharding import Mesh
-
-    from llmlab.models.families import read_config
-    from llmlab.models.sharding import checked_mesh
-
-    with pytest.raises(RequestError, match="one axis") as caught:
-        LocalBackend.load(folder, mesh=jax.make_mesh((1, 1), ("data", "model")))
+    with pytest.raises(RequestError, match="axes named data, expert, model, or one axis") as caught:
+        LocalBackend.load(folder, mesh=jax.make_mesh((1, 1), ("rows", "model")))
     assert caught.value.param == "mesh"
-    with pytest.raises(RequestError, match="jax.sharding.Mesh"):
-        LocalBackend.load(folder, mesh=2)
+    for wrong in (2, "all"):
+        with pytest.raises(RequestError, match="jax.sharding.Mesh or 'auto'"):
+            LocalBackend.load(folder, mesh=wrong)
     config = read_config(json.loads((folder / "config.json").read_text()))
-    for devices, named in ((3, "num_attention_heads 4"), (4, "num_key_value_heads 2")):
-        with pytest.raises(RequestError, match=f"{devices} devices.*{named}"):
-            checked_mesh(Mesh(np.array([jax.devices()[0]] * devices), ("model",)), config)
+    for shape, named in (
+        ({"model": 3}, "3 devices along 'model'.*num_attention_heads 4 does not divide; 1, 2 would do"),
+        ({"all": 8}, "8 devices along 'model'.*num_attention_heads 4"),
+        ({"data": 2, "expert": 2}, "2 devices along 'expert'.*no experts; 1 would do"),
+    ):
+        with pytest.raises(RequestError, match=named):
+            checked_mesh(mesh_of(tuple(shape), *shape.values()), config)
+    # Six key heads and four devices: neither number divides the other.
+    config = read_config(tiny_config(num_attention_heads=12, num_key_value_heads=6, head_dim=8))
+    with pytest.raises(RequestError, match="num_key_value_heads 6 neither divides"):
+        checked_mesh(mesh_of(("model",), 4), config)
+
+
+def test_a_mesh_is_put_in_one_order(folder):
+    """Neighbouring devices share a layer, whatever the order of the caller's axes."""
+    config = read_config(json.loads((folder / "config.json").read_text()))
+    mesh = checked_mesh(mesh_of(("model", "data"), 2, 3), config)
+    assert dict(mesh.shape) == {"data": 3, "expert": 1, "model": 2}
+    assert dict(checked_mesh(mesh_of(("x",), 4), config).shape) == {"data": 1, "expert": 1, "model": 4}
+
+
+def test_fewer_key_heads_than_devices_are_held_more_than_once(tmp_path):
+    """Two key heads for four devices: the decoder with copies gives the same numbers, and is saved as it was."""
+    for family, changes in (("qwen3", {}), ("llama", {"attention_bias": True}), ("qwen2", {})):
+        folder = tiny_checkpoint(tmp_path / family, family=family, **changes)
+        config, plain = load_model(folder, dtype=np.float32)
+        copied = fitted(config, abstract_mesh(model=4))
+        assert (copied.kv_copies, config.kv_copies) == (2, 1)
+        with closing(open_weights(folder)) as source:
+            model = model_from(source, copied, held=folder, dtype=np.float32)
+        ids = np.random.default_rng(0).integers(0, 256, (2, 24)).astype(np.int32)
+        at = np.broadcast_to(np.arange(24, dtype=np.int32), (2, 24))
+        one, other = (m.logits(m(jax.numpy.asarray(ids), jax.numpy.asarray(at))[0]) for m in (plain, model))
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=1e-5)
+        written = json.loads((folder / "config.json").read_text())
+        again = save_checkpoint(tmp_path / "again", model=model, config=written)
+        assert again.read_bytes() == (folder / "model.safetensors").read_bytes()

@@ -49,11 +49,6 @@ def said(result) -> list[tuple]:
     return [(c.index, c.text, c.finish_reason, [(x.name, x.arguments) for x in c.tool_calls]) for c in result.choices]
 
 
-def without_ends(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that the API lists: an end token has no text, and no place in a response."""
-    return frame[frame.segment != "end"].reset_index(drop=True)
-
-
 REQUESTS = {
     "plain": {},
     "sampled": {"temperature": 0.8, "top_p": 0.95, "top_k": 20, "min_p": 0.01, "n": 3},
@@ -86,15 +81,13 @@ def test_the_same_here_and_there(demo, remote, name):
         mine, yours = getattr(here, kind)(), getattr(there, kind)()
         types = [dict(frame.dtypes.drop("token").astype(str)) for frame in (mine, yours)]
         assert types[0] == types[1] and list(mine.columns) == list(yours.columns)
-    mine, yours = without_ends(here.logprobs_frame()), there.logprobs_frame()
+    mine, yours = here.logprobs_frame(), there.logprobs_frame()
     pd.testing.assert_frame_equal(mine[SENT], yours[SENT], check_exact=True)
     assert mine.token.astype(str).tolist() == yours.token.astype(str).tolist()
     assert yours.sampling_entropy.isna().all()
     np.testing.assert_allclose(mine.margin.astype(float), yours.margin.astype(float), atol=1e-5)
-    positions = set(zip(mine.choice, mine.position, strict=True))
+    assert here.perplexities == there.perplexities
     mine, yours = here.top_logprobs_frame(), there.top_logprobs_frame()
-    listed = [pair in positions for pair in zip(mine.choice, mine.position, strict=True)]
-    mine = mine[np.array(listed, bool)].reset_index(drop=True)
     for column in ("token_id", "bytes", "logprob", "sampling_logprob", "sampled"):
         pd.testing.assert_series_equal(mine[column], yours[column], check_exact=True)
 
@@ -133,12 +126,27 @@ def test_every_field_of_a_request_travels(remote):
         "chat_template_kwargs": {"enable_thinking": False},
         "continue_final_message": True,
         "model": "demo",
+        "prompt_logprobs": 1,
+        "stop_token_ids": [5],
+        "return_token_ids": True,
+        "safety_identifier": "me",
+        "prompt_cache_key": "a",
+        "prompt_cache_retention": "24h",
+        "reasoning_effort": "low",
+        "verbosity": "low",
+        "modalities": ["text"],
+        "prediction": {"type": "content", "content": "a"},
+        "logprob_token_ids": [3],
+        "bad_words": ["sorry"],
+        "allowed_token_ids": [1, 2],
     }
-    unsaid = {"messages", "max_completion_tokens", "stream", "stream_options"}
+    unsaid = {"messages", "max_completion_tokens", "stream", "stream_options", "structured_outputs"}
     assert set(ChatRequest.model_fields) - fields.keys() == unsaid
     request = ChatRequest(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], **fields)
     asked, spare = remote.backend.endpoint.body(request, seed=5, n=2)
     assert ChatRequest(**asked) == request
+    alone = ChatRequest.build("a", structured_outputs={"regex": "a+"})  # which cannot stand beside the others
+    assert remote.backend.endpoint.body(alone, seed=5, n=1)[0]["structured_outputs"] == {"regex": "a+"}
     assert set(spare) == {"stream", "stream_options"}
     plain = remote.request("hello")
     asked, spare = remote.backend.endpoint.body(plain, seed=3, n=1)

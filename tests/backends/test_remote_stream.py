@@ -19,6 +19,7 @@ import llmlab
 from llmlab.backends.remote.event_loop import EventLoop
 from llmlab.errors import EngineError
 from llmlab.lab.lab import Lab
+from llmlab.protocol.completion import NO_END_TOKEN
 from tests.backends.endpoint import Endpoint, entry, spoken
 from tests.serve.conftest import running
 from tests.serve.puppet import Puppet, wait
@@ -58,7 +59,7 @@ def test_closing_what_is_at_its_end_changes_nothing():
     lab = Endpoint(lambda body: spoken(entry("Hi", -1.0, raw=False))).lab()
     with lab.stream("hello") as stream:
         list(stream)
-    assert stream.result().notes == ("logprobs: sent without bytes",) == lab.chat("hello").notes
+    assert stream.result().notes == ("logprobs: sent without bytes", NO_END_TOKEN) == lab.chat("hello").notes
 
 
 def test_dropping_a_stream_drops_the_connection():

@@ -1,6 +1,7 @@
 """Tool calls that a request requires, in every family's syntax: generated under the grammar, read by the segmenter."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from llmlab.errors import RequestError
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
-from llmlab.text import formats
-from llmlab.text.formats import Format, ReasoningTags, markers
+from llmlab.text import call_families as families
+from llmlab.text.call_syntax import markers
+from llmlab.text.channels import Channels
+from llmlab.text.formats import Format, ReasoningTags
 from llmlab.text.segments import Segmenter
 from llmlab.text.template import ChatTemplate
 from tests.grammar.schemas import BOOL, arr, between, closed, form, obj, text
@@ -28,11 +31,27 @@ TOOLS = [
     }.items()
 ]
 SYNTAXES = {
-    "hermes": formats.HERMES,
-    "deepseek": formats.DEEPSEEK,
-    "glm": formats.GLM,
-    "llama": formats.LLAMA,
-    "mistral": formats.MISTRAL,
+    "hermes": families.HERMES,
+    "deepseek": families.DEEPSEEK,
+    "glm": families.GLM,
+    "llama": families.LLAMA,
+    "mistral": families.MISTRAL,
+    "mistral-args": families.MISTRAL_ARGS,
+    "mistral-ids": families.call_syntax("[TOOL_CALLS][CALL_ID][ARGS]{% if call.id|length != 9 %}")[1],
+    "deepseek-v3.1": families.DEEPSEEK_V31,
+    "glm-4.7": families.GLM_TIGHT,
+    "qwen-xml": families.QWEN_XML,
+    "minimax": families.MINIMAX,
+    "cohere": families.COHERE,
+    "kimi": families.KIMI,
+    "gemma": families.GEMMA,
+    "function-gemma": families.FUNCTION_GEMMA,
+    "gemma-code": families.GEMMA_CODE,
+    "python": families.PYTHON,
+    "olmo": families.OLMO,
+    "phi": families.PHI,
+    "phi-single": families.PHI_SINGLE,
+    "granite": families.GRANITE,
 }
 
 
@@ -101,7 +120,7 @@ def test_one_call_of_one_function(family):
         assert written_calls(format, text_written) == ([("now", {})], b"")
 
 
-@pytest.mark.parametrize("family", ["deepseek", "mistral", "llama"])
+@pytest.mark.parametrize("family", ["deepseek", "mistral", "llama", "mistral-ids", "deepseek-v3.1", "cohere", "kimi"])
 def test_delimiters_that_are_control_tokens(family):
     syntax = SYNTAXES[family]
     names = sorted({mark.decode() for part in syntax.texts() for mark in markers(part) if len(mark) > 8})
@@ -131,7 +150,7 @@ def test_delimiters_that_are_control_tokens(family):
 
 
 def test_where_the_reasoning_stands():
-    format = Format("hermes", TAGS, formats.HERMES)
+    format = Format("hermes", TAGS, families.HERMES)
     form = {"response_format": {"type": "json_object"}, "tools": None, "tool_choice": None}
 
     def of(prompt):
@@ -143,9 +162,43 @@ def test_where_the_reasoning_stands():
     assert takes(closed_already, "{}") and not takes(closed_already, "<think>hm</think>{}")
 
 
+def test_where_messages_stand():
+    """gpt-oss: reasoning, an answer and a call are messages, and each but the first begins with a text of its own."""
+    tags = ReasoningTags("<|channel|>analysis<|message|>", "<|stop|>")
+    format = Format("harmony", tags, families.HARMONY, Channels(end="<|stop|>"))
+    turn = b"<|start|>assistant"
+    thought, start = "<|channel|>analysis<|message|>hm<|stop|>", "<|start|>assistant"
+    answer, call = (
+        "<|channel|>final<|message|>{}",
+        "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}",
+    )
+
+    def of(prompt, **fields):
+        return request_grammar(request(**fields), format=format, vocabulary=vocabulary(), prompt=prompt)
+
+    form = {"response_format": {"type": "json_object"}, "tools": None, "tool_choice": None}
+    asked = [(of(turn, **form), answer), (of(turn, parallel_tool_calls=False), call + "<|call|>")]
+    for compiled, message in asked:
+        assert takes(compiled, message) and takes(compiled, thought + start + message)
+        assert not takes(compiled, thought + message) and not takes(compiled, start + message)
+        assert not takes(compiled, thought + start + thought + start + message)
+    assert not takes(asked[0][0], "{}") and not takes(asked[1][0], answer)
+    opened = of(turn + tags.open.encode(), **form)
+    assert takes(opened, "hm<|stop|>" + start + answer) and not takes(opened, answer)
+    # A message of content that the prompt has begun has its header already.
+    begun = of(turn + b"<|channel|>final<|message|>", **form)
+    assert takes(begun, "{}") and not takes(begun, answer)
+
+
+def test_the_text_of_an_end_token_is_no_part_of_a_call():
+    syntax = replace(families.HARMONY, close="<|end|>")  # the token that ends a generation in this vocabulary
+    compiled = request_grammar(request(), format=Format("x", None, syntax), vocabulary=vocabulary(), prompt=b"")
+    assert takes(compiled, "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}")
+
+
 def test_tools_that_may_be_called_beside_a_response_format():
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": obj("a", a=BOOL)}}
-    format = Format("hermes", None, formats.HERMES)
+    format = Format("hermes", None, families.HERMES)
     compiled = request_grammar(
         request(tool_choice="auto", response_format=form), format=format, vocabulary=vocabulary(), prompt=b""
     )
@@ -167,7 +220,7 @@ def test_what_asks_for_nothing_is_free():
 
 
 def test_what_cannot_be_is_refused_by_name():
-    def refused(field, words, *, syntax=formats.HERMES, **fields):
+    def refused(field, words, *, syntax=families.HERMES, **fields):
         with pytest.raises(RequestError) as caught:
             request_grammar(request(**fields), format=Format("x", None, syntax), vocabulary=vocabulary(), prompt=b"")
         assert caught.value.param == field and words in str(caught.value), caught.value
@@ -178,14 +231,14 @@ def test_what_cannot_be_is_refused_by_name():
     refused("tool_choice", "this model's template has none", syntax=None)
     for syntax in SYNTAXES.values():
         unique = obj(a=obj(b={"type": "array", "uniqueItems": True}))
-        where = "tools[1].function.parameters#/properties/a/properties/b: the keyword 'uniqueItems'"
+        where = "tools[1].function.parameters#/properties/a/properties/b: uniqueItems can be enforced only"
         refused("tools", where, syntax=syntax, tools=tool(unique))
     begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": '{"a": '}]
     with pytest.raises(RequestError, match="begun already") as caught:
         form_only = ChatRequest(messages=begun, response_format={"type": "json_object"}, continue_final_message=True)
         request_grammar(form_only, format=Format(), vocabulary=vocabulary(), prompt=b"")
     assert caught.value.param == "continue_final_message"
-    refused("tools", "'uri'", syntax=formats.GLM, tools=tool(obj(u=form("uri"))))
+    refused("tools", "'uri'", syntax=families.GLM, tools=tool(obj(u=form("uri"))))
 
 
 class Family:
@@ -199,6 +252,7 @@ class Family:
         source = (
             "{% for m in messages %}{{ m.content }}\n{% endfor %}{% if false %}{{ " + repr(written) + " }}{% endif %}"
         )
+        source += f"{{# call.id|length != {syntax.id_length} #}}" if syntax.id_length else ""
         source += "{{ tools | length if tools else '' }}"
         template = ChatTemplate(self.plain.tokenizer, source)
         return LocalBackend("tiny", tokenizer=self.plain.tokenizer, template=template, engine=self.plain.engine)

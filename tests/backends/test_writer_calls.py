@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmlab.backends.local.choice_writer import ChoiceWriter, call_id
-from llmlab.text.formats import GLM, HERMES, MISTRAL, Format, ReasoningTags
+from llmlab.text.call_families import GLM, HERMES, MISTRAL
+from llmlab.text.formats import Format, ReasoningTags
 from llmlab.text.segments import Segmenter
 from llmlab.text.stops import StopMatcher
 from tests.backends.test_writer import piece

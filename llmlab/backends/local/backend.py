@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,24 +14,27 @@ from typing import Any
 import numpy as np
 
 from llmlab.backends.local import replay
-from llmlab.backends.local.devices import device_facts, free_memory
-from llmlab.backends.local.load_options import check_context, check_options, check_slots, choose_dtype
+from llmlab.backends.local.adapters import open_adapters, untied
+from llmlab.backends.local.devices import device_facts, free_memory, own_devices
+from llmlab.backends.local.dtypes import choose_dtypes
+from llmlab.backends.local.kept_programs import keep_programs
+from llmlab.backends.local.load_options import CACHE_SHARE, check_context, check_options, plan_context
 from llmlab.backends.local.loaded import LoadedModel
+from llmlab.backends.local.meshes import chosen_mesh, mesh_named, mesh_order
+from llmlab.backends.local.processes import team_for
 from llmlab.backends.local.stream import LocalStream, one_client
+from llmlab.backends.local.team import Share
 from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
+from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
+from llmlab.errors import CheckpointError, RequestError
 from llmlab.models.families import parameter_count, read_config
-from llmlab.models.sharding import checked_mesh
 from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 from llmlab.sampling.params import SamplingParams
 from llmlab.text.template import ChatTemplate
-from llmlab.text.tokenizer import Tokenizer
-
-#: The share of the free memory that the batch's KV cache may take.
-_CACHE_SHARE = 0.5
 
 
 class LocalBackend(LoadedModel, LogitsBackend):
@@ -38,6 +44,9 @@ class LocalBackend(LoadedModel, LogitsBackend):
     """
 
     notes: tuple[str, ...] = ()  #: remarks about the loading, for the banner
+    config_json: Mapping[str, Any] | None = None  #: what the model was loaded from; None if it was made in memory
+    share: Share | None = None  #: the part of other processes, over which the model is spread
+    retires: weakref.finalize[Any, Any]  #: frees the weights with this object
 
     @classmethod
     def load(
@@ -50,39 +59,113 @@ class LocalBackend(LoadedModel, LogitsBackend):
         mesh: Any = None,
         chat_template: str | Path | None = None,
         revision: str | None = None,
+        token: str | None = None,
+        adapter: str | Path | None = None,
+        adapters: Mapping[str, str | Path] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> LocalBackend:
         """Read a checkpoint and start an engine on it.
 
+        Where the mesh spans several processes, this returns in process 0; the others follow it until it ends, and end.
+
         Args:
-            name: "demo", a folder, or a hub repository.
-            dtype: float32, bfloat16 or float16. Default: the dtype in which the checkpoint is stored; on a CPU float32,
-                because bfloat16 matrix products are more than ten times slower there.
-            max_context: positions that a row may take; default: the model's own limit.
+            name: "demo", a folder, a GGUF file, or a hub repository.
+            dtype: float32, bfloat16, float16, int8 (weights of one byte, activations in the device's own float dtype),
+                or "auto", the default: the device's own, see `dtypes.device_dtype`.
+            max_context: positions that a row may take; default: the model's own limit, or what
+                there is memory for.
             slots: pins the batch width, so that answers are equal to the bit whatever else is running.
-            mesh: a `jax.sharding.Mesh` with one axis. The attention heads, the feed-forward layers and the cache are
-                spread over its devices; by default the first device holds everything.
-            chat_template: Jinja source or a file, in place of the checkpoint's template.
+            mesh: "auto" for all devices; or a `jax.sharding.Mesh` with axes `data` (which the rows of a batch are
+                spread over), `model` (attention heads and feed-forward units) and `expert`, or some of them. By
+                default the first device holds everything.
+            chat_template: Jinja source, a file, or the name of one of the checkpoint's templates, in place of the
+                default one.
             revision: the revision of a hub repository.
+            token: an access token of the hub, for private and gated repositories.
+            adapter: a LoRA adapter to merge into the weights: a folder as peft saves it, or a hub repository.
+            adapters: name -> an adapter that lies beside the weights: a request names it as its `model`.
             progress: is told (bytes of weights loaded, bytes in total).
 
         Raises:
             ModelNotFoundError: there is no such model.
-            CheckpointError: the folder is not a checkpoint that this package can run; the message says why.
+            CheckpointError: it is not a checkpoint that this package can run; the message says why.
             RequestError: an argument makes no sense, or asks for more than the model or the memory has.
+            EngineError: another process is gone, or cannot be connected to.
         """
+        given: dict[str, Any] = {
+            "dtype": dtype, "max_context": max_context, "slots": slots, "revision": revision, "adapter": adapter,
+            "adapters": adapters,
+        }  # fmt: skip
+        own: dict[str, Any] = {"token": token, "progress": progress}
+        team = team_for(mesh, lambda order: cls._follow(order, **own)) if mesh is not None else None
+        share = team.share({"name": name, **given}) if team is not None else None
+        try:
+            return cls._load(name, **given, **own, chat_template=chat_template, mesh=mesh, share=share)
+        except BaseException:
+            if share is not None:
+                share.close()
+            raise
+
+    @classmethod
+    def _follow(cls, order: Mapping[str, Any], **own: Any) -> Programs:
+        """Loads what process 0 has named, for its programs."""
+        backend = cls._load(**{**order, **own, "mesh": mesh_named(order["mesh"])})
+        # The backend is dropped here; its engine is to keep the weights.
+        backend.retires.detach()
+        return backend.engine.programs
+
+    @classmethod
+    def _load(
+        cls,
+        name: str | Path,
+        *,
+        dtype: str | None,
+        max_context: int | None,
+        slots: int | None,
+        mesh: Any,
+        revision: str | None,
+        token: str | None,
+        adapter: str | Path | None,
+        adapters: Mapping[str, str | Path] | None,
+        progress: Callable[[int, int], None] | None,
+        chat_template: str | Path | None = None,
+        share: Share | None = None,
+        facts: str | None = None,
+    ) -> LocalBackend:
+        import jax
         import jax.numpy as jnp
 
-        from llmlab.checkpoints.load import load_model, read_json
+        from llmlab.checkpoints.load import load_model
+        from llmlab.checkpoints.opened import open_checkpoint
 
         check_options(dtype=dtype, max_context=max_context, slots=slots)
-        label, folder = resolve(name, revision=revision)
-        raw = read_json(folder, "config.json")
+        gc.collect()  # a lab that was dropped may still hold its weights: its results refer to it in a circle
+        keep_programs()
+        label, path = resolve(name, revision=revision, token=token)
+        checkpoint = open_checkpoint(path)
+        raw = checkpoint.config
         check_context(read_config(raw), max_context)
-        mesh = None if mesh is None else checked_mesh(mesh, read_config(raw))
-        chosen, notes = choose_dtype(raw, dtype)
-        config, model = load_model(folder, dtype=jnp.dtype(chosen), progress=progress, mesh=mesh)
-        tokenizer = Tokenizer.load(folder)
+        weights, floats, notes = choose_dtypes(raw, dtype, device=jax.local_devices()[0])
+        mesh = chosen_mesh(mesh, read_config(raw), dtype=weights)
+        own_facts = json.dumps([raw, weights, floats], sort_keys=True, default=str)
+        if facts not in (None, own_facts):
+            raise CheckpointError(f"{name} has another config.json there, or its devices take another dtype")
+        if share is not None:
+            share.load(mesh=mesh_order(mesh), facts=own_facts)
+        with open_adapters(adapter, adapters, base=label, token=token) as opened:
+            config, model = load_model(
+                checkpoint,
+                dtype=jnp.dtype(floats),
+                int8=weights == "int8",
+                progress=progress,
+                mesh=mesh,
+                adapter=opened.merged,
+                beside=opened.beside,
+            )
+        notes += opened.notes
+        if read_config(raw).tie_word_embeddings != config.tie_word_embeddings:
+            raw = untied(raw)
+        tokenizer = checkpoint.read_tokenizer()
         if tokenizer.vocab_size > config.vocab_size:
             notes += (
                 f"the tokenizer has {tokenizer.vocab_size} tokens and the model {config.vocab_size}: "
@@ -91,21 +174,34 @@ class LocalBackend(LoadedModel, LogitsBackend):
         ends = [token for token in tokenizer.eos_ids if 0 <= token < config.vocab_size]
         if len(ends) < len(tokenizer.eos_ids):
             notes += (f"of the end tokens {list(tokenizer.eos_ids)}, the model's vocabulary holds {ends or 'none'}",)
-        free = free_memory(mesh.size if mesh else 1)
-        if slots and free is not None:
-            length = max_context or config.max_position
-            check_slots(config, slots=slots, max_context=length, dtype=jnp.dtype(chosen), free=free)
+        if not tokenizer.eos_ids:
+            notes += ("the checkpoint names no end token: an answer ends at max_tokens or a stop sequence",)
+        notes += checkpoint.notes
+        template = ChatTemplate(tokenizer, chat_template)
+        notes += () if template.problem is None else (template.problem,)
+        free = free_memory(own_devices(mesh))
+        if share is not None:
+            free = min((each for each in (free, *share.loaded()) if each is not None), default=None)
+        max_context, remarks = plan_context(
+            config, slots=slots, max_context=max_context, dtype=jnp.dtype(floats), free=free, mesh=mesh
+        )
         engine = Engine(
             config,
             model,
             ends=ends,
             max_context=max_context,
             slots=slots,
-            memory=None if free is None else int(free * _CACHE_SHARE),
+            memory=None if free is None else int(free * CACHE_SHARE),
             mesh=mesh,
+            relay=share,
         )
-        backend = cls(label, tokenizer=tokenizer, template=ChatTemplate(tokenizer, chat_template), engine=engine)
-        backend.notes = notes
+        backend = cls(label, tokenizer=tokenizer, template=template, engine=engine)
+        # The driver thread holds the engine while it waits for work, and results may refer to the lab in a circle.
+        backend.retires = weakref.finalize(backend, engine.retire)
+        backend.retires.atexit = False
+        backend.notes = (*notes, *remarks)
+        backend.config_json = raw
+        backend.share = share
         return backend
 
     def describe(self) -> dict[str, Any]:
@@ -113,12 +209,12 @@ class LocalBackend(LoadedModel, LogitsBackend):
         found, mesh = device_facts(), self.engine.mesh
         notes = [*self.notes, *([found["warning"]] if found["warning"] else [])]
         if mesh is None and (count := found["count"]) > 1:
-            notes.append(f"{count} devices are here and one is used: load(mesh=jax.make_mesh(({count},), ('model',)))")
+            notes.append(f"{count} devices are here and one is used: load(mesh='auto')")
         return {
             "model": self.name,
             "family": self.engine.config.family,
             "parameters": parameter_count(self.engine.config),
-            "dtype": str(self.engine.programs.dtype),
+            "dtype": self.engine.programs.weights_dtype,
             "device": f"{mesh.size} x {found['kind']}" if mesh and mesh.size > 1 else found["kind"],
             "platform": found["platform"],
             "weight_bytes": self.engine.programs.weight_bytes,
@@ -139,8 +235,37 @@ class LocalBackend(LoadedModel, LogitsBackend):
         """Returns a context in which all requests started count as one client's: they get slots one after another."""
         return one_client()
 
+    def save_model(self, folder: Path, *, dtype: str | None = None) -> Path:
+        """Write the model as a checkpoint folder, with its tokenizer, that transformers loads; returns the folder.
+
+        Raises:
+            RequestError: the dtype is none of those a checkpoint is stored in; the folder is the model's own; the
+                model was not loaded from a checkpoint.
+        """
+        from llmlab.checkpoints.save import save_model
+
+        if self.config_json is None:
+            raise RequestError("the model was made in memory and has no config.json to save")
+        if self.engine.programs.weights_dtype == "int8":
+            raise RequestError("the weights were rounded to int8: load with a float dtype to save", param="dtype")
+        mesh = self.engine.mesh
+        if mesh is not None and own_devices(mesh) < mesh.size:
+            raise RequestError(
+                "the model is spread over several processes, none of which can save all of it: load it in one process, "
+                "without a mesh or on that process's devices"
+            )
+        return save_model(
+            folder,
+            model=self.engine.programs.model,
+            config=self.config_json,
+            dtype=dtype or str(self.engine.programs.dtype),
+            source=self.tokenizer.folder,
+            tokenizer=self.tokenizer.hf,
+            ends=self.tokenizer.eos_ids,
+        )
+
     def close(self) -> None:
-        """Stop the engine."""
+        """Stop the engine and free the weights."""
         self.engine.close()
 
     def complete(self, request: Request, *, order: str = "llmlab") -> Completion:
@@ -159,12 +284,16 @@ class LocalBackend(LoadedModel, LogitsBackend):
         budget = self.token_budget(request, len(prompt))
         seed = request.seed if request.seed is not None else draw_seed()
         params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
-        rows = [Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar) for p in params]
+        which = self.adapter(request.model)
+        rows = [
+            Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar, adapter=which)
+            for p in params
+        ]
         header = self.header(request, prompt, seed=seed, order=order)
         writers = [self.writer(request, prompt, index=i, seed=seed) for i in range(request.n)]
         return LocalStream(self.engine, rows, writers, header=header)
 
-    def next_logits(self, prompt: np.ndarray) -> np.ndarray:
+    def next_logits(self, prompt: np.ndarray, *, model: str | None = None) -> np.ndarray:
         """Returns the raw logits [V], float32, of the token after the prompt.
 
         Raises:
@@ -172,9 +301,11 @@ class LocalBackend(LoadedModel, LogitsBackend):
         """
         if len(prompt) > self.engine.max_context:
             raise self.too_long(len(prompt), param=None)
-        return self.engine.next_logits(prompt)
+        return self.engine.next_logits(prompt, adapter=self.adapter(model))
 
-    def step_logits(self, prompt: np.ndarray, tokens: np.ndarray, *, given: int = 0, rows: int = 1) -> np.ndarray:
+    def step_logits(
+        self, prompt: np.ndarray, tokens: np.ndarray, *, given: int = 0, rows: int = 1, model: str | None = None
+    ) -> np.ndarray:
         """Returns the raw logits [V], float32, after `tokens`, computed by the decoding steps that made them.
 
         Args:
@@ -182,13 +313,14 @@ class LocalBackend(LoadedModel, LogitsBackend):
             tokens: the tokens generated after it.
             given: how many of the first ones were supplied, not sampled.
             rows: the batch size in which they were sampled; see `Engine.step_logits`.
+            model: the name that the request has.
         """
-        row = Row(prompt, SamplingParams(), budget=0, made=tokens[:given])
+        row = Row(prompt, SamplingParams(), budget=0, made=tokens[:given], adapter=self.adapter(model))
         return self.engine.step_logits(row, tokens[given:], rows=rows)
 
-    def logits(self, prompt: np.ndarray, tokens: np.ndarray) -> Iterator[np.ndarray]:
+    def logits(self, prompt: np.ndarray, tokens: np.ndarray, *, model: str | None = None) -> Iterator[np.ndarray]:
         """Yields the raw logits that predict each of `tokens` [T] after a prompt, in pieces [C, V] of T rows in all."""
-        return self.engine.logits(Row(prompt, SamplingParams(), budget=0), tokens)
+        return self.engine.logits(Row(prompt, SamplingParams(), budget=0, adapter=self.adapter(model)), tokens)
 
     def grammar_masks(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
         """Returns which tokens the grammar allows at each position, as packed bits; see `replay.grammar_masks`."""

@@ -21,6 +21,9 @@ from llmlab.text.stops import StopMatcher
 
 __all__ = ["ChoiceWriter", "call_id"]
 
+#: The segment of the content, and what bytes of it count as that are no text: the header of a message.
+_CONTENT, _HEADER = "content", "header"
+
 
 def call_id(number: int, *, seed: int, choice: int, prompt: np.ndarray, length: int = 0) -> str:
     """Returns the id of a tool call: the same for the same request, whether it is streamed or not.
@@ -55,6 +58,7 @@ class ChoiceWriter:
         separate_reasoning: whether the reasoning is kept out of the text.
         parallel_tool_calls: whether the choice continues after its first complete call.
         min_tokens: a stop sequence that is completed before so many tokens does not count.
+        watched: tokens that are listed as alternatives of every token (`logprob_token_ids`).
         name_call: returns the id of a call, given its number.
 
     Attributes:
@@ -74,12 +78,13 @@ class ChoiceWriter:
         separate_reasoning: bool = False,
         parallel_tool_calls: bool = True,
         min_tokens: int = 0,
+        watched: Sequence[int] = (),
         name_call: Callable[[int], str] = "call_{}".format,
     ) -> None:
         self.index = index
         self.finish: str | None = None
         self.given = 0
-        self._record = TokenRecord(token_bytes)
+        self._record = TokenRecord(token_bytes, watched=watched)
         self._segmenter = segmenter
         self._stops = stops
         self._ends = frozenset(end_ids)
@@ -89,7 +94,7 @@ class ChoiceWriter:
         self._listed = ("content",) if separate_reasoning else ("content", "reasoning")
         self._text = TextBuffer()  # `message.content`
         self._reasoning = TextBuffer()  # `reasoning_content`; unused where the reasoning is part of the text
-        self._reasoning_chars = 0  # how many characters of the text are reasoning; they all come before the content
+        self._reasoning_chars = 0  # how many characters of the text so far are reasoning
         self._reasoning_bytes = 0  # how many bytes of reasoning there are, the tags included
         self._calls = ToolCallBuffer(name_call)
         self._untagged: list[bytes] | None = [] if segmenter.reasoning else None  # the reasoning without its tags
@@ -166,7 +171,9 @@ class ChoiceWriter:
 
     def _write(self, spans: list[Span]) -> None:
         for span in spans:
-            data = self._consume(span.segment, span.data)
+            data = self._consume(_HEADER if span.tag and span.segment == "content" else span.segment, span.data)
+            if span.segment == "content" and span.tag:
+                continue
             if span.segment == "content":
                 fed = self._stops.feed(self._text.decode(data))
                 self._text.write(fed.text)
@@ -178,7 +185,7 @@ class ChoiceWriter:
             else:
                 self._reasoning.flush()
                 self._calls.add(span)
-                if span.complete and not self._parallel:
+                if span.complete and (not self._parallel or (self._segmenter.done and span is spans[-1])):
                     self._finish("tool_calls")
                     return
 
@@ -189,6 +196,7 @@ class ChoiceWriter:
         if not tag:
             self._untagged.append(data)
         if "reasoning" in self._listed:
+            self._text.write(self._stops.flush())  # a stop sequence does not go on after the reasoning
             text = self._text.decode(data)
             self._reasoning_chars += len(text)
             self._text.write(text)
@@ -214,18 +222,21 @@ class ChoiceWriter:
             elif step:
                 self._parts.append((segment, step))
                 self._used += step
-            self._last = segment if step else self._last
+            self._last = (_CONTENT if segment == _HEADER else segment) if step else self._last
         return b"".join(texts) if self._delimiters else data
 
     def _next(self, segment: str | None = None) -> None:
         """Assign the first token of the queue: to its only segment, or, of several, to content, then to reasoning."""
         size, visible = self._queue.popleft()
-        if not self._parts:
+        if not self._parts and segment != _HEADER:
             self._assign(segment or self._last, size=size if visible else 0)
             return
         parts, self._parts, self._used = self._parts, [], 0
         kinds = {kind for kind, _ in parts}
-        found = next(kind for kind in ("content", "reasoning", "tool_call") if kind in kinds)
+        found = next((kind for kind in (_CONTENT, "reasoning", "tool_call") if kind in kinds), None)
+        if found is None:  # a token of a header, all of which lies outside the text
+            self._assign(_CONTENT, size=size if visible else 0, lead=size if visible else 0)
+            return
         inside = self._listed if found in self._listed else (found,)
         lead, overhang = (_outside(side, inside) if visible else 0 for side in (parts, parts[::-1]))
         self._assign(found, size=size if visible else 0, lead=lead, overhang=overhang)

@@ -15,14 +15,17 @@ _GROUPS = (
 
 
 def device_facts() -> dict[str, Any]:
-    """Returns facts about JAX's device: `platform`, `kind`, `count`, `memory_bytes` (free), `warning` (or None)."""
+    """Returns facts about JAX's device: `platform`, `kind`, `memory_bytes` (free), `warning` (or None).
+
+    `count` is the number of devices of this process.
+    """
     import jax
 
     first = jax.devices()[0]
     return {
         "platform": first.platform,
         "kind": first.device_kind,
-        "count": jax.device_count(),
+        "count": jax.local_device_count(),
         "memory_bytes": free_memory(),
         "warning": fallback_warning(first.platform),
     }
@@ -40,17 +43,25 @@ def fallback_warning(platform: str) -> str | None:
 
 
 def free_memory(devices: int = 1) -> int | None:
-    """Returns the free bytes of `devices` devices like the first one; None if they cannot be found out.
+    """Returns the free bytes of each of `devices` devices like the first of this process; None if that is not known.
 
-    On a CPU these are the free bytes of the host, or of its container if that has fewer.
+    On a CPU the devices share the free bytes of the host, or of its container if that has fewer.
     """
     import jax
 
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return devices * (int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0)))
+        return int(stats["bytes_limit"]) - int(stats.get("bytes_in_use", 0))
     known = [count for count in (_host_free_memory(), _container_free_memory()) if count is not None]
-    return min(known, default=None)
+    least = min(known, default=None)
+    return None if least is None else least // devices
+
+
+def own_devices(mesh: Any) -> int:
+    """The number of a mesh's devices that this process has; 1 where there is no mesh."""
+    import jax
+
+    return 1 if mesh is None else sum(each.process_index == jax.process_index() for each in mesh.devices.flat)
 
 
 def _host_free_memory() -> int | None:

@@ -4,39 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmlab.backends.local.dtypes import check_dtype
 from llmlab.engine.scheduler import cache_lengths
 from llmlab.errors import RequestError
 from llmlab.models.config import ModelConfig
 from llmlab.models.families import cache_bytes
 
-__all__ = ["check_context", "check_options", "check_slots", "choose_dtype"]
+__all__ = ["CACHE_SHARE", "check_context", "check_options", "plan_context"]
 
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-def choose_dtype(config: dict[str, Any], dtype: str | None) -> tuple[str, tuple[str, ...]]:
-    """Returns the dtype to load the weights in, and notes about that choice.
-
-    Args:
-        config: the content of config.json.
-        dtype: the dtype that the caller wants; None for the default.
-    """
-    import jax
-
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    stored = stored if stored in DTYPES else "float32"
-    if jax.default_backend() != "cpu":
-        return dtype or stored, ()
-    if dtype in (None, "float32"):
-        note = () if stored == "float32" else (f"stored as {stored}, loaded as float32: on a CPU that is faster",)
-        return "float32", note
-    return str(dtype), (f"{dtype} matrix products are more than ten times slower than float32 on a CPU",)
+#: The share of the free memory that the caches may take.
+CACHE_SHARE = 0.5
 
 
 def check_options(*, dtype: str | None, max_context: int | None, slots: int | None) -> None:
     """Raises RequestError for values that make no sense for any model."""
-    if dtype not in (None, *DTYPES):
-        raise RequestError(f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}", param="dtype")
+    check_dtype(dtype)
     for name, value in (("max_context", max_context), ("slots", slots)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise RequestError(f"{name} must be a positive integer, got {value!r}", param=name)
@@ -44,24 +26,50 @@ def check_options(*, dtype: str | None, max_context: int | None, slots: int | No
 
 def check_context(config: ModelConfig, max_context: int | None) -> None:
     """Raises RequestError if the context is longer than the model's own."""
-    if max_context is not None and max_context > config.max_position:
+    if max_context is not None and max_context > config.longest_context:
         raise RequestError(
-            f"max_context must be at most {config.max_position}, the model's own, got {max_context}",
+            f"max_context must be at most {config.longest_context}, the model's own, got {max_context}",
             param="max_context",
         )
 
 
-def check_slots(config: ModelConfig, *, slots: int, max_context: int, dtype: Any, free: int) -> None:
-    """Check that a pinned batch fits into memory: it allocates everything at the first request, which is too late.
+def plan_context(
+    config: ModelConfig, *, slots: int | None, max_context: int | None, dtype: Any, free: int | None, mesh: Any = None
+) -> tuple[int, tuple[str, ...]]:
+    """Returns the positions that a row may take, and notes about that choice.
+
+    With pinned slots all rows' caches are allocated at the first request, so they must fit together; otherwise a single
+    row must. By default the context is the model's own, or the longest cache that takes at most `CACHE_SHARE` of the
+    free memory. A context that the caller asks for may take all of it, less the cache into which a prompt is read.
+
+    Args:
+        config: the model.
+        slots: the pinned batch width, or None.
+        max_context: the context that the caller wants, or None.
+        dtype: of the cache.
+        free: the bytes that are free on each device after the weights; None if that is not known.
+        mesh: the devices, if there are several.
 
     Raises:
-        RequestError: the batch needs more than `free` bytes.
+        RequestError: the memory does not suffice; the message says what would fit.
     """
-    length = cache_lengths(max_context)[-1]
-    size = cache_bytes(config, batch=slots, length=length, dtype=dtype)
-    if size > free:
-        raise RequestError(
-            f"slots={slots} rows of {length} positions take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; "
-            "give fewer slots or a smaller max_context",
-            param="slots",
-        )
+    wanted = max_context or config.context
+    if free is None:
+        return wanted, ()
+    # What a prompt is read into lies beside the rows; by default in the share that is left free.
+    rows = (slots or 1) + (1 if max_context else 0)
+    sizes = {n: cache_bytes(config, batch=rows, length=n, dtype=dtype, mesh=mesh) for n in cache_lengths(wanted)}
+    longest = max(sizes)
+    room = free if max_context else free * CACHE_SHARE
+    fitting = max((length for length, size in sizes.items() if size <= room), default=0)
+    if fitting == longest:
+        return wanted, ()
+    held = f"slots={slots} rows" if slots else "one row"
+    held += " and a prompt being read" if max_context else ""
+    taken = f"{held} of {longest} positions take {sizes[longest] / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    if fitting and not max_context:
+        more = "give fewer slots or max_context= for more" if slots and slots > 1 else "max_context= asks for more"
+        return fitting, (f"context {fitting} of the model's {wanted}: {taken}; {more}",)
+    fewer = "give fewer slots or " if slots and slots > 1 else ""
+    way = f"{fewer or 'give '}max_context={fitting}, which fits" if fitting else f"{fewer}free some memory"
+    raise RequestError(f"{taken}; {way}", param="slots" if slots else "max_context")

@@ -6,11 +6,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import numpy as np
 
 from llmlab.backends.local.choice_writer import ChoiceWriter, call_id
+from llmlab.backends.local.prompt_tokens import prompt_tokens
 from llmlab.backends.local.request_grammar import request_grammar
 from llmlab.engine.engine import Engine
 from llmlab.errors import ContextLengthError, ModelNotFoundError, RequestError, short
@@ -55,7 +57,8 @@ class LoadedModel:
         self.token_names: Mapping[int, str] = {i: tokenizer.name(i) for i in unspelled}
         self.delimiters = template.format.controls(self.token_names)
         self.end_ids = engine.ends
-        self.unsupported = frozenset({"enable_thinking"} if not template.has_switch("enable_thinking") else ())
+        switches = {"enable_thinking": False, "reasoning_effort": template.has_switch("reasoning_effort")}
+        self.unsupported = frozenset(n for n, has in switches.items() if not has and template.thinking_switch is None)
 
     @property
     def system_fingerprint(self) -> str:
@@ -64,7 +67,25 @@ class LoadedModel:
         width = f"slots{engine.widths[0]}" if len(engine.widths) == 1 else "slots-auto"
         kind = jax.devices()[0].device_kind.replace(" ", "-").lower()
         kind += f"-x{engine.mesh.size}" if engine.mesh else ""
-        return f"llmlab-{__version__}/jax-{jax.__version__}/{kind}/{engine.programs.dtype}/highest/{width}"
+        return f"llmlab-{__version__}/jax-{jax.__version__}/{kind}/{engine.programs.weights_dtype}/highest/{width}"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that `request.model` can have: the model's own, and those of the adapters beside it."""
+        return (self.name, *self.engine.programs.adapters)
+
+    def adapter(self, model: str | None) -> int:
+        """Returns the number of the adapter that a request's `model` means; 0 for the model itself.
+
+        Raises:
+            ModelNotFoundError: it is the name of neither.
+        """
+        if model is None:
+            return 0
+        if model not in self.models:
+            names = ", ".join(map(repr, self.models))
+            raise ModelNotFoundError(f"the model {short(model)} does not exist; loaded is {names}", param="model")
+        return self.models.index(model)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -80,30 +101,44 @@ class LoadedModel:
             RequestError: the chat template refuses the messages, a token id is not in the vocabulary, or the prompt is
                 empty.
         """
-        if request.model is not None and request.model != self.name:
-            raise ModelNotFoundError(
-                f"the model {short(request.model)} does not exist; loaded is {self.name!r}", param="model"
-            )
+        self.adapter(request.model)
         ids = self._given_ids(request) if isinstance(request, PromptRequest) else self._template_ids(request)
         if not ids:
             raise RequestError(f"{request.subject} is empty: it must hold at least one token", param=request.subject)
         return np.array(self._embedded(ids, request.subject), np.int32)
 
     def _template_ids(self, request: ChatRequest) -> list[int]:
-        tools = None if request.tool_choice == "none" else request.tools
-        return self.template.prompt(
-            request.messages,
-            tools=tools,
-            enable_thinking=request.enable_thinking,
-            continue_final_message=request.continue_final_message,
-            extra=request.chat_template_kwargs,
-        ).ids
+        return self.template.prompt(request.messages, **_template_options(request)).ids
+
+    def rendered(self, request: ChatRequest, *, add_generation_prompt: bool = True) -> str:
+        """Returns the text of a chat's prompt, special tokens spelled out.
+
+        Raises:
+            RequestError: the chat template refuses the messages.
+        """
+        options = _template_options(request)
+        return self.template.render(request.messages, add_generation_prompt=add_generation_prompt, **options)
+
+    def prompt_notes(self, request: Request, prompt: np.ndarray) -> tuple[str, ...]:
+        """Returns notes about a request's prompt, one line each: texts it lacks, a second BOS token, unknown calls."""
+        notes = self.tokenizer.prompt_notes(prompt[:2].tolist())
+        if isinstance(request, ChatRequest):
+            notes += self.template.notes(request.messages, **_template_options(request))
+            if request.tools and request.tool_choice != "none" and self.template.format.calls is None:
+                notes += ("tools: how this model writes calls is not known, so its calls stay in the text",)
+        return notes
 
     def _given_ids(self, request: PromptRequest) -> list[int]:
         if isinstance(request.prompt, str):
             return self.tokenizer.encode(request.prompt, special=True)
         self._check_vocabulary("prompt", max(request.prompt))
         return list(request.prompt)
+
+    def _check_tokens(self, request: Request) -> None:
+        """Raises RequestError if a field names a token that is not in the vocabulary."""
+        for field in ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids"):
+            for token in getattr(request, field) or ():
+                self._check_vocabulary(field, token)
 
     def _check_vocabulary(self, field: str, token: int) -> None:
         size = self.engine.config.vocab_size
@@ -122,18 +157,17 @@ class LoadedModel:
                 )
         return ids
 
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text that continues another one: no begin-of-sequence token."""
-        return self._embedded(self.tokenizer.encode(text), None)
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Returns the token ids of a text that continues another one: no begin-of-sequence token, unless `special`."""
+        return self._embedded(self.tokenizer.encode(text, special=special), None)
 
     def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
         """Returns the request's sampling fields, as the sampler takes them.
 
         Raises:
-            RequestError: `logit_bias` names a token that is not in the vocabulary.
+            RequestError: a field names a token that is not in the vocabulary.
         """
-        for token in request.logit_bias:
-            self._check_vocabulary("logit_bias", token)
+        self._check_tokens(request)
         return SamplingParams.of(request, seed=seed, choice=choice)
 
     def grammar(self, request: Request, prompt: np.ndarray) -> Grammar | None:
@@ -142,6 +176,7 @@ class LoadedModel:
         Raises:
             RequestError: see `request_grammar`.
         """
+        self._check_tokens(request)
         return request_grammar(
             request, format=self.template.format, vocabulary=self.vocabulary, prompt=self._prompt_tail(prompt)
         )
@@ -187,16 +222,23 @@ class LoadedModel:
 
     def header(self, request: Request, prompt: np.ndarray, *, seed: int, order: str) -> Header:
         """Returns what is known of an answer before its first token, with a new id."""
+        watched = request.logprob_token_ids or ()
+        of_prompt = None
+        if request.prompt_logprobs is not None:
+            which = self.adapter(request.model)
+            of_prompt = prompt_tokens(self.engine, prompt, token_bytes=self.token_bytes, watched=watched, adapter=which)
         return Header(
             id=f"chatcmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
-            model=self.name,
+            model=request.model or self.name,
             request=request,
             seed=seed,
             prompt_ids=prompt,
             system_fingerprint=self.system_fingerprint,
             control_tokens=self.token_names,
             order=order,
+            prompt_tokens=of_prompt,
+            notes=self.prompt_notes(request, prompt),
         )
 
     def writer(
@@ -225,14 +267,34 @@ class LoadedModel:
             token_bytes=self.token_bytes,
             segmenter=segmenter,
             stops=stops or StopMatcher(request.stops, include=request.include_stop),
-            end_ids=() if request.ignore_eos else self.end_ids,
+            end_ids=[t for t in self.ends_of(request) if not (self._is_stop_text(t, request))],
             delimiters=self.delimiters,
             separate_reasoning=request.separate_reasoning,
             parallel_tool_calls=request.parallel_tool_calls,
             min_tokens=request.min_tokens,
+            watched=request.logprob_token_ids or (),
             name_call=partial(call_id, seed=seed, choice=index, prompt=prompt, length=length),
         )
 
+    def ends_of(self, request: Request) -> tuple[int, ...]:
+        """Returns the tokens that end an answer to the request."""
+        return (*(() if request.ignore_eos else self.end_ids), *(request.stop_token_ids or ()))
+
+    def _is_stop_text(self, token: int, request: Request) -> bool:
+        """Whether a token that ends the answer is part of its text, as a stop sequence is."""
+        return request.include_stop and token not in self.end_ids and self.token_bytes[token] is not None
+
     def _prompt_tail(self, prompt: np.ndarray) -> bytes:
         """The bytes of the prompt after its last control token: the part of the assistant's turn that it holds."""
-        return prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.delimiters)
+        begin = self.template.format.begin
+        return prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.delimiters, begin=begin)
+
+
+def _template_options(request: ChatRequest) -> dict[str, Any]:
+    return {
+        "tools": None if request.tool_choice == "none" else request.tools,
+        "enable_thinking": request.enable_thinking,
+        "reasoning_effort": request.reasoning_effort,
+        "continue_final_message": request.continue_final_message,
+        "extra": request.chat_template_kwargs,
+    }

@@ -138,7 +138,9 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
     inputs = stack([row.params], vocab_size=V, ends=model.end_ids)
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
     history = history_of(start.prompt, ids, vocab_size=V)
-    raw, processed = _logprobs(model.engine.next_logits(row.given)[None, :], inputs, history, order=start.order)
+    raw, processed = _logprobs(
+        model.engine.next_logits(row.given, adapter=row.adapter)[None, :], inputs, history, order=start.order
+    )
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:V].astype(bool)
     allowed[list(model.end_ids)] &= len(ids) >= start.request.min_tokens
     raw, processed = np.asarray(raw), np.asarray(processed)
@@ -188,12 +190,20 @@ class _Start(NamedTuple):
         """The engine's row that continues after the given tokens."""
         params = self.model.sampling_params(self.request, seed=self.seed, choice=one.choice)
         ignore = self.request.ignore_eos
-        return Row(self.prompt, params, budget=budget, ignore_ends=ignore, grammar=self.grammar, made=one.ids)
+        adapter = self.model.adapter(self.request.model)
+        return Row(
+            self.prompt,
+            params,
+            budget=budget,
+            ignore_ends=ignore,
+            grammar=self.grammar,
+            made=one.ids,
+            adapter=adapter,
+        )
 
     def is_ended(self, one: GivenTokens) -> bool:
         """Whether the last of the tokens ends the choice."""
-        ends = () if self.request.ignore_eos else self.model.end_ids
-        return bool(one.drawn and len(one.ids) and int(one.ids[-1]) in ends)
+        return bool(one.drawn and len(one.ids) and int(one.ids[-1]) in self.model.ends_of(self.request))
 
     def write(self, one: GivenTokens, *, finish: str | None) -> tuple[ChoiceWriter, list[Delta]]:
         """Score the given tokens and feed them to a new writer; returns the writer and its deltas.
@@ -247,7 +257,7 @@ def _masks(model: LoadedModel, request: Request, grammar: Grammar, ids: np.ndarr
 
 
 def _forbidden(model: LoadedModel, request: Request, mask: np.ndarray, *, token: int, position: int) -> RequestError:
-    kind = "tool_choice" if request.response_format is None else "response_format"
+    kind = next(iter(request.constraints), "tool_choice")
     bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
     ids = np.nonzero(bits)[0].tolist()
     names = ", ".join(repr(model.tokenizer.name(i)) for i in ids[:_LISTED]) or "nothing"

@@ -67,6 +67,9 @@ class LocalStream:
         programs = self._programs
         self._ticket.on_wait = lambda: tell(programs.compiling or "waiting")
 
+    def on_restart(self, tell: Callable[[], None]) -> None:
+        """An answer of this engine never begins anew."""
+
     def close(self) -> None:
         """Stop; what was made is kept. Any thread may call this: if another one reads, its iteration ends by itself."""
         self._ticket.cancel()

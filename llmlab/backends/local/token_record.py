@@ -19,10 +19,12 @@ class TokenRecord:
 
     Args:
         token_bytes: the bytes of every token id, None for control tokens. Ids beyond it have no bytes either.
+        watched: tokens that are listed as alternatives after the most likely ones (`logprob_token_ids`).
     """
 
-    def __init__(self, token_bytes: Sequence[TokenBytes]) -> None:
+    def __init__(self, token_bytes: Sequence[TokenBytes], *, watched: Sequence[int] = ()) -> None:
         self._token_bytes = token_bytes
+        self._watched = np.array(watched, np.int32)
         self._ids: list[int] = []
         self._bytes: list[TokenBytes] = []
         self._top_bytes: list[tuple[TokenBytes, ...]] = []
@@ -40,7 +42,7 @@ class TokenRecord:
         found = [self._bytes_of(token) for token in ids]
         self._ids += ids
         self._bytes += found
-        self._figures.append(figures)
+        self._figures.append(self._with_watched(figures))
         self._borders.append(len(self._ids))
         return found
 
@@ -91,14 +93,28 @@ class TokenRecord:
                 break
             if begin < last:
                 low, high = max(first - begin, 0), min(last, end) - begin
-                parts.append(TokenStatistics(*(x[low:high] for x in self._figures[at])))
+                parts.append(TokenStatistics(*(x[low:high] for x in self._figures[at] if x is not None)))
         if len(parts) == 1:
             return parts[0]
         if parts:
-            return TokenStatistics(*(np.concatenate(x) for x in zip(*reversed(parts), strict=True)))
+            return TokenStatistics(*(np.concatenate(x) for x in zip(*(p[:10] for p in reversed(parts)), strict=True)))
         empty, wide = np.zeros(0, np.float32), np.zeros((0, 0), np.float32)
         count = np.zeros(0, np.int32)
         return TokenStatistics(empty, empty, count, empty, empty, empty, count, wide.astype(np.int32), wide, wide)
+
+    def _with_watched(self, figures: TokenStatistics) -> TokenStatistics:
+        """The statistics with the watched tokens as further alternatives."""
+        count = len(self._watched)
+        raw, sampling = figures.watched_logprobs, figures.watched_sampling_logprobs
+        figures = figures._replace(watched_logprobs=None, watched_sampling_logprobs=None)
+        if not count or raw is None or sampling is None:
+            return figures
+        ids = np.broadcast_to(self._watched, (len(raw), count))
+        return figures._replace(
+            top_ids=np.concatenate([figures.top_ids, ids], axis=1),
+            top_logprobs=np.concatenate([figures.top_logprobs, raw[:, :count]], axis=1),
+            top_sampling_logprobs=np.concatenate([figures.top_sampling_logprobs, sampling[:, :count]], axis=1),
+        )
 
     def _bytes_of(self, token: int) -> TokenBytes:
         return self._token_bytes[token] if token < len(self._token_bytes) else None

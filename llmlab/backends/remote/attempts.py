@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from llmlab.backends.remote.choice_parser import has_content
 from llmlab.backends.remote.endpoint import Endpoint
-from llmlab.backends.remote.errors import error_from_event, refused_fields, translate_error, unreadable_answer
+from llmlab.backends.remote.entries import entries_of
+from llmlab.backends.remote.errors import is_context, said_by, translate_error, unreadable_answer
+from llmlab.backends.remote.omissions import EMPTY, REFUSALS, Search, shape_of, without
+from llmlab.backends.remote.said import named_fields
 from llmlab.errors import EngineError, LLMLabError, RequestError
-from llmlab.protocol.fields import EXTENSIONS
-from llmlab.protocol.request import Request
+from llmlab.protocol.request import ChatRequest, Request
 from llmlab.sampling.stages import STAGES
 
 #: A note; it also makes `stream` move the logprobs to the columns they belong to.
@@ -59,6 +62,7 @@ class Attempts:
         self._seed = seed
         self._put = put
         self._count = 0
+        self._omitted: dict[str, str] = {}  # field -> why it was left out
         self._unmarked = False  # whether logprobs came that do not say whether they are raw or processed
 
     async def run(self) -> None:
@@ -69,12 +73,12 @@ class Attempts:
         try:
             await self._get_choices()
             unclear = self._unmarked and _changes_distribution(self._request)
-            if unclear and await self._endpoint.logprobs_are_processed():
+            if unclear and await self._endpoint.logprobs_are_processed(self._omitted):
                 self._put(PROCESSED)
             given = self._request.to_dict()
             for name in _NOTED:
-                if name in self._endpoint.left_out and not given.get(name):
-                    self._put(f"{name}: {self._endpoint.left_out[name]}")
+                if name in self._omitted and not given.get(name):
+                    self._put(f"{name}: {self._omitted[name]}")
         except LLMLabError as error:
             self._put(error)
         except openai.OpenAIError as error:
@@ -88,22 +92,22 @@ class Attempts:
         The seed of a choice depends on its index alone. So, if an endpoint does not know `n`, the first choices are the
         same whatever n is.
         """
-        n, left_out = self._request.n, self._endpoint.left_out
-        missing = list(range(n))
-        if n > 1 and "n" not in left_out:
+        n, omissions = self._request.n, self._endpoint.omissions
+        asked, added = self._endpoint.body(self._request, seed=self._seed, n=n)
+        shape = shape_of({**asked, **added})
+        missing, reason = list(range(n)), omissions.of(shape).get("n")
+        if n > 1 and reason is None:
             try:
                 came = await self._attempt(missing, seed=self._seed)
             except RequestError as error:
-                if error.param != "n":
+                if not _refuses_n(error):
                     raise
-                came, left_out["n"] = set(), "refused, and so the choices were asked for one by one"
+                came, reason = set(), "refused, and so the choices were asked for one by one"
             if len(came) == 1:
-                left_out["n"] = "one choice is sent at a time, and so they were asked for one by one"
+                reason = "one choice is sent at a time, and so they were asked for one by one"
             elif came and len(came) < n:
                 self._put(f"n: {n} choices were asked for and {len(came)} sent; the others were asked for one by one")
             missing = [index for index in missing if index not in came]
-        if n > 1 and "n" in left_out:
-            self._put(f"n: {left_out['n']}")
         tasks = [asyncio.create_task(self._attempt([index], seed=_seed_of(self._seed, index))) for index in missing]
         try:
             await asyncio.gather(*tasks)
@@ -111,68 +115,59 @@ class Attempts:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        if reason is not None:
+            self._put(f"n: {reason}")
+            omissions.keep(shape, {"n": reason})
 
     async def _attempt(self, indices: Sequence[int], *, seed: int) -> set[int]:
         """Ask for these choices; returns the indices of those that came, at least one.
 
         Raises:
-            EngineError: none came, or one broke off.
+            EngineError: none came.
         """
-        begun, ended = set[int](), set[int]()
+        came = set[int]()
         number, self._count = self._count, self._count + 1
 
         def take(body: Mapping[str, Any], whole: bool) -> None:
-            if body.get("error"):
-                raise error_from_event(body["error"], where=self._endpoint.where, sent=self._request.to_dict())
             for index, choice in choices_of(body, indices):
-                begun.update([index] if whole or _has_content(choice) else [])
-                ended.update([index] if whole or choice.get("finish_reason") else [])
-                listed = (choice.get("logprobs") or {}).get("content") or [{}]
-                self._unmarked |= "logprob" in listed[0] and "sampling_logprob" not in listed[0]
+                came.update([index] if whole or has_content(choice) else [])
+                self._unmarked |= _is_unmarked(choice)
             self._put(Received(number, indices, body, whole, time.perf_counter()))
 
         async with self._endpoint.slots:
             await self._send(len(indices), seed=seed, take=take)
-        if not ended or begun - ended:
-            what = "without a finish_reason" if begun else "before it says anything"
-            raise EngineError(f"{self._endpoint.where} ends its answer {what}", status=502)
-        return ended
+        if not came:
+            raise EngineError(f"{self._endpoint.where} ends its answer before it says anything", status=502)
+        return came
 
     async def _send(self, n: int, *, seed: int, take: Callable[[Mapping[str, Any], bool], None]) -> None:
-        """Send the request, without the defaults that are refused; a refused field that the caller set is an error.
-
-        A refusal that names no field may mean any of them. Then the defaults are left out in groups, those that the
-        fewest endpoints know first.
-        """
+        """Send the request, without the defaults that are refused; a refused field that the caller set is an error."""
         import openai
 
         endpoint = self._endpoint
-        hidden = set[str]()
+        asked, defaults = endpoint.body(self._request, seed=seed, n=n)
+        shape = shape_of({**asked, **defaults})
+        search = Search(endpoint.omissions.of(shape))
         while True:
-            asked, added = endpoint.body(self._request, seed=seed, n=n)
-            added = {name: value for name, value in added.items() if name not in hidden}
+            added = without(defaults, search.omitted)
             try:
                 came = await endpoint.send({**asked, **added}, take)
             except openai.APIStatusError as error:
-                sent = [*asked, *added]
-                translated = translate_error(error, where=endpoint.where, sent=sent)
-                named = refused_fields(error, sent=sent)
-                if named is None or (named and not named & added.keys()):
-                    raise translated from error
-                if named:
-                    endpoint.left_out |= dict.fromkeys(named & added.keys(), "refused, and so left out")
-                    continue
-                more = next((group for group in _groups(added) if group), None)
-                if more is None:
-                    raise translated from error
-                hidden |= more
-            else:
-                endpoint.left_out |= dict.fromkeys(hidden, "refused, and so left out")
-                if came:
-                    return
+                said, status = said_by(error), error.status_code
+                if is_context(said, status) or not search.refuse(status, said, asked=asked, added=added):
+                    raise translate_error(error, where=endpoint.where, sent=[*asked, *added]) from error
+                continue
+            omitted = search.omitted
+            if not came:
                 if "stream" not in added:
                     raise EngineError(f"{endpoint.where} answers nothing", status=502)
-                endpoint.left_out["stream"] = "nothing came, and so the answer was asked for whole"
+                await endpoint.send({**asked, **without(added, {"stream"})}, take)
+                self._omitted["stream"] = EMPTY
+            if "stream" in added:
+                endpoint.omissions.keep_stream(shape, empty=not came)
+            self._omitted |= omitted
+            endpoint.omissions.keep(shape, omitted)
+            return
 
 
 def choices_of(body: Mapping[str, Any], indices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -191,16 +186,22 @@ def choices_of(body: Mapping[str, Any], indices: Sequence[int]) -> Iterator[tupl
             yield indices[index], choice
 
 
-def _has_content(choice: Mapping[str, Any]) -> bool:
-    delta, logprobs = choice.get("delta") or {}, choice.get("logprobs") or {}
-    return any(value for name, value in delta.items() if name != "role") or any(logprobs.values())
+def _is_unmarked(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice has logprobs that do not say of which distribution they are."""
+    listed = entries_of(choice.get("logprobs")).get("content") or [{}]
+    return "logprob" in listed[0] and "sampling_logprob" not in listed[0]
 
 
-def _groups(added: Mapping[str, Any]) -> Iterator[set[str]]:
-    """Yields what to leave out after a refusal that names no field: first fields not of OpenAI's API, last `stream`."""
-    yield added.keys() & EXTENSIONS
-    yield added.keys() - {"stream"}
-    yield set(added)
+def _refuses_n(error: RequestError) -> bool:
+    """Whether an endpoint's refusal may be one of `n`: it blames it, or names it and blames nothing else."""
+    import openai
+
+    cause = error.__cause__
+    if not isinstance(cause, openai.APIStatusError) or cause.status_code not in REFUSALS:
+        return False
+    said = said_by(cause)
+    blamed = [name for name in said.fields if name in ChatRequest.model_fields]
+    return "n" in (blamed or named_fields(said.message, ["n"]))
 
 
 def _seed_of(seed: int, index: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmlab.backends.remote.choice_parser import FINISH_REASONS, ChoiceParser
+from llmlab.protocol.completion import NO_END_TOKEN, ended_by_token
 from llmlab.protocol.request import Request
 
 #: Shorter texts, in characters, may well be equal by chance, or because there is only one possible answer.
@@ -35,18 +36,22 @@ def deviations(
         yield from _tool_calls(request, choice)
         yield from _reasoning(request, choice)
         yield from _logprobs(choice)
+        if choice.tokens and not choice.lists_end and ended_by_token(choice.shown_finish, choice.text, request):
+            yield NO_END_TOKEN
     texts = {choice.text for choice in choices}
     if len(choices) > 1 and len(texts) == 1 and len(choices[0].text) >= _LONG and request.temperature >= 1e-5:
         yield f"n: all {len(choices)} choices have the same text, as if nothing were sampled"
     listed = sum(len(choice.tokens) for choice in choices)
-    # End tokens are counted but not listed.
+    # Most endpoints count end tokens and do not list them.
     if generated is not None and listed and listed + len(choices) < generated:
         yield f"logprobs: sent for {listed} of {generated} generated tokens"
 
 
 def _finish(request: Request, choice: ChoiceParser) -> Iterator[str]:
     text = choice.text.rpartition("</think>")[2]
-    if choice.finish not in (None, *FINISH_REASONS):
+    if choice.finish is None:
+        yield "finish_reason: none was sent, so the answer may be incomplete"
+    elif choice.finish not in FINISH_REASONS:
         yield f"finish_reason: {choice.finish!r}, which is shown as 'stop'"
     if choice.refusal:
         yield f"refusal: {choice.refusal}"

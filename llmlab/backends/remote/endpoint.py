@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from llmlab.backends.remote.errors import translate_error, unreadable_answer
+from llmlab.backends.remote.entries import entries_of
+from llmlab.backends.remote.errors import error_from_event, translate_error, unreadable_answer
+from llmlab.backends.remote.events import read_events
+from llmlab.backends.remote.omissions import Omissions, without
+from llmlab.backends.remote.said import is_error
 from llmlab.errors import EngineError, LLMLabError, ModelNotFoundError
-from llmlab.protocol.request import Request
+from llmlab.protocol.request import ChatRequest, Request
 
 if TYPE_CHECKING:
     import openai
@@ -30,6 +34,10 @@ DEFAULTS: Mapping[str, Any] = {
     "stream": True,
     "stream_options": {"include_usage": True},
 }
+#: What lists of models call the most tokens of a prompt and its answer together.
+_CONTEXTS = ("max_model_len", "context_length")
+#: Seconds to wait for the end of a stream after its `[DONE]`; without the end, its connection is closed.
+_DRAIN_SECONDS = 0.1
 
 
 class Endpoint:
@@ -43,8 +51,10 @@ class Endpoint:
 
     Attributes:
         owner: who serves the model, according to the endpoint's list of models.
+        context: the most tokens of a prompt and its answer together, if that list says it (vLLM, SGLang, llmlab).
+        listed: the names in that list; none where there is no list.
         slots: the semaphore that limits the requests in progress.
-        left_out: the `DEFAULTS` that this endpoint is no longer sent, each with the reason.
+        omissions: which of the `DEFAULTS` are left out of which requests.
     """
 
     def __init__(self, client: openai.AsyncOpenAI, *, model: str, concurrency: int, where: str = "") -> None:
@@ -53,8 +63,10 @@ class Endpoint:
         self.concurrency = concurrency
         self.where = without_password(where or str(client.base_url))
         self.owner: str | None = None
+        self.context: int | None = None
+        self.listed: tuple[str, ...] = ()
         self.slots = asyncio.Semaphore(concurrency)
-        self.left_out: dict[str, str] = {}
+        self.omissions = Omissions()
         self._probing = asyncio.Lock()
         self._probed = False
         self._processed: bool | None = None
@@ -74,10 +86,14 @@ class Endpoint:
                     param="model",
                 )
             [self.model] = models
-        self.owner = models.get(self.model)
+        self.listed = tuple(models)
+        about = models.get(self.model, {})
+        owner, contexts = about.get("owned_by"), [about.get(name) for name in _CONTEXTS]
+        self.owner = owner if isinstance(owner, str) else None
+        self.context = next((each for each in contexts if type(each) is int), None)
 
-    async def _list_models(self) -> dict[str, str | None]:
-        """Name -> owner. If the caller named a model, an endpoint without such a list is fine."""
+    async def _list_models(self) -> dict[str, Mapping[str, Any]]:
+        """Name -> what the list says about the model. If the caller named one, an endpoint without a list is fine."""
         import openai
 
         client = self.client.with_options(max_retries=0) if self.model else self.client
@@ -92,9 +108,10 @@ class Endpoint:
             if self.model:
                 return {}
             raise unreadable_answer(self.where, error) from error
-        listed = found.get("data") if isinstance(found, Mapping) else None
-        rows = [row for row in listed or () if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
-        return {row["id"]: row["owned_by"] if isinstance(row.get("owned_by"), str) else None for row in rows}
+        listed = found.get("data") if isinstance(found, Mapping) else found
+        listed = listed if isinstance(listed, list) else []
+        rows = [row for row in listed if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
+        return {row["id"]: row for row in rows}
 
     def body(self, request: Request, *, seed: int, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the request as API JSON, in two parts: what the caller asked for, and the defaults added to it."""
@@ -107,11 +124,7 @@ class Endpoint:
             asked["seed"] = seed
         if not request.logprobs:
             asked.pop("logprobs", None)
-        added = {**DEFAULTS, "seed": seed}
-        for first, second in (("logprobs", "top_logprobs"), ("stream", "stream_options")):
-            if first in self.left_out:
-                added.pop(second)
-        return asked, {k: v for k, v in added.items() if k not in asked and k not in self.left_out}
+        return asked, {name: value for name, value in {**DEFAULTS, "seed": seed}.items() if name not in asked}
 
     async def send(self, body: dict[str, Any], take: Callable[[Mapping[str, Any], bool], None]) -> bool:
         """Send a body once, and pass what is answered to `take`; returns whether anything came.
@@ -121,41 +134,68 @@ class Endpoint:
             take: is called with (JSON object, whether it is a whole answer).
 
         Raises:
-            openai.OpenAIError: the request failed; EngineError: the answer is not JSON.
+            openai.OpenAIError: the request failed; EngineError: the answer is not JSON, or an error.
         """
         import openai
 
         if not body.get("stream"):
             take(await self._post(body), True)
             return True
-        # Not `chat.completions.create`, which would convert the answer into its own types: what an endpoint sends in a
-        # shape of its own must be seen as it is.
+        # Not `chat.completions.create`, which would convert the answer into its own types, and not the client's own
+        # reading of the stream, which drops lines that it does not know: what an endpoint sends in a shape of its own
+        # must be seen as it is.
         stream = await self.client.post(
             "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=openai.AsyncStream[object]
         )
-        came = False
+        response, came, done = stream.response, False, False
         async with stream:
-            if "json" in stream.response.headers.get("content-type", ""):
-                take(_json_object(json.loads(await stream.response.aread()), self.where), True)
+            if "json" in response.headers.get("content-type", ""):
+                take(self._read(json.loads(await response.aread())), True)
                 return True
-            async for chunk in stream:
-                take(_json_object(chunk, self.where), False)
-                came = True
+            try:
+                async with asyncio.timeout(None) as limit:
+                    async for event in read_events(response.aiter_bytes()):
+                        if event.name == "done":
+                            done = True
+                            limit.reschedule(asyncio.get_running_loop().time() + _DRAIN_SECONDS)
+                        elif event.name != "text" or not came:
+                            take(self._read(event.json(), is_failure=event.name == "error"), event.name == "text")
+                            came = True
+            except Exception as error:
+                if not (done and isinstance(error, TimeoutError)):
+                    translated = _connection_error(error, response.request)
+                    if translated is None:
+                        raise
+                    raise translated from error
         return came
 
-    async def _post(self, body: dict[str, Any]) -> Mapping[str, Any]:
-        found = await self.client.post("/chat/completions", cast_to=object, body=body)
-        return _json_object(found, self.where)
+    def _read(self, found: Any, *, is_failure: bool = False) -> Mapping[str, Any]:
+        """Returns an answer or a chunk.
 
-    async def logprobs_are_processed(self) -> bool | None:
+        Raises:
+            LLMLabError: it is an error, or no JSON object.
+        """
+        if is_failure or is_error(found):
+            raise error_from_event(found, where=self.where, sent=ChatRequest.model_fields)
+        if not isinstance(found, Mapping):
+            raise EngineError(f"{self.where} answers no JSON object: {str(found)[:80]!r}", status=502)
+        return found
+
+    async def _post(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        return self._read(await self.client.post("/chat/completions", cast_to=object, body=body))
+
+    async def logprobs_are_processed(self, omitted: Mapping[str, str]) -> bool | None:
         """Returns whether the endpoint's logprobs are computed after the temperature; None where that cannot be seen.
 
         Found out once, by two requests of one token at two temperatures: raw logprobs do not depend on the temperature.
+
+        Args:
+            omitted: the fields that were left out of the request that asks.
         """
         async with self._probing:
             if not self._probed:
                 try:
-                    first, second = [await self._first_logprobs(temperature) for temperature in (1.0, 0.5)]
+                    first, second = [await self._first_logprobs(temperature, omitted) for temperature in (1.0, 0.5)]
                     self._processed, self._probed = _differ_by_temperature(first, second), True
                 except EngineError:
                     return None  # it was busy, or could not be reached: try again another time
@@ -163,11 +203,11 @@ class Endpoint:
                     self._probed = True  # it refuses these requests, which the caller did not ask for
             return self._processed
 
-    async def _first_logprobs(self, temperature: float) -> dict[Any, float]:
+    async def _first_logprobs(self, temperature: float, omitted: Mapping[str, str]) -> dict[Any, float]:
         """Token -> logprob of the most likely first tokens of an answer."""
         import openai
 
-        fields = {name: DEFAULTS[name] for name in ("logprobs", "top_logprobs") if name not in self.left_out}
+        fields = without({name: DEFAULTS[name] for name in ("logprobs", "top_logprobs")}, omitted)
         messages = [{"role": "user", "content": "Name an animal."}]
         body = {"model": self.model, "messages": messages, **fields, "temperature": temperature, "max_tokens": 1}
         try:
@@ -176,9 +216,9 @@ class Endpoint:
         except openai.OpenAIError as error:
             raise translate_error(error, where=self.where) from error
         choices = answer.get("choices") or [{}]
-        entries = ((choices[0].get("logprobs") or {}).get("content")) or [{}]
+        entries = entries_of(choices[0].get("logprobs")).get("content") or [{}]
         best = [(each.get("token"), each.get("logprob")) for each in entries[0].get("top_logprobs") or ()]
-        return {token: float(value) for token, value in best if value is not None and value > -99}
+        return {token: value for token, value in best if value is not None and value > -99}
 
 
 def without_password(url: str) -> str:
@@ -187,10 +227,15 @@ def without_password(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl().rstrip("/")
 
 
-def _json_object(found: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        raise EngineError(f"{where} answers no JSON object: {str(found)[:80]!r}", status=502)
-    return found
+def _connection_error(error: Exception, request: Any) -> Exception | None:
+    """The client's own error for one of its HTTP library, whose name depends on the client's version."""
+    import openai
+
+    if not type(error).__module__.startswith("httpx"):
+        return None
+    if "Timeout" in type(error).__name__:
+        return openai.APITimeoutError(request=request)
+    return openai.APIConnectionError(request=request)
 
 
 def _differ_by_temperature(one: dict[Any, float], half: dict[Any, float]) -> bool | None:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from llmlab.backends.remote.entries import Entry
 from llmlab.protocol.completion import TokenBytes, Tokens
 from llmlab.protocol.wire import MINUS_INFINITY
 
-#: A token as it was sent.
-Entry = Mapping[str, Any]
 #: An unknown id. Ids below it are made up from texts.
 _NO_ID = -1
 #: How many such ids there are.
@@ -123,9 +122,8 @@ def joined_text(entries: Iterable[Entry]) -> str | None:
 
 def _alternatives(entry: Entry) -> list[Entry]:
     """The alternatives, most likely first: some endpoints list the sampled token before all others."""
-    found = [each for each in entry.get("top_logprobs") or () if isinstance(each, Mapping)]
     # Ties keep their order, and those without a logprob come last.
-    return sorted(found, key=lambda each: -_order(each.get("logprob")))
+    return sorted(entry.get("top_logprobs") or (), key=lambda each: -_order(each.get("logprob")))
 
 
 def _order(value: Any) -> float:

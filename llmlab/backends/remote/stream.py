@@ -77,6 +77,13 @@ class RemoteStream:
         """Call `tell` about twice a second while nothing comes, with "waiting"."""
         self._answer.tell = tell
 
+    def on_restart(self, tell: Callable[[], None]) -> None:
+        """An answer of one endpoint never begins anew."""
+
+    def on_done(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when nothing more comes from the endpoint, read or not; from any thread, perhaps at once."""
+        self._work.add_done_callback(lambda _: tell())
+
     def close(self) -> None:
         """Stop; what was read is kept. Any thread may call this: if another one reads, its iteration ends by itself."""
         self._answer.closed = True
@@ -151,6 +158,13 @@ class _AnswerSoFar:
         if len(body.get("choices") or ()) > len(received.indices):
             self.note("n: more choices were sent than asked for")
 
+    def unfinished(self) -> Iterator[Delta]:
+        """Yields the end of each choice for which none was sent: its text is all that there is."""
+        for parser in self._choices:
+            if parser.finish is None:
+                nothing = parse_tokens((), texts=self.texts, exact=True)
+                yield Delta(index=parser.index, text="", tokens=nothing, finish_reason="interrupted")
+
     def usage(self) -> dict[str, int] | None:
         """Returns the tokens of all attempts, with the prompt counted once; None if an attempt did not report them."""
         prompt = generated = 0
@@ -179,13 +193,13 @@ class _AnswerSoFar:
             **({"seed": fields["seed"]} if isinstance(fields.get("seed"), int) else {}),
             "system_fingerprint": str(fields.get("system_fingerprint") or ""),
             "control_tokens": texts.by_id,
+            "notes": tuple(notes),
         }
         return Completion(
             **{**vars(header), **known},
             choices=tuple(map(_as_processed, choices)) if PROCESSED in notes else choices,
             timing=Timing(first_token=(self._first or self._began) - self._began, total=self._last - self._began),
             reported_usage=usage,
-            notes=tuple(notes),
         )
 
 
@@ -205,6 +219,7 @@ def _deltas(events: queue.SimpleQueue[Any], answer: _AnswerSoFar) -> Generator[D
             return
         if event is None:
             answer.ended = True
+            yield from answer.unfinished()
             if usage := answer.usage():
                 nothing = parse_tokens((), texts=answer.texts, exact=True)
                 yield Delta(index=0, text="", tokens=nothing, finish_reason=None, reported_usage=usage)
