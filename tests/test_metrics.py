@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import math
 
 import numpy as np
@@ -20,12 +23,12 @@ def tokens() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "choice": [0, 0, 0, 0, 0, 1],
-            "token_id": pd.array([1, 2, 1, 2, 3, 1], dtype="Int64"),
+            "token_id": [1, 2, 1, 2, 3, 1],
             "bytes": [b"a", b"b", b"a", b"b", b"c", b"a"],
-            "logprob": pd.array([-1.0, -2.0, -3.0, -2.0, -2.0, -5.0], dtype="Float64"),
-            "sampling_logprob": pd.array([-0.5, -1.5, -0.5, -1.5, -1.0, -4.0], dtype="Float64"),
-            "entropy": pd.array([1.0, 2.0, 3.0, 0.0, 0.0, 0.0], dtype="Float64"),
-            "sampling_entropy": pd.array([1.0] * 6, dtype="Float64"),
+            "logprob": [-1.0, -2.0, -3.0, -2.0, -2.0, -5.0],
+            "sampling_logprob": [-0.5, -1.5, -0.5, -1.5, -1.0, -4.0],
+            "entropy": [1.0, 2.0, 3.0, 0.0, 0.0, 0.0],
+            "sampling_entropy": [1.0] * 6,
         }
     )
 
@@ -73,7 +76,7 @@ def test_distinct_n(tokens) -> None:
     # ab ba ab bc: one of them twice, and no pair across the two choices.
     assert metrics.distinct_n(tokens, n=2) == pytest.approx(3 / 4)
     assert math.isnan(metrics.distinct_n(tokens[tokens["choice"] == 1], n=2))
-    nameless = tokens.assign(token_id=pd.array([None] * 6, dtype="Int64"))
+    nameless = tokens.assign(token_id=[math.nan] * 6)
     assert metrics.distinct_n(nameless, n=2) == pytest.approx(3 / 4), "by their bytes"
     assert math.isnan(metrics.distinct_n(nameless.assign(bytes=None), n=1)), "nothing to tell them apart"
     with pytest.raises(RequestError, match="n must be at least 1, got 0"):
@@ -121,6 +124,123 @@ def test_self_bleu() -> None:
     assert metrics.self_bleu(letters, split=list) == pytest.approx(1)
 
 
+def test_pairwise_bleu_is_the_mean_over_pairs() -> None:
+    rng = np.random.default_rng(1)
+    texts = [list(rng.choice(list("abcd"), rng.integers(1, 9))) for _ in range(12)]
+    want = np.mean([bleu_by_hand(one, [other]) for one, other in itertools.permutations(texts, 2)])
+    frame = pd.DataFrame({"text": [" ".join(text) for text in texts]})
+    assert metrics.pairwise_bleu(frame) == pytest.approx(want)
+    assert metrics.pairwise_bleu(frame[:2]) == pytest.approx(metrics.self_bleu(frame[:2])), "of two they are the same"
+    assert metrics.pairwise_bleu(pd.DataFrame({"text": ["a cat sat"] * 3})) == pytest.approx(1)
+    assert metrics.pairwise_bleu(pd.DataFrame({"text": ["", ""]})) == 1 and math.isnan(metrics.pairwise_bleu(frame[:1]))
+    assert metrics.pairwise_bleu(pd.DataFrame({"text": ["aab", "aab"]}), split=list) == pytest.approx(1)
+
+
+#: Four answers and their probabilities, some of which share words.
+ANSWERS = {"a red cat sat": 0.5, "a red dog sat": 0.25, "a dog": 0.125, "no": 0.125}
+
+
+def expected(metric, n: int) -> float:
+    """The expectation of a metric over all samples of n answers."""
+    total = 0.0
+    for sample in itertools.product(ANSWERS, repeat=n):
+        total += math.prod(ANSWERS[text] for text in sample) * metric(pd.DataFrame({"text": sample}))
+    return total
+
+
+@pytest.mark.parametrize("metric", [metrics.pairwise_bleu, metrics.pairwise_agreement])
+def test_what_pairs_say_does_not_depend_on_their_number(metric) -> None:
+    exact = sum(
+        p * q * metric(pd.DataFrame({"text": [one, other]}))
+        for (one, p), (other, q) in itertools.product(ANSWERS.items(), repeat=2)
+    )
+    assert 0.1 < exact < 0.9
+    for n in (2, 3, 4):
+        assert expected(metric, n) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metric", "grows"),
+    [
+        (metrics.self_bleu, True), (metrics.majority_share, False), (metrics.sample_entropy, True),
+        (functools.partial(metrics.sample_entropy, corrected=True), True),
+    ],
+)  # fmt: skip
+def test_what_depends_on_the_number_of_samples_says_so(metric, grows) -> None:
+    few, some, many = (expected(metric, n) for n in (2, 3, 4))
+    assert (few < some < many) if grows else (few > some > many)
+    named = getattr(metric, "func", metric)
+    assert "depends on" in named.__doc__ or "the fewer completions" in named.__doc__
+
+
+def test_distinct_n_among_so_many_does_not_depend_on_the_length() -> None:
+    rng = np.random.default_rng(0)
+    prob = rng.dirichlet(np.ones(30))
+
+    def text(length: int) -> pd.DataFrame:
+        return pd.DataFrame({"token_id": rng.choice(30, length, p=prob)})
+
+    exact = (1 - (1 - prob) ** 10).sum() / 10  # the distinct ones among ten draws, of the distribution itself
+    for length in (10, 40, 160):
+        found = [metrics.distinct_n(text(length), n=1, among=10) for _ in range(400)]
+        assert np.mean(found) == pytest.approx(exact, abs=0.012)
+    plain = [np.mean([metrics.distinct_n(text(length), n=1) for _ in range(100)]) for length in (10, 40, 160)]
+    assert plain[0] > 1.5 * plain[1] > 2 * plain[2], "which the plain share does"
+    # By every way to draw three pairs of the six.
+    tokens = pd.DataFrame({"token_id": [1, 2, 1, 2, 1, 2, 3]})
+    pairs = list(itertools.pairwise(tokens["token_id"]))
+    want = np.mean([len(set(drawn)) / 3 for drawn in itertools.combinations(pairs, 3)])
+    assert metrics.distinct_n(tokens, n=2, among=3) == pytest.approx(want)
+    assert metrics.distinct_n(tokens, n=2, among=6) == pytest.approx(metrics.distinct_n(tokens, n=2))
+    assert math.isnan(metrics.distinct_n(tokens, n=2, among=7))
+    with pytest.raises(RequestError, match="among must be at least 1, got 0"):
+        metrics.distinct_n(tokens, among=0)
+
+
+def call(arguments: str, name: str = "weather", **more) -> dict:
+    return {"name": name, "arguments": arguments, **more}
+
+
+def test_tool_calls_are_answers() -> None:
+    cities = ["Rome", "Oslo", "Lima", "Bonn", "Kyiv", "Baku", "Doha"]
+    calls = pd.DataFrame(
+        {"text": [""] * 7, "tool_calls": [json.dumps([call(json.dumps({"city": city}))]) for city in cities]}
+    )
+    assert metrics.sample_entropy(calls) == pytest.approx(math.log(7))
+    assert metrics.majority_share(calls) == pytest.approx(1 / 7) and metrics.pairwise_agreement(calls) == 0
+    assert metrics.sample_entropy(calls.drop(columns="tool_calls")) == 0, "what the texts alone say"
+    assert 0 < metrics.pairwise_bleu(calls) < 1 and 0 < metrics.self_bleu(calls) < 1
+    same = [
+        [call('{"city": "Rome", "days": 2}')], [call('{"days":2,"city":"Rome"}', id="call_1")],
+        json.dumps([call('{"city": "Rome", "days": 2}')]),
+        [{"id": "call_2", "type": "function", "function": call('{"city": "Rome", "days": 2}')}],
+    ]  # fmt: skip
+    frame = pd.DataFrame({"text": ["", None, " ", "\n"], "tool_calls": same})
+    assert metrics.majority_share(frame) == 1, "one call, however it is written and whatever its id"
+    others = [*same[:1], [call('{"city": "Rome"}')], [call('{"city": "Rome", "days": 2')], [call("{}", name="time")]]
+    assert metrics.majority_share(pd.DataFrame({"text": [""] * 4, "tool_calls": others})) == 0.25
+    mixed = pd.DataFrame({"text": ["It is warm.", "", "", "Let me see."], "tool_calls": [None, None, *same[:2]]})
+    assert metrics.majority_share(mixed) == 0.25
+    assert metrics.majority_share(mixed.assign(tool_calls=[math.nan, [], "[]", "null"], text=["a"] * 4)) == 1
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        metrics.sample_entropy,
+        metrics.majority_share,
+        metrics.pairwise_agreement,
+        metrics.self_bleu,
+        metrics.pairwise_bleu,
+    ],
+)
+@pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
+def test_a_text_that_is_missing_makes_the_metric_unknown(metric, missing) -> None:
+    assert math.isnan(metric(pd.DataFrame({"text": ["a", missing, "a"]})))
+    assert math.isnan(metric(pd.DataFrame({"text": ["a", missing], "tool_calls": [None, None]})))
+    assert metric(pd.DataFrame({"text": ["a", "a"], "tool_calls": [None, None]})) >= 0
+
+
 def test_shares_of_answers() -> None:
     frame = pd.DataFrame({"text": ["Cat", " Cat\n", "Dog", "Fox"]})
     assert metrics.majority_share(frame) == 0.5
@@ -163,6 +283,7 @@ def test_distances_between_laws() -> None:
 ALL = [
     metrics.mean_logprob, metrics.perplexity, metrics.mean_entropy, metrics.length_normalised_entropy,
     metrics.mean_varentropy, metrics.entropy, metrics.varentropy, metrics.distinct_n, metrics.self_bleu,
+    metrics.pairwise_bleu, metrics.pairwise_agreement,
     metrics.majority_share, metrics.sample_entropy, metrics.expected_calibration_error, metrics.kl_divergence,
     metrics.total_variation,
 ]  # fmt: skip
@@ -173,16 +294,22 @@ def test_nothing_says_nothing_and_a_column_that_is_not_there_is_named(metric, to
     columns = dict.fromkeys(
         ("logprob", "sampling_logprob", "entropy", "sampling_entropy", "confidence", "correct", "p", "q")
     )
-    empty = pd.DataFrame({name: pd.array([], dtype="Float64") for name in columns})
-    assert math.isnan(metric(empty.assign(text=[], token_id=pd.array([], dtype="Int64"))))
+    empty = pd.DataFrame({name: np.zeros(0) for name in columns})
+    assert math.isnan(metric(empty.assign(text=[], token_id=np.zeros(0, np.int64))))
     with pytest.raises(RequestError, match=f"{metric.__name__} reads the column .*, and the frame has other"):
         metric(pd.DataFrame({"other": [1.0]}))
     assert "ource" in metric.__doc__ or metric in (metrics.mean_logprob, metrics.mean_varentropy)
 
 
 def test_what_is_not_known_makes_a_mean_unknown(tokens) -> None:
-    tokens.loc[0, "logprob"] = pd.NA
+    tokens.loc[0, "logprob"] = math.nan
     assert math.isnan(metrics.perplexity(tokens)) and math.isnan(metrics.mean_logprob(tokens))
+    for missing in (None, math.nan, pd.NA):
+        for metric in ALL:
+            values = pd.Series([0.5, missing], dtype=object)
+            columns = ("logprob", "sampling_logprob", "entropy", "sampling_entropy", "confidence", "correct", "p", "q")
+            frame = pd.DataFrame(dict.fromkeys((*columns, "token_id", "text"), values)).assign(bytes=values)
+            assert math.isnan(metric(frame)), metric.__name__
 
 
 def test_a_part_of_a_law_is_refused() -> None:
@@ -192,6 +319,6 @@ def test_a_part_of_a_law_is_refused() -> None:
 
 def test_the_public_metrics_are_explained() -> None:
     functions = [getattr(metrics, name) for name in metrics.__all__ if name != "Metric"]
-    assert len(functions) == 14 and all(found.__doc__ and "Reads" in found.__doc__ for found in functions)
+    assert len(functions) == 16 and all(found.__doc__ and "Reads" in found.__doc__ for found in functions)
     # Every metric that is not a mean of logprobs comes from the literature.
     assert [found.__name__ for found in functions if "Source" not in found.__doc__] == ["mean_logprob"]

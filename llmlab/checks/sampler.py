@@ -91,7 +91,7 @@ class SamplerCheck:
     def frame(self) -> pd.DataFrame:
         """One row per cell, the most likely first. The last cell may hold all rarer tokens together.
 
-        Columns: token, token_id (NA for the rarer tokens), bytes, tokens (how many the cell holds), probability,
+        Columns: token, token_id (NaN for the rarer tokens), bytes, tokens (how many the cell holds), probability,
         expected, observed (both are numbers of draws), residual (the difference, in standard deviations).
         """
         return self.cells.copy()

@@ -18,14 +18,12 @@ from llmlab.counterfactuals.answered import Answered
 from llmlab.distributions.draws import perturb
 from llmlab.errors import RequestError
 from llmlab.protocol.backend import LogitsBackend
+from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
 
 #: Fields that decide how an answer is returned or when it ends; no next-token distribution depends on them.
-OUTSIDE = frozenset(
-    {"n", "max_tokens", "max_completion_tokens", "context_length_exceeded_behavior", "stop", "include_stop"}
-    | {"ignore_eos", "separate_reasoning", "logprobs", "top_logprobs", "stream", "stream_options"}
-    | {"model", "user", "metadata", "store", "service_tier"}
-)
+_STEP = {"seed", "model"}  # the noise, and the weights
+OUTSIDE = frozenset(name for name, field in FIELDS.items() if field.effect in ("answer", "nothing")) - _STEP
 #: Up to this many changes, every combination is tried; of more, each alone, the pairs, and all except one.
 _ALL_SUBSETS = 6
 
@@ -64,7 +62,7 @@ class Reason(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Everything that a run depends on, except the model."""
+    """Everything that a run depends on, except the weights that are loaded."""
 
     request: Request
     seed: int
@@ -138,7 +136,7 @@ class Step:
         self._before, self._after = before, after
         self._made, self._choice, self._tokens = made, choice, tokens
         self._given, self._rows, self._by_steps = given, rows, False
-        self._logits: dict[bytes, np.ndarray] = {}
+        self._logits: dict[tuple[str | None, bytes], np.ndarray] = {}
         self._seen: dict[tuple[str, ...], Drawn | None] = {}
 
     def reason(self, names: Sequence[str]) -> Reason:
@@ -191,9 +189,9 @@ class Step:
 
     def _draw(self, setting: Setting) -> Drawn:
         prompt = self._backend.render(setting.request)
-        key = prompt.tobytes()
+        key = setting.request.model, prompt.tobytes()
         if key not in self._logits:
-            self._logits[key] = self._next_logits(prompt)
+            self._logits[key] = self._next_logits(prompt, setting.request.model)
         mask = self._backend.grammar_masks(setting.request, prompt=prompt, made=self._made)
         params = self._backend.sampling_params(setting.request, seed=setting.seed, choice=self._choice)
         final, perturbed = perturb(
@@ -214,7 +212,7 @@ class Step:
             lead = float(perturbed[after]) - float(perturbed[before])
         return Drawn(int(np.argmax(perturbed)), float(probs[before]), float(probs[after]), lead)
 
-    def _next_logits(self, prompt: np.ndarray) -> np.ndarray:
+    def _next_logits(self, prompt: np.ndarray, model: str | None) -> np.ndarray:
         if self._by_steps:
-            return self._backend.step_logits(prompt, self._made, given=self._given, rows=self._rows)
-        return self._backend.next_logits(np.concatenate([prompt, self._made]).astype(np.int32))
+            return self._backend.step_logits(prompt, self._made, given=self._given, rows=self._rows, model=model)
+        return self._backend.next_logits(np.concatenate([prompt, self._made]).astype(np.int32), model=model)

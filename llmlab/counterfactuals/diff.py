@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llmlab.counterfactuals.alignment import aligned, first_difference
 from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.attribution import Reason, Setting, Step, changes
+from llmlab.display.diff import MARKS, frame_of, marked
 from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import build
@@ -131,7 +132,7 @@ class Diff:
         """One row per choice.
 
         Columns: choice, same (whether all tokens are equal), position (of the first difference), token and token_id
-        there, token_after and token_id_after (NA where that run had ended), cause (in words), tokens and tokens_after
+        there, token_after and token_id_after (NaN where that run had ended), cause (in words), tokens and tokens_after
         (the number of tokens), finish_reason, finish_reason_after.
         """
         rows = []
@@ -160,7 +161,7 @@ class Diff:
         """Both runs' tokens, aligned: one row per pair of corresponding tokens, or per token without a counterpart.
 
         Columns: choice, change (same, replaced, removed, added), then position, token, token_id, logprob (raw),
-        sampling_logprob of the run before, and the same of the run after; NA where that run has no token there.
+        sampling_logprob of the run before, and the same of the run after; NaN where that run has no token there.
         """
         rows = []
         for before, after in self._pairs:
@@ -179,7 +180,7 @@ class Diff:
         """What each first difference would have been under each combination of the changes; one row per combination.
 
         Columns: choice, position, changed (the parameters taken from the run after, joined by " + "; "" for none),
-        token and token_id drawn under them (NA where the combination is not a valid request), flips (whether that is
+        token and token_id drawn under them (NaN where the combination is not a valid request), flips (whether that is
         the token of the run after), cause (whether this is one of the smallest combinations that flip it), prob and
         prob_after (sampling probabilities of the run before's token and of the run after's), lead (perturbed logit of
         the latter minus that of the former).
@@ -244,9 +245,7 @@ class Diff:
             if found is not None:
                 parts.append(self._side(before, after))
         parts += [fragment("<div>{}</div>", line) for line in self._rest()]
-        return str(
-            fragment('<div style="max-width:60em;font:13px/1.5 system-ui,sans-serif">{}</div>', Markup("").join(parts))
-        )
+        return frame_of(parts)
 
     # --- text and HTML ---
 
@@ -281,14 +280,12 @@ class Diff:
 
     def _side(self, before: Choice, after: Choice) -> Markup:
         """Both runs' tokens as two lines of HTML; differences are marked by more than a colour."""
-        inks = ("#fbe3d6;text-decoration:line-through", "#d9ebf7;font-weight:600")  # removed, added
         sides: tuple[list[Markup], list[Markup]] = ([], [])
         for change, at, there in aligned(before.tokens, after.tokens):
-            for side, choice, place, ink in zip(sides, (before, after), (at, there), inks, strict=True):
+            for side, choice, place, kind in zip(sides, (before, after), (at, there), MARKS, strict=True):
                 if place is not None:
                     text = _readable(choice.tokens.bytes[place], self._named_at(choice.tokens, place))
-                    mark = "" if change == "same" else fragment(' style="background:{};color:#111"', ink)
-                    side.append(fragment("<span{}>{}</span>", mark, text))
+                    side.append(marked(text, "" if change == "same" else kind))
         rows = [
             fragment(
                 '<tr><td style="vertical-align:top;text-align:left">{}</td>'
@@ -356,7 +353,9 @@ class Diff:
         pair = int(before.tokens.ids[at]), int(after.tokens.ids[at])
         if not isinstance(backend, LogitsBackend) or min(pair) < 0:
             return None
-        if self.before.model != self.after.model or self.before.request.subject != self.after.request.subject:
+        if self.before.request.subject != self.after.request.subject:
+            return None
+        if self.before.model != self.after.model and not {self.before.model, self.after.model} <= {*backend.models}:
             return None
         step = Step(
             backend,
@@ -371,7 +370,7 @@ class Diff:
         return step.reason(tuple(self.changes))
 
     def _because(self, reason: Reason | None) -> str:
-        if self.before.model != self.after.model:
+        if self.before.model != self.after.model and reason is None:
             return f"another model, {self.after.model} after {self.before.model}"
         if reason is None:
             names = list(self.changes) or ["nothing that is known"]

@@ -179,7 +179,7 @@ class Orders:
         params = backend.sampling_params(request, seed=self.base.seed, choice=choice.index)
         masks = backend.grammar_masks(request, prompt=prompt, made=ids)
         parts, at = [], 0
-        for raw in backend.logits(prompt, ids):
+        for raw in backend.logits(prompt, ids, model=request.model):
             C, V = raw.shape
             room = POSITIONS - C
             inputs = stack([params], vocab_size=V, ends=backend.end_ids)

@@ -9,7 +9,7 @@ from llmlab.counterfactuals.answered import Answered, logits_backend
 from llmlab.errors import RequestError
 from llmlab.protocol.backend import Backend, GivenTokens, Stream
 from llmlab.protocol.completion import Completion
-from llmlab.protocol.request import ChatRequest, Request
+from llmlab.protocol.request import ChatRequest, Request, build_request
 
 __all__ = ["changed_request", "rerun", "start"]
 
@@ -51,7 +51,7 @@ def start(done: Answered, backend: Backend, *, request: Request, order: str | No
 
 
 def changed_request(done: Answered, changes: Mapping[str, Any]) -> Request:
-    """Returns an answer's request with its seed written into it and some fields changed.
+    """Returns an answer's request with its seed written into it and some fields changed; `system` sets that message.
 
     Raises:
         RequestError: a field is unknown or out of range.
@@ -59,10 +59,11 @@ def changed_request(done: Answered, changes: Mapping[str, Any]) -> Request:
     if changes.get("stream"):
         raise RequestError("stream = True: a rerun is not streamed, its whole answer is returned", param="stream")
     fields = {"seed": done.seed, **changes}
+    system = fields.pop("system", None)
     messages = fields.get("messages")
     if isinstance(messages, str) and isinstance(done.request, ChatRequest):
         fields["messages"] = [{"role": "user", "content": messages}]
-    return done.request.replace(**fields)
+    return build_request(done.request.replace(**fields), system=system)
 
 
 def _seed(request: Request, done: Answered) -> int:

@@ -86,7 +86,7 @@ class Sensitivity:
         """One row per value and choice.
 
         Columns: the parameter, choice, same (whether all tokens are equal), position of the first token that differs
-        (NA where none does), token there, token_after (NA where that run had ended), tokens and tokens_after (the
+        (NaN where none does), token there, token_after (NaN where that run had ended), tokens and tokens_after (the
         number of tokens).
         """
         return self._frame.copy()

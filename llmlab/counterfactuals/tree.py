@@ -28,7 +28,7 @@ __all__ = ["Node", "Tree", "tree"]
 
 TREE_COLUMNS: dict[str, str] = {
     "node": "index",
-    "parent": "count",
+    "parent": "index",
     "depth": "index",
     "position": "index",
     "token": "token",
@@ -89,7 +89,7 @@ class Tree:
     def frame(self) -> pd.DataFrame:
         """One row per node, parents before their children.
 
-        Columns: node, parent (NA at the first level), depth (from 1), position (in the completion), token, token_id,
+        Columns: node, parent (-1 at the first level), depth (from 1), position (in the completion), token, token_id,
         bytes, text (of the path from the root to this node), logprob (raw), sampling_logprob, path_logprob and
         path_sampling_logprob (of the whole path), rank (from 1, by raw probability), taken (whether the result's own
         choice has this path), end (whether it is an end token).
@@ -194,7 +194,7 @@ def tree(
     request = changed_request(done, changes)
     before = tokens_before(choice, position)
     own = choice.tokens.ids[len(before) :].tolist()
-    ends = () if request.ignore_eos else model.end_ids
+    ends = (*(() if request.ignore_eos else model.end_ids), *(request.stop_token_ids or ()))
     nodes: list[Node] = []
     level: list[tuple[int, list[int]]] = [(-1, [])]  # the nodes to continue, and the tokens up to them
     with progress_bar(total=depth, unit="level", description="tree") as bar:

@@ -10,7 +10,7 @@ import numpy as np
 from llmlab.display import palette
 from llmlab.display.html import render
 from llmlab.display.theme import style_sheet
-from llmlab.text.numbers import probability
+from llmlab.text.numbers import probability, share
 
 #: The full width of a bar stands for one of these probabilities: the smallest that no bar is longer than.
 _SCALES = (0.1, 0.25, 0.5, 1.0)
@@ -56,7 +56,7 @@ class _Row(NamedTuple):
 
 def to_html(bars: DistributionBars) -> str:
     """The bars as a fragment of HTML."""
-    tallest = max(*bars.raw, *bars.prob, *bars.final, 1e-9)
+    tallest = max(*bars.raw, *bars.prob, *bars.final, *_left(bars), 1e-9)
     scale = next((scale for scale in _SCALES if tallest <= scale), 1.0)
     can = "all" if bars.kept == bars.vocab_size else f"{bars.kept:,} of"
     return render(
@@ -65,11 +65,11 @@ def to_html(bars: DistributionBars) -> str:
         place=bars.place,
         kept=f"{can} {bars.vocab_size:,} tokens can be drawn",
         scale=f"{scale:g}",
-        rows=[_row(bars, at, scale) for at in range(len(bars.labels))],
+        rows=[*(_row(bars, at, scale) for at in range(len(bars.labels))), *_others(bars, scale)],
         seed=bars.seed,
         would=None if bars.would is None else bars.would[1],
         drawn=None if bars.drawn is None else bars.drawn[1],
-        cuts=[(name, f"{bars.removed[name][0]:,}", f"{bars.removed[name][1]:.2%}") for name in bars.settings],
+        cuts=[(name, f"{bars.removed[name][0]:,}", share(bars.removed[name][1])) for name in bars.settings],
     )
 
 
@@ -94,6 +94,37 @@ def _row(bars: DistributionBars, at: int, scale: float) -> _Row:
         fill=_FILL.get(removed_by, palette.VERMILION),
         tick=_percent(raw, scale),
     )
+
+
+def _left(bars: DistributionBars) -> tuple[float, float, float]:
+    """What the tokens that have bars leave to all others: raw, before truncation, and sampling."""
+    if len(bars.labels) >= bars.vocab_size:
+        return 0.0, 0.0, 0.0
+    left = [1 - float(np.sum(each, dtype=np.float64)) for each in (bars.raw, bars.prob, bars.final)]
+    raw, prob, final = (each if each > 1e-6 else 0.0 for each in left)
+    return raw, prob, final
+
+
+def _others(bars: DistributionBars, scale: float) -> list[_Row]:
+    """The row of all tokens that have none of their own, where there are some."""
+    raw, prob, final = _left(bars)
+    number = bars.vocab_size - len(bars.labels)
+    if max(raw, prob, final) == 0:
+        return []
+    values = f"raw {probability(raw)} · before truncation {probability(prob)} · sampling {probability(final)}"
+    return [
+        _Row(
+            label=f"{number:,} others",
+            title=values,
+            marks="others",
+            shown=probability(final),
+            raw=probability(raw),
+            removed_by="",
+            width=_percent(final, scale),
+            fill=palette.GREY,
+            tick=_percent(raw, scale),
+        )
+    ]
 
 
 def _percent(value: float, scale: float) -> str:

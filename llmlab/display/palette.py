@@ -55,6 +55,8 @@ DARK_RAMP = (
 LIGHT_PAGE, DARK_PAGE = Ink("#ffffff", "#1f2328"), Ink("#14171c", "#e6e6e6")
 LIGHT_FAINT, DARK_FAINT = Ink("#ffffff", "#59636e"), Ink("#14171c", "#a0a8b2")
 LIGHT_CONTROL, DARK_CONTROL = Ink("#e4e4e4", "#4a4a4a"), Ink("#3a3a3a", "#d0d0d0")
+LIGHT_REMOVED, DARK_REMOVED = Ink("#fbe3d6", _DARK), Ink("#5a2b12", "#ffe6d8")
+LIGHT_ADDED, DARK_ADDED = Ink("#d9ebf7", _DARK), Ink("#123f5e", "#dcefff")
 LIGHT_PANEL, DARK_PANEL = Ink("#f6f8fa", "#1f2328"), Ink("#1f242c", "#e6e6e6")
 
 

@@ -85,9 +85,10 @@ def _vanishing() -> type:
 
         def close(self) -> None:
             if not self.disable:
-                super().close()
-                self.container.close()
+                # First the output goes that refers to the bar: a page may draw it at any time.
                 if self.shown is not None:
                     self.shown.update({"text/plain": ""}, raw=True)
+                super().close()
+                self.container.close()
 
     return Bar

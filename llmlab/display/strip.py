@@ -8,7 +8,7 @@ titles remain, and nothing else appears.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 
 from llmlab.display import palette
 from llmlab.display.html import Markup, fragment, render, with_line_breaks
-from llmlab.display.theme import page_sheet, style_sheet
+from llmlab.display.theme import page_sheet, rules, style_sheet
 from llmlab.protocol.arguments import one_of, whole
 from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, Tokens, ToolCall
 from llmlab.protocol.partial import UNFINISHED
@@ -29,6 +29,8 @@ from llmlab.text.spelling import Piece, completed_characters, label, name_of, pi
 _SAMPLING_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_scalar)
 #: The columns that a token can be coloured by.
 COLOURED_BY = ("logprob", "sampling_logprob")
+#: The letters of a line of a strip of ordinary width, and its height.
+_LINE, _LINE_PIXELS = 60, 25
 #: The width of a bar of block characters, in cells, at a probability of one.
 _BAR = 10
 
@@ -93,10 +95,12 @@ def strip(
             part = int(min(left, len(choice.tokens)))
             shown.append(_choice(choice, part, known, by_known, alternatives, several=several))
             left -= part
+    brief = _is_brief(shown, _tall(alternatives))
     return render(
         "strip",
         tall=_tall(alternatives),
-        sheet=_sheet(),
+        brief=brief,
+        sheet=_sheet(brief=brief),
         model=completion.model,
         summary=_summary(completion),
         notes=completion.notes,
@@ -206,21 +210,24 @@ def _title(tokens: Tokens, at: int, names: Mapping[int, str], alternatives: int,
         for name in ("logprob", "sampling_logprob", "entropy", "sampling_entropy", "margin")
     )
     lines += [
-        "               raw  sampling",
+        "                raw  sampling",
         f"probability {_p(logprob)}  {_p(sampling)}",
-        f"logprob     {_f(logprob)}  {_f(sampling)}",
-        f"entropy     {_f(entropy)}  {_f(sampling_entropy)}",
+        f"logprob      {_f(logprob)}   {_f(sampling)}",
+        f"entropy      {_f(entropy)}   {_f(sampling_entropy)}",
         f"rank {_n(int(tokens.rank[at]))} · kept {_n(int(tokens.kept[at]))}",
         f"margin {_f(margin).strip()} · position {at}",
     ]
     rows = [a for a in range(min(alternatives, tokens.top_ids.shape[1])) if _there(tokens, at, a)]
     if rows:
-        lines.append("   raw sampl.")
+        lines.append("    raw  sampl.")
     for a in rows:
         own, sampled = float(tokens.top_logprob[at, a]), float(tokens.top_sampling_logprob[at, a])
         chosen = "▸" if _is_sampled(tokens, at, a) else " "
-        name = label(tokens.top_bytes[at][a], name=name_of(int(tokens.top_ids[at, a]), names), limit=14)
+        name = label(tokens.top_bytes[at][a], name=name_of(int(tokens.top_ids[at, a]), names), limit=12)
         lines.append(f"{_p(own)} {_p(sampled)} {_bar(own)} {chosen}{name}")
+    if rows:
+        own, sampled = (_left(getattr(tokens, name)[at, rows]) for name in ("top_logprob", "top_sampling_logprob"))
+        lines.append(f"{_p(own)} {_p(sampled)} {_bar(own)}  all others")
     return "\n".join(lines)
 
 
@@ -235,7 +242,13 @@ def _is_sampled(tokens: Tokens, at: int, a: int) -> bool:
 
 
 def _p(logprob: float) -> str:
-    return f"{probability(math.exp(logprob)):>6}"
+    return f"{probability(math.exp(logprob)):>7}"
+
+
+def _left(logprobs: np.ndarray) -> float:
+    """The logarithm of the probability that tokens leave to all others; float32 knows it to six digits."""
+    left = 1 - float(np.exp(logprobs.astype(np.float64)).sum())
+    return math.nan if math.isnan(left) else math.log(left) if left > 1e-6 else -math.inf
 
 
 def _f(value: float) -> str:
@@ -292,14 +305,26 @@ def _messages(completion: Completion) -> Iterator[tuple[str, str]]:
 
 
 def _tall(alternatives: int) -> int:
-    """The height of a token's details in pixels: nine lines and one for each alternative."""
-    return 22 + 18 * (9 + alternatives)
+    """The height of a token's details in pixels: nine lines, one for each alternative and one for all others."""
+    return 22 + 18 * (10 + alternatives)
+
+
+def _is_brief(shown: Sequence[_Shown], tall: int) -> bool:
+    """Whether the text is so short that it would leave most of a token's details' height empty."""
+    lines = 0.0
+    for choice in shown:
+        letters = sum(len(piece.text) for run in choice.runs for token in run.tokens for _, parts in token.parts
+                      for piece in parts)  # fmt: skip
+        breaks = sum(piece.kind == "break" for run in choice.runs for token in run.tokens for _, parts in token.parts
+                     for piece in parts)  # fmt: skip
+        lines += 1.5 + len(choice.runs) + breaks + len(choice.calls) + (letters + len(choice.text)) / _LINE
+    return lines * _LINE_PIXELS < tall / 2
 
 
 @cache
-def _sheet() -> Markup:
+def _sheet(*, brief: bool) -> Markup:
     steps = " ".join(
         f".llmlab-strip .p{at} {{ background: var(--b{at}) !important; color: var(--t{at}) !important; }}"
         for at in range(len(palette.LIGHT_RAMP))
     )
-    return fragment("{} {}", style_sheet("strip"), Markup(steps))
+    return style_sheet("strip", more=f"{steps} {rules('brief')}" if brief else steps)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from llmlab.errors import RequestError
+from llmlab.errors import RequestError, short
 from llmlab.protocol.backend import Backend
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
@@ -26,10 +26,11 @@ WITHOUT_CONTROL: Mapping[str, str] = {
 class Control(NamedTuple):
     """One field of a request as something to be set by hand.
 
-    `kind` says what the control holds: "number" and "count" a number on a slider; "whole" an integer as text, empty for
-    none; "text" a text, empty for none, that may also be JSON; "json" JSON, empty for none; "flag" a bool; "choice" one
-    of `choices`. `effect` says what a change moves first (see `llmlab.sampling.fields.Effect`). `empty` is what an
-    empty box shows: what that means, or an example.
+    `kind` says what the control holds: "number" and "count" a number, or a text that was typed in its place; "whole" an
+    integer as text, empty for none; "text" a text, empty for none, that may also be JSON; "json" JSON, empty for none;
+    "flag" a bool; "choice" one of `choices`. `effect` says what a change moves first (see
+    `llmlab.sampling.fields.Effect`). `low`, `high`, `step` and `scale` are the slider's; a number may lie between its
+    steps and beyond its ends. `empty` is what an empty box shows: what that means, or an example.
     """
 
     name: str
@@ -43,10 +44,13 @@ class Control(NamedTuple):
     step: float = 0.01
     choices: tuple[str, ...] = ()
     empty: str = ""
+    scale: Literal["linear", "log"] = "linear"
 
 
 _ON, _OFF, _TEMPLATES = "on", "off", "the template’s default"
 _SWITCH = {_ON: True, _OFF: False}
+#: What the controls with a slider hold.
+_WORDS = {"number": "a number", "count": "an integer"}
 #: The widget for a field of each kind, where the field does not say another.
 _WIDGETS = {"number": "number", "integer": "count", "by_token": "json", "flag": "flag", "choice": "choice"}
 
@@ -61,7 +65,7 @@ def control_of(field: Field) -> Control:
         low, high = said.low if said.low is not None else field.low, said.high if said.high is not None else field.high
         assert low is not None and high is not None, f"{field.name}: a slider needs both ends"
         step = said.step if said.step is not None else 1 if kind == "count" else 0.01
-        return found._replace(default=field.default, low=low, high=high, step=step)
+        return found._replace(default=field.default, low=low, high=high, step=step, scale=said.scale)
     if kind == "switch":
         return found._replace(kind="choice", default=_TEMPLATES, choices=(_TEMPLATES, _ON, _OFF))
     if kind in ("flag", "choice"):
@@ -122,6 +126,8 @@ def _left_alone(control: Control, value: Any) -> bool:
 
 def _read(control: Control, value: Any) -> Any:
     name = control.name
+    if control.kind in _WORDS and isinstance(value, str):
+        raise RequestError(f"{name} must be {_WORDS[control.kind]}, got {short(value)}", param=name)
     if control.kind == "whole":
         text = value.strip().replace("−", "-")
         if not text.removeprefix("-").isdecimal():
@@ -143,8 +149,9 @@ def _written(control: Control, value: Any) -> Any:
     if control.kind == "whole":
         return str(value)
     if control.kind in ("text", "json"):
-        plain = control.kind == "text" and isinstance(value, str) and value.lstrip()[:1] not in ("[", "{", '"')
-        return value if plain else json.dumps(value, ensure_ascii=False)
+        # A browser's line of text has no line breaks: such a text is spelled in JSON, where they are escaped.
+        plain = isinstance(value, str) and value.lstrip()[:1] not in ("[", "{", '"') and value.isprintable()
+        return value if control.kind == "text" and plain else json.dumps(value, ensure_ascii=False)
     if control.name == "enable_thinking":
         return _ON if value else _OFF
     return value

@@ -11,12 +11,13 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from llmlab.display import bars
+from llmlab.display.bars import DistributionBars
 from llmlab.display.html import Markup, fragment
 from llmlab.display.strip import strip
 from llmlab.errors import ContextLengthError, LLMLabError, RequestError
+from llmlab.playground.looks import Looks
 from llmlab.playground.run import Run
-from llmlab.playground.side import SideView, error_line, hidden_html, shows, styled, toggle
+from llmlab.playground.side import SideView, error_line, shows, styled
 from llmlab.playground.state import ChatModel, State
 from llmlab.protocol.request import Request
 from llmlab.results.result import Result
@@ -50,29 +51,37 @@ class Playground:
 
     def __init__(self, model: ChatModel, request: Request, *, order: str = "llmlab") -> None:
         self.state = State(model, self, request=request, order=order)
-        self._prompt = _text(self.state.prompt, rows=3, hint="What do you want to ask?")
-        self._system = _text(
+        self._looks = looks = Looks()
+        self._prompt = self._text(self.state.prompt, rows=3, hint="What do you want to ask?")
+        self._system = self._text(
             self.state.system, rows=2, hint="How the model should behave; leave it empty for no system message"
         )
-        self._raw = widgets.Checkbox(
-            value=self.state.raw, description="raw text, without the chat template", indent=False,
-            layout=widgets.Layout(width="auto", margin="2px 8px"),
+        self._raw = looks.make(
+            widgets.Checkbox, value=self.state.raw, description="raw text, without the chat template", indent=False,
+            layout=looks.layout(width="auto", margin="2px 8px"),
         )  # fmt: skip
-        self._prompt_error = hidden_html()
-        self._before = hidden_html()
-        self._generate = _button("Generate", "play", "Send the request; an answer in progress is stopped")
-        self._generate.button_style = "primary"
-        self._stop = _button("Stop", "stop", "Stop the answer; what was generated stays")
-        self._both = toggle("Compare A and B", "columns", "Compare with other settings, under the same noise")
-        self._same = _button("Copy A to B", "clone", "Set all parameters of B to those of A")
-        self._same.layout.display = "none"
-        self._with_system = toggle("System message", "comment", "The message before the conversation")
-        self._past = toggle("History", "history", "Earlier answers")
-        self._history = widgets.Select(options=[], rows=6, layout=widgets.Layout(width=_FULL))
+        self._prompt_error = looks.hidden_html()
+        self._before = looks.hidden_html()
+        self._compared = looks.hidden_html()
+        self._generate = looks.button(
+            "Generate", "play", "Send the request; an answer in progress is stopped", button_style="primary"
+        )
+        self._stop = looks.button("Stop", "stop", "Stop the answer; what was generated stays")
+        self._both = looks.toggle("Compare A and B", "columns", "Compare with other settings, under the same noise")
+        self._same = looks.button(
+            "Copy A to B", "clone", "Set all parameters of B to those of A",
+            layout=widgets.Layout(width="auto", display="none"),
+        )  # fmt: skip
+        self._with_system = looks.toggle("System message", "comment", "The message before the conversation")
+        self._past = looks.toggle("History", "history", "Earlier answers")
+        self._history = looks.make(widgets.Select, options=[], rows=6, layout=looks.layout(width=_FULL))
         self._show_in = {
-            name: _button(f"Show in {name}", "reply", f"Set {name} to the selected request") for name in "AB"
+            name: looks.button(f"Show in {name}", "reply", f"Set {name} to the selected request") for name in "AB"
         }
-        self._sides = {name: SideView(self.state, name) for name in self.state.sides}
+        self._sides = {"A": SideView(self.state, "A", looks)}  #: B is made when it is first shown
+        self._side_by_side = looks.make(widgets.HBox, [self._sides["A"].box], layout=looks.layout(
+            flex_flow="row wrap", width=_FULL, grid_gap="8px 18px", align_items="flex-start"
+        ))  # fmt: skip
         self.widget = self._laid_out()
         self._observe()
         self._show_prompt()
@@ -102,15 +111,18 @@ class Playground:
     def close(self) -> None:
         """Stop the answers in progress, and remove the widgets from the page."""
         self.state.stop()
-        for widget in list(_tree(self.widget)):
+        tree = list(_tree(self.widget))
+        looks = {id(look): look for widget in tree for look in (widget.layout, getattr(widget, "style", None)) if look}
+        for widget in [*tree, *looks.values()]:  # what refers to a model is closed before it
             widget.close()
 
     # --- called by the state, from its threads; see `View` ---------------------------------------------------------
 
-    def distribution(self, side: str, shown: bars.DistributionBars | str) -> None:
+    def distribution(self, side: str, shown: DistributionBars | str) -> None:
         """See `View`."""
-        self._sides[side].distribution.value = bars.message(shown) if isinstance(shown, str) else bars.to_html(shown)
-        self._sides[side].show_snippets()
+        if side in self._sides:  # B can be set before it is shown
+            self._sides[side].show_distribution(shown)
+            self._sides[side].show_snippets()
 
     def waiting(self, side: str, what: str) -> None:
         """See `View`."""
@@ -126,6 +138,11 @@ class Playground:
         self._sides[side].show_run(run)
         self._history.options = [(each.title, each.number) for each in reversed(self.state.history)]
 
+    def compared(self, shown: str) -> None:
+        """See `View`."""
+        self._compared.value = styled("compared", Markup(shown)) if shown else ""
+        self._compared.layout.display = "" if shown else "none"
+
     def wrong(self, side: str, error: LLMLabError | None) -> None:
         """See `View`."""
         of_prompt = error is not None and (
@@ -135,38 +152,47 @@ class Playground:
         if self._prompt_error.value != text:
             self._prompt_error.value = text
             self._prompt_error.layout.display = "" if text else "none"
-        self._sides[side].show_error(None if of_prompt else error)
+        if side in self._sides:
+            self._sides[side].show_error(None if of_prompt else error)
 
     # --- the page ---------------------------------------------------------------------------------------------------
 
     def _laid_out(self) -> widgets.Widget:
         facts = self.state.model.backend.describe()
         where = " · ".join(str(facts[name]) for name in ("model", "device") if facts.get(name))
-        title = widgets.HTML(styled("title", fragment("<b>llmlab playground</b> &nbsp;{}", where)))
-        row = widgets.Layout(flex_flow="row wrap", align_items="center", width=_FULL)
-        system = widgets.VBox([_label("system"), self._system], layout=widgets.Layout(display="none", width=_FULL))
-        self._history_box = widgets.VBox(
-            [self._history, widgets.HBox(list(self._show_in.values()))],
+        looks = self._looks
+        title = looks.make(widgets.HTML, styled("title", fragment("<b>llmlab playground</b> &nbsp;{}", where)))
+        row = looks.layout(flex_flow="row wrap", align_items="center", width=_FULL)
+        system = looks.make(
+            widgets.VBox, [self._label("system"), self._system], layout=widgets.Layout(display="none", width=_FULL)
+        )
+        history_box = looks.make(
+            widgets.VBox,
+            [self._history, looks.make(widgets.HBox, list(self._show_in.values()))],
             layout=widgets.Layout(display="none", width=_FULL),
         )
         shows(self._with_system, system)
-        shows(self._past, self._history_box)
-        sides = [self._sides[name].box for name in ("A", "B")]
-        return widgets.VBox(
+        shows(self._past, history_box)
+        buttons = [
+            self._generate, self._stop, self._both, self._same, self._past, self._with_system, self._raw,
+        ]  # fmt: skip
+        return looks.make(
+            widgets.VBox,
             [
-                title, system, self._before, _label("prompt"), self._prompt, self._prompt_error,
-                widgets.HBox([self._generate, self._stop, self._both, self._same, self._past, self._with_system,
-                              self._raw], layout=row),
-                self._history_box,
-                widgets.HBox(sides, layout=widgets.Layout(
-                    flex_flow="row wrap", width=_FULL, grid_gap="8px 18px", align_items="flex-start")),
+                title, system, self._before, self._label("prompt"), self._prompt, self._prompt_error,
+                looks.make(widgets.HBox, buttons, layout=row), history_box, self._side_by_side, self._compared,
             ],
-            layout=widgets.Layout(width=_FULL, padding="2px 6px 8px 2px"),
+            layout=looks.layout(width=_FULL, padding="2px 6px 8px 2px"),
         )  # fmt: skip
 
+    def _text(self, value: str, *, rows: int, hint: str) -> widgets.Textarea:
+        layout = self._looks.layout(width=_FULL)
+        return self._looks.make(widgets.Textarea, value=value, rows=rows, placeholder=hint, layout=layout)
+
+    def _label(self, text: str) -> widgets.Label:
+        return self._looks.make(widgets.Label, text, layout=self._looks.layout(margin="0"))
+
     def _observe(self) -> None:
-        for side in self._sides.values():
-            side.observe()
         for box in (self._prompt, self._system, self._raw):
             box.observe(lambda _: self._prompt_changed(), names="value")
         self._generate.on_click(lambda _: self._ask())
@@ -175,7 +201,6 @@ class Playground:
         self._same.on_click(lambda _: self._set_alike())
         for name, button in self._show_in.items():
             button.on_click(lambda _, name=name: self._load(name))
-        self._sides["B"].box.layout.display = "none"
 
     def _prompt_changed(self) -> None:
         self.state.set_prompt(prompt=self._prompt.value, system=self._system.value, raw=self._raw.value)
@@ -188,6 +213,9 @@ class Playground:
         self.state.generate()
 
     def _show_both(self, both: bool) -> None:
+        if both and "B" not in self._sides:
+            side = self._sides["B"] = SideView(self.state, "B", self._looks)
+            self._side_by_side.children = [*self._side_by_side.children, side.box]
         self.state.both = both
         for name, side in self._sides.items():
             side.heading.layout.display = "" if both else "none"
@@ -196,10 +224,12 @@ class Playground:
         self._same.layout.display = "" if both else "none"
         if both:
             self.state.redraw("B")
+        self.state.compare()
 
     def _set_alike(self) -> None:
         self.state.copy("A", "B")
-        self._sides["B"].show_values()
+        if "B" in self._sides:
+            self._sides["B"].show_values()
 
     def _load(self, name: str) -> None:
         chosen = next((run for run in self.state.history if run.number == self._history.value), None)
@@ -246,24 +276,13 @@ class Playground:
             if side.result is not None:
                 completion = side.result.data
                 parts.append(strip(completion, names=completion.control_tokens, limit=_TOKENS))
+        parts.append(self._compared.value)
         # The parts are HTML already: each was escaped where it was made.
         return "".join(fragment('<div style="margin:.5em 0">{}</div>', Markup(part)) for part in parts if part)
 
     def __repr__(self) -> str:
         count = len(self.state.history)
         return f"<a playground of {self.state.model.backend.name}, {count} answer{'' if count == 1 else 's'}>"
-
-
-def _text(value: str, *, rows: int, hint: str) -> widgets.Textarea:
-    return widgets.Textarea(value=value, rows=rows, placeholder=hint, layout=widgets.Layout(width=_FULL))
-
-
-def _button(text: str, icon: str, hint: str) -> widgets.Button:
-    return widgets.Button(description=text, icon=icon, tooltip=hint, layout=widgets.Layout(width="auto"))
-
-
-def _label(text: str) -> widgets.Widget:
-    return widgets.Label(text, layout=widgets.Layout(margin="0"))
 
 
 def _tree(widget: widgets.Widget) -> Iterator[widgets.Widget]:

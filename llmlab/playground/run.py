@@ -34,6 +34,9 @@ class View(Protocol):
     def finished(self, side: str, run: Run) -> None:
         """The answer is finished, or was stopped."""
 
+    def compared(self, shown: str) -> None:
+        """The answers of both sides were compared: HTML, empty where there are no two answers to compare."""
+
     def wrong(self, side: str, error: LLMLabError | None) -> None:
         """The settings cannot be sent because of `error`; None: they can be sent (again)."""
 
@@ -51,11 +54,13 @@ class Run(NamedTuple):
         """One line: the number, the parameters that were set, and the beginning of the answer."""
         given = self.result.request.to_dict()
         shown = [
-            f"{name} {value:g}" if isinstance(value, int | float) else name
+            f"{name} {value!r}" if isinstance(value, int | float) else name
             for name, value in given.items()
             if name not in ("messages", "prompt", "seed", "max_tokens", "model") and not isinstance(value, bool)
         ]
         order = [] if self.order == "llmlab" else [self.order]
+        kept = max((choice.given for choice in self.result.choices), default=0)
+        order += [f"goes on from position {kept - 1}"] if kept else []
         text = " ".join(self.result.text.split())
         begun = text if len(text) <= 48 else f"{text[:47]}…"
         return " · ".join([f"{self.number} {self.side}", *shown, *order, f"seed {self.result.seed}", f"“{begun}”"])

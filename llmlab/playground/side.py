@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -13,6 +13,9 @@ from llmlab.display.strip import strip
 from llmlab.display.theme import style_sheet
 from llmlab.errors import LLMLabError, RequestError
 from llmlab.playground.controls import Control
+from llmlab.playground.looks import Looks
+from llmlab.playground.number import NumberControl
+from llmlab.playground.places import Places
 from llmlab.playground.run import Run
 from llmlab.playground.state import State
 from llmlab.results.result import Result
@@ -32,37 +35,50 @@ class SideView:
     Args:
         state: the settings and answers that the widgets show and change.
         name: the name of the side.
+        looks: makes the widgets.
     """
 
-    def __init__(self, state: State, name: str) -> None:
+    def __init__(self, state: State, name: str, looks: Looks) -> None:
         self._state = state
         self.name = name
-        self.controls = {control.name: make_control(control) for control in state.controls}
-        self._errors = {control.name: hidden_html() for control in state.controls}
-        self._error = hidden_html()
-        self.heading = hidden_html(fragment("<b>{}</b>", name))
-        self.distribution = widgets.HTML(bars.message("…"), layout=widgets.Layout(width=_FULL, margin="0"))
-        self.position = widgets.IntSlider(
-            value=0, min=0, max=1, description="position", tooltip="Position of the token whose distribution is shown",
-            style={"description_width": _LABEL}, layout=widgets.Layout(width=_FULL, display="none"),
-        )  # fmt: skip
-        self.status = widgets.HTML("", layout=widgets.Layout(margin="0 0 0 8px"))
-        self.answer = widgets.HTML("", layout=widgets.Layout(width=_FULL, margin="0"))
-        self._more = toggle("More parameters", "sliders", "Parameters that are rarely changed")
-        self._copy = toggle("Copy as code", "code", "This request as Python, as JSON, for the openai package, for curl")
-        self._spelling = widgets.ToggleButtons(options=SPELLINGS, style={"button_width": "auto"})
-        self._snippet = widgets.HTML(layout=widgets.Layout(width=_FULL, margin="0"))
+        self._looks = looks
+        self.controls = {control.name: make_control(control, looks) for control in state.controls}
+        self._errors = {control.name: looks.hidden_html() for control in state.controls}
+        self._error = looks.hidden_html()
+        self.heading = looks.hidden_html(fragment("<b>{}</b>", name))
+        self.distribution = looks.html(bars.message("…"), width=_FULL)
+        self.places = Places(
+            looks=looks, label_width=_LABEL, moved=self._move, go_on=lambda token: state.go_on(name, token)
+        )
+        self.status = looks.make(widgets.HTML, layout=looks.layout(margin="0 0 0 8px"))
+        self.answer = looks.html(width=_FULL)
+        self._more = looks.toggle("More parameters", "sliders", "Parameters that are rarely changed")
+        self._copy = looks.toggle(
+            "Copy as code", "code", "This request as Python, as JSON, for the openai package, for curl"
+        )
+        self._spelling = looks.make(widgets.ToggleButtons, options=SPELLINGS, style={"button_width": "auto"})
+        self._snippet = looks.html(width=_FULL)
         self.box = self._laid_out()
         self._set_values()
-
-    def observe(self) -> None:
-        """Pass every change that the user makes to the state, from now on."""
-        for name, control in self.controls.items():
-            control.observe(lambda change, name=name: self._state.change(self.name, name, change["new"]), names="value")
-        self.position.observe(lambda change: self._state.move(self.name, change["new"]), names="value")
+        # From now on every change that the user makes is passed to the state.
+        for field, control in self.controls.items():
+            control.observe(partial(self._changed, field), names="value")
         self._spelling.observe(lambda _: self.show_snippets(), names="value")
 
+    def _move(self, position: int, choice: int) -> None:
+        side = self._state.sides[self.name]
+        if (position, choice) != (side.position, side.choice):
+            self._state.move(self.name, position, choice=choice)
+
+    def _changed(self, control: str, change: dict[str, Any]) -> None:
+        self._state.change(self.name, control, change["new"])
+
     # --- what is shown ----------------------------------------------------------------------------------------------
+
+    def show_distribution(self, shown: bars.DistributionBars | str) -> None:
+        """Show a distribution, or a text that says why there is none."""
+        self.distribution.value = bars.message(shown) if isinstance(shown, str) else bars.to_html(shown)
+        self.places.offer(None if isinstance(shown, str) else shown, position=self._state.sides[self.name].position)
 
     def show_answer(self, result: Result, *, live: bool) -> None:
         """Show the token strip; while the answer is in progress, its end stays visible."""
@@ -70,7 +86,8 @@ class SideView:
         drawn = strip(completion, names=completion.control_tokens, limit=_TOKENS)
         notes = Markup("").join(fragment('<div class="note">note: {}</div>', note) for note in result.notes)
         follow = " follow" if live and len(result) == 1 else ""
-        self.answer.value = styled(f"answer{follow}", Markup(drawn) + notes)
+        clicks = self.places.on_click if self._state.has_logits else ""
+        self.answer.value = styled(f"answer{follow}", Markup(drawn) + notes, on_click=clicks)
 
     def show_run(self, run: Run) -> None:
         """Show a finished answer."""
@@ -82,11 +99,8 @@ class SideView:
 
     def show_positions(self, result: Result | None) -> None:
         """Show the slider for the position in an answer, if there are distributions to show."""
-        last = 0 if result is None or not result.choices else len(result.choices[0].tokens) - 1
-        there = last > 0 and self._state.has_logits
-        self.position.layout.display = "" if there else "none"
-        self.position.value = 0
-        self.position.max = max(last, 1)
+        there = result is not None and self._state.has_logits
+        self.places.show(result if there else None, position=self._state.sides[self.name].position)
 
     def show_error(self, error: LLMLabError | None) -> None:
         """Show an error below the control that it names; None removes the errors."""
@@ -129,67 +143,67 @@ class SideView:
     # --- layout ----------------------------------------------------------------------------------------------------
 
     def _laid_out(self) -> widgets.Widget:
+        looks = self._looks
         sampling, answer, more = (self._group(group) for group in ("sampling", "answer", "more"))
-        more_box = widgets.VBox(more, layout=widgets.Layout(display="none", width=_FULL))
-        copy_box = widgets.VBox([self._spelling, self._snippet], layout=widgets.Layout(display="none", width=_FULL))
+        more_box = looks.make(widgets.VBox, more, layout=widgets.Layout(display="none", width=_FULL))
+        copy_box = looks.make(
+            widgets.VBox, [self._spelling, self._snippet], layout=widgets.Layout(display="none", width=_FULL)
+        )
         shows(self._more, more_box)
         shows(self._copy, copy_box)
         self._copy.observe(lambda _: self.show_snippets(), names="value")
         buttons = [self._more, self._copy, self.status]
-        column = {"flex": "1 1 330px", "min_width": "0", "max_width": "720px"}
-        controls = widgets.VBox([*sampling, *answer], layout=widgets.Layout(**column))
-        distribution = widgets.VBox([self.distribution, self.position], layout=widgets.Layout(**column))
-        return widgets.VBox(
+        column = looks.layout(flex="1 1 330px", min_width="0", max_width="720px")
+        controls = looks.make(widgets.VBox, [*sampling, *answer], layout=column)
+        distribution = looks.make(widgets.VBox, [self.distribution, *self.places.widgets], layout=column)
+        # Next to each other, as far as there is room; the others go below.
+        wrapping = looks.layout(flex_flow="row wrap", width=_FULL, grid_gap="0 14px", align_items="flex-start")
+        row = looks.layout(flex_flow="row wrap", align_items="center")
+        return looks.make(
+            widgets.VBox,
             [
                 self.heading,
-                _wrapping([controls, distribution]),
-                widgets.HBox(buttons, layout=widgets.Layout(flex_flow="row wrap", align_items="center")),
+                looks.make(widgets.HBox, [controls, distribution], layout=wrapping),
+                looks.make(widgets.HBox, buttons, layout=row),
                 more_box, copy_box, self._error, self.answer,
             ],
             layout=widgets.Layout(flex="1 1 340px", min_width="0", overflow="hidden"),
         )  # fmt: skip
 
     def _group(self, group: str) -> list[widgets.Widget]:
+        """The controls of a group, each with the line for its error below it."""
         return [
-            widgets.VBox([self.controls[control.name], self._errors[control.name]], layout=widgets.Layout(width=_FULL))
+            widget
             for control in self._state.controls
             if control.group == group
+            for widget in (_shown(self.controls[control.name]), self._errors[control.name])
         ]
 
     def _set_values(self) -> None:
         for name, value in self._state.sides[self.name].values.items():
-            control = self.controls[name]
-            if hasattr(control, "min"):  # a slider must take every value that the API allows
-                control.min, control.max = min(control.min, value), max(control.max, value)
-            control.value = value
+            self.controls[name].value = value
 
 
-def make_control(control: Control) -> widgets.Widget:
+def make_control(control: Control, looks: Looks) -> widgets.Widget | NumberControl:
     """The widget of a control, with its whole label."""
     label = _LONG_LABEL if control.group == "more" else _LABEL
-    common: dict[str, Any] = {
-        "description": control.name,
-        "tooltip": control.hint,
-        "style": {"description_width": label},
-        "layout": widgets.Layout(width=_FULL, margin="1px 0"),
-    }
+    layout = looks.layout(width=_FULL, margin="1px 0")
     if control.kind in ("number", "count"):
-        slider = widgets.FloatSlider if control.kind == "number" else widgets.IntSlider
-        bounds = {"min": control.low, "max": control.high, "step": control.step, "value": control.default}
-        more = {"readout_format": ".2f"} if control.kind == "number" else {}
-        whole = (lambda value: value) if control.kind == "number" else int
-        return slider(**{name: whole(value) for name, value in bounds.items()}, **more, **common)
+        return NumberControl(control, looks=looks, label_width=label, layout=layout)
+    common: dict[str, Any] = {"description": control.name, "tooltip": control.hint, "value": control.default}
+    style = {"description_width": label}
     if control.kind == "flag":
-        common["layout"] = widgets.Layout(width="auto", margin=f"1px 0 1px calc({label} + 4px)")
-        return widgets.Checkbox(value=control.default, indent=False, **common)
+        layout = looks.layout(width="auto", margin=f"1px 0 1px calc({label} + 4px)")
+        return looks.make(widgets.Checkbox, indent=False, layout=layout, style=style, **common)
     if control.kind == "choice":
-        return widgets.Dropdown(options=control.choices, value=control.default, **common)
-    return widgets.Text(value=control.default, placeholder=control.empty, continuous_update=False, **common)
+        return looks.make(widgets.Dropdown, options=control.choices, layout=layout, style=style, **common)
+    return looks.make(
+        widgets.Text, placeholder=control.empty, continuous_update=False, layout=layout, style=style, **common
+    )
 
 
-def toggle(text: str, icon: str, hint: str) -> widgets.ToggleButton:
-    """A button that stays pressed until it is clicked again, as wide as its text."""
-    return widgets.ToggleButton(description=text, icon=icon, tooltip=hint, layout=widgets.Layout(width="auto"))
+def _shown(control: widgets.Widget | NumberControl) -> widgets.Widget:
+    return control.widget if isinstance(control, NumberControl) else control
 
 
 def shows(button: widgets.ToggleButton, box: widgets.Widget) -> None:
@@ -201,28 +215,18 @@ def shows(button: widgets.ToggleButton, box: widgets.Widget) -> None:
     button.observe(follow, names="value")
 
 
-def hidden_html(text: str = "") -> widgets.HTML:
-    """A line of HTML that is hidden at first."""
-    return widgets.HTML(text, layout=widgets.Layout(display="none", margin="0"))
-
-
 def error_line(error: LLMLabError) -> str:
     """An error and its notes as HTML."""
     lines = [str(error), *getattr(error, "__notes__", ())]
     return styled("error", Markup("<br>").join(lines), role="alert")
 
 
-def styled(kind: str, inside: Markup | str, *, role: str = "") -> str:
-    """A part of the playground as HTML with its style sheet; text is escaped."""
+def styled(kind: str, inside: Markup | str, *, role: str = "", on_click: str = "") -> str:
+    """A part of the playground as HTML with its style sheet; text is escaped. `on_click` is JavaScript."""
     sheet = Markup(style_sheet("playground"))
-    named = fragment(' role="{}"', role) if role else ""
+    named = fragment(' role="{}"', role) if role else Markup("")
+    named += fragment(' onclick="{}"', on_click) if on_click else Markup("")
     return str(fragment('<style>{}</style><div class="llmlab-playground {}"{}>{}</div>', sheet, kind, named, inside))
-
-
-def _wrapping(parts: Sequence[widgets.Widget]) -> widgets.HBox:
-    """Widgets next to each other, as far as there is room; the others go below."""
-    layout = widgets.Layout(flex_flow="row wrap", width=_FULL, grid_gap="0 14px", align_items="flex-start")
-    return widgets.HBox(list(parts), layout=layout)
 
 
 #: Selects the snippet and copies it. This also works on pages that have no access to the clipboard API.

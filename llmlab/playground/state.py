@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.display.bars import DistributionBars
+from llmlab.display.html import fragment
 from llmlab.errors import LLMLabError, RequestError
 from llmlab.playground.bars import distribution_bars
 from llmlab.playground.controls import WITHOUT_CONTROL, controls_for, fields_of, values_of
@@ -22,11 +23,11 @@ from llmlab.playground.run import Answer, Run, View, shown_error
 from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.export import as_lab_call
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
+from llmlab.results.stream import Stream, branch_stream
 
 if TYPE_CHECKING:
     from llmlab.results.next_token import NextToken
     from llmlab.results.result import Result
-    from llmlab.results.stream import Stream
 
 #: Seconds after the last keystroke before the distribution after a new prompt is computed.
 TYPING = 0.35
@@ -60,6 +61,7 @@ class Side:
         self.name = name
         self.values = dict(values)  #: name of a control -> its value
         self.position = 0  #: of the token whose distribution is shown; 0 is the first one after the prompt
+        self.choice = 0  #: the choice that the position is in
         self.result: Result | None = None
         self.answer: Answer | None = None  #: the answer in progress, or the last one
         self.distributions = Latest(f"llmlab-distribution-{name}")
@@ -87,7 +89,8 @@ class State:
         self.both = False  #: whether B is in use as well
         self.history: list[Run] = []
         self._first_step: tuple[str, NextToken] | None = None
-        self._steps: dict[str, tuple[Result, int, NextToken]] = {}
+        self._steps: dict[str, tuple[Result, tuple[int, int], NextToken]] = {}
+        self._comparison = Latest("llmlab-comparison")
         self._asking = threading.Lock()  # one thread at a time asks for logits
         self._keeping = threading.Lock()
         #: Fields without a control; they are part of every request.
@@ -158,21 +161,22 @@ class State:
         if (prompt, system, raw) != (self.prompt, self.system, self.raw):
             self.prompt, self.system, self.raw = prompt, system, raw
             for name in self.names:
-                self.sides[name].position = 0
+                self.sides[name].position = self.sides[name].choice = 0
                 self.redraw(name, delay=TYPING)
 
-    def move(self, name: str, position: int) -> None:
+    def move(self, name: str, position: int, *, choice: int = 0) -> None:
         """Show the distribution at another position of a side's answer; 0 is the first token after the prompt."""
-        self.sides[name].position = position
+        self.sides[name].position, self.sides[name].choice = position, choice
         self.redraw(name)
 
     def load(self, run: Run, name: str) -> None:
         """Set a side to the request of a run in the history, including its seed."""
         request, side = run.result.request.replace(seed=run.result.seed), self.sides[name]
         side.values = values_of(request, order=run.order, controls=self.controls)
-        side.result, side.position = run.result, 0
+        side.result, side.position, side.choice = run.result, 0, 0
         self._take_prompt(request)
         self.redraw(name)
+        self.compare()
 
     def copy(self, source: str, target: str) -> None:
         """Copy the settings of one side to the other."""
@@ -197,9 +201,30 @@ class State:
                 continue
             if request.seed is None and self.has_logits:  # not every endpoint accepts a seed
                 request = request.replace(seed=seed)
-            self._start(name, request, order=self.order(name))
+            order = self.order(name)
+            self._start(name, partial(self.model.stream, request, order=order), order=order)
 
-    def _start(self, name: str, request: Request, *, order: str) -> None:
+    def go_on(self, name: str, token: int) -> None:
+        """Continue a side's answer from the position that is shown, with a token there, under the present settings."""
+        side = self.sides[name]
+        if side.result is None:
+            return
+        self.stop()
+        try:
+            request, order = self.request(name), self.order(name)
+        except LLMLabError as error:
+            self.view.wrong(name, error)
+            return
+        acting = {one.name for one in self.controls if one.effect in ("distribution", "answer")} - {"n", "seed"}
+        fields = {
+            field: getattr(request, field) if field in request.model_fields_set else None  # None: its default
+            for field in acting & type(request).model_fields.keys()
+        }
+        ask = partial(branch_stream, side.result, side.position, token, choice=side.choice, order=order, **fields)
+        self._start(name, ask, order=order, position=side.position)
+
+    def _start(self, name: str, ask: Callable[[], Stream], *, order: str, position: int = 0) -> None:
+        """Start an answer; once it is there, the distribution at a position of it is shown."""
         side, view = self.sides[name], self.view
 
         def is_current() -> bool:
@@ -213,16 +238,17 @@ class State:
         def finished(result: Result) -> None:
             run = self._add_to_history(name, result, order)
             if is_current():
-                side.result, side.position = result, 0
+                side.result, side.position, side.choice = result, min(position, _last(result)), 0
                 view.finished(name, run)
                 self.redraw(name)
+                self.compare()
 
         def failed(error: Exception) -> None:
             if is_current():
                 view.wrong(name, shown_error(error))
 
         answer = Answer(
-            f"llmlab-playground-{name}", partial(self.model.stream, request, order=order),
+            f"llmlab-playground-{name}", ask,
             waiting=partial(view.waiting, name), grew=grew, finished=finished, failed=failed,
         )  # fmt: skip
         side.answer = answer
@@ -233,6 +259,20 @@ class State:
         for side in self.sides.values():
             if side.answer is not None:
                 side.answer.stop()
+
+    def compare(self) -> None:
+        """Show where the answers of both sides first differ and why, if both sides are in use and have one."""
+        self._comparison.ask(self._compare)
+
+    def _compare(self) -> None:
+        before, after = (self.sides[name].result for name in "AB")
+        shown = ""
+        if self.both and before is not None and after is not None:
+            try:
+                shown = after.diff(before)._repr_html_()
+            except Exception as error:
+                shown = str(fragment("<div>{}</div>", shown_error(error)))
+        self.view.compared(shown)
 
     @property
     def running(self) -> bool:
@@ -245,6 +285,7 @@ class State:
             if side.answer is not None:
                 side.answer.join(timeout)
             side.distributions.wait(timeout)
+        self._comparison.wait(timeout)
 
     def _add_to_history(self, name: str, result: Result, order: str) -> Run:
         """Add an answer to the history, unless it was stopped before its first token."""
@@ -275,8 +316,9 @@ class State:
         seed, place = request.seed, "the first token"
         if seed is None and side.result is not None:
             seed = side.result.seed
-        if position and side.result is not None:
-            step, place = self._later(name, side.result, position), f"position {position} of the answer"
+        if (position or side.choice) and side.result is not None:
+            step = self._later(name, side.result, position, side.choice)
+            place = f"position {position} of {f'choice {side.choice}' if len(side.result) > 1 else 'the answer'}"
             fields = self._all(request, acting)
         else:
             step = self._first(request)
@@ -292,11 +334,12 @@ class State:
                 self._first_step = (key, self.model.next_token(plain))
             return self._first_step[1]
 
-    def _later(self, name: str, result: Result, position: int) -> NextToken:
+    def _later(self, name: str, result: Result, position: int, choice: int) -> NextToken:
         with self._asking:
             known = self._steps.get(name)
-            if known is None or known[0] is not result or known[1] != position:
-                known = self._steps[name] = (result, position, result.next_token(position))
+            if known is None or known[0] is not result or known[1] != (position, choice):
+                step = result.next_token(position, choice=choice)
+                known = self._steps[name] = (result, (position, choice), step)
             return known[2]
 
     def _all(self, request: Request, acting: set[str]) -> dict[str, Any]:
@@ -320,6 +363,11 @@ class State:
                 param="messages",
             )
         self.before, self.prompt = list(messages[:-1]), messages[-1]["content"]
+
+
+def _last(result: Result) -> int:
+    """The last position of the first choice that a token can be drawn at."""
+    return max(len(result.choices[0].tokens) - 1, 0) if result.choices else 0
 
 
 def _same(one: Request, other: Request) -> bool:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     )
     from llmlab.plots.counterfactual import plot_diff, plot_orders, plot_sensitivity, plot_tree
     from llmlab.plots.distribution import plot_penalties, plot_stages, plot_temperatures, plot_truncation
-    from llmlab.plots.sweep import plot_diversity, plot_heatmap, plot_lines
+    from llmlab.plots.diversity import plot_diversity
+    from llmlab.plots.sweep import plot_heatmap, plot_lines
 
 #: The file that each public name comes from; it is imported when the name is first used.
 _PLACES = {
@@ -33,7 +34,7 @@ _PLACES = {
     "plot_check": "check",
     "plot_diff": "counterfactual",
     "plot_sensitivity": "counterfactual",
-    "plot_diversity": "sweep",
+    "plot_diversity": "diversity",
     "plot_heatmap": "sweep",
     "plot_lines": "sweep",
     "plot_logprobs": "completion",

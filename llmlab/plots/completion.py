@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from llmlab.display import palette
+from llmlab.plots.given import check_data, choice_rows
 from llmlab.plots.labels import (
     TOKEN_SIZE,
     axis_labels,
     font_glyphs,
     frame_labels,
+    length,
     longest,
     name_ticks,
     points,
+    room_below,
+    room_beside,
+    shortened,
+    tick_size,
     token_axis,
     token_labels,
 )
+from llmlab.plots.room import drawn
 from llmlab.plots.style import (
     LABELLED,
     RAW,
@@ -27,27 +34,31 @@ from llmlab.plots.style import (
     fineness,
     grid,
     inches,
+    lay_out,
     legend_above,
     new_axes,
     numbers,
     open_frame,
     say_nothing_known,
-    style,
+    thickness,
     title,
+    write,
 )
-from llmlab.protocol.arguments import place, whole
+from llmlab.protocol.arguments import number, place, whole
 from llmlab.protocol.completion import Choice
 from llmlab.text.numbers import probability
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.patches import Rectangle
 
+_FRAME = "Result.logprobs_frame()"
 #: A token of lower raw probability than this is marked as a surprise.
 SURPRISE = 0.1
 #: The most surprising tokens that are named where not every token has its label.
 _MOST_SURPRISES = 12
+#: The size of the probabilities beside bars.
+_VALUES = "x-small"
 #: The distance between two upright labels, in heights of a token's label.
 _APART = 1.2
 
@@ -108,7 +119,7 @@ def alternatives(
     )
 
 
-@style()
+@drawn
 def plot_logprobs(frame: pd.DataFrame, *, choice: int = 0, surprise: float = SURPRISE, ax: Axes | None = None) -> Axes:
     """Plot how likely each token of a choice was: raw and sampling logprob, and the raw distribution's entropy.
 
@@ -122,10 +133,11 @@ def plot_logprobs(frame: pd.DataFrame, *, choice: int = 0, surprise: float = SUR
         surprise: a probability.
         ax: where to draw; by default a new figure.
     """
-    own = frame[frame["choice"] == choice]
+    own = choice_rows(frame, choice, ["logprob", "sampling_logprob", "entropy"], source=_FRAME)
+    surprise = number("surprise", surprise, 0, 1)
     T, labels = len(own), axis_labels(own)
     ax = new_axes(ax, width=min(max(4.8, 0.17 * T + 1.5), 10.0), height=3.9, below=longest(labels))
-    at, fine = np.arange(T), fineness(T)
+    at, fine = np.arange(T), fineness(ax, T)
     raw, sampling, entropy = (numbers(own[name]) for name in ("logprob", "sampling_logprob", "entropy"))
     if np.isfinite(entropy).any():
         ax.bar(at, -entropy, 1.0, color=palette.SKY, alpha=0.3, linewidth=0, label="−entropy (expected logprob)")
@@ -141,7 +153,7 @@ def plot_logprobs(frame: pd.DataFrame, *, choice: int = 0, surprise: float = SUR
             # A probability of zero has no place on the axis: an arrow at its foot.
             zero = at[np.isneginf(values)]
             ax.plot(zero, np.full(len(zero), 0.02), "v", color=colour, transform=ax.get_xaxis_transform())
-    low = np.nonzero((raw < np.log(surprise)) & np.isfinite(raw))[0]
+    low = np.nonzero((np.exp(raw) < surprise) & np.isfinite(raw))[0]
     if len(low):
         ax.plot(
             low, raw[low], "o", markersize=11 * fine, markerfacecolor="none", markeredgecolor=palette.VERMILION,
@@ -152,54 +164,67 @@ def plot_logprobs(frame: pd.DataFrame, *, choice: int = 0, surprise: float = SUR
     values = np.concatenate([raw, sampling, -entropy])
     lowest = min(values[np.isfinite(values)].min(initial=0.0), -1e-3)
     ax.set_ylim(1.08 * lowest, -0.06 * lowest)
-    token_axis(ax, labels, tokens=T)
+    token_axis(ax, axis_labels(own, room=room_below(ax)), tokens=T)
     if T > LABELLED:
         _name_surprises(ax, own, sorted(low.tolist(), key=lambda t: float(raw[t])))
-    if not legend_above(ax, columns=2, centred=True, marker_scale=1 / fine):
+    if not legend_above(ax, columns=2, centred=True, marker_scale=thickness() / fine):
         say_nothing_known(ax, "logprobs", tokens=T)
     return ax
 
 
-@style()
+@drawn
 def plot_top_logprobs(data: Alternatives, *, ax: Axes | None = None) -> Axes:
     """Plot the probability of each alternative at a position, raw and sampling; the sampled token is marked.
+
+    The last bars are what the alternatives leave to all other tokens.
 
     Args:
         data: from `alternatives`.
         ax: where to draw; by default a new figure.
     """
-    rows = len(data.labels)
+    data = check_data(data, Alternatives, source="llmlab.plots.alternatives(choice, position)")
+    raw, sampling = data.prob, data.sampling_prob
+    if np.nan_to_num(rest := [_others(raw), _others(sampling)]).max() > 0:
+        raw, sampling = np.append(raw, rest[0]), np.append(sampling, rest[1])
+    known = not np.isnan(data.sampling_prob).all()
+    rows = len(raw)
     ax = new_axes(ax, width=5.8, height=0.38 * rows + 1.7)
     at = np.arange(rows)
-    raw, sampling = (np.nan_to_num(x) for x in (data.prob, data.sampling_prob))
-    known = not np.isnan(data.sampling_prob).all()
     height = 0.4 if known else 0.7
-    bars = ax.barh(at - (0.2 if known else 0), raw, height, color=RAW[0], label="raw")
-    _write_values(ax, bars, data.prob)
+    ax.barh(at - (0.2 if known else 0), np.nan_to_num(raw), height, color=RAW[0], label="raw")
     if known:
-        others = ax.barh(at + 0.2, sampling, height, color=SAMPLING[0], hatch="////", edgecolor="white", linewidth=0)
-        others.set_label("sampling")
-        _write_values(ax, others, data.sampling_prob)
+        ax.barh(
+            at + 0.2, np.nan_to_num(sampling), height, color=SAMPLING[0], hatch="////", edgecolor="white", linewidth=0,
+            label="sampling",
+        )  # fmt: skip
     sign = "▸" if ord("▸") in font_glyphs() else ">"
-    marked = [f"{sign} {name}" if row == data.sampled else name for row, name in enumerate(data.labels)]
-    name_ticks(ax.yaxis, at, marked)
+    names = [f"{sign} {name}" if row == data.sampled else name for row, name in enumerate(data.labels)]
+    room, size = room_beside(ax), tick_size("y")
+    named = [shortened(name, room=room, size=size) for name in names] + ["all others"] * (rows - len(names))
+    name_ticks(ax.yaxis, at, named, fontsize=size)
     ax.get_yticklabels()[data.sampled].set_color(palette.VERMILION)
-    ax.invert_yaxis()
-    # Room on the right for the values at the ends of the bars.
-    largest = max(raw.max(initial=0), sampling.max(initial=0))
-    ax.set_xlim(0, 1.18 * largest or 1.0)
+    ax.set_ylim(rows - 0.4, -0.6)
+    largest = float(np.nan_to_num([raw, sampling]).max(initial=0))
+    ax.set_xlim(0, largest or 1.0)
     if np.isnan(data.prob).all() and not known:
         say_nothing_known(ax, "probabilities", tokens=rows)
     ax.set_xlabel("probability")
     rank = f", rank {data.rank}" if data.rank > 0 else ""
-    # The legend lies between the title and the bars, which may all reach to the right.
-    title(ax, f"position {data.position}, {sign} sampled{rank}", pad=22)
+    title(ax, f"position {data.position}, {sign} sampled{rank}")
     legend_above(ax, columns=2)
     open_frame(ax)
+    lay_out(ax)
+    _write_values(ax, raw, sampling if known else None)
     return ax
 
 
-@style()
+def _others(prob: np.ndarray) -> float:
+    """What probabilities that are known to six decimals leave for all other tokens."""
+    rest = 1 - float(prob.sum())
+    return 0.0 if rest < 1e-6 else rest
+
+
+@drawn
 def plot_entropy(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
     """Plot how certain the model was at each token of a choice: raw and sampling entropy, and the tokens kept.
 
@@ -210,10 +235,10 @@ def plot_entropy(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None
         choice: the index of the choice.
         ax: where to draw; by default a new figure.
     """
-    own = frame[frame["choice"] == choice]
+    own = choice_rows(frame, choice, ["entropy", "sampling_entropy", "kept"], source=_FRAME)
     T, labels = len(own), axis_labels(own)
     ax = new_axes(ax, width=min(max(5.6, 0.17 * T + 1.8), 10.0), height=4.0, below=longest(labels))
-    at, fine = np.arange(T), fineness(T)
+    at, fine = np.arange(T), fineness(ax, T)
     for column, (colour, marker, line), name in (
         ("entropy", RAW, "entropy, raw"),
         ("sampling_entropy", SAMPLING, "entropy, sampling"),
@@ -240,14 +265,14 @@ def plot_entropy(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None
         ax.patch.set_visible(False)
         more, also = right.get_legend_handles_labels()
         handles, names = [*handles, *more], [*names, *also]
-    token_axis(ax, labels, tokens=T)
+    token_axis(ax, axis_labels(own, room=room_below(ax)), tokens=T)
     grid(ax)
-    if not legend_above(ax, handles, names, columns=3, centred=True, marker_scale=1 / fine):
+    if not legend_above(ax, handles, names, columns=3, centred=True, marker_scale=thickness() / fine):
         say_nothing_known(ax, "entropy", tokens=T)
     return ax
 
 
-@style()
+@drawn
 def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = None) -> Axes:
     """Plot the surprisal of each token of a choice in bits, beside the surprisal to be expected (the entropy).
 
@@ -256,7 +281,7 @@ def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
         choice: the index of the choice.
         ax: where to draw; by default a new figure.
     """
-    own = frame[frame["choice"] == choice]
+    own = choice_rows(frame, choice, ["bits", "expected_bits"], source="Result.surprisal_frame()")
     T, labels = len(own), axis_labels(own)
     ax = new_axes(ax, width=min(max(5.2, 0.17 * T + 1.5), 10.0), height=3.8, below=longest(labels))
     bits, expected = numbers(own["bits"]), numbers(own["expected_bits"])
@@ -265,19 +290,21 @@ def plot_surprisal(frame: pd.DataFrame, *, choice: int = 0, ax: Axes | None = No
         say_nothing_known(ax, "surprisal", tokens=T)
     else:
         ax.bar(np.arange(T), finite, 0.8, color=palette.BLUE, label="surprisal")
-    fine = fineness(T)
+    fine = fineness(ax, T)
     if not np.isnan(expected).all():
         ax.plot(
             np.arange(T), expected, "s", color=palette.ORANGE, markersize=4.5 * fine, label="expected (entropy)"
         )  # fmt: skip
     mean = float(np.nanmean(finite)) if np.isfinite(bits).any() else math.nan
     if not math.isnan(mean):
-        ax.axhline(mean, color=palette.VERMILION, linestyle="--", linewidth=1.2, label=f"mean {mean:.2f} bits")
+        ax.axhline(
+            mean, color=palette.VERMILION, linestyle="--", linewidth=1.2 * thickness(), label=f"mean {mean:.2f} bits"
+        )
     ax.set_ylabel("surprisal (bits)")
     ax.set_ylim(bottom=0)
-    token_axis(ax, labels, tokens=T)
+    token_axis(ax, axis_labels(own, room=room_below(ax)), tokens=T)
     grid(ax)
-    legend_above(ax, columns=3, centred=True, marker_scale=1 / fine)
+    legend_above(ax, columns=3, centred=True, marker_scale=thickness() / fine)
     return ax
 
 
@@ -296,17 +323,30 @@ def _name_surprises(ax: Axes, own: pd.DataFrame, positions: Sequence[int]) -> No
     for t, label, *values in zip(
         named, frame_labels(rows), numbers(rows["logprob"]), numbers(rows["sampling_logprob"]), strict=True
     ):
-        ax.annotate(
-            label, (t, max(float(np.nanmin(values)), lowest)), (0, -8), textcoords="offset points", rotation=90,
-            ha="center", va="top", fontsize=TOKEN_SIZE,
-        )  # fmt: skip
+        end = (float(t), max(float(np.nanmin(values)), lowest))
+        write(ax, label, end, (0, -8), rotation=90, ha="center", va="top", fontsize=TOKEN_SIZE)
 
 
-def _write_values(ax: Axes, bars: Sequence[Rectangle], values: np.ndarray) -> None:
-    """Write each probability at the end of its bar."""
-    for bar, value in zip(bars, values, strict=True):
-        if not np.isnan(value):
-            ax.annotate(
-                probability(value), (bar.get_width(), bar.get_y() + bar.get_height() / 2), (3, 0),
-                textcoords="offset points", va="center", fontsize="x-small",
-            )  # fmt: skip
+def _write_values(ax: Axes, raw: np.ndarray, sampling: np.ndarray | None) -> None:
+    """Write each probability at the end of its bar; both of a row in one text where two have no room."""
+    if np.isnan(raw).all() and (sampling is None or np.isnan(sampling).all()):
+        return
+    rows = len(raw)
+    pitch = 72 * ax.get_window_extent().height / ax.figure.dpi / rows
+    apart = sampling is None or 0.4 * pitch >= points(_VALUES)
+    shown = raw if sampling is None else np.stack([raw, sampling], axis=-1)
+    texts = [[probability(float(value)) for value in row] for row in np.reshape(shown, (rows, -1))]
+    # Room on the right for the longest text.
+    written = [text for row in texts for text in row] if apart else [" | ".join(row) for row in texts]
+    wide = max((length(text, size=_VALUES) for text in written), default=0.0) + 0.1
+    right = ax.get_xlim()[1]
+    ax.set_xlim(0, right * max(inches(ax) / max(inches(ax) - wide, 0.5), 1.0))
+    for row, (values, row_texts) in enumerate(zip(np.reshape(shown, (rows, -1)), texts, strict=True)):
+        ends = np.nan_to_num(values)
+        if apart:
+            shift = (0.0,) if sampling is None else (-0.2, 0.2)
+            for end, text, up, value in zip(ends, row_texts, shift, values, strict=True):
+                if not np.isnan(value):
+                    write(ax, text, (float(end), row + up), (3, 0), va="center", fontsize=_VALUES)
+        elif not np.isnan(values).all():
+            write(ax, " | ".join(row_texts), (float(ends.max()), row), (3, 0), va="center", fontsize=_VALUES)

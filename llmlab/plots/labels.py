@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmlab.plots.style import LABELLED, POSITION, TOKEN, inches
+from llmlab.plots.style import LABELLED, POSITION, TOKEN, inches, slot
 from llmlab.text.spelling import label, name_of
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ TOKEN_SIZE = "small"
 _LONGEST, _SHORTEST = 18, 3
 #: The most characters of a value's name: a tool or a schema would take all of the plot.
 _LONGEST_NAME = 26
-#: The distance between two slanted labels, in heights of a token's label.
-_SLANTED = 1.3
+#: The most of a plot's height, or width, that the labels of its tokens take.
+_BESIDE = 0.3
 
 
 def token_labels(
@@ -32,7 +32,7 @@ def token_labels(
     names: Mapping[int, str] | None,
     *,
     room: float = np.inf,
-    size: str = TOKEN_SIZE,
+    size: Any = TOKEN_SIZE,
 ) -> tuple[str, ...]:
     """Labels of tokens for an axis, with escapes for characters that the font in use cannot draw.
 
@@ -62,15 +62,33 @@ def frame_labels(frame: pd.DataFrame, **options: Any) -> tuple[str, ...]:
     return token_labels(frame["bytes"].tolist(), ids, named, **options)
 
 
-def axis_labels(frame: pd.DataFrame) -> tuple[str, ...]:
+def axis_labels(frame: pd.DataFrame, *, room: float = np.inf) -> tuple[str, ...]:
     """Labels for every token of one choice; none where there are more tokens than can be read."""
-    return () if len(frame) > LABELLED or "bytes" not in frame else frame_labels(frame)
+    return () if len(frame) > LABELLED or "bytes" not in frame else frame_labels(frame, room=room)
+
+
+def room_below(ax: Axes) -> float:
+    """The inches that a label below the axes may take."""
+    return float(_BESIDE * slot(ax).height / ax.figure.dpi)
+
+
+def room_beside(ax: Axes) -> float:
+    """The inches that a label on the left of the axes may take."""
+    return float(_BESIDE * slot(ax).width / ax.figure.dpi)
+
+
+def tick_size(axis: str) -> Any:
+    """The size of tokens along the "x" or the "y" axis: a little smaller than other ticks, or what the user has set."""
+    from matplotlib import rcParams, rcParamsDefault
+
+    name: Any = f"{axis}tick.labelsize"
+    return TOKEN_SIZE if rcParams[name] == rcParamsDefault[name] else rcParams[name]
 
 
 def token_axis(ax: Axes, labels: Sequence[str], *, tokens: int) -> None:
     """Make the x axis one of tokens: their labels, or their positions where there are no labels."""
     if labels or not tokens:
-        name_ticks(ax.xaxis, range(tokens), labels, rotation=90, fontsize=TOKEN_SIZE)
+        name_ticks(ax.xaxis, range(tokens), labels, rotation=90, fontsize=tick_size("x"))
         ax.set_xlabel(TOKEN)
     else:
         ax.set_xlabel(POSITION)
@@ -90,13 +108,28 @@ def name_ticks(axis: Any, places: Iterable[float] | np.ndarray, names: Sequence[
 
 
 def name_slanted(ax: Axes, labels: Sequence[str]) -> None:
-    """Set slanted labels at 0, 1, ... on the x axis; every second, third, ... where there is no room for all."""
-    apart = _SLANTED * points(TOKEN_SIZE) / 72
-    step = max(1, int(np.ceil(apart * len(labels) / max(0.7 * inches(ax), 1e-9))))
+    """Set slanted labels at 0, 1, ... on the x axis."""
     name_ticks(
-        ax.xaxis, range(0, len(labels), step), labels[::step], rotation=45, ha="right", rotation_mode="anchor",
-        fontsize=TOKEN_SIZE,
-    )  # fmt: skip
+        ax.xaxis, range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=tick_size("x")
+    )
+
+
+def shortened(text: str, *, room: float, size: Any = TOKEN_SIZE) -> str:
+    """A text that takes no more than some inches; its end is left out where it would."""
+    keep = len(text)
+    while keep > _SHORTEST and length(text if keep == len(text) else f"{text[:keep]}…", size=size) > room:
+        keep -= 1
+    return text if keep == len(text) else f"{text[:keep]}…"
+
+
+def fitted(names: Sequence[str], *, room: float, size: Any = "medium") -> tuple[str, ...]:
+    """Names that take no more than some inches; those that would read alike then are numbered from 0."""
+    short = [shortened(name, room=room, size=size) for name in names]
+    alike = Counter(short)
+    return tuple(
+        name if alike[name] == 1 else shortened(f"{at}: {full}", room=room, size=size)
+        for at, (name, full) in enumerate(zip(short, names, strict=True))
+    )
 
 
 def turn(axis: Any, names: Sequence[str]) -> None:
@@ -111,6 +144,8 @@ def value_name(name: str, value: Any) -> str:
     """The name of a swept value in a legend or on an axis."""
     if value is None or (name == "top_k" and value == 0):
         return "off" if name == "top_k" else "none"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of integers, one of which is missing
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
@@ -122,7 +157,7 @@ def value_names(name: str, values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(f"{at}: {each}" if alike[each] > 1 else each for at, each in enumerate(names))
 
 
-def length(text: str, *, size: str = TOKEN_SIZE) -> float:
+def length(text: str, *, size: Any = TOKEN_SIZE) -> float:
     """The inches that a text takes, written in a size in the font in use."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path

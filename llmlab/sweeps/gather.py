@@ -33,23 +33,26 @@ def gather(backend: Backend, cells: Sequence[Cell], *, keep: Callable[[int, Comp
     and is raised after `keep` was called for each answer that was finished by then.
 
     Args:
-        backend: the model to ask. If it has a `concurrency`, at most so many requests are open at a time.
+        backend: the model to ask. If it has a `concurrency`, at most so many requests are open at a time; it may change
+            while the sweep runs.
         cells: in the order in which they are run; those of one prompt are next to each other.
         keep: takes an index and an answer; if it raises an error, everything stops.
     """
-    limit = backend.concurrency
     waiting = deque(enumerate(cells))
     reading: dict[Future[Completion], tuple[int, Stream]] = {}
     count = _Count()
     latest: Cell | None = None
-    pool = ThreadPoolExecutor(limit or READERS, thread_name_prefix="llmlab-sweep")
+    # Where the backend has a limit, each open stream has a reader; threads are only made when they are needed.
+    readers = READERS if backend.concurrency is None else max(OPEN, backend.concurrency)
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="llmlab-sweep")
     with (
         progress_bar(total=sum(cell.request.n for cell in cells), unit="completion", description=_NAME) as bar,
         backend.together(),
     ):
         try:
             while waiting or reading:
-                opened = bool(waiting) and _is_room(waiting[0][1], latest, [s for _, s in reading.values()], limit)
+                streams = [stream for _, stream in reading.values()]
+                opened = bool(waiting) and _is_room(waiting[0][1], latest, streams, backend.concurrency)
                 if opened:
                     index, latest = waiting.popleft()
                     stream = backend.stream(latest.request, order=latest.order)
@@ -79,9 +82,18 @@ def _is_room(cell: Cell, latest: Cell | None, open_streams: Sequence[Stream], li
 
 
 def _read(stream: Stream, count: _Count) -> Completion:
+    ended = 0
+
+    def restart() -> None:
+        nonlocal ended
+        count.end(-ended)
+        ended = 0
+
     stream.on_wait(count.wait)
+    stream.on_restart(restart)
     for delta in stream:
         if delta.finish_reason is not None:
+            ended += 1
             count.end()
     return stream.result()
 
@@ -99,10 +111,10 @@ class _Count:
         self._completions = 0
         self._waits_for = ""
 
-    def end(self) -> None:
-        """Count one more finished completion."""
+    def end(self, more: int = 1) -> None:
+        """Count more finished completions, or fewer where an answer begins anew."""
         with self._lock:
-            self._completions += 1
+            self._completions += more
             self._waits_for = ""
 
     def wait(self, what: str) -> None:

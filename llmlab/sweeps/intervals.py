@@ -1,4 +1,7 @@
-"""Means with confidence intervals, by the bootstrap, or by the jackknife where resampling would mislead."""
+"""Means with confidence intervals: Wilson's for shares, the bootstrap's for other columns.
+
+Other metrics of many completions have the jackknife's, because resampling would mislead there.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from llmlab.protocol.arguments import number, whole
 _AT_ONCE = 2_000_000
 #: More resamples than this are refused: the ends of an interval are known to a thousandth of its length long before.
 _MOST = 1_000_000
+#: How far a share of completions may be from a whole number of them, because of rounding.
+_ROUNDING = 1e-9
 
 
 class Estimate(NamedTuple):
@@ -77,6 +82,38 @@ def bootstrap_mean(
     return Estimate(value, float(low), float(high))
 
 
+def wilson_mean(values: np.ndarray, *, units: Units, confidence: float) -> Estimate:
+    """The share of ones among values [T] that are 0 or 1, with Wilson's score interval.
+
+    It lies within 0 and 1, and it has a length where all values are equal: three successes of three do not show that
+    there are no failures, as the bootstrap would have it. Where several values are of one unit, the number of
+    independent values with the same variance of the mean takes the place of their number, if it is smaller. Where the
+    values do not vary, the number of units does.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; with an effective
+    number of values Franco, Little, Louis, Slud 2019, "Comparative study of confidence intervals for proportions in
+    complex sample surveys".
+    """
+    T = len(values)
+    if not T:
+        return Estimate(math.nan, math.nan, math.nan)
+    share = float(values.mean())
+    variance, count = 0.0, 0
+    for stratum in np.unique(units.stratum):
+        own = units.stratum == stratum
+        _, which = np.unique(units.unit[own], return_inverse=True)
+        residual = np.bincount(which, values[own] - share) / T
+        variance += float(np.square(residual - residual.mean()).sum())
+        count += len(residual)
+    varies = variance > 1e-12 and count > 1
+    n = min(share * (1 - share) / variance, T) if varies else count
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # Rounding may leave the share itself a hair outside.
+    return Estimate(share, max(0.0, min(middle - reach, share)), min(1.0, max(middle + reach, share)))
+
+
 def jackknife_mean(
     cells: Sequence[pd.DataFrame], metric: Metric, *, name: str, units: Sequence[Units], confidence: float
 ) -> Estimate:
@@ -123,6 +160,36 @@ def jackknife_mean(
     return Estimate(value, value - reach, value + reach)
 
 
+def as_shares(cells: Sequence[pd.DataFrame], metric: Metric, *, name: str) -> list[np.ndarray] | None:
+    """The zeros and ones, one per completion, whose mean a metric is in every cell; None if it is something else.
+
+    They are the jackknife's pseudo-values: n times the metric, minus n - 1 times what it is without the completion.
+    What is 0 everywhere, or 1, may be a share or anything else, and is None too.
+
+    Args:
+        cells: the completions of each cell, one row each.
+        metric: a function of one cell's completions.
+        name: the name of the metric, for errors.
+    """
+    found = []
+    for cell in cells:
+        n, whole = len(cell), measure(metric, cell, name=name)
+        own: list[float] = []
+        for at in range(n):
+            try:
+                rest = measure(metric, cell.drop(index=at).reset_index(drop=True), name=name) if n > 1 else 0.0
+            except RequestError:  # it takes all completions or none
+                return None
+            value = n * whole - (n - 1) * rest
+            if not min(abs(value), abs(value - 1)) < _ROUNDING:  # NaN too
+                return None
+            own.append(round(value))
+        if not abs(np.mean(own) - whole) < _ROUNDING:
+            return None
+        found.append(np.array(own, np.float64))
+    return found if len({value for own in found for value in own}) == 2 else None
+
+
 def measure(metric: Metric, frame: pd.DataFrame, *, name: str) -> float:
     """The value of a caller's metric on a frame; NaN if the metric returns NA or None.
 
@@ -147,6 +214,7 @@ def summary(
     by: Mapping[str, str],
     cells: Sequence[str],
     columns: Sequence[str],
+    shares: Sequence[str],
     metrics: Mapping[str, Metric],
     over: str,
     shared: bool,
@@ -161,6 +229,7 @@ def summary(
         by: the columns to group by, and their kinds.
         cells: the columns that identify a cell.
         columns: the numeric columns to average.
+        shares: those of them that hold zeros and ones only.
         metrics: name -> function of one cell's rows.
         over: "completions" or "prompts", what another sample would have others of.
         shared: whether cells share their noise, so that the same choice in several cells is one sampling unit.
@@ -180,6 +249,8 @@ def summary(
     cell_of = np.zeros(len(frame), np.int64)
     for cell, (_, at) in enumerate(_groups(frame, list(cells))):
         cell_of[at] = cell
+    every = [frame.iloc[cell_of == cell].reset_index(drop=True) for cell in np.unique(cell_of)]
+    counted = {name: as_shares(every, metric, name=name) for name, metric in metrics.items()}
     rows: dict[str, list[Any]] = {name: [] for name in (*by, *SUMMARY_COLUMNS)}
     for group, at in _groups(frame, list(by)):
         part = frame.iloc[at].reset_index(drop=True)
@@ -187,19 +258,29 @@ def summary(
         units = _units(part, own, over=over, shared=shared)
         single = [own == cell for cell in np.unique(own)]
         for name in columns:
-            values = part[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            values = part[name].to_numpy(dtype=np.float64)
             known = ~np.isnan(values)
-            # Each group has a generator of its own, so that another group does not change the intervals.
-            found = bootstrap_mean(
-                values[known], units=units.of(known), confidence=confidence, resamples=resamples,
-                rng=np.random.default_rng(seed),
-            )  # fmt: skip
+            if name in shares:
+                found = wilson_mean(values[known], units=units.of(known), confidence=confidence)
+            else:
+                # Each group has a generator of its own, so that another group does not change the intervals.
+                found = bootstrap_mean(
+                    values[known], units=units.of(known), confidence=confidence, resamples=resamples,
+                    rng=np.random.default_rng(seed),
+                )  # fmt: skip
             _add(rows, (*group, name, int(known.sum()), *found))
         for name, metric in metrics.items():
             parts = [part[here].reset_index(drop=True) for here in single]
-            found = jackknife_mean(
-                parts, metric, name=name, units=[units.of(here) for here in single], confidence=confidence
-            )
+            ones = counted[name]
+            if ones is not None and len({len(one) for one in parts}) == 1:
+                values = np.empty(len(part))
+                for here, cell in zip(single, np.unique(own), strict=True):
+                    values[here] = ones[cell]
+                found = wilson_mean(values, units=units, confidence=confidence)
+            else:
+                found = jackknife_mean(
+                    parts, metric, name=name, units=[units.of(here) for here in single], confidence=confidence
+                )
             _add(rows, (*group, name, len(part), *found))
     return build(rows, {**by, **SUMMARY_COLUMNS})
 
@@ -216,8 +297,8 @@ def _groups(frame: pd.DataFrame, by: list[str]) -> Iterator[tuple[tuple[Any, ...
     number = frame.groupby(by, sort=False, dropna=False).ngroup().to_numpy() if by else np.zeros(len(frame), np.int64)
     for group in np.unique(number):  # numbered in the order of their first rows
         at = np.flatnonzero(number == group)
-        values = frame.iloc[at[0]][by].tolist() if by else []
-        yield tuple(None if value is pd.NA or value != value else value for value in values), at
+        values = [frame[name].iloc[at[0]] for name in by]
+        yield tuple(None if value != value else value for value in values), at
 
 
 def _units(part: pd.DataFrame, cell: np.ndarray, *, over: str, shared: bool) -> Units:

@@ -31,6 +31,7 @@ def sweep(
     save: str | os.PathLike[str] | None,
     resume: bool | Sweep,
     fields: Mapping[str, Any],
+    label: Sequence[str] | None = None,
 ) -> Sweep:
     """Run a grid of requests; see `Lab.sweep` for the arguments.
 
@@ -54,11 +55,13 @@ def sweep(
         request,
         messages,
         model=asker.backend.name,
+        models=asker.backend.models,
         order=order,
         n=n,
         seed=seed,
         independent=independent,
         fields=fields,
+        label=label,
     )
     chosen = check_metrics(metrics, grid.axes)
     done: dict[int, Completion] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -15,10 +15,11 @@ from llmlab.protocol.arguments import check_lab, listed, one_of
 from llmlab.protocol.completion import Completion
 from llmlab.results.result import Asker, Result
 from llmlab.sweeps.grid import Cell, Grid
-from llmlab.sweeps.plot_axes import check_names, choose_axes, name_averaged
+from llmlab.sweeps.plot_axes import choose_axes, metric_names, name_averaged, panels_summary
 from llmlab.sweeps.run import check_same_model, run, target
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
 
@@ -62,7 +63,7 @@ class Sweep:
 
     @property
     def axes(self) -> Mapping[str, tuple[Any, ...]]:
-        """The swept parameters and their values. A list of prompts is the axis "prompt", with numbers from 0."""
+        """The swept parameters and their values. A list of prompts is the axis "prompt": their texts, or labels."""
         return self.grid.axes
 
     @property
@@ -89,19 +90,16 @@ class Sweep:
         """Returns the result of the one cell that has these values of the swept parameters.
 
             sweep.at(temperature=0.5, top_p=0.9)
+            sweep.at(prompt="Name an animal.")          # or its number, from 0
 
         Raises:
             RequestError: a parameter is not swept; no finished cell has these values, or more than one has.
         """
-        for name in point:
-            if name not in self.axes:
-                raise RequestError(
-                    f"{name} is not swept here; the axes are {', '.join(self.axes) or 'none'}", param=name
-                )
+        wanted = self.grid.values_at(point)
         found = [
             result
             for cell, result in zip(self.cells, self.results, strict=True)
-            if all(cell.point[name] == value for name, value in point.items())
+            if all(cell.point[name] == value for name, value in wanted.items())
         ]
         if len(found) != 1:
             raise RequestError(f"{len(found)} of the finished cells are at {point}; the axes are {dict(self.axes)}")
@@ -111,12 +109,15 @@ class Sweep:
         """One row per completion, with what was swept and statistics of the answer.
 
         Columns: the swept parameters, choice, seed, text, finish_reason, tokens, mean_logprob, perplexity,
-        mean_entropy, distinct_1, distinct_2, and one column per metric.
+        mean_entropy, distinct_1, distinct_2, lacks_end, and one column per metric. If the requests have tools,
+        `tool_calls` comes after `text`: the calls as a JSON list of names and arguments, missing if there are none.
 
-        The statistics are over all generated tokens, including the end token (endpoints do not list it, so there they
-        are over the other tokens). mean_logprob and perplexity are of the raw distribution, before the sampler's
-        stages; distinct_1 and distinct_2 count n-grams of token ids. `lab.chat` with the parameters and the `seed` of a
-        row, and with n above its `choice`, gives the same completion again.
+        The statistics are over all generated tokens, including the end token. Endpoints other than llmlab's own do not
+        list it: `lacks_end` is true in rows whose statistics are over the other tokens, so that they cannot be compared
+        with those of a local model. mean_logprob and perplexity are of the raw distribution, before the sampler's
+        stages; distinct_1 and distinct_2 count n-grams of token ids, and fall with the length of a completion
+        (`metrics.distinct_n(among=...)` does not). `lab.chat` with the parameters and the `seed` of a row, and with n
+        above its `choice`, gives the same completion again.
 
         Args:
             metrics: name -> function of one completion's `logprobs_frame()`, in place of the sweep's own metrics.
@@ -154,16 +155,21 @@ class Sweep:
 
         For a column of `frame()` the interval is the percentile interval of the bootstrap. It is too short when there
         are few completions: in a simulation of 95% intervals, 89% of those from 8 normal values contained the mean, 93%
-        from 16, and 94% from 32 (of exponential values: 84%, 88% and 92%). One of `metrics` is computed for each cell;
-        its value is the mean over the cells of the group, and its interval comes from the jackknife. That interval is
-        symmetric, so that it may reach beyond the values that the metric can have. Where cells share their noise, the
-        same choices are resampled or left out in all of them.
+        from 16, and 94% from 32 (of exponential values: 84%, 88% and 92%). Where all values are equal it has no length,
+        which says no more than that they are equal. A metric of `lab.sweep(metrics=...)` all of whose values are 0 or 1
+        has Wilson's interval instead, which keeps its level with few completions.
+
+        One of `metrics` is computed for each cell; its value is the mean over the cells of the group. If it is a share
+        of completions its interval is Wilson's too, and otherwise the jackknife's, which is symmetric, so that it may
+        reach beyond the values that the metric can have. Where cells share their noise, the same choices are resampled
+        or left out in all of them. What a metric of many completions is may depend on their number (see
+        `llmlab.metrics`): each cell has completions / cells of them.
 
         Args:
             columns: columns of `frame()`; by default all columns with statistics.
             by: the parameters to group by; by default all of them, so that each cell is a group (with over="prompts":
                 all except the prompts).
-            metrics: name -> function of the rows of `frame()` of one cell, such as `metrics.self_bleu`.
+            metrics: name -> function of the rows of `frame()` of one cell, such as `metrics.pairwise_bleu`.
             over: what varies in the population that the interval is about: other completions of these prompts, or other
                 prompts (give at least a dozen prompts for that).
             confidence: the confidence level of the intervals, between 0 and 1.
@@ -173,36 +179,16 @@ class Sweep:
         Raises:
             RequestError: a name is unknown; a metric failed or did not return a number.
         """
-        from llmlab.sweeps.intervals import summary
-        from llmlab.sweeps.table import SWEEP_COLUMNS, check_metrics
+        from llmlab.sweeps.table import sweep_summary
 
-        frame = self.frame()
-        numeric = [name for name, kind in SWEEP_COLUMNS.items() if kind == "number" or name == "tokens"]
-        numeric += self._metrics
-        if columns is None:
-            columns = numeric if metrics is None else []
-        columns = [columns] if isinstance(columns, str) else listed("columns", columns, of="columns")
-        every = [name for name in self.axes if not (name == "prompt" and over == "prompts")]
-        axes = [by] if isinstance(by, str) else listed("by", every if by is None else by, of="axes")
-        axes = list(dict.fromkeys(axes))
-        check_names("columns", columns, numeric)
-        check_names("by", axes, list(self.axes))
-        return summary(
-            frame,
-            by={name: self.grid.columns[name] for name in axes},
-            cells=list(self.axes),
-            columns=columns,
-            metrics=check_metrics(metrics, {**self.axes, **SWEEP_COLUMNS}),
-            over=over,
-            shared=not self.grid.independent,
-            confidence=confidence,
-            resamples=resamples,
-            seed=seed,
-        )
+        return sweep_summary(
+            self.frame(), self.grid, columns, by=by, own=list(self._metrics), metrics=metrics, over=over,
+            confidence=confidence, resamples=resamples, seed=seed,
+        )  # fmt: skip
 
     def plot(
         self,
-        metric: str | None = None,
+        metric: str | Sequence[str] | None = None,
         *,
         metrics: Mapping[str, Metric] | None = None,
         kind: Literal["lines", "heatmap"] | None = None,
@@ -210,13 +196,13 @@ class Sweep:
         by: str | None = None,
         over: Literal["completions", "prompts"] = "completions",
         confidence: float = 0.95,
-        ax: Axes | None = None,
-    ) -> Axes:
-        """Plots a metric against one or two of the swept parameters; it is averaged over the others.
+        ax: Axes | Sequence[Axes] | None = None,
+    ) -> Axes | np.ndarray:
+        """Plots metrics, a panel each, against one or two of the swept parameters; it is averaged over the others.
 
         Args:
-            metric: a numeric column of `frame()` (by default mean_entropy), or a name in `metrics`.
-            metrics: name -> function of the rows of one cell; if `metric` is not given, the first one is drawn.
+            metric: a numeric column of `frame()` (by default mean_entropy), a name in `metrics`, or a list of these.
+            metrics: name -> function of the rows of one cell; if `metric` is not given, all of them are drawn.
             kind: "lines" with confidence bands, or "heatmap"; by default lines, and a heat map where the second
                 parameter has too many values for lines that can be told apart.
             x: the parameter along the x axis; by default the first swept parameter.
@@ -224,7 +210,10 @@ class Sweep:
                 swept parameter.
             over: as in `summary_frame`.
             confidence: the confidence level of the intervals.
-            ax: where to draw; by default on a new figure.
+            ax: where to draw; by default on a new figure. For several metrics as many axes.
+
+        Returns:
+            The axes; an array of them if several metrics are drawn.
 
         Raises:
             RequestError: an argument is unknown; nothing is swept.
@@ -237,18 +226,19 @@ class Sweep:
         x, by = choose_axes(self.axes, x, by)
         if metrics is not None:
             check_metrics(metrics, {})
-        name = metric if metric is not None else next(iter(metrics or ()), "mean_entropy")
-        found = self._single(name, metrics, by=[x] if by is None else [x, by], over=over, confidence=confidence)
+        groups = [x] if by is None else [x, by]
+        names = metric_names(metric, metrics)
+        found = self._summary(names, metrics, by=groups, over=over, confidence=confidence)
         if kind is None:
             kind = "heatmap" if by is not None and len(self.axes[by]) > len(sweep.STYLES) else "lines"
         if kind == "heatmap":
             if by is None:
                 raise RequestError("a heat map needs two swept parameters; take kind='lines'", param="kind")
-            ax = sweep.plot_heatmap(found, x=x, by=by, axes=self.axes, ax=ax)
+            drawn = sweep.plot_heatmap(found, x=x, by=by, axes=self.axes, ax=ax)
         else:
-            ax = sweep.plot_lines(found, x=x, by=by, axes=self.axes, ax=ax)
-        name_averaged(ax, self.axes, x, by)
-        return ax
+            drawn = sweep.plot_lines(found, x=x, by=by, axes=self.axes, ax=ax)
+        name_averaged(drawn, self.axes, x, by)
+        return drawn
 
     def plot_diversity(
         self,
@@ -264,7 +254,8 @@ class Sweep:
         """Plots the diversity of each setting's completions against their likelihood.
 
         Args:
-            diversity: a column of `frame()`, or {name: function of the rows of one cell}; by default 1 - self-BLEU.
+            diversity: a column of `frame()`, or {name: function of the rows of one cell}; by default 1 - pairwise
+                BLEU, whose expectation does not depend on the number of completions.
             likelihood: a column of `frame()`.
             along: the parameter whose values are connected by a line and written at its points.
             by: the parameter with one line for each value.
@@ -275,16 +266,17 @@ class Sweep:
         Raises:
             RequestError: an argument is unknown; nothing is swept.
         """
-        from llmlab.metrics import self_bleu
-        from llmlab.plots import sweep
+        from llmlab.metrics import pairwise_bleu
+        from llmlab.plots.diversity import plot_diversity
         from llmlab.sweeps.table import check_metrics
 
         along, by = choose_axes(self.axes, along, by)
         groups = [along] if by is None else [along, by]
-        chosen = {"diversity (1 − self-BLEU)": lambda rows: 1 - self_bleu(rows)} if diversity is None else diversity
+        default = {"diversity (1 − pairwise BLEU)": lambda rows: 1 - pairwise_bleu(rows)}
+        chosen = default if diversity is None else diversity
         options: dict[str, Any] = {"by": groups, "over": over, "confidence": confidence}
         if isinstance(chosen, str):
-            tall = self._single(chosen, None, **options)
+            tall = self._summary([chosen], None, **options)
         else:
             if not (isinstance(chosen, Mapping) and len(check_metrics(chosen, {})) == 1):
                 raise RequestError(
@@ -292,17 +284,16 @@ class Sweep:
                     f"{short(chosen)}",
                     param="diversity",
                 )
-            tall = self._single(next(iter(chosen)), chosen, **options)
-        flat = self._single(likelihood, None, **options)
-        ax = sweep.plot_diversity(flat, tall, along=along, by=by, axes=self.axes, ax=ax)
+            tall = self._summary(list(chosen), chosen, **options)
+        flat = self._summary([likelihood], None, **options)
+        ax = plot_diversity(flat, tall, along=along, by=by, axes=self.axes, ax=ax)
         name_averaged(ax, self.axes, along, by)
         return ax
 
-    def _single(self, name: str, metrics: Mapping[str, Metric] | None, **options: Any) -> pd.DataFrame:
-        """The summary of a single metric."""
-        if metrics is not None and name in metrics:
-            return self.summary_frame([], metrics={name: metrics[name]}, **options)
-        return self.summary_frame(name, **options)
+    def _summary(self, names: Sequence[str], metrics: Mapping[str, Metric] | None, **options: Any) -> pd.DataFrame:
+        """The summary of metrics, in the order of their names: functions in `metrics`, or else columns."""
+        sizes = {len(completion.choices) for completion in self.completions.values()}
+        return panels_summary(names, metrics or {}, partial(self.summary_frame, **options), sizes=sizes)
 
     def resume(self, *, save: str | os.PathLike[str] | None = None) -> Sweep:
         """Runs the cells that have no answer yet; returns a complete sweep, and leaves this one as it is.
@@ -341,6 +332,30 @@ class Sweep:
         finally:
             asker.last_sweep = sweep = cls(grid, kept, lab=asker, metrics=metrics)
         return sweep
+
+    @classmethod
+    def concat(cls, sweeps: Sequence[Sweep], *, label: Sequence[str] | None = None) -> Sweep:
+        """Returns several sweeps of the same parameters as one, such as those of two models or of two evenings.
+
+            Sweep.concat([one.sweep(...), other.sweep(...)], label=["one", "other"]).plot(by="sweep")
+
+        It has the cells of all, and can be framed, plotted and saved; it cannot be resumed where the models differ.
+
+        Args:
+            sweeps: the sweeps; the same parameters are swept in all of them, with the same values or with others.
+            label: a text for each sweep, which becomes the first parameter, "sweep"; None where no cell is in two.
+
+        Raises:
+            RequestError: the parameters differ, a cell is in two sweeps, or the labels are not as many texts.
+        """
+        from llmlab.sweeps.concat import concat
+
+        parts = listed("sweeps", sweeps, of="sweeps")
+        for one in parts:
+            if not isinstance(one, Sweep):
+                raise RequestError(f"sweeps must be a list of sweeps, got {short(one)} in it", param="sweeps")
+        grid, completions = concat([(one.grid, one.completions) for one in parts], label=label)
+        return cls(grid, completions, lab=parts[0]._asker, metrics=parts[0]._metrics)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the finished cells to a .parquet file, one row per completion, for `Sweep.load`; returns its path.

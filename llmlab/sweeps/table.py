@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import build
 from llmlab.frames.tokens import logprobs_frame
-from llmlab.metrics import Metric, distinct
-from llmlab.protocol.completion import Choice, Completion
+from llmlab.metrics import Metric
+from llmlab.metrics.tokens import distinct
+from llmlab.protocol.arguments import listed
+from llmlab.protocol.completion import Choice, Completion, ToolCall
 from llmlab.sweeps.grid import Cell, Grid
-from llmlab.sweeps.intervals import measure
+from llmlab.sweeps.intervals import measure, summary
+from llmlab.sweeps.plot_axes import check_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,19 +36,20 @@ def check_metrics(metrics: Mapping[str, Metric] | None, taken: Mapping[str, Any]
             raise RequestError(f"metrics: a name must be a string, got {short(name)}", param="metrics")
         if not callable(metric):
             raise RequestError(f"metric {name!r} must be a function frame -> number, got {metric!r}", param="metrics")
-        if name in taken or name in SWEEP_COLUMNS:
+        if name in taken or name in SWEEP_COLUMNS or name in TOOL_COLUMNS:
             raise RequestError(f"metric {name!r} has the name of a column of the frame; rename it", param="metrics")
     return dict(metrics or {})
 
 
 def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """The frame of `Sweep.frame`, from the finished cells and their answers."""
-    kinds = {**grid.columns, **SWEEP_COLUMNS, **dict.fromkeys(metrics, "number")}
+    kinds = {**grid.columns, **sweep_columns(grid), **dict.fromkeys(metrics, "number")}
     rows: dict[str, list[Any]] = {name: [] for name in kinds}
     for cell, completion in cells:
         tokens = logprobs_frame(completion, names=completion.control_tokens) if metrics else None
         for choice in completion.choices:
             found: dict[str, Any] = {**cell.point, **_statistics(choice), "seed": completion.seed}
+            found["lacks_end"] = completion.lacks_end(choice)
             if found["tokens"] < 0 and len(completion.choices) == 1:
                 found["tokens"] = completion.completion_tokens
             if tokens is not None:
@@ -53,6 +58,65 @@ def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics
             for name in kinds:
                 rows[name].append(found[name])
     return build(rows, kinds)
+
+
+def sweep_columns(grid: Grid) -> dict[str, str]:
+    """Column -> kind, for the columns between the swept parameters and the caller's metrics."""
+    if not any(getattr(cell.request, "tools", None) for cell in grid.cells):
+        return SWEEP_COLUMNS
+    at = list(SWEEP_COLUMNS).index("text") + 1
+    items = list(SWEEP_COLUMNS.items())
+    return dict([*items[:at], *TOOL_COLUMNS.items(), *items[at:]])
+
+
+def sweep_summary(
+    frame: pd.DataFrame,
+    grid: Grid,
+    columns: str | Sequence[str] | None,
+    *,
+    by: str | Sequence[str] | None,
+    own: Sequence[str],
+    metrics: Mapping[str, Metric] | None,
+    over: str,
+    **options: Any,
+) -> pd.DataFrame:
+    """The frame of `Sweep.summary_frame`.
+
+    Args:
+        frame: the sweep's frame.
+        grid: its cells.
+        columns: the columns to average; None for all of them.
+        by: the parameters to group by; None for all of them.
+        own: the columns that are the sweep's own metrics.
+        metrics: name -> function of one cell's rows.
+        over: what varies, "completions" or "prompts".
+        options: confidence, resamples and seed.
+
+    Raises:
+        RequestError: a name is unknown; a metric failed or did not return a number.
+    """
+    numeric = [name for name, kind in SWEEP_COLUMNS.items() if kind == "number" or name == "tokens"]
+    numeric += own
+    if columns is None:
+        columns = numeric if metrics is None else []
+    columns = [columns] if isinstance(columns, str) else listed("columns", columns, of="columns")
+    every = [name for name in grid.axes if not (name == "prompt" and over == "prompts")]
+    axes = [by] if isinstance(by, str) else listed("by", every if by is None else by, of="axes")
+    axes = list(dict.fromkeys(axes))
+    check_names("columns", columns, numeric)
+    check_names("by", axes, list(grid.axes))
+    return summary(
+        frame,
+        by={name: grid.columns[name] for name in axes},
+        cells=list(grid.axes),
+        columns=columns,
+        # The sweep's own columns are measurements, also where all of them happen to be 1.
+        shares=[name for name in own if frame[name].dropna().isin((0, 1)).all()],
+        metrics=check_metrics(metrics, {**grid.axes, **SWEEP_COLUMNS}),
+        over=over,
+        shared=not grid.independent,
+        **options,
+    )
 
 
 def _statistics(choice: Choice) -> dict[str, Any]:
@@ -68,6 +132,7 @@ def _statistics(choice: Choice) -> dict[str, Any]:
     return {
         "choice": choice.index,
         "text": choice.text,
+        "tool_calls": _spelled(choice.tool_calls),
         "finish_reason": choice.finish_reason,
         # An endpoint that lists no tokens has generated some nevertheless: their number is not known.
         "tokens": len(tokens) if choice.is_listed else -1,
@@ -77,6 +142,12 @@ def _statistics(choice: Choice) -> dict[str, Any]:
         "distinct_1": distinct([ids], n=1),
         "distinct_2": distinct([ids], n=2),
     }
+
+
+def _spelled(calls: Sequence[ToolCall]) -> str | None:
+    """Tool calls as JSON, a list of names and arguments; None if there are none."""
+    said = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    return json.dumps(said, ensure_ascii=False) if said else None
 
 
 #: Column -> kind, for the columns between the swept parameters and the caller's metrics (which are numbers).
@@ -91,4 +162,7 @@ SWEEP_COLUMNS: dict[str, str] = {
     "mean_entropy": "number",
     "distinct_1": "number",
     "distinct_2": "number",
+    "lacks_end": "flag",
 }
+#: The column that comes after `text` in a sweep whose requests have tools.
+TOOL_COLUMNS: dict[str, str] = {"tool_calls": "text"}

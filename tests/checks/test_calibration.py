@@ -28,7 +28,7 @@ def report(demo) -> Calibration:
 
 def test_no_probability_is_left_where_the_answers_have_all_of_it() -> None:
     columns = {"prompt": [0, 0], "distribution": ["coin"] * 2, "answer": ["Heads", "Tails"], "truth": [0.5, 0.5]}
-    model = pd.array([0.23692636, 0.76307369], dtype="Float64")  # as float32 has them
+    model = pd.array([0.23692636, 0.76307369], dtype="float64")  # as float32 has them
     assert model.sum() > 1
     answers = pd.DataFrame({**columns, "model": model, "logprob": np.log(model.to_numpy())})
     assert Calibration(answers, "a model").prompts_frame()["elsewhere"].tolist() == [0.0]
@@ -61,12 +61,12 @@ def test_an_answer_is_its_whole_text_and_its_end(demo, report) -> None:
 def test_the_frames(report) -> None:
     frame, prompts = report.frame(), report.prompts_frame()
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
-        "prompt": "int64", "distribution": "str", "answer": "str", "truth": "Float64", "model": "Float64",
-        "logprob": "Float64",
+        "prompt": "int64", "distribution": "str", "answer": "str", "truth": "float64", "model": "float64",
+        "logprob": "float64",
     }  # fmt: skip
     assert {name: str(dtype) for name, dtype in prompts.dtypes.items()} == {
-        "distribution": "str", "prompts": "int64", "answers": "int64", "kl": "Float64", "total_variation": "Float64",
-        "elsewhere": "Float64", "entropy": "Float64",
+        "distribution": "str", "prompts": "int64", "answers": "int64", "kl": "float64", "total_variation": "float64",
+        "elsewhere": "float64", "entropy": "float64",
     }  # fmt: skip
     assert prompts["kl"].is_monotonic_decreasing
     assert sorted(prompts["distribution"]) == sorted(row["name"] for row in SOME)

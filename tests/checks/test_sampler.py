@@ -41,8 +41,8 @@ def test_the_sampler_draws_from_its_distribution(check) -> None:
 def test_the_frame_has_a_row_a_cell_and_the_rare_ones_together(demo, check) -> None:
     frame = check.frame()
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == {
-        "token": "category", "token_id": "Int64", "bytes": "object", "tokens": "int64", "probability": "Float64",
-        "expected": "Float64", "observed": "int64", "residual": "Float64",
+        "token": "category", "token_id": "float64", "bytes": "object", "tokens": "int64", "probability": "float64",
+        "expected": "float64", "observed": "int64", "residual": "float64",
     }  # fmt: skip
     exact = demo.next_token(QUESTION, temperature=1.2, top_p=0.98).frame(top=None)
     assert frame["observed"].sum() == 20_000 and frame["expected"].sum() == pytest.approx(20_000)

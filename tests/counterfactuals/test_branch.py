@@ -10,6 +10,7 @@ import pytest
 from llmlab.counterfactuals.tree import TREE_COLUMNS
 from llmlab.errors import RequestError
 from llmlab.text.token_names import TokenNames
+from tests.columns import assert_declared
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,20 @@ def test_with_its_own_token_it_is_the_result_again(story):
             assert set(again.diff().first_differences.values()) == {None}
             figures = again.choices[0].tokens.logprob, story.choices[choice].tokens.logprob
             np.testing.assert_allclose(*figures, atol=1e-4)
+
+
+def test_a_tree_reads_the_prompt_once(demo):
+    """What was read for the answer is there for each of the tree's beginnings, up to the last border of a piece."""
+    one = demo.chat("Tell me a story about a dog, a cat and a fox. " * 4, seed=3, max_tokens=8)
+    engine, count = demo.backend.engine, len(demo.backend.render(one.request))
+    before = engine.read_tokens
+    one.tree(3, 3)
+    beginnings = 1 + 3 + 9
+    assert engine.read_tokens - before <= beginnings * (count % 32 + 3) < beginnings * count / 2
+    before = engine.read_tokens
+    one.branch(4, " fox")
+    one.rerun(temperature=0.0)
+    assert engine.read_tokens - before <= 2 * (32 + 4)
 
 
 def test_another_token_and_what_follows_it(demo, story):
@@ -161,10 +176,8 @@ def test_a_trees_laws_are_those_of_each_step(demo, story):
     tree = story.tree(3, 4, choice=1, position=6)
     assert len(tree) == 4 + 16 + 64 and tree.position == 6
     frame = tree.frame()
-    kinds = {"index": "int64", "count": "Int64", "token": "category", "bytes": "object", "text": "str"}
-    kinds |= {"number": "Float64", "flag": "bool"}
-    assert {n: str(d) for n, d in frame.dtypes.items()} == {n: kinds[k] for n, k in TREE_COLUMNS.items()}
-    assert frame["parent"].isna().sum() == 4 and (frame["depth"] - 1 + 6 == frame["position"]).all()
+    assert_declared(frame, TREE_COLUMNS)
+    assert (frame["parent"] == -1).sum() == 4 and (frame["depth"] - 1 + 6 == frame["position"]).all()
     before = [*story.prompt_ids.tolist(), *ids(story, 1)[:6]]
     for node in (-1, 0, 3, 4, 11, 19):
         way = [tree.nodes[at].token_id for at in tree.path(node)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
 from llmlab.counterfactuals.diff import first_difference
 from llmlab.counterfactuals.orders import ORDERS_COLUMNS, PAIRS_COLUMNS
 from llmlab.errors import RequestError
+from tests.columns import assert_declared
 
 #: Of what an order can turn round: cuts before and after the temperature, penalties before and after each other.
 FIELDS = {
@@ -19,14 +21,6 @@ FIELDS = {
     "min_p": 0.04,
     "repetition_penalty": 1.2,
     "presence_penalty": 0.6,
-}
-DTYPES = {
-    "index": "int64",
-    "count": "Int64",
-    "token": "category",
-    "bytes": "object",
-    "text": "str",
-    "number": "Float64",
 }
 
 
@@ -39,7 +33,7 @@ def compared(demo):
 def test_the_laws_are_those_of_each_step(demo, compared):
     """Total variation, kept, entropy and all, against the law of the same step by itself."""
     frame, base = compared.frame(), compared.base
-    assert {n: str(d) for n, d in frame.dtypes.items()} == {n: DTYPES[k] for n, k in ORDERS_COLUMNS.items()}
+    assert_declared(frame, ORDERS_COLUMNS)
     assert len(frame) == sum(len(choice.tokens) for choice in base.choices) * 4
     apart = 0
     furthest = frame.loc[frame.groupby("order")["total_variation"].idxmax()]
@@ -99,7 +93,7 @@ def test_each_orders_own_completion_parts_where_its_draw_differs(compared):
 
 def test_pairs_and_summary(compared):
     pairs = compared.pairs_frame()
-    assert {n: str(d) for n, d in pairs.dtypes.items()} == {n: DTYPES[k] for n, k in PAIRS_COLUMNS.items()}
+    assert_declared(pairs, PAIRS_COLUMNS)
     with_ours = pairs[pairs["order"] == "llmlab"]
     frame = compared.frame()
     for order, rows in with_ours.groupby("other"):
@@ -139,10 +133,11 @@ def test_sensitivity_compares_with_each_rerun(story):
     values = np.array([0.0, 0.9, 1.7])
     found = story.sensitivity(temperature=values)
     frame = found.frame()
-    assert {n: str(d) for n, d in frame.dtypes.items()} == {
-        "temperature": "Float64", "choice": "int64", "same": "bool", "position": "Int64", "token": "str",
-        "token_after": "str", "tokens": "int64", "tokens_after": "int64",
+    kinds = {
+        "temperature": "number", "choice": "index", "same": "flag", "position": "count", "token": "text",
+        "token_after": "text", "tokens": "count", "tokens_after": "count",
     }  # fmt: skip
+    assert_declared(frame, kinds)
     assert frame["temperature"].tolist() == np.repeat(values, 4).tolist()
     for value in values.tolist():
         rows = frame[frame["temperature"] == value]
@@ -175,11 +170,11 @@ def test_other_parameters_and_the_order(story):
 @pytest.mark.parametrize(
     ("moved", "values", "dtype"),
     [
-        ({"seed": [3, 2**60 + 1, -1]}, [3, 2**60 + 1, -1], "Int64"),  # to the last digit
-        ({"top_k": [None, -1, 3]}, [0, 0, 3], "Int64"),  # off is 0, as in a sweep
-        ({"max_tokens": [2, None]}, [2, pd.NA], "Int64"),
-        ({"temperature": [1, 0.5]}, [1.0, 0.5], "Float64"),
-        ({"enable_thinking": [True, None]}, [True, pd.NA], "boolean"),
+        ({"seed": [3, 2**60 + 1, -1]}, [3, 2**60 + 1, -1], "int64"),  # to the last digit
+        ({"top_k": [None, -1, 3]}, [0, 0, 3], "int64"),  # off is 0, as in a sweep
+        ({"max_tokens": [2, None]}, [2.0, math.nan], "float64"),
+        ({"temperature": [1, 0.5]}, [1.0, 0.5], "float64"),
+        ({"enable_thinking": [True, None]}, [True, None], "object"),
         ({"messages": ["Hi."]}, ['[{"content": "Hi.", "role": "user"}]'], "str"),
     ],
     ids=str,

@@ -18,6 +18,7 @@ from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 from llmlab.results.result import Result
+from tests.columns import assert_declared
 from tests.completions import STORY, make_completion, make_tokens
 
 QUESTION = "Could you please tell me a tree? Only the answer."
@@ -103,8 +104,7 @@ def test_a_raw_text_from_its_second_token(demo):
 
 def test_the_prompts_own_logprobs(demo, result):
     frame = result.prompt_logprobs_frame()
-    kinds = {"index": "int64", "token": "category", "count": "Int64", "bytes": "object", "number": "Float64"}
-    assert {n: str(d) for n, d in frame.dtypes.items()} == {n: kinds[k] for n, k in PROMPT_COLUMNS.items()}
+    assert_declared(frame, PROMPT_COLUMNS)
     assert frame["token_id"].tolist() == result.prompt_ids.tolist()
     assert frame.loc[0, ["logprob", "rank", "entropy", "margin"]].isna().all()
     assert frame.loc[1:, "logprob"].notna().all()
@@ -116,9 +116,7 @@ def test_the_prompts_own_logprobs(demo, result):
 
 def test_perplexity_and_surprisal(demo, result):
     frame = result.surprisal_frame()
-    kinds = {"index": "int64", "segment": "category", "token": "category", "count": "Int64", "bytes": "object"}
-    kinds["number"] = "Float64"
-    assert {n: str(d) for n, d in frame.dtypes.items()} == {n: kinds[k] for n, k in SURPRISAL_COLUMNS.items()}
+    assert_declared(frame, SURPRISAL_COLUMNS)
     logprobs = result.logprobs_frame()
     for choice, found in enumerate(result.perplexities):
         own, theirs = frame[frame["choice"] == choice], logprobs[logprobs["choice"] == choice]

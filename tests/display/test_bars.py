@@ -56,18 +56,18 @@ class Case:
 @pytest.mark.parametrize(
     "case",
     [
-        Case(0.04, 0.05, 0.08, "", "0.1", "80.00%", "40.00%", "0.080"),
+        Case(0.04, 0.05, 0.08, "", "0.1", "80.00%", "40.00%", "0.0800"),
         Case(0.5, 0.4, 0.45, "", "0.5", "90.00%", "100.00%", "0.450"),
         Case(0.3, 0.6, 0.0, "top_p", "1", "60.00%", "30.00%", "top_p"),
         Case(1.0, 0.0, 0.0, "", "1", "0.00%", "100.00%", "0"),
-        Case(0.0, 1e-5, 1e-5, "", "0.1", "0.01%", "0.00%", "1e-05"),
+        Case(0.0, 1e-5, 1e-5, "", "0.1", "0.01%", "0.00%", "1e-5"),
     ],
 )
 def test_a_bar_is_as_long_as_its_probability(case: Case) -> None:
     bars = bars_of(
         labels=("a",), token_ids=(0,), raw=np.array([case.raw]), prob=np.array([case.prob]),
         final=np.array([case.final]), removed_by=(case.cut,), settings={"top_p": 0.9} if case.cut else {},
-        removed={"top_p": (3, 0.25)} if case.cut else {},
+        removed={"top_p": (3, 0.25)} if case.cut else {}, vocab_size=1,
     )  # fmt: skip
     source = to_html(bars)
     assert f'<span class="end">{case.scale}</span>' in source
@@ -79,3 +79,16 @@ def test_a_bar_is_as_long_as_its_probability(case: Case) -> None:
 
 def test_a_message_takes_the_place_of_the_bars() -> None:
     assert Tree(message("no <distribution> here")).text.endswith("no <distribution> here")
+
+
+def test_what_has_no_bar_has_one_together() -> None:
+    """Twelve bars of 0.47 in all are not the distribution: the row of all others says where the rest is."""
+    prob = np.full(12, 0.47 / 12)
+    source = to_html(bars_of(
+        labels=("a",) * 12, token_ids=tuple(range(12)), raw=prob, prob=prob, final=prob * 2, removed_by=("",) * 12,
+        vocab_size=2048,
+    ))  # fmt: skip
+    (row,) = re.findall(r'<div class="row others".*?</div>', source)
+    assert "2,036 others" in row and '<span class="p">0.0600</span> <span class="p">0.530</span>' in row
+    assert "left:53.00%" in row and "width:6.00%" in row
+    assert "others" not in re.sub(r"<style>.*?</style>", "", to_html(bars_of()))

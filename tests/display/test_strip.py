@@ -89,8 +89,13 @@ def test_a_title_says_everything_about_its_token(hard) -> None:
         assert figures["entropy"] == [f"{tokens.entropy[t]:.3f}", f"{tokens.sampling_entropy[t]:.3f}"]
         assert f"rank {tokens.rank[t]} · kept {tokens.kept[t]}" in lines
         assert f"margin {tokens.margin[t]:.3f} · position {t}" in lines
-        rows = lines[lines.index("   raw sampl.") + 1 :]
-        assert len(rows) == 5
+        *rows, others = lines[lines.index("    raw  sampl.") + 1 :]
+        assert len(rows) == 5 and others.endswith("all others")
+        left = [
+            1 - np.exp(values[t, :5].astype(float)).sum()
+            for values in (tokens.top_logprob, tokens.top_sampling_logprob)
+        ]
+        assert [float(value) for value in others.split()[:2]] == pytest.approx(left, abs=6e-4)
         assert [float(row.split()[0]) for row in rows] == pytest.approx(np.exp(tokens.top_logprob[t, :5]), abs=6e-4)
         assert ["▸" in row for row in rows] == (tokens.top_ids[t, :5] == tokens.ids[t]).tolist()
         cells = [row.count("█") for row in rows]
@@ -114,7 +119,7 @@ def test_a_title_fits_its_panel_whatever_the_vocabulary(make_tokens, make_comple
     assert len(titles) == 3
     lines = [line for title in titles for line in unescape(title).splitlines()]
     assert max(map(len, lines)) <= 41 and "rank 151,936 · kept 151,936" in lines
-    assert len(lines) == 3 * (9 + 5) and f"--tall:{22 + 18 * 14}px" in page, "the panel has room for all of them"
+    assert len(lines) == 3 * (9 + 5 + 1) and f"--tall:{22 + 18 * 15}px" in page, "the panel has room for all of them"
 
 
 def test_the_colour_and_a_second_sign_follow_the_probability(make_tokens, make_completion) -> None:
@@ -142,7 +147,7 @@ def test_what_is_not_known_has_no_colour_and_no_number(make_tokens, make_complet
         assert token["class"] == "k unknown"
         assert not re.search(r"nan|-1\b", token["title"])
         assert "rank – · kept –\nmargin – · position " in token["title"]
-        assert "raw sampl." not in token["title"]
+        assert "raw  sampl." not in token["title"]
 
 
 def test_segments_and_finish_reasons_are_named(make_tokens, make_completion) -> None:
@@ -205,8 +210,14 @@ def test_a_page_holds_the_messages_and_several_strips_fit_in_one(story) -> None:
     assert " id=" not in both, "ids would clash"
     sheets = re.findall(r"<style>(.*?)</style>", both)
     assert len(sheets) == 2 and sheets[0] == sheets[1]
-    for selector in re.findall(r"(?:^|[{}])\s*([^{}@]+?)\s*\{", sheets[0]):
-        assert all(".llmlab-strip" in part for part in selector.split(",")), selector
+    # Every rule is inside the part's own, or names it: none reaches the rest of the page.
+    depth, apart = 0, ""
+    for sign in sheets[0]:
+        depth += (sign == "{") - (sign == "}")
+        apart += sign if depth == 0 or not apart.rsplit("}", 1)[-1].startswith(".llmlab-strip{") else ""
+    for selector in re.findall(r"(?:^|[{}])\s*([^{}@]+?)\s*\{", apart):
+        assert ".llmlab-strip" in selector, selector
+    assert len(sheets[0]) < 6_000
 
 
 @pytest.mark.parametrize("ramp", [palette.LIGHT_RAMP, palette.DARK_RAMP])

@@ -14,11 +14,15 @@ TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "
 EVERYTHING = {
     "temperature": 0.73, "top_k": 7, "top_p": 0.9, "min_p": 0.03, "repetition_penalty": 0.01, "frequency_penalty": -1.5,
     "presence_penalty": 2.0, "logit_bias": {7: -100, 9: 1.5}, "max_tokens": 12, "stop": ["a", "\n"], "seed": -(2**63),
-    "n": 3, "enable_thinking": False, "min_tokens": 4, "ignore_eos": True, "include_stop": False,
-    "separate_reasoning": True, "response_format": {"type": "json_object"}, "tools": [TOOL], "tool_choice": "none",
+    "n": 3, "enable_thinking": False, "reasoning_effort": "none", "min_tokens": 4, "ignore_eos": True,
+    "include_stop": False, "stop_token_ids": [5], "separate_reasoning": True,
+    "response_format": {"type": "json_object"}, "tools": [TOOL], "tool_choice": "none",
     "parallel_tool_calls": False, "chat_template_kwargs": {"deep": [1, None]},
     "context_length_exceeded_behavior": "error",
 }  # fmt: skip
+#: Fields that cannot stand beside response_format.
+FILTERS = {"bad_words": ["sorry", '"'], "allowed_token_ids": [1, 2]}
+OUTPUTS = {"structured_outputs": {"regex": "a|b"}}
 
 
 def test_every_field_has_a_control_or_a_reason_to_have_none() -> None:
@@ -26,7 +30,7 @@ def test_every_field_has_a_control_or_a_reason_to_have_none() -> None:
     assert len(set(names)) == len(names)
     assert {*names, *WITHOUT_CONTROL} == {*ChatRequest.model_fields, "order"}
     assert not set(names) & WITHOUT_CONTROL.keys()
-    assert {*EVERYTHING, "order"} == set(names), "the round trip below is over all of them"
+    assert {*EVERYTHING, *FILTERS, *OUTPUTS, "order"} == set(names), "the round trip below is over all of them"
 
 
 def test_controls_that_nobody_touched_ask_for_nothing() -> None:
@@ -44,18 +48,23 @@ def test_a_slider_ends_where_the_contract_does(control) -> None:
             ChatRequest.build("x", **{control.name: control.high + 1})
 
 
-def test_a_request_comes_back_as_it_went_in() -> None:
-    request = ChatRequest.build("hello", **EVERYTHING)
+@pytest.mark.parametrize("given", [EVERYTHING, FILTERS, OUTPUTS], ids=["everything", "filters", "outputs"])
+def test_a_request_comes_back_as_it_went_in(given) -> None:
+    request = ChatRequest.build("hello", **given)
     values = values_of(request, order="vllm")
     fields = fields_of(values)
     assert fields.pop("order") == "vllm"
     assert ChatRequest.build("hello", **fields) == request
 
 
-@pytest.mark.parametrize("stop", ["END", '"quoted"', "[", "{x}", " ", ["one"], ["a", "b", "c", "d"]])
+@pytest.mark.parametrize(
+    "stop", ["END", '"quoted"', "[", "{x}", " ", "\n", "a\r\nb", "\t", ["one"], ["a", "b", "c", "d"]]
+)
 def test_a_stop_comes_back_whatever_it_looks_like(stop) -> None:
     request = ChatRequest.build("hello", stop=stop)
-    assert fields_of(values_of(request)) == {"stop": stop}
+    values = values_of(request)
+    assert fields_of(values) == {"stop": stop}
+    assert not set("\r\n\t") & set(values["stop"]), "a browser's line of text would lose it"
 
 
 def test_max_tokens_has_two_names_and_one_control() -> None:
@@ -71,6 +80,8 @@ def test_max_tokens_has_two_names_and_one_control() -> None:
         ("logit_bias", "{1: 2}", r"logit_bias must be JSON, such as \{\"42\": -100\}"),
         ("stop", '["a"', "stop must be JSON"),
         ("tools", "now", "tools must be JSON"),
+        ("temperature", "warm", "temperature must be a number, got 'warm'"),
+        ("top_k", "few", "top_k must be an integer, got 'few'"),
     ],
 )
 def test_what_cannot_be_read_is_named(name: str, value: str, message: str) -> None:

@@ -113,9 +113,13 @@ def test_alternatives_draw_both_distributions_and_mark_the_sampled_token(hard, a
     tokens = hard.choices[0].tokens
     ax = plot_top_logprobs(alternatives(hard.choices[0], 9, top=6, names=NAMES))
     raw, sampling = ax.containers
-    np.testing.assert_allclose([bar.get_width() for bar in raw], np.exp(tokens.top_logprob[9, :6]), rtol=1e-6)
-    np.testing.assert_allclose([bar.get_width() for bar in sampling], np.exp(tokens.top_sampling_logprob[9, :6]))
+    np.testing.assert_allclose([bar.get_width() for bar in raw][:6], np.exp(tokens.top_logprob[9, :6]), rtol=1e-6)
+    np.testing.assert_allclose([bar.get_width() for bar in sampling][:6], np.exp(tokens.top_sampling_logprob[9, :6]))
     labels = [tick.get_text() for tick in ax.get_yticklabels()]
+    # The last bars are what the six leave to all other tokens.
+    assert len(raw) == len(sampling) == 7 and labels[-1] == "all others"
+    assert raw[6].get_width() == pytest.approx(1 - np.exp(tokens.top_logprob[9, :6].astype(float)).sum())
+    assert [sum(bar.get_width() for bar in bars) for bars in (raw, sampling)] == pytest.approx([1, 1])
     marked = [label for label in labels if label.startswith("▸ ")]
     assert marked == ["▸ <F0><9F>"]
     assert ax.get_xlabel() == "probability"

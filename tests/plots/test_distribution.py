@@ -17,6 +17,7 @@ from llmlab.plots.distribution import plot_stages
 from llmlab.protocol.request import ChatRequest
 from llmlab.results.next_token import NextToken
 from llmlab.sampling.pipeline import ORDERS
+from llmlab.text.numbers import probability
 from tests.results.test_next_token import END, FakeBackend, V, cut, softmax
 
 MADE = np.array([3, 11, 3, 40], np.int32)
@@ -115,26 +116,27 @@ def test_the_waterfall_is_drawn(next_token: NextToken, token: int | str, fields:
     token = int(next_token.ranking[0]) if token == "best" else token
     data, ax = next_token._token_stages(token, **fields), next_token.plot_stages(token, **fields)
     before = np.concatenate([[0], data.prob[:-1]])
-    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], np.abs(data.prob - before))
-    np.testing.assert_allclose([bar.get_y() for bar in ax.patches], np.minimum(data.prob, before))
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], np.abs(data.prob - before))
+    np.testing.assert_allclose([bar.get_x() for bar in ax.patches], np.minimum(data.prob, before))
     notes = [text.get_text() for text in ax.texts]
     assert notes.count("removed") == (1 if data.removed_by else 0)
-    ticks = [tick.get_text() for tick in ax.get_xticklabels()]
-    assert [tick.split("\n")[0] for tick in ticks] == list(data.stages)
-    assert ticks[0].endswith(f"logit {data.logit[0]:.2f}") and ("out" in ticks[-1]) == bool(data.removed_by)
+    assert notes[0].endswith(f"(logit {data.logit[0]:.2f})") and ("logit" in notes[-1]) != bool(data.removed_by)
+    assert ax.yaxis_inverted(), "from top to bottom"
+    ticks = [tick.get_text() for tick in ax.get_yticklabels()]
+    assert ticks == [f"{stage} {setting}".rstrip() for stage, setting in zip(data.stages, data.settings, strict=True)]
     title = ax.get_title(loc="left")
     assert title.startswith(data.label) and ("removed by" in title) == bool(data.removed_by)
-    boxes = [tick.get_window_extent() for tick in ax.get_xticklabels()]
-    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False)), "no label over another"
     assert_nothing_clipped(ax)
 
 
 def test_the_title_of_a_long_token_stays_inside(next_token: NextToken, assert_nothing_clipped) -> None:
     data = next_token._token_stages(5)
     assert plot_stages(data).get_title(loc="left").count("\n") == 0
-    ax = plot_stages(data._replace(label="W" * 18))
+    with plt.rc_context({"figure.figsize": (4.0, 3.0)}):
+        ax = plot_stages(data._replace(label="W" * 18))
     assert_nothing_clipped(ax)
-    assert ax.get_title(loc="left") == f"{'W' * 18}:\ncan be drawn, p = {data.prob[-1]:.3f}"
+    said = ax.get_title(loc="left")
+    assert "\n" in said and said.replace("\n", " ") == f"{'W' * 18}: can be drawn, p = {probability(data.prob[-1])}"
 
 
 def test_penalties_before_and_after(next_token: NextToken, assert_nothing_clipped) -> None:

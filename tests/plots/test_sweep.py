@@ -100,7 +100,7 @@ def test_what_is_not_known_stays_white(swept, assert_nothing_clipped) -> None:
 def test_values_that_are_no_numbers_stand_side_by_side(odd, assert_nothing_clipped) -> None:
     ax = odd.plot(metrics={"commonest answer": metrics.majority_share})
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["off", "1", "20"]
-    assert ax.get_ylabel() == "commonest answer"
+    assert ax.get_ylabel() == "commonest answer, n = 2"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["none", '{"type": "json_object"}']
     assert_nothing_clipped(ax)
     ax = odd.plot("tokens", x="response_format", by="top_k")
@@ -112,12 +112,14 @@ def test_diversity_against_likelihood(swept, assert_nothing_clipped) -> None:
     ax = swept.plot_diversity()
     by = ["temperature", "top_p"]
     flat = swept.summary_frame("mean_logprob", by=by)
-    tall = swept.summary_frame([], metrics={"d": lambda rows: 1 - metrics.self_bleu(rows)}, by=by)
+    tall = swept.summary_frame([], metrics={"d": lambda rows: 1 - metrics.pairwise_bleu(rows)}, by=by)
     for container, top_p in zip(ax.containers, (0.7, 1.0), strict=True):
         here = (flat["top_p"] == top_p).to_numpy()
         np.testing.assert_allclose(container.lines[0].get_xdata(), flat["value"][here].astype(float))
         np.testing.assert_allclose(container.lines[0].get_ydata(), tall["value"][here].astype(float))
-    assert ax.get_xlabel() == "mean logprob (nats per token)" and ax.get_ylabel() == "diversity (1 − self-BLEU)"
+    assert ax.get_xlabel() == "mean logprob (nats per token)" and (
+        ax.get_ylabel() == "diversity (1 − pairwise BLEU), n = 4"
+    )
     assert "labelled by temperature" in ax.get_title("left") and "0.5" in {text.get_text() for text in ax.texts}
     assert_nothing_clipped(ax)
     other = swept.plot_diversity(diversity="distinct_2", likelihood="perplexity", along="top_p", by="temperature")

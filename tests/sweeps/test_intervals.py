@@ -9,7 +9,7 @@ from scipy import stats
 
 from llmlab import metrics
 from llmlab.errors import RequestError
-from llmlab.sweeps.intervals import Units, bootstrap_mean, jackknife_mean, measure
+from llmlab.sweeps.intervals import Units, as_shares, bootstrap_mean, jackknife_mean, measure, wilson_mean
 
 
 def each(T: int) -> Units:
@@ -62,6 +62,53 @@ def test_one_observation_says_nothing_about_its_spread() -> None:
     assert infinite.value == math.inf and math.isnan(infinite.low)
 
 
+@pytest.mark.parametrize("T", [1, 2, 4, 16, 100])
+def test_a_share_has_wilsons_interval(T) -> None:
+    for ones in {0, 1, T // 3, T}:
+        values = np.r_[np.ones(ones), np.zeros(T - ones)]
+        want = stats.binomtest(ones, T).proportion_ci(0.9, method="wilson")
+        found = wilson_mean(values, units=each(T), confidence=0.9)
+        assert found.value == ones / T
+        np.testing.assert_allclose(found[1:], (want.low, want.high), atol=1e-12)
+    assert all(math.isnan(figure) for figure in wilson_mean(np.zeros(0), units=each(0), confidence=0.9))
+
+
+def coverage(T: int, p: float, interval) -> float:
+    """How often the interval of T zeros and ones holds their probability p, summed over all numbers of ones."""
+    held = 0.0
+    for ones in range(T + 1):
+        found = interval(np.r_[np.ones(ones), np.zeros(T - ones)])
+        held += stats.binom.pmf(ones, T, p) * (found.low <= p <= found.high)
+    return held
+
+
+@pytest.mark.parametrize(("T", "p"), [(4, 0.1), (8, 0.1), (16, 0.3), (32, 0.1), (32, 0.5)])
+def test_a_share_lies_in_its_interval_as_often_as_it_says(T, p) -> None:
+    found = coverage(T, p, lambda values: wilson_mean(values, units=each(T), confidence=0.95))
+    assert 0.92 < found < 0.985
+    options = {"units": each(T), "confidence": 0.95, "resamples": 1000}
+    bootstrap = coverage(T, p, lambda values: bootstrap_mean(values, rng=np.random.default_rng(0), **options))
+    print(f"{T} values, p = {p}: Wilson {found:.3f}, bootstrap {bootstrap:.3f}")
+    assert T > 8 or bootstrap < 0.6, "what the bootstrap does with few zeros and ones"
+
+
+def test_a_share_of_units_that_stand_together() -> None:
+    rng = np.random.default_rng(8)
+    ones = (rng.random(12) < 0.3).astype(float)
+    one = wilson_mean(ones, units=each(12), confidence=0.95)
+    copies = wilson_mean(np.tile(ones, 5), units=Units(np.zeros(60, int), np.tile(np.arange(12), 5)), confidence=0.95)
+    np.testing.assert_allclose(copies, one)  # five copies say no more than the twelve
+    sure = wilson_mean(np.ones(60), units=Units(np.zeros(60, int), np.tile(np.arange(12), 5)), confidence=0.95)
+    np.testing.assert_allclose(sure, wilson_mean(np.ones(12), units=each(12), confidence=0.95))
+    # Three cells that share their noise, each choice with one number that all of them compare with.
+    held, chances = 0, np.array([0.05, 0.1, 0.15])
+    for _ in range(1000):
+        values = (rng.random(8) < chances[:, None]).astype(float).ravel()
+        found = wilson_mean(values, units=Units(np.zeros(24, int), np.tile(np.arange(8), 3)), confidence=0.95)
+        held += found.low <= chances.mean() <= found.high
+    assert 0.92 < held / 1000 < 0.99
+
+
 def test_the_jackknife_of_a_mean_is_the_standard_error() -> None:
     values = np.random.default_rng(6).normal(size=30)
     frame = pd.DataFrame({"x": values})
@@ -86,6 +133,26 @@ def test_the_jackknife_over_cells() -> None:
     assert math.isnan(single.low) and single.value == one["x"][0]
     alike = pd.DataFrame({"text": ["a"] * 4})
     assert jackknife_mean([alike], metrics.self_bleu, name="b", units=[each(4)], confidence=0.95) == (1, 1, 1)
+
+
+def test_a_metric_that_is_a_share_is_found() -> None:
+    texts = [["a", "a", "b", "a"], ["b"] * 3, ["a"]]
+    cells = [pd.DataFrame({"text": each}) for each in texts]
+    found = as_shares(cells, lambda rows: (rows["text"] == "a").mean(), name="share")
+    assert found is not None and [each.tolist() for each in found] == [[1, 1, 0, 1], [0, 0, 0], [1]]
+    others = {
+        "diversity": lambda rows: 1 - metrics.pairwise_bleu(rows),
+        "entropy": metrics.sample_entropy,
+        "nothing": lambda rows: math.nan,
+        "constant": lambda rows: 1.0,
+        "number": len,
+        "strict": lambda rows: float(len(rows) in (1, 3, 4)),
+        "all or none": lambda rows: 1 / (len(rows) in (1, 3, 4)),
+    }
+    for name, metric in others.items():
+        assert as_shares(cells[:2], metric, name=name) is None, name
+    tie = [pd.DataFrame({"text": ["a", "a", "b", "b"]})]
+    assert as_shares(tie, metrics.majority_share, name="majority") is None, "its pseudo-values are 0, and it is not"
 
 
 @pytest.mark.parametrize("given", [3, 3.0, np.float32(3), np.int64(3), np.array(3.0), pd.Series([3]).sum()])

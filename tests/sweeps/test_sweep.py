@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+from scipy import stats
 
 import llmlab
 from llmlab import metrics
@@ -19,7 +22,7 @@ from llmlab.errors import RequestError
 from llmlab.frames.tokens import logprobs_frame
 from llmlab.lab.lab import Lab
 from llmlab.protocol.backend import Backend
-from llmlab.protocol.completion import Completion
+from llmlab.protocol.completion import Completion, ToolCall
 from llmlab.protocol.request import ChatRequest
 from llmlab.sweeps import gather as gather_module
 from llmlab.sweeps.grid import Cell, Grid
@@ -28,9 +31,9 @@ from llmlab.testing import tiny_checkpoint
 from tests.backends.endpoint import Endpoint, entry, whole
 
 DTYPES = {
-    "choice": "int64", "seed": "int64", "text": "str", "finish_reason": "str", "tokens": "Int64",
-    "mean_logprob": "Float64", "perplexity": "Float64", "mean_entropy": "Float64", "distinct_1": "Float64",
-    "distinct_2": "Float64",
+    "choice": "int64", "seed": "int64", "text": "str", "finish_reason": "str", "tokens": "int64",
+    "mean_logprob": "float64", "perplexity": "float64", "mean_entropy": "float64", "distinct_1": "float64",
+    "distinct_2": "float64", "lacks_end": "bool",
 }  # fmt: skip
 QUESTION = "Name an animal."
 
@@ -62,10 +65,14 @@ def swept(demo) -> Sweep:
 
 
 def test_the_grid_has_the_last_axis_fastest(swept) -> None:
-    assert dict(swept.axes) == {"prompt": (0, 1), "temperature": (0.5, 1.5), "order": ("llmlab", "vllm")}
+    assert dict(swept.axes) == {
+        "prompt": (QUESTION, "Roll a die."),
+        "temperature": (0.5, 1.5),
+        "order": ("llmlab", "vllm"),
+    }
     assert list(swept.axes) == ["prompt", "temperature", "order"]
     points = [tuple(cell.point.values()) for cell in swept.cells]
-    assert points == [(p, t, o) for p in (0, 1) for t in (0.5, 1.5) for o in ("llmlab", "vllm")]
+    assert points == [(p, t, o) for p in (QUESTION, "Roll a die.") for t in (0.5, 1.5) for o in ("llmlab", "vllm")]
     assert swept.is_complete and len(swept) == 32 and len(swept.results) == 8
     assert all(result.request.max_tokens == 6 and result.request.n == 4 for result in swept.results)
     assert "8 cells · 32 completions · seed 7" in repr(swept) and "temperature (2)" in repr(swept)
@@ -74,12 +81,12 @@ def test_the_grid_has_the_last_axis_fastest(swept) -> None:
 
 def test_cells_share_their_noise_and_prompts_do_not(demo, swept) -> None:
     seeds = {(cell.point["prompt"], result.seed) for cell, result in zip(swept.cells, swept.results, strict=True)}
-    assert len(seeds) == 2 and (0, 7) in seeds, "one a prompt, and the first one's is the sweep's own"
+    assert len(seeds) == 2 and (QUESTION, 7) in seeds, "one a prompt, and the first one's is the sweep's own"
     assert all(0 <= seed < 2**31 for _, seed in seeds), "an endpoint may take signed 32 bits and no more"
     drawn = demo.sweep([QUESTION] * 8, n=1, max_tokens=1)
     assert len({result.seed for result in drawn.results}) == 8 and drawn.results[0].seed == drawn.seed
     assert all(0 <= result.seed < 2**31 for result in drawn.results), "the one that nobody gave as well"
-    again = demo.chat("Roll a die.", temperature=1.5, n=4, seed=dict(seeds)[1], max_tokens=6)
+    again = demo.chat("Roll a die.", temperature=1.5, n=4, seed=dict(seeds)["Roll a die."], max_tokens=6)
     assert again.texts == swept.at(prompt=1, temperature=1.5, order="llmlab").texts
     alone = demo.sweep(QUESTION, temperature=[1.5], n=2, seed=7, max_tokens=6)
     assert "prompt" not in alone.axes
@@ -135,7 +142,7 @@ def test_lists_that_are_a_value_are_not_swept(demo) -> None:
         ({"stream": True}, "stream: a sweep waits for its answers"),
         ({"order": ["vllm", "mine"]}, "order must be one of llmlab, vllm"),
         ({"prompt": "x"}, "give messages or a prompt, not both"),
-        ({"messages": []}, "messages is an empty list"),
+        ({"messages": []}, "messages must not be empty"),
         ({"messages": None}, "messages is missing"),
         ({"messages": ["a", {"role": "user", "content": "b"}]}, "mixes prompts and single messages"),
         ({"metrics": {"text": len}}, "metric 'text' has the name of a column"),
@@ -229,8 +236,8 @@ def test_an_endpoint_is_asked_so_many_at_a_time_as_it_takes(script) -> None:
 
 def test_the_frame_has_the_columns_of_the_design(swept) -> None:
     frame = swept.frame()
-    axes = {"prompt": "int64", "temperature": "Float64", "order": "str"}
-    assert dtypes(frame) == {**axes, **DTYPES, "rare": "Float64"}
+    axes = {"prompt": "str", "temperature": "float64", "order": "str"}
+    assert dtypes(frame) == {**axes, **DTYPES, "rare": "float64"}
     assert list(frame.columns) == [*axes, *DTYPES, "rare"]
     assert frame.index.equals(pd.RangeIndex(32)) and frame.notna().all(axis=None)
     assert frame["choice"].tolist() == [0, 1, 2, 3] * 8
@@ -263,7 +270,7 @@ def test_a_frame_is_the_callers_to_change(swept) -> None:
     frame["tokens"] = 0
     assert swept.frame()["tokens"].gt(0).all()
     other = swept.frame(metrics={"longest": lambda tokens: tokens["token"].astype(str).str.len().max()})
-    assert list(other.columns[-2:]) == ["distinct_2", "longest"] and other["longest"].ge(3).any()
+    assert list(other.columns[-2:]) == ["lacks_end", "longest"] and other["longest"].ge(3).any()
 
 
 def test_columns_of_every_kind_of_axis(demo) -> None:
@@ -271,7 +278,7 @@ def test_columns_of_every_kind_of_axis(demo) -> None:
         QUESTION, n=1, temperature=0, max_tokens=[2, None], top_k=[None, 5], include_stop=[True, False], min_p=(0, 0.1)
     )
     frame = sweep.frame()
-    kinds = {"max_tokens": "Int64", "top_k": "Int64", "include_stop": "boolean", "min_p": "Float64"}
+    kinds = {"max_tokens": "float64", "top_k": "int64", "include_stop": "bool", "min_p": "float64"}
     assert {name: dtypes(frame)[name] for name in kinds} == kinds and len(frame) == 16
     assert frame["max_tokens"].isna().sum() == 8 and set(frame["top_k"]) == {0, 5}
     groups = sweep.summary_frame("tokens", by=["max_tokens", "include_stop"])
@@ -288,8 +295,8 @@ def test_what_an_endpoint_does_not_say_is_na(make_tokens, make_completion) -> No
     choices = list(completion.choices)
     choices[3] = dataclasses.replace(choices[3], text="said, but not in tokens")
     frame = sweep_of(dataclasses.replace(completion, choices=tuple(choices))).frame()
-    assert dtypes(frame) == DTYPES
-    assert frame["tokens"].tolist() == [5, 5, 5, pd.NA, 0]
+    assert dtypes(frame) == {**DTYPES, "tokens": "float64"}
+    np.testing.assert_array_equal(frame["tokens"], [5, 5, 5, np.nan, 0])
     assert frame["mean_logprob"].isna().tolist() == [False, True, True, True, True]
     for name in ("perplexity", "mean_entropy"):
         assert frame[name].isna().tolist() == [False, True, True, True, True]
@@ -325,12 +332,12 @@ def test_somebody_elses_endpoint_gives_the_same_columns(swept) -> None:
 def test_an_empty_sweep_has_the_columns_all_the_same(swept) -> None:
     empty = Sweep(swept.grid, {}, metrics={"mine": len})
     frame = empty.frame()
-    assert dtypes(frame) == {"prompt": "int64", "temperature": "Float64", "order": "str", **DTYPES, "mine": "Float64"}
+    assert dtypes(frame) == {"prompt": "str", "temperature": "float64", "order": "str", **DTYPES, "mine": "float64"}
     assert len(frame) == 0 and not empty.is_complete
     summary = empty.summary_frame()
     assert dtypes(summary) == {
-        "prompt": "int64", "temperature": "Float64", "order": "str", "metric": "str", "completions": "int64",
-        "value": "Float64", "low": "Float64", "high": "Float64",
+        "prompt": "str", "temperature": "float64", "order": "str", "metric": "str", "completions": "int64",
+        "value": "float64", "low": "float64", "high": "float64",
     }  # fmt: skip
     assert len(summary) == 0 and len(empty.summary_frame(by=[])) == 0
     assert "0 of 8 cells: resume() runs the rest" in repr(empty)
@@ -361,6 +368,52 @@ def test_the_summary_has_a_row_a_group_and_metric(swept) -> None:
     assert over["low"].notna().all()  # a group of one prompt would have no interval
     assert len(swept.summary_frame("tokens", by="temperature", over="prompts")) == 2
     assert len(swept.summary_frame("tokens", by="prompt", over="prompts")) == 2
+
+
+def test_a_metric_of_zeros_and_ones_has_wilsons_interval(demo) -> None:
+    found = demo.sweep(
+        QUESTION, temperature=[0.2, 1.0], n=6, seed=3, max_tokens=1,
+        metrics={"dog": lambda tokens: tokens["token"].iloc[0] == "Dog", "half": lambda tokens: 0.5},
+    )  # fmt: skip
+    frame, summary = found.frame(), found.summary_frame(confidence=0.9)
+    assert 0 < frame["dog"].mean() < 1
+    for temperature, rows in frame.groupby("temperature"):
+        own = summary[(summary["temperature"] == temperature)].set_index("metric")
+        want = stats.binomtest(int(rows["dog"].sum()), 6).proportion_ci(0.9, method="wilson")
+        np.testing.assert_allclose(own.loc["dog", ["low", "high"]].astype(float), (want.low, want.high), atol=1e-12)
+        # Each completion has one token: its own columns are measurements, and do not turn into shares.
+        assert own.loc["tokens", ["value", "low", "high"]].tolist() == [1, 1, 1]
+        assert own.loc["distinct_1", ["value", "low", "high"]].tolist() == [1, 1, 1]
+        assert own.loc["half", ["low", "high"]].tolist() == [0.5, 0.5]
+    # The same as a function of a cell's rows: by itself, over both cells with their shared noise, and over prompts.
+    dog = {"dog": lambda rows: (rows["text"].str.strip() == "Dog").mean()}
+    columns = ["value", "low", "high"]
+    for by in ("temperature", []):
+        cells = found.summary_frame("dog", by=by)[columns]
+        assert_frame_equal(found.summary_frame([], by=by, metrics=dog)[columns], cells)
+    prompts = found.summary_frame([], by="temperature", over="prompts", metrics=dog)
+    assert prompts["low"].ge(0).all() and prompts["high"].le(1).all()
+
+
+def test_answers_that_are_tool_calls_are_told_apart(make_tokens, make_completion) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    completion = make_completion(*[make_tokens((0, 1))] * 3, tools=[tool])
+    choices = [
+        dataclasses.replace(choice, text="", tool_calls=(ToolCall(f"call_{at}", "weather", f'{{"city": "{city}"}}'),))
+        for at, (choice, city) in enumerate(zip(completion.choices, ["Rome", "Oslo", "Rome"], strict=True))
+    ]
+    choices[2] = dataclasses.replace(choices[2], tool_calls=())
+    sweep = sweep_of(dataclasses.replace(completion, choices=tuple(choices)))
+    frame = sweep.frame()
+    kinds = list(DTYPES.items())
+    assert dtypes(frame) == dict([*kinds[:3], ("tool_calls", "str"), *kinds[3:]])
+    assert json.loads(frame["tool_calls"][0]) == [{"name": "weather", "arguments": '{"city": "Rome"}'}]
+    assert frame["tool_calls"].isna().tolist() == [False, False, True]
+    found = sweep.summary_frame([], metrics={"entropy": metrics.sample_entropy, "bleu": metrics.pairwise_bleu})
+    assert found["value"][0] == pytest.approx(math.log(3)) and 0 < found["value"][1] < 1
+    assert "tool_calls" not in sweep_of(make_completion(make_tokens((0, 1)))).frame()
+    with pytest.raises(RequestError, match="'tool_calls' has the name of a column"):
+        sweep.frame(metrics={"tool_calls": len})
 
 
 def test_metrics_of_many_completions_are_means_over_cells(swept) -> None:
@@ -512,6 +565,7 @@ class Script(Backend):
     """A backend whose answers are one token each; none comes before `gate` requests are open."""
 
     name = "script"
+    concurrency: int | None = None
 
     def __init__(self, answer: Any, *, gate: int = 0, fails_at: int | None = None) -> None:
         self.answer = answer
@@ -547,6 +601,8 @@ class _Answer:
         return iter(())
 
     def on_wait(self, tell: Any) -> None: ...
+
+    def on_restart(self, tell: Any) -> None: ...
 
     def result(self) -> Completion:
         with self._backend.changed:
