@@ -1,4 +1,4 @@
-"""The command line: `llmlab demo`, `llmlab chat`, `llmlab serve`, `llmlab bench`, `llmlab devices`.
+"""The command line: `llmlab demo`, `llmlab chat`, `llmlab serve`, `llmlab bench`, `llmlab plan`, `llmlab devices`.
 
 A mistake of the user is reported in one line on stderr, with exit code 2.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,6 +190,10 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Without a key: a name besides localhost that requests may be sent to.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page's origin, such as https://lab.example, whose scripts may read the answers."),
+    ] = None,
     slots: Annotated[
         int, typer.Option(min=1, help="The number of answers generated at once; it does not change them.")
     ] = 8,
@@ -199,24 +203,59 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(min=0, help="The most answers that wait; further requests get status 429.")
     ] = 128,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, int8 or auto.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option(help="A file with a Jinja template, in place of the model's own.")
     ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER: a LoRA adapter beside the model, for requests to model NAME.")
+    ] = None,
     warmup: Annotated[bool, typer.Option(help="Compile all programs before the first request.")] = True,
+    mesh: Annotated[
+        str | None, typer.Option(help="'auto': spread the model over all devices, also those of other processes.")
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="On several hosts, where process 0 waits for the others: HOST:PORT, or 'auto' under Slurm, Open MPI, "
+            "Kubernetes and on TPU pods. Each host runs the same command; process 0 listens for requests."
+        ),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="With --coordinator: the number of processes.")] = None,
+    process: Annotated[int | None, typer.Option(min=0, help="With --coordinator: which of them this one is.")] = None,
 ) -> None:
     """Serve the chat-completion API over HTTP, until Ctrl-C or SIGTERM."""
     try:
         from llmlab.serve import logs, server
         from llmlab.serve.hosts import AllowedHosts
+        from llmlab.serve.origins import AllowedOrigins
     except ModuleNotFoundError as missing:
         _fail(f"{missing.name} is not installed: pip install 'llmlab[serve]'", code=2)
     import llmlab
+    from llmlab.cli import processes as joining
 
     # Before the model is loaded, so that a wrong name or a port that is in use is reported at once.
     AllowedHosts(allow_host or ())
-    sock = server.bind(host, port, api_key=api_key)
-    lab = llmlab.load(model, dtype=dtype, max_context=max_context, slots=slots, chat_template=chat_template, quiet=True)
+    AllowedOrigins(allow_origin or (), keyed=api_key is not None)
+    adapters = _adapters(adapter or ())
+    joining.check(mesh, coordinator, processes=processes, process=process)
+    sock = server.bind(host, port, api_key=api_key) if not process else None
+    if coordinator is not None:
+        joining.join(coordinator, processes=processes, process=process)
+        mesh = mesh or joining.AUTO
+    # In every process except 0 this does not return: it ends with process 0.
+    lab = llmlab.load(
+        model,
+        dtype=dtype,
+        max_context=max_context,
+        slots=slots,
+        mesh=mesh,
+        chat_template=chat_template,
+        adapters=adapters or None,
+        quiet=True,
+    )
+    assert sock is not None
+    joining.stop_where_one_is_lost(lab.backend)
     if warmup:
         lab.warmup()
     url = server.listen(sock)  # before the address is printed, so that clients can connect
@@ -225,7 +264,7 @@ def serve(
         f"{lab!r}\n"
         f"  API     {url}/v1   ({slots} answers at once, {max_queue} more can wait)\n"
         f"  docs    {url}/docs\n"
-        f"  key     {'every request to /v1 needs it' if api_key else 'none: only this machine can connect'}\n"
+        f"  key     {'every request needs it' if api_key else 'none: only this machine can connect'}\n"
         f"  try     curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' \\\n"
         """            -d '{"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 60}'\n"""
         "  stop    Ctrl-C, or SIGTERM: running requests are finished first\n"
@@ -233,49 +272,108 @@ def serve(
     )
     sys.stdout.flush()
     logs.start_logging()
-    server.serve(lab.backend, sock, api_key=api_key, allow_hosts=allow_host or (), max_queue=max_queue)
+    server.serve(
+        lab.backend,
+        sock,
+        api_key=api_key,
+        allow_hosts=allow_host or (),
+        allow_origins=allow_origin or (),
+        max_queue=max_queue,
+    )
     lab.close()
+    joining.check_that_all_are_there(lab.backend)
 
 
 @app.command()
 def bench(
-    model: Model = "demo",
+    model: Annotated[
+        str, typer.Option(help="demo, a checkpoint folder, a Hugging Face repository, or shape:NAME (random weights).")
+    ] = "demo",
     rows: Annotated[str, typer.Option(help="Batch sizes to measure, separated by commas.")] = "1,8,32,128",
-    prompt: Annotated[int, typer.Option(min=1, help="The number of prompt tokens.")] = 64,
-    tokens: Annotated[int, typer.Option(min=1, help="The number of generated tokens per row.")] = 128,
-    repeats: Annotated[int, typer.Option(min=1, help="The number of runs; the best one counts.")] = 3,
+    contexts: Annotated[str, typer.Option(help="Lengths of prompts, separated by commas.")] = "128,1024,8192",
+    prompt: Annotated[int, typer.Option(min=1, help="The prompt's tokens where batches are measured.")] = 64,
+    tokens: Annotated[int, typer.Option(min=2, help="The number of generated tokens per row.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="The number of runs; the median counts.")] = 3,
+    dtype: Annotated[str | None, typer.Option(help="As in llmlab serve.")] = None,
+    parts: Annotated[str | None, typer.Option(help="What to measure, separated by commas; by default all.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Also run the same checkpoint in other programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure decoding speed on this machine, without and with the stages of the sampler."""
-    from rich.console import Console
-    from rich.table import Table
+    """Measure what this device can do, and what share of it loading, decoding, sampling and a notebook's work reach."""
+    from llmlab.cli.bench import parts as measuring
+    from llmlab.cli.bench import report
+    from llmlab.cli.bench.subject import Options, check
 
-    from llmlab.backends.local.backend import LocalBackend
-    from llmlab.cli.bench import decoding
+    chosen = tuple(parts.split(",")) if parts else tuple(measuring.PARTS)
+    if unknown := [name for name in chosen if name not in (*measuring.PARTS, *measuring.WITH_PEERS)]:
+        _fail(f"--parts: there is no {unknown[0]!r}; there are {', '.join(measuring.PARTS)}", code=2)
+    check(model, dtype=dtype, peers=peers)
+    options = Options(
+        model=model,
+        dtype=dtype,
+        rows=_counts("--rows", rows),
+        contexts=_counts("--contexts", contexts),
+        prompt=prompt,
+        tokens=tokens,
+        repeats=repeats,
+    )
+    found = []
+    for figure in measuring.run(options, parts=(*chosen, *(measuring.WITH_PEERS if peers else ()))):
+        found.append(figure)
+        if not as_json:
+            typer.echo(report.line(figure))
+    if as_json:
+        typer.echo(report.to_json(options, found))
 
+
+def _adapters(given: Iterable[str]) -> dict[str, str]:
+    """The adapters of --adapter NAME=FOLDER, by name; a folder may hold a =."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, _, folder = one.partition("=")
+        if not name or not folder:
+            _fail(f"--adapter must be NAME=FOLDER, got {one!r}", code=2)
+        if name in found:
+            _fail(f"--adapter names {name!r} twice: {found[name]} and {folder}", code=2)
+        found[name] = folder
+    return found
+
+
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    """Positive integers that are separated by commas."""
     try:
-        counts = [int(count) for count in rows.split(",")]
+        counts = tuple(int(count) for count in text.split(","))
     except ValueError:
-        counts = []
+        counts = ()
     if not counts or min(counts) < 1:
-        _fail(f"--rows must be positive integers separated by commas, got {rows!r}", code=2)
-    lab = _load(model, quiet=False)
-    assert isinstance(lab.backend, LocalBackend)
-    room = lab.backend.engine.max_context
-    if prompt + tokens > room:
-        _fail(f"--prompt {prompt} and --tokens {tokens} exceed the context of {room}", code=2)
-    table = Table(title="decoding", title_justify="left")
-    for name in ("rows", "first call, s", "first token, ms", "tokens/s, temperature only", "tokens/s, every stage"):
-        table.add_column(name, justify="right")
-    for line in decoding(lab.backend, rows=counts, prompt=prompt, tokens=tokens, repeats=repeats):
-        table.add_row(
-            f"{line.rows}",
-            f"{line.first_call:.2f}",
-            f"{1e3 * line.first_token:.0f}",
-            f"{line.plain:,.0f}",
-            f"{line.sampled:,.0f}",
-        )
-    Console().print(table)
-    lab.close()
+        _fail(f"{option} must be positive integers separated by commas, got {text!r}", code=2)
+    return counts
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A checkpoint folder, a config.json, or a Hugging Face repository.")],
+    devices: Annotated[
+        str | None, typer.Option(help="Such as 8xH100-80GB, v5e-8, A100-80GB (as many as it takes) or 4x48GB.")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of prompt and answer that each row needs.")] = None,
+    rows: Annotated[int, typer.Option(help="Rows at a time.")] = 1,
+    revision: Annotated[str | None, typer.Option(help="The revision of a Hugging Face repository.")] = None,
+) -> None:
+    """Say what a model takes of which devices, from its config.json alone."""
+    from rich.console import Console
+
+    from llmlab.cli import plan as planning
+    from llmlab.models.families import read_config
+    from llmlab.models.plan import parse_devices
+
+    asked = parse_devices(devices) if devices is not None else None
+    raw = planning.config_of(model, revision=revision)
+    config = read_config(raw)
+    planning.checked(config, context=context, rows=rows)
+    for line in planning.summary(config, raw):
+        typer.echo(line)
+    Console(width=140).print(planning.table(config, devices=asked, context=context, rows=rows))
 
 
 @app.command()
@@ -295,7 +393,7 @@ def devices() -> None:
         typer.echo(f"*** {found['warning']} ***", err=True)
 
 
-def _load(model: str, *, quiet: bool = True) -> Lab:
+def _load(model: str, *, dtype: str | None = None, quiet: bool = True) -> Lab:
     import llmlab
 
-    return llmlab.load(model, quiet=quiet)
+    return llmlab.load(model, dtype=dtype, quiet=quiet)

@@ -49,6 +49,8 @@ def test_the_devices():
         (["serve", "--host", "0.0.0.0"], "llmlab: '0.0.0.0' can be reached by others, so it needs a key"),
         (["serve", "--api-key", "two words"], "llmlab: the API key must be ASCII characters without spaces"),
         (["serve", "--host", "192.0.2.1", "--api-key", "k"], "llmlab: cannot listen on 192.0.2.1:8000: "),
+        (["serve", "--adapter", "mine"], "llmlab: --adapter must be NAME=FOLDER, got 'mine'"),
+        (["serve", "--adapter", "a=x", "--adapter", "a=y"], "llmlab: --adapter names 'a' twice: x and y"),
         (["serve", "--port", "70000"], "Invalid value for '--port'"),
         (["chat"], "Missing argument"),
         (["bake"], "No such command"),
@@ -95,3 +97,47 @@ def test_the_demo_writes_what_it_says(tmp_path):
     assert page.read_text("utf-8").lstrip().lower().startswith("<!doctype html>")
     assert "tokens/s, and the same tokens" in " ".join(done.stdout.split())
     assert "how sure the model was" in done.stdout and "at 0.3" in done.stdout and "at 1.5" in done.stdout
+
+
+def test_a_plan_says_what_a_model_takes(tmp_path):
+    """Llama 3.1 8B: 16.1 GB, more than a T4 has, and less than an A100."""
+    fields = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    fields |= {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **fields}))
+    done = llmlab_command("plan", tmp_path, "--devices", "A100-40GB")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("llama, 8.0 B parameters, 131,072 tokens of context\n")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["bfloat16", "1", "x", "A100-40GB", "-", "16.1", "GB"] in [line[:7] for line in lines]
+    assert ["float32", "1", "x", "A100-40GB", "-", "32.1", "GB"] in [line[:7] for line in lines]
+    file = llmlab_command("plan", tmp_path / "config.json", "--devices", "2xT4", "--context", "4096", "--rows", "4")
+    assert "for 4 rows of 4,096 tokens" in file.stdout and "model=2" in file.stdout
+    assert "does not fit; 4 would do" in llmlab_command("plan", tmp_path, "--devices", "1xT4").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--devices", "9xY"], "devices must be like"),
+        (["--context", "999999999"], "context must be from 1 to 512"),
+        (["--rows", "0"], "rows must be a positive integer"),
+    ],
+)
+def test_a_plan_that_cannot_be_made(model, arguments, said):
+    done = llmlab_command("plan", model, *arguments)
+    assert done.exit_code == 2 and said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--coordinator", "nowhere"], "--coordinator must be HOST:PORT or auto, got 'nowhere'"),
+        (["--coordinator", "a:1"], "needs --processes"),
+        (["--coordinator", "a:1", "--processes", "2", "--process", "2"], "(0 is the one that listens); got 2 and 2"),
+        (["--processes", "2"], "--processes and --process go with --coordinator"),
+        (["--mesh", "all"], "--mesh must be auto, got 'all'"),
+    ],
+)
+def test_several_hosts_that_cannot_serve(model, arguments, said):
+    done = llmlab_command("serve", "--model", model, "--port", "0", *arguments)
+    assert done.exit_code == 2 and said in done.stderr, done.output

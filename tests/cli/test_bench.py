@@ -1,19 +1,127 @@
 """The benchmark runs what it says; how fast is not for a test to say."""
 
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
 from typer.testing import CliRunner
 
-from llmlab.backends.local.backend import LocalBackend
+from llmlab.backends.local.dtypes import device_dtype
+from llmlab.checkpoints.files import read_json
 from llmlab.cli.app import app
-from llmlab.cli.bench import decoding
+from llmlab.cli.bench import ceilings, parts, report
+from llmlab.cli.bench.decode import Work, ideal
+from llmlab.cli.bench.figures import Figure, ceilings_of, from_line, in_turn, to_line
+from llmlab.cli.bench.subject import SHAPES, Options, float_dtype, subject
+from llmlab.cli.load_memory import load_memory
+from llmlab.models.families import parameter_count, read_config
 from llmlab.testing import tiny_checkpoint
 
+SMALL = Options(model="shape:tiny", rows=(1, 2), contexts=(16,), prompt=8, tokens=6, repeats=1)
 
-def test_a_line_for_each_number_of_rows(tmp_path):
-    folder = tiny_checkpoint(tmp_path / "tiny")
-    backend = LocalBackend.load(folder, slots=2, max_context=128)
-    lines = list(decoding(backend, rows=(1, 3), prompt=8, tokens=6, repeats=1))
-    backend.close()
-    assert [line.rows for line in lines] == [1, 3]
-    assert all(min(line) > 0 for line in lines)
-    result = CliRunner().invoke(app, ["bench", "--model", str(folder), "--rows", "1,x"])
-    assert result.exit_code == 2 and "1,x" in result.output
+
+def test_the_command_prints_each_figure_and_its_json():
+    asked = ["bench", "--model", "shape:tiny", "--rows", "1,2", "--contexts", "16,100000", "--tokens", "6"]
+    asked += ["--repeats", "1", "--parts", "ceilings,prefill"]
+    result = CliRunner().invoke(app, [*asked, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.output)
+    assert {"date", "device", "versions", "options", "figures"} <= set(told)
+    figures = [Figure(**one) for one in told["figures"]]
+    assert [one.setting for one in figures[:4]] == [ceilings.COPY, ceilings.VECTOR, ceilings.MATRIX, ceilings.LAUNCH]
+    read, too_long = figures[4:]
+    assert read.value > 0 and read.share > 0
+    assert too_long.value is None and "context" in too_long.note
+    for one in figures:
+        assert one.setting in report.line(one)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decode",
+        "scoring",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("many", "turns", "mixed", "structured")),
+    ],
+)
+def test_a_part_measures_something_or_says_why_not(name):
+    figures = list(parts.PARTS[name](SMALL))
+    assert figures
+    assert all(one.note if one.value is None else np.isfinite(one.value) and one.value >= 0 for one in figures)
+
+
+def test_what_is_asked_for_wrongly_is_one_line():
+    for asked, word in (
+        (["--rows", "1,x"], "1,x"),
+        (["--contexts", "0"], "'0'"),
+        (["--parts", "speed"], "'speed'"),
+        (["--model", "shape:huge"], "'huge'"),
+        (["--dtype", "float8"], "'float8'"),
+        (["--dtype", "int8", "--model", "shape:tiny"], "int8"),
+        (["--dtype", "int8", "--peers"], "int8"),
+    ):
+        result = CliRunner().invoke(app, ["bench", *asked])
+        assert result.exit_code == 2 and word in result.output and len(result.output.splitlines()) == 1
+
+
+def test_a_part_that_fails_says_why_and_the_others_go_on(tmp_path):
+    figures = list(parts.run(SMALL._replace(model=str(tmp_path)), parts=("prefill", "scoring")))
+    assert [(one.work, one.value) for one in figures] == [("prefill", None), ("scoring", None)]
+    assert all(str(tmp_path) in one.note for one in figures)
+
+
+def test_the_ceiling_of_a_step_is_the_slower_of_reading_and_computing():
+    rates = {ceilings.VECTOR: 10.0, ceilings.MATRIX: 100.0}
+    assert ideal(Work(read=50, operations=1000), rates, rows=1) == (5.0, ceilings.VECTOR)
+    assert ideal(Work(read=50, operations=1000), rates, rows=8) == (10.0, ceilings.MATRIX)
+    assert ideal(Work(read=200, operations=1000), rates, rows=8) == (20.0, ceilings.VECTOR)
+    figures = [Figure("ceiling", ceilings.VECTOR, 2.0, "GB/s"), Figure("ceiling", ceilings.LAUNCH, 3.0, "us")]
+    assert ceilings_of(figures) == {ceilings.VECTOR: 2e9}
+
+
+def test_runs_are_taken_in_turn_and_the_first_of_each_is_not_counted():
+    seen: list[str] = []
+    took = in_turn({name: lambda name=name: seen.append(name) for name in "ab"}, repeats=2)
+    assert "".join(seen) == "ab" + "abab" and set(took) == {"a", "b"}
+
+
+def test_figures_travel_between_processes():
+    figure = Figure("decode", "rows 1", 1.5, "tokens/s", 0.5, "copy", "as ever")
+    assert from_line(to_line(figure)) == figure
+    assert from_line("WARNING: something else") is None and from_line('{"a": 1}') is None
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_is_a_configuration(name):
+    assert parameter_count(read_config(SHAPES[name])) > 1000
+
+
+@pytest.mark.parametrize("dtype", [None, "auto", "int8"])
+def test_rates_are_measured_in_the_floats_that_the_device_computes_in(dtype):
+    assert float_dtype(dtype) == device_dtype(jax.devices()[0])
+
+
+def test_a_shape_computes_numbers():
+    with subject(SMALL) as found:
+        logits = found.engine.next_logits(np.arange(5, dtype=np.int32))
+    assert np.isfinite(logits).all() and logits.std() > 0
+
+
+def test_loading_takes_little_more_than_the_weights(tmp_path):
+    """In a process of its own: no whole tensor, joined copy or converted copy lies beside the parameters."""
+    shape = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8}
+    folder = tiny_checkpoint(tmp_path / "model", family="llama", head_dim=64, vocab_size=40000, **shape)
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        found = load_memory(str(folder), dtype=dtype)
+        assert found.weights == size * parameter_count(read_config(read_json(folder, "config.json")))
+        assert 0.95 < found.ratio <= 1.15
+    assert load_memory(str(tmp_path / "nowhere")) is None
+
+
+def test_without_torch_its_peer_is_named_as_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    figures = list(parts.WITH_PEERS["peers"](SMALL._replace(rows=(1,))))
+    assert [(one.setting, one.value is None) for one in figures] == [("transformers", True), ("rows 1, llmlab", False)]

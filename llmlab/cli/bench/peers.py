@@ -1,0 +1,105 @@
+"""The same checkpoint in other programs, in turn with ours in one run: A B A B, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from llmlab.cli.bench.contenders.asked import Asked
+from llmlab.cli.bench.figures import Figure, last_line
+from llmlab.cli.bench.subject import SHAPES, Options, float_dtype
+from llmlab.errors import LLMLabError
+
+__all__ = ["peers"]
+
+#: The contenders besides ours, and the module without which each cannot run.
+_OTHERS = {"transformers": ("transformers_generate", "torch")}
+
+
+class _Contender:
+    """A running contender."""
+
+    def __init__(self, module: str, folder: Path, dtype: str, *, said: TextIO):
+        command = [sys.executable, "-m", f"llmlab.cli.bench.contenders.{module}", str(folder), dtype]
+        # A file for stderr: a pipe that nobody reads would fill up and hold it back.
+        self._said = said
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
+        )
+        self._line(wanted="ready")
+
+    def seconds(self, asked: Asked) -> float:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return float(self._line())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def _line(self, *, wanted: str = "") -> str:
+        """The next line that begins as wanted; libraries may print others before the model is ready."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(wanted):
+                return line
+        raise LLMLabError(f"a contender ended: {last_line(self._said) or 'without a word'}")
+
+
+def peers(options: Options) -> Iterator[Figure]:
+    """Tokens a second of whole requests, sampling on, prompt included: ours, each other one's, and their ratio."""
+    dtype = float_dtype(options.dtype)
+    with ExitStack() as stack:
+        folder = stack.enter_context(_checkpoint(options.model, dtype))
+        size = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"]
+
+        def start(module: str) -> _Contender:
+            said = stack.enter_context(tempfile.TemporaryFile("w+"))
+            found = _Contender(module, folder, dtype, said=said)
+            stack.callback(found.close)
+            return found
+
+        running = {"llmlab": start("ours")}
+        for name, (module, needed) in _OTHERS.items():
+            if importlib.util.find_spec(needed) is None:
+                yield Figure("peers", name, None, "x", note=f"{needed} is not installed")
+                continue
+            running[name] = start(module)
+        for rows in options.rows:
+            asked = Asked(rows=rows, prompt=options.prompt, tokens=options.tokens, vocab_size=size)
+            for one in running.values():
+                one.seconds(asked)
+            rounds = [{name: one.seconds(asked) for name, one in running.items()} for _ in range(options.repeats)]
+            took = {name: statistics.median(each[name] for each in rounds) for name in running}
+            for name in running:
+                yield Figure("peers", f"rows {rows}, {name}", rows * options.tokens / took[name], "tokens/s")
+            for name in [name for name in running if name != "llmlab"]:
+                yield Figure("peers", f"rows {rows}: llmlab / {name}", took[name] / took["llmlab"], "x")
+
+
+@contextmanager
+def _checkpoint(model: str, dtype: str) -> Iterator[Path]:
+    """The folder of a model; a shape's weights are written into one that is deleted at the end."""
+    from llmlab.checkpoints.hub import resolve
+    from llmlab.checkpoints.save import save_checkpoint
+    from llmlab.models.families import read_config
+    from llmlab.testing import random_model
+
+    kind, _, name = model.partition(":")
+    if kind != "shape":
+        yield resolve(model)[1]
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        config = {**SHAPES[name], "torch_dtype": dtype}
+        model_of_shape = random_model(read_config(config), dtype=dtype)
+        save_checkpoint(Path(folder), model=model_of_shape, config=config, dtype=dtype)
+        yield Path(folder)
