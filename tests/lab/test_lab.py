@@ -95,6 +95,8 @@ def test_an_interrupt_stops_the_run_and_is_passed_on(story) -> None:
 
         def on_wait(self, tell): ...
 
+        def on_restart(self, tell): ...
+
         def result(self):
             return story
 
@@ -162,5 +164,6 @@ def test_tab_shows_what_can_be_asked_of_a_lab(lab: Lab) -> None:
     assert isinstance(lab, Asker)
     assert {name for name in dir(lab) if not name.startswith("_")} == {
         "backend", "chat", "check_calibration", "check_sampler", "client", "close", "compare_orders", "complete",
-        "describe", "last", "last_sweep", "next_token", "playground", "request", "score", "stream", "sweep", "warmup",
+        "describe", "last", "last_sweep", "next_token", "playground", "request", "save_model", "score", "stream",
+        "sweep", "tokenize", "tokenizer", "warmup",
     }  # fmt: skip

@@ -32,7 +32,18 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "no path", lambda d, r, w, s: r.save(3), "save must be the path of a file, got 3"
     yield "no sweep file", lambda d, r, w, s: s.save(None), "save must be the path of a file, got None"
     yield "no page", lambda d, r, w, s: r.to_html(b"a"), "path must be the path of a file, got b'a'"
-    yield "no model", lambda d, r, w, s: llmlab.load(None), "name must be demo, a checkpoint folder or a hub repository"
+    yield (
+        "no model",
+        lambda d, r, w, s: llmlab.load(None),
+        "name must be demo, a checkpoint folder, a GGUF file or a hub",
+    )
+    yield "no address", lambda d, r, w, s: llmlab.connect(7), "url must be a list of addresses, got 7"
+    yield (
+        "no addresses",
+        lambda d, r, w, s: llmlab.connect(["http://a/v1", 7]),
+        "http:// or https://, got 7",
+    )
+    yield "no seconds", lambda d, r, w, s: llmlab.connect("http://a/v1", timeout="x"), "timeout must be a number"
     yield "no file", lambda d, r, w, s: llmlab.Result.load(3), "path must be the path of a file, got 3"
     yield "an index", lambda d, r, w, s: r["0"], "index must be an integer, got '0'"
     yield "a true index", lambda d, r, w, s: r[True], "index must be an integer, got True"
@@ -86,6 +97,26 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "a score of a float", lambda d, r, w, s: d.score(QUESTION, [1.0]), r"given: 1\.0 is not a token id"
     yield "a score of a half", lambda d, r, w, s: d.score(QUESTION, "\udc80"), "given has half of a surrogate pair"
     yield "a score behind", lambda d, r, w, s: d.score(r, "Cat"), r"lab\.score\(result\.request, given\)"
+    yield "prompts and messages", lambda d, r, w, s: d.chat([QUESTION, {"role": "user", "content": "a"}]), "mixes"
+    yield "a bad one of several", lambda d, r, w, s: d.chat([QUESTION, [3]]), r"messages\[0\] must be"
+    yield "several bytes", lambda d, r, w, s: d.chat([b"a"]), "messages"
+    yield "several floats", lambda d, r, w, s: d.chat([1.5, 2.5]), r"messages\[0\] must be"
+    yield "few scores", lambda d, r, w, s: d.score([QUESTION] * 3, ["Cat", "Dog"]), "given has 2 items and there are 3"
+    yield "a system", lambda d, r, w, s: d.chat(QUESTION, system=3), "system must be a string, got 3"
+    yield "half a system", lambda d, r, w, s: d.chat(QUESTION, system="\udc80"), "system has half of a surrogate pair"
+    yield "a system of none", lambda d, r, w, s: d.complete("a", system="b"), "system belongs to a chat"
+    yield "tokens of 3", lambda d, r, w, s: d.tokenize(3), "messages"
+    yield "tokens of half", lambda d, r, w, s: d.tokenize("\udc80"), "text has half of a surrogate pair"
+    yield "a number for a label", lambda d, r, w, s: d.sweep(["a", "b"], label=["a", 3]), "a list of texts, got 3 in it"
+    yield "a label for all", lambda d, r, w, s: d.sweep(["a", "b"], label=3), "label must be a list of texts, got 3"
+    yield "one sweep", lambda d, r, w, s: type(s).concat(s), "sweeps must be a list of sweeps"
+    yield "no sweeps", lambda d, r, w, s: type(s).concat([s, 3]), "sweeps must be a list of sweeps, got 3 in it"
+    yield "their labels", lambda d, r, w, s: type(s).concat([s, s], label=[1, 2]), "label must be 2 different texts"
+    yield "no top", lambda d, r, w, s: w.top(0), "count must be at least 1, got 0"
+    yield "a hot plot", lambda d, r, w, s: w.plot(temperature=3), "temperature must be between 0 and 2, got 3"
+    yield "top of all", lambda d, r, w, s: r.next_tokens().frame(top=0), "top must be at least 1, got 0"
+    yield "choice of all", lambda d, r, w, s: r.next_tokens(choice="0"), "choice must be an integer, got '0'"
+    yield "one of all", lambda d, r, w, s: r.next_tokens()[1.5], "position must be an integer, got 1.5"
     yield "an order", lambda d, r, w, s: d.compare_orders(QUESTION, orders=3), "orders must be a list of orders, got 3"
     yield (
         "every",
@@ -116,9 +147,12 @@ def places() -> Iterator[tuple[str, Call, str]]:
     def at(method: str, **options: Any) -> Call:
         return lambda d, r, w, s: getattr(r, method)(**options)
 
-    for bad in (1.0, np.float64(1), "1", None, True, [1], slice(0, 1), float("nan")):
+    for bad in (1.0, np.float64(1), None, True, [1], slice(0, 1), float("nan")):
         for method in ("next_token", "branch", "tree", "plot_top_logprobs"):
             yield f"{method} at {bad!r}", at(method, position=bad), "position must be an integer, got"
+    for bad in ("not there", b"\xff", "\udc80", ""):
+        for method in ("next_token", "branch", "tree", "plot_top_logprobs"):
+            yield f"{method} at {bad!r}", at(method, position=bad), "position .*: no token of choice 0 is this text"
     for bad in (2, -1, 1.0, "0", None, True):
         for method in ("next_token", "branch", "plot_top_logprobs"):
             yield f"{method} of {bad!r}", at(method, position=0, choice=bad), f"choice .*{bad!r}"
@@ -164,6 +198,11 @@ def right(lab: Any, result: Any, law: Any, sweep: Any) -> None:
     column = pd.Series([QUESTION, "Hello"])
     asked = {"n": 1, "max_tokens": 1, "seed": 1}
     assert lab.sweep(column, **asked).frame().equals(lab.sweep(list(column), **asked).frame())
+    for several in (column, column.to_numpy()):
+        answers, alone = lab.chat(several, **asked), lab.chat(list(column), **asked)
+        assert [one.text for one in answers] == [one.text for one in alone]
+        assert len(lab.score(several, pd.Series(["Cat", "Hi"]))) == 2
+    assert result.next_tokens()[np.int64(-1)].drawn == result.choices[0].tokens.ids[-1]
     truth = [{"messages": QUESTION, "distribution": {"Cat": 0.5, "Dog": 0.5}}]
     assert lab.check_calibration(pd.DataFrame(truth)).kl == lab.check_calibration(truth).kl
 

@@ -16,8 +16,13 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
+from tests.real.smollm2 import find_smollm2
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
+
+#: The notebook that runs a real model; tests/real runs it again.
+REAL = "10_your_model"
 
 #: Where a notebook's metadata keep the hash of the code that its outputs are of.
 RECORD = "llmlab"
@@ -85,6 +90,9 @@ def _environment() -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before.get("PYTHONPATH")]))
     # The outputs that are kept are those of a CPU.
     os.environ["JAX_PLATFORMS"] = "cpu"
+    # And of the real model that this machine has, if it has it: nothing is downloaded.
+    if (real := find_smollm2()) is not None:
+        os.environ["LLMLAB_MODEL"] = str(real)
     try:
         yield
     finally:
