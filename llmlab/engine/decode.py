@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from llmlab.engine.state import Slots
 from llmlab.sampling.logprobs import TokenStatistics
-from llmlab.sampling.pipeline import ORDERS, run
+from llmlab.sampling.pipeline import ORDERS, is_by_rows, run
 
 #: The most steps of one chunk, and so the size of the output buffers; the number of steps to run is traced.
 CHUNK = 32
@@ -36,15 +36,22 @@ def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slot
 
 
 def sample(
-    slots: Slots, logits: Float32[Array, "W V"], *, order: str, asking: Bool[Array, " W"] | None = None
+    slots: Slots,
+    logits: Float32[Array, "W V"],
+    *,
+    order: str,
+    asking: Bool[Array, " W"] | None = None,
+    by_rows: bool | None = None,
 ) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
     """Draws the next token of every active row, adds it to the history, and deactivates the rows that end.
 
-    `asking` are the rows whose settings switch stages on: the active ones, or more.
+    `asking` are the rows whose settings switch stages on where the sampler takes whole batches: the active ones, or
+    more. Where it takes the rows one after the other, only the active ones run. `by_rows` is as in `pipeline.run`.
     """
     drew = slots.active
-    asking = drew if asking is None else asking
-    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order], active=asking)
+    by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
+    asking = drew if by_rows or asking is None else asking
+    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order], active=asking, by_rows=by_rows)
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
     history = slots.history._replace(
@@ -71,11 +78,12 @@ def sample_masked(
     masked: Bool[Array, " W"],
     *,
     order: str,
+    by_rows: bool | None = None,
 ) -> tuple[Slots, Emitted]:
     """Runs `sample` with packed token masks for the rows that are `masked`; returns a chunk of one step."""
     drew = slots.active
     under = slots._replace(inputs=slots.inputs._replace(mask=mask, masked=masked))
-    after, token, figures = sample(under, logits, order=order)
+    after, token, figures = sample(under, logits, order=order, by_rows=by_rows)
     emitted = jax.tree.map(lambda x: x[None], Emitted(token=token, made=drew, figures=figures))
     return after._replace(inputs=slots.inputs), emitted
 
@@ -88,6 +96,7 @@ def chunk(
     *,
     order: str,
     forward: Callable[..., tuple[Slots, Float32[Array, "W V"]]] = forward,
+    by_rows: bool | None = None,
 ) -> tuple[Slots, Emitted]:
     """Up to `steps` steps, fewer where every row ends before.
 
@@ -100,7 +109,7 @@ def chunk(
 
     def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
         fed, logits = forward(graph, weights, state)
-        return sample(fed, logits, order=order, asking=asking)
+        return sample(fed, logits, order=order, asking=asking, by_rows=by_rows)
 
     shapes = jax.eval_shape(step, slots)
     token, figures = shapes[1], shapes[2]

@@ -82,11 +82,12 @@ class Programs:
         self._forward = over_weights(decode.forward, donate_argnames="slots")
         # On a mesh the logits are gathered once; a sampler over a divided vocabulary would talk at each of its steps.
         # Rows are the sampler's as they are the model's.
-        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh, by_rows=True))
+        by_rows = None if mesh is None else False
+        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh, by_rows=True), by_rows=by_rows)
         self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
-        self._sample = plain(decode.sample_masked, static_argnames="order", donate_argnames="slots")
+        self._sample = plain(partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots")
         self._feed = over_weights(scoring.feed)
-        score = partial(scoring.score, feed=placed(scoring.feed, mesh))
+        score = partial(scoring.score, feed=placed(scoring.feed, mesh), by_rows=by_rows)
         self._score = over_weights(score, static_argnames="order")
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)

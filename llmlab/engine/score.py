@@ -116,12 +116,13 @@ def score(
     *,
     order: str,
     feed: Callable[..., tuple[Cache, Float[Array, "C V"]]] = feed,
+    by_rows: bool | None = None,
 ) -> tuple[Cache, TokenStatistics]:
     """Feeds a piece and returns the statistics [C, ...] of its targets under one row's inputs.
 
     `inputs` (except the masks) and `history` have 1 as first axis. The history is that before the target `first`; each
-    target joins it for the targets after it. `feed` may
-    be given with its results put in their places on a mesh, as for `decode.chunk`.
+    target joins it for the targets after it. `feed` may be given with its results put in their places on a mesh, as for
+    `decode.chunk`; `by_rows` is as in `pipeline.run`.
     """
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)
@@ -137,5 +138,5 @@ def score(
         position=history.position + jnp.cumsum(asked) - asked,
     )
     inputs = jax.tree.map(rows, inputs)
-    final = process(raw, inputs, grown, order=ORDERS[order])
+    final = process(raw, inputs, grown, order=ORDERS[order], by_rows=by_rows)
     return cache, token_statistics(raw, final, piece.targets, watched=inputs.watched)

@@ -115,6 +115,14 @@ class Backend(Protocol):
     def stream(self, request: Request, *, order: str = "llmlab") -> Stream:
         """Start a validated request; returns its deltas as they are made."""
 
+    def answer(self, request: Request) -> Stream:
+        """Start a request as an endpoint does, whose client sees the logprobs that it asks for and no others.
+
+        Where the request does not ask for them, a backend may leave out the statistics of the tokens (NaN), which cost
+        time; the tokens are those of `stream`.
+        """
+        return self.stream(request)
+
     def describe(self) -> dict[str, Any]:
         """Facts about the model for the banner: name, device, dtype, memory and notes, where they are known."""
 

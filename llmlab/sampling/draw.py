@@ -15,7 +15,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float32, Int32, UInt32
+from jaxtyping import Float32, Int32, Integer, UInt32
 
 from llmlab.sampling.truncation import argmax
 
@@ -35,8 +35,15 @@ def noise(
 
     The noise of a token does not depend on the size of the vocabulary.
     """
+    return noise_of(seed, choice, position, lax.broadcasted_iota(jnp.uint32, (seed.shape[0], vocab_size), 1))
+
+
+def noise_of(
+    seed: UInt32[Array, "B 2"], choice: Int32[Array, " B"], position: Int32[Array, " B"], ids: Integer[Array, "B N"]
+) -> Float32[Array, "B N"]:
+    """The noise of some tokens: to the bit what `noise` gives them."""
     key = threefry(seed[:, 0], seed[:, 1], choice.astype(jnp.uint32), position.astype(jnp.uint32))
-    ids = lax.broadcasted_iota(jnp.uint32, (seed.shape[0], vocab_size), 1)
+    ids = ids.astype(jnp.uint32)
     return gumbel(*threefry(key[0][:, None], key[1][:, None], jnp.zeros_like(ids), ids))
 
 

@@ -36,6 +36,7 @@ _ROW = [
     ("choice", int, field(default=0)),
     ("stop_token_ids", tuple[int, ...], field(default=())),
     ("logprob_token_ids", tuple[int, ...], field(default=())),
+    ("statistics", bool, field(default=True)),
 ]
 _Row: Any = make_dataclass("_Row", _ROW, frozen=True)
 
@@ -46,6 +47,7 @@ class SamplingParams(_Row):
     Ranges are the request's to check. `top_k` 0 is off. `seed` is a signed 64-bit integer, `choice` the index among the
     n answers to one request; together with the position they fix the noise. `stop_token_ids` are tokens that end this
     row besides the model's own end tokens, `logprob_token_ids` tokens whose logprobs are recorded at every step.
+    `statistics` is false where nobody asks for logprobs, ranks or entropies, which then cost nothing.
     """
 
     @classmethod
@@ -58,7 +60,7 @@ class SamplingParams(_Row):
 
 
 #: The arrays of a batch besides one per numeric field.
-_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched")
+_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched", "statistics")
 #: The most tokens whose logprobs a row can ask for by their ids.
 WATCHED = 20
 # Neither the type checker nor a reader knows the fields by name here: `stages` lists them.
@@ -78,6 +80,7 @@ class SamplerInputs(_Batch):
         seed: uint32 [B, 2], the high and the low word of the 64-bit seed.
         choice: int32 [B].
         watched: int32 [B, WATCHED], tokens whose logprobs are recorded; -1 past a row's own.
+        statistics: bool [B], whether the statistics of the row's tokens are wanted.
     """
 
     __slots__ = ()
@@ -136,4 +139,5 @@ def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int
         seed=np.array([seed_words(params.seed) for params in rows], np.uint32).reshape(-1, 2),
         choice=np.array([params.choice for params in rows], np.int32),
         watched=watched,
+        statistics=np.array([params.statistics for params in rows], bool),
     )

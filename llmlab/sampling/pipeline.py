@@ -17,12 +17,16 @@ from jaxtyping import Bool, Float, Float32, Int32
 
 from llmlab.sampling.draw import draw, noise
 from llmlab.sampling.fields import GREEDY
-from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, token_statistics
+from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, no_statistics, token_statistics
 from llmlab.sampling.params import History, SamplerInputs
+from llmlab.sampling.rows import process_rows, run_rows, walk_rows
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import ORDER, ORDERS
 
-__all__ = ["ORDER", "ORDERS", "Order", "Stage", "process", "run", "trace"]
+__all__ = ["ORDER", "ORDERS", "ROW_BY_ROW", "Order", "Stage", "is_by_rows", "process", "run", "trace"]
+
+#: The vocabulary from which on a CPU takes the rows one after the other.
+ROW_BY_ROW = 4096
 
 
 def run(
@@ -33,10 +37,13 @@ def run(
     order: Order = ORDER,
     alternatives: int = ALTERNATIVES,
     active: Bool[Array, " B"] | None = None,
+    by_rows: bool | None = None,
 ) -> tuple[Int32[Array, " B"], TokenStatistics]:
     """Draws a token for each row; returns the tokens [B] and their statistics.
 
-    To be compiled: only `order` and `alternatives` are static.
+    A row that does not ask for statistics gets zeros, and a NaN as entropy where its logits are not numbers.
+
+    To be compiled: only `order`, `alternatives` and `by_rows` are static.
 
     Args:
         logits: the model's, of any float type; they are converted to float32.
@@ -44,11 +51,15 @@ def run(
         history: the tokens that the rows have seen; it is not advanced.
         order: one of `ORDERS`, or any tuple of stages.
         alternatives: how many of the most likely tokens the statistics list.
-        active: the rows whose token is wanted; by default all. The others ask for no stage, no noise and no watched
-            tokens. In a loop of steps it should be the same at every step: whether a stage runs is then computed once.
+        active: the rows whose token is wanted; by default all. The others ask for no stage, no noise and no statistics.
+            In a loop of steps over whole batches it should be the same at every step: whether a stage runs is then
+            computed once. Row by row it should be as few as possible: the others do not run at all.
+        by_rows: whether the rows are taken one after the other (see `is_by_rows`, the default).
     """
     inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
     raw = logits.astype(jnp.float32)
+    if is_by_rows(raw.shape[-1]) if by_rows is None else by_rows:
+        return run_rows(raw, inputs, history, order=order, alternatives=alternatives, active=active)
     final = _walk(raw, inputs, history, order=order, active=active)[-1]
     # A greedy row has one token left and needs no noise, which is most of the cost of a greedy batch.
     values = lax.cond(
@@ -58,13 +69,37 @@ def run(
     )
     token = draw(final, values)
     watched = inputs.watched if active is None else jnp.where(active[:, None], inputs.watched, -1)
-    return token, token_statistics(raw, final, token, alternatives=alternatives, watched=watched)
+    statistics: TokenStatistics = lax.cond(
+        _asked(inputs.statistics, active),
+        lambda: token_statistics(raw, final, token, alternatives=alternatives, watched=watched),
+        lambda: no_statistics(raw, alternatives=alternatives, watched=watched),
+    )
+    return token, statistics
+
+
+def is_by_rows(vocab_size: int) -> bool:
+    """Whether rows over such a vocabulary are taken one after the other here: on a CPU, where it is large.
+
+    Not where a batch is spread over devices: a loop over its rows would fetch each of them from its device.
+    """
+    return vocab_size >= ROW_BY_ROW and jax.default_backend() == "cpu"
 
 
 def process(
-    logits: Float[Array, "B V"], inputs: SamplerInputs, history: History, *, order: Order = ORDER
+    logits: Float[Array, "B V"],
+    inputs: SamplerInputs,
+    history: History,
+    *,
+    order: Order = ORDER,
+    by_rows: bool | None = None,
 ) -> Float32[Array, "B V"]:
-    """The logits [B, V] of the distribution that a token is sampled from; -inf where a token was removed."""
+    """The logits [B, V] of the distribution that a token is sampled from; -inf where a token was removed.
+
+    `by_rows` is as in `run`.
+    """
+    if is_by_rows(logits.shape[-1]) if by_rows is None else by_rows:
+        inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
+        return process_rows(logits.astype(jnp.float32), inputs, history, order=order)
     return _walk(logits, inputs, history, order=order)[-1]
 
 
@@ -85,6 +120,14 @@ def _asked(asks: Array, active: Array | None) -> Array:
     return jnp.any(asks if active is None else asks & active)
 
 
+def _lefts(logits: Array, inputs: SamplerInputs, history: History, *, order: Order) -> tuple[Array, ...]:
+    """The raw logits, and the logits after each stage, computed as `process` does."""
+    if not is_by_rows(logits.shape[-1]):
+        return _walk(logits, inputs, history, order=order)
+    inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
+    return walk_rows(logits.astype(jnp.float32), inputs, history, order=order)
+
+
 def _walk(
     logits: Array, inputs: SamplerInputs, history: History, *, order: Order, active: Array | None = None
 ) -> tuple[Array, ...]:
@@ -100,4 +143,4 @@ def _walk(
     return tuple(lefts)
 
 
-_compiled_walk = jax.jit(_walk, static_argnames="order")
+_compiled_walk = jax.jit(_lefts, static_argnames="order")

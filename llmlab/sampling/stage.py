@@ -23,6 +23,9 @@ class Stage(NamedTuple):
     A row in which `active` is false comes out of `apply` bit for bit as it went in, whatever the other rows ask for. A
     removed token has the logit -inf, and no stage brings it back. `apply` imports JAX inside itself, because a
     request, which is made of the stages' fields, must not need it.
+
+    A "temperature" or a "truncation" looks at the logits and its own fields alone, neither at ids nor at the history:
+    where `most` has left a few tokens, the sampler runs the stages after it on those alone.
     """
 
     name: str
@@ -32,6 +35,11 @@ class Stage(NamedTuple):
     fields: tuple[Field, ...]
     active: Callable[[Inputs], Array]  #: [B] bool: the rows that ask for it
     apply: Callable[[Array, Inputs, Seen], Array]  #: [B, V] -> [B, V]
+    #: [B] int: the most tokens that it leaves, all from the front of the ranking (logit falling, id rising); 0 for no
+    #: such limit. None for a stage that never has one.
+    most: Callable[[Inputs], Array] | None = None
+    #: Whether of the front of a ranking it leaves what it leaves of it in the whole row; not where it adds up a mass.
+    by_front: bool = False
 
 
 Order: TypeAlias = tuple[Stage, ...]

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from llmlab.sampling.fields import Control, Field, integer, number
+from llmlab.sampling.fields import GREEDY, Control, Field, integer, number
 from llmlab.sampling.stage import Inputs, Order, Seen, Stage
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ TEMPERATURE = Stage(
     ),
     lambda inputs: inputs.temperature != 1.0,
     _apply_temperature,
+    most=lambda inputs: inputs.temperature < GREEDY,
+    by_front=True,
 )  # fmt: skip
 
 
@@ -180,6 +182,8 @@ TOP_K = Stage(
     ),
     lambda inputs: inputs.top_k > 0,
     _apply_top_k,
+    most=lambda inputs: inputs.top_k,
+    by_front=True,
 )  # fmt: skip
 
 
@@ -222,6 +226,7 @@ MIN_P = Stage(
     ),
     lambda inputs: inputs.min_p > 0.0,
     _apply_min_p,
+    by_front=True,
 )  # fmt: skip
 
 #: Every stage once, in the order in which a reader meets their fields.

@@ -161,7 +161,7 @@ class Generation(Route):
 
     method: str = "POST"
     read: Callable[[Mapping[str, Any]], Asked]
-    start: Callable[[Backend, Any], Answering] = lambda backend, request: backend.stream(request)
+    start: Callable[[Backend, Any], Answering] = lambda backend, request: backend.answer(request)
     whole: Callable[[Any], Any]
     events: Callable[[Any, Any], Iterator[Any]]
     event: type[BaseModel]

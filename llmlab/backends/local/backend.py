@@ -8,6 +8,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,12 +279,20 @@ class LocalBackend(LoadedModel, LogitsBackend):
 
     def stream(self, request: Request, *, order: str = "llmlab") -> LocalStream:
         """Start a request; returns its deltas as they are made. Raises what `complete` does."""
+        return self._start(request, order=order, statistics=True)
+
+    def answer(self, request: Request) -> LocalStream:
+        """Start a request as an endpoint does: tokens have statistics only if it asks for logprobs."""
+        return self._start(request, order="llmlab", statistics=request.logprobs)
+
+    def _start(self, request: Request, *, order: str, statistics: bool) -> LocalStream:
         self.check_order(order)
         prompt = self.render(request)
         grammar = self.grammar(request, prompt)
         budget = self.token_budget(request, len(prompt))
         seed = request.seed if request.seed is not None else draw_seed()
-        params = [self.sampling_params(request, seed=seed, choice=i) for i in range(request.n)]
+        first = replace(self.sampling_params(request, seed=seed), statistics=statistics)
+        params = [replace(first, choice=i) for i in range(request.n)]
         which = self.adapter(request.model)
         rows = [
             Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar, adapter=which)

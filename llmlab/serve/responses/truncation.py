@@ -23,12 +23,12 @@ def start(backend: Backend, request: AskedChat) -> ResponseStream:
             names the fields of the request that was made.
     """
     try:
-        return ResponseStream(backend.stream(request.chat), request)
+        return ResponseStream(backend.answer(request.chat), request)
     except ContextLengthError as error:
         fitted = _fitted(backend, request) if error.param == "messages" else None
         if fitted is None:
             raise request.explained(error) from None
-        return ResponseStream(backend.stream(fitted.chat), fitted)
+        return ResponseStream(backend.answer(fitted.chat), fitted)
     except LLMLabError as error:
         raise request.explained(error) from None
 
