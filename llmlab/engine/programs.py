@@ -81,11 +81,14 @@ class Programs:
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
         # On a mesh the logits are gathered once; a sampler over a divided vocabulary would talk at each of its steps.
-        # Rows are the sampler's as they are the model's.
+        # Rows are the sampler's as they are the model's, and so it takes them together.
         by_rows = None if mesh is None else False
-        chunk = partial(decode.chunk, forward=placed(decode.forward, mesh, by_rows=True), by_rows=by_rows)
+        by_device = placed(decode.forward, mesh, by_rows=True)
+        chunk = partial(decode.chunk, forward=by_device, by_rows=by_rows)
         self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
-        self._sample = plain(partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots")
+        self._sample = plain(
+            partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots"
+        )
         self._feed = over_weights(scoring.feed)
         score = partial(scoring.score, feed=placed(scoring.feed, mesh), by_rows=by_rows)
         self._score = over_weights(score, static_argnames="order")

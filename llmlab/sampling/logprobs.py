@@ -84,16 +84,13 @@ def token_statistics(
 def _watched_logprobs(
     logprobs: Float32[Array, "B V"], sampling_logprobs: Float32[Array, "B V"], watched: Int32[Array, "B W"]
 ) -> tuple[Float32[Array, "B W"], Float32[Array, "B W"]]:
-    """The logprobs of the watched tokens in both distributions. Mostly no row watches any, and nothing is gathered."""
-    given, nothing = watched >= 0, jnp.zeros(watched.shape, jnp.float32)
+    """The logprobs of the watched tokens in both distributions."""
+    given = watched >= 0
 
     def gathered(of: Array) -> Array:
-        return jnp.where(given, jnp.take_along_axis(of, jnp.maximum(watched, 0), axis=-1), nothing)
+        return jnp.where(given, jnp.take_along_axis(of, jnp.maximum(watched, 0), axis=-1), 0.0)
 
-    found: tuple[Array, Array] = lax.cond(
-        jnp.any(given), lambda: (gathered(logprobs), gathered(sampling_logprobs)), lambda: (nothing, nothing)
-    )
-    return found
+    return gathered(logprobs), gathered(sampling_logprobs)
 
 
 class Summary(NamedTuple):

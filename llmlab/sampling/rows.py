@@ -1,12 +1,12 @@
-"""The sampler one row after the other, for CPUs: what a row does not ask for does not run, nor does a row without one.
+"""The sampler one row after the other, for CPUs: what a row does not ask for does not run, nor does an empty slot.
 
-A CPU gains nothing from many rows at once: a row over a large vocabulary fills its cache by itself, and in a batch every
-stage runs over all rows as soon as one asks for it. So the active rows are taken in a loop on the device. Each row has
-conditions of its own, and one program serves every number of rows and every mixture of settings; a row's bits cannot
-depend on the rows beside it.
+A CPU gains nothing from many rows at once: one row over a large vocabulary fills its cache by itself, and in a batch
+every stage runs over all rows as soon as one asks for it. So the active rows are taken in a loop on the device. Each
+row has conditions of its own, and one program serves every number of rows and every mixture of settings; a row's bits
+cannot depend on the rows beside it.
 
-A row of which at most `CANDIDATES` tokens can be left (top_k, a temperature of 0) is read once for these candidates, and
-the rest of the sampler sees nothing else. Noise is computed for the tokens that are left, where they are few.
+A row of which at most `CANDIDATES` tokens can be left (top_k, a temperature of 0) is read once for these candidates,
+and the rest of the sampler sees nothing else. Noise is computed for the tokens that are left, where they are few.
 """
 
 from __future__ import annotations
@@ -140,9 +140,11 @@ def _run(
 
     shaped = raw
     if first:
-        head = [stage.active(inputs) for stage in order[:first]]
-        touched = jnp.any(jnp.concatenate(head))
-        shaped = lax.cond(touched, lambda: _stages(raw, inputs, history, order=order[:first])[-1], lambda: raw)
+        shaped = lax.cond(
+            _any(stage.active(inputs) for stage in order[:first]),
+            lambda: _final(raw, inputs, history, order=order[:first]),
+            lambda: raw,
+        )
     drawn = lax.cond(
         _leaves_few(inputs, order),
         lambda: _from_few(shaped, inputs, history, order=order[first:], listed=listed),
@@ -178,7 +180,7 @@ def _run(
 def _from_few(shaped: Array, inputs: Inputs, history: Seen, *, order: Order, listed: Array) -> _Drawn:
     """The draw where a few of the first tokens can be left, from those."""
     found = front(shaped)
-    found = found._replace(logits=_stages(found.logits, inputs, history, order=order)[-1])
+    found = found._replace(logits=_final(found.logits, inputs, history, order=order))
     token = _draw_front(found, inputs, history)
     return _Drawn(
         token=token,
@@ -191,7 +193,7 @@ def _from_few(shaped: Array, inputs: Inputs, history: Seen, *, order: Order, lis
 def _from_many(shaped: Array, inputs: Inputs, history: Seen, *, order: Order, raw: Summary, listed: Array) -> _Drawn:
     """The draw from the whole vocabulary, or from what little the stages leave of it."""
     first, asked = _tail(order), inputs.statistics[0]
-    final = _stages(shaped, inputs, history, order=order[first:])[-1] if first < len(order) else shaped
+    final = _final(shaped, inputs, history, order=order[first:])
     everything = jnp.full((1,), final.shape[-1], jnp.int32)
     removes = _any(stage.active(inputs) for stage in order if stage.kind in ("mask", "truncation"))
     kept = lax.cond(removes | asked, lambda: _count(final), lambda: everything)
@@ -227,6 +229,11 @@ def _stages(logits: Array, inputs: Inputs, history: Seen, *, order: Order) -> tu
         left = lefts[-1] if lefts else logits
         lefts.append(lax.cond(stage.active(inputs)[0], apply, lambda logits: logits, left))
     return tuple(lefts)
+
+
+def _final(logits: Array, inputs: Inputs, history: Seen, *, order: Order) -> Array:
+    """The logits after all of the stages."""
+    return (logits, *_stages(logits, inputs, history, order=order))[-1]
 
 
 def _tail(order: Order) -> int:
