@@ -183,4 +183,6 @@ def unknown(count: int) -> TokenStatistics:
         top_ids=wide.astype(np.int32),
         top_logprobs=wide,
         top_sampling_logprobs=wide,
+        watched_logprobs=wide,
+        watched_sampling_logprobs=wide,
     )
