@@ -23,7 +23,7 @@ from llmlab.engine.soundness import grammar_failed, not_numbers, sound
 from llmlab.engine.state import RowFields, Slots, row_fields
 from llmlab.grammar.matcher import Matcher
 from llmlab.sampling.history import history_of
-from llmlab.sampling.logprobs import TokenStatistics, unknown
+from llmlab.sampling.logprobs import TokenStatistics
 
 #: The seconds that a chunk should take: long enough to keep the device busy, short enough for streams and interrupts.
 CHUNK_SECONDS = 0.1
@@ -192,7 +192,7 @@ class Batch:
         for slot in gone:
             live = self._live[slot]
             assert live is not None
-            none = _figures(live, out, slot=slot, count=0)
+            none = live.statistics(out.figures, slot=slot, count=0)
             stopped = Piece(live.index, np.zeros(0, np.int32), none, "stop")
             reason = masks.failed.get(slot)
             found.append((live, grammar_failed(reason) if reason else stopped))
@@ -374,7 +374,7 @@ class Batch:
                 self._live[slot] = None
                 continue
             tokens = np.asarray(out.token)[:count, slot]
-            figures = _figures(live, out, slot=slot, count=count)
+            figures = live.statistics(out.figures, slot=slot, count=count)
             live.made += count
             live.drawn.append(tokens)
             live.position += count
@@ -390,14 +390,6 @@ class Batch:
             if finish:
                 self._live[slot] = None
         return found
-
-
-def _figures(live: Live, out: Emitted, *, slot: int, count: int) -> TokenStatistics:
-    """The statistics of a slot's first tokens; unknown ones where nobody asked for them."""
-    if not live.row.params.statistics:
-        return unknown(count)
-    figures: TokenStatistics = jax.tree.map(lambda x: x[:count, slot], out.figures)
-    return figures
 
 
 def _begin(row: Row) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+import jax
 import numpy as np
 
 from llmlab.engine.scheduler import Job, Piece, Row
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
+from llmlab.sampling.logprobs import TokenStatistics, unknown
 
 
 @dataclass(eq=False)
@@ -38,6 +40,13 @@ class Live:
         """The row from which what is left of it could be generated."""
         made = np.concatenate([self.row.made, *self.drawn]).astype(np.int32)
         return replace(self.row, made=made, budget=self.row.budget - self.made)
+
+    def statistics(self, figures: TokenStatistics, *, slot: int, count: int) -> TokenStatistics:
+        """The row's part [count, ...] of a chunk's statistics [T, W, ...]; unknown ones where nobody asked for them."""
+        if not self.row.params.statistics:
+            return unknown(count)
+        own: TokenStatistics = jax.tree.map(lambda x: x[:count, slot], figures)
+        return own
 
     @property
     def reserve(self) -> int:

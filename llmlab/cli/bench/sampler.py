@@ -34,11 +34,13 @@ _STAGES: dict[str, dict[str, Any]] = {
     "min_p": {"min_p": 0.05},
     "top_k, top_p": {"top_k": 50, "top_p": 0.95},
     "every stage": SAMPLED,
+    "plain, no statistics": {**PLAIN, "statistics": False},
+    "every stage, no statistics": {**SAMPLED, "statistics": False},
 }
 
 
 def sampler(options: Options) -> Iterator[Figure]:
-    """Milliseconds of one step of the sampler, figures of the tokens included, for each vocabulary and width."""
+    """Milliseconds of one step of the sampler, statistics of the tokens included, for each vocabulary and width."""
     for size in VOCABULARIES:
         for rows in options.rows:
             wanted = {name: fields for name, fields in _STAGES.items() if rows == 1 or name in _BATCH}
@@ -52,7 +54,7 @@ def sampler(options: Options) -> Iterator[Figure]:
 
 
 #: The settings that are measured in wider batches too.
-_BATCH = ("greedy", "plain", "top_k, top_p", "every stage")
+_BATCH = ("greedy", "plain", "top_k, top_p", "every stage", "plain, no statistics", "every stage, no statistics")
 
 
 def _figures(setting: str, runs: dict[str, Callable[[], Any]], options: Options) -> Iterator[Figure]:
@@ -73,11 +75,17 @@ def _run(size: int, fields: list[dict[str, Any]], *, active: int | None = None) 
 
 @jax.jit
 def _steps(logits: Any, inputs: Any, history: Any, wanted: Any) -> Any:
-    """`STEPS` steps in a loop on the device, as the engine takes them; each depends on the one before."""
+    """`STEPS` steps in a loop on the device, as the engine takes them, each at its own position.
 
-    def body(_: Any, carry: Any) -> Any:
-        x, total = carry
-        token, figures = run(x, inputs, history, active=wanted)
-        return x + 1e-6 * figures.entropy[:, None], total + token
+    A barrier ties the logits to the step before, so that nothing of a step is computed once for all of them. It copies
+    nothing: work on the logits of every slot would be counted as the sampler's.
+    """
 
-    return jax.lax.fori_loop(0, STEPS, body, (logits, jnp.zeros(logits.shape[0], jnp.int32)))
+    def body(i: Any, carry: Any) -> Any:
+        x, total = jax.lax.optimization_barrier((logits, carry[0]))
+        token, figures = run(x, inputs, history._replace(position=history.position + i), active=wanted)
+        return total + token, figures
+
+    total = jnp.zeros(logits.shape[0], jnp.int32)
+    figures = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(body, 0, (total,))[1])
+    return jax.lax.fori_loop(0, STEPS, body, (total, figures))
