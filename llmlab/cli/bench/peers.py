@@ -20,8 +20,11 @@ from llmlab.errors import LLMLabError
 
 __all__ = ["peers"]
 
-#: The contenders besides ours, and the module without which each cannot run.
-_OTHERS = {"transformers": ("transformers_generate", "torch")}
+#: The contenders besides ours: their modules here, and the packages without which they cannot run.
+_OTHERS = {
+    "transformers": ("transformers_generate", ("torch",)),
+    "llama.cpp": ("llama_cpp", ("xllamacpp", "gguf")),
+}
 
 
 class _Contender:
@@ -34,20 +37,24 @@ class _Contender:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True
         )
-        self._line(wanted="ready")
+        try:
+            self._line(wanted="ready")
+        except LLMLabError:
+            self.close()
+            raise
 
     def seconds(self, asked: Asked) -> float:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        return float(self._line())
+        return float(self._line(wanted="took ").removeprefix("took "))
 
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def _line(self, *, wanted: str = "") -> str:
-        """The next line that begins as wanted; libraries may print others before the model is ready."""
+    def _line(self, *, wanted: str) -> str:
+        """The next line that begins as wanted; libraries may print others."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith(wanted):
@@ -70,10 +77,14 @@ def peers(options: Options) -> Iterator[Figure]:
 
         running = {"llmlab": start("ours")}
         for name, (module, needed) in _OTHERS.items():
-            if importlib.util.find_spec(needed) is None:
-                yield Figure("peers", name, None, "x", note=f"{needed} is not installed")
-                continue
-            running[name] = start(module)
+            absent = [package for package in needed if importlib.util.find_spec(package) is None]
+            try:
+                if not absent:
+                    running[name] = start(module)
+            except LLMLabError as error:
+                yield Figure("peers", name, None, "x", note=error.message)
+            if absent:
+                yield Figure("peers", name, None, "x", note=f"{', '.join(absent)} is not installed")
         for rows in options.rows:
             asked = Asked(rows=rows, prompt=options.prompt, tokens=options.tokens, vocab_size=size)
             for one in running.values():
@@ -88,18 +99,28 @@ def peers(options: Options) -> Iterator[Figure]:
 
 @contextmanager
 def _checkpoint(model: str, dtype: str) -> Iterator[Path]:
-    """The folder of a model; a shape's weights are written into one that is deleted at the end."""
+    """A folder that every contender reads. A shape, and a GGUF file, is written into one that is deleted at the end."""
+    import jax.numpy as jnp
+
     from llmlab.checkpoints.hub import resolve
+    from llmlab.checkpoints.load import load_model
+    from llmlab.checkpoints.opened import open_checkpoint
     from llmlab.checkpoints.save import save_checkpoint
     from llmlab.models.families import read_config
     from llmlab.testing import random_model
 
     kind, _, name = model.partition(":")
-    if kind != "shape":
-        yield resolve(model)[1]
+    found = None if kind == "shape" else resolve(model)[1]
+    if found is not None and any(found.glob("*.safetensors")):
+        yield found
         return
     with tempfile.TemporaryDirectory() as folder:
-        config = {**SHAPES[name], "torch_dtype": dtype}
-        model_of_shape = random_model(read_config(config), dtype=dtype)
-        save_checkpoint(Path(folder), model=model_of_shape, config=config, dtype=dtype)
+        if found is None:
+            config = {**SHAPES[name], "torch_dtype": dtype}
+            weights = random_model(read_config(config), dtype=dtype)
+        else:
+            config = {**open_checkpoint(found).config, "torch_dtype": dtype}
+            weights = load_model(found, dtype=jnp.dtype(dtype))[1]
+        save_checkpoint(Path(folder), model=weights, config=config, dtype=dtype)
+        del weights
         yield Path(folder)
