@@ -20,3 +20,8 @@ def test_every_peer_answers():
         for told in (", llmlab", ", transformers", ", llama.cpp", ": llmlab / transformers", ": llmlab / llama.cpp")
     }
     assert all(one.value > 0 for one in figures)
+
+
+def test_both_start():
+    figures = list(WITH_PEERS["starts"](Options(repeats=1)))
+    assert len(figures) == 5 and all(one.value > 0 and not one.note for one in figures)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from llmlab.backends.local.kept_programs import CACHE_VARIABLE
 from llmlab.cli.bench.contenders.asked import Asked
 from llmlab.cli.bench.figures import Figure, last_line
 from llmlab.cli.bench.subject import SHAPES, Options, float_dtype
 from llmlab.errors import LLMLabError
 
-__all__ = ["peers"]
+__all__ = ["peers", "starts"]
 
 #: The contenders besides ours: their modules here, and the packages without which they cannot run.
 _OTHERS = {
@@ -95,6 +98,41 @@ def peers(options: Options) -> Iterator[Figure]:
                 yield Figure("peers", f"rows {rows}, {name}", rows * options.tokens / took[name], "tokens/s")
             for name in [name for name in running if name != "llmlab"]:
                 yield Figure("peers", f"rows {rows}: llmlab / {name}", took[name] / took["llmlab"], "x")
+
+
+def starts(options: Options) -> Iterator[Figure]:
+    """Seconds from a new process to its first token, and their ratio: with what it compiled before, and without."""
+    if options.model.startswith("shape:"):
+        yield Figure("starts", "llmlab / transformers", None, "x", note="a shape has no chat template")
+        return
+    if importlib.util.find_spec("torch") is None:
+        yield Figure("starts", "llmlab / transformers", None, "x", note="torch is not installed")
+        return
+    dtype = float_dtype(options.dtype)
+    with _checkpoint(options.model, dtype) as folder, tempfile.TemporaryDirectory() as room:
+
+        def first(name: str, kept: Path) -> float:
+            command = [sys.executable, "-m", "llmlab.cli.bench.contenders.first_token", name, str(folder), dtype]
+            others = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+            began = time.perf_counter()
+            done = subprocess.run(command, env={**others, CACHE_VARIABLE: str(kept)}, capture_output=True, text=True)
+            if done.returncode:
+                raise LLMLabError((done.stderr.strip() or f"exit {done.returncode}").splitlines()[-1])
+            return time.perf_counter() - began
+
+        warm = Path(room) / "kept"
+        for run in ("llmlab", "transformers"):  # once for what the machine keeps of files
+            first(run, warm)
+        rounds = [
+            (first("llmlab", warm), first("transformers", warm), first("llmlab", Path(room) / str(i)))
+            for i in range(options.repeats)
+        ]
+    ours, theirs, cold = (statistics.median(column) for column in zip(*rounds, strict=True))
+    yield Figure("starts", "llmlab, programs kept on disk", ours, "s")
+    yield Figure("starts", "llmlab, nothing compiled before", cold, "s")
+    yield Figure("starts", "transformers", theirs, "s")
+    yield Figure("starts", "llmlab / transformers, programs kept on disk", ours / theirs, "x")
+    yield Figure("starts", "llmlab / transformers, nothing compiled before", cold / theirs, "x")
 
 
 @contextmanager
