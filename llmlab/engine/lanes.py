@@ -8,20 +8,17 @@ model). Up to `SPREAD` rows a single batch is faster, because it reads the weigh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
-import numpy as np
 
 from llmlab.engine.batch import Batch
 from llmlab.engine.decode import CHUNK
 from llmlab.engine.live import Live, Outcome
+from llmlab.engine.passes import Passes
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
-from llmlab.engine.score import stretches
-from llmlab.sampling.logprobs import TokenStatistics
 
 #: The rows that one lane takes before a second lane is used.
 SPREAD = 32
@@ -56,11 +53,17 @@ class Lanes:
     ):
         self._prompts = Prompts(programs, lengths=lengths, memory=memory)
         self._memory = memory
-        self._switch = programs.config.context_switch
         self._batches = [
             Batch(programs, self._prompts, widths=widths, lengths=lengths, memory=memory, ends=ends, spare=lane > 0)
             for lane in range(count)
         ]
+        first = self._batches[0]
+
+        def width(rows: int, length: int) -> int:
+            return first.width_for(_share(rows, lanes=count), length=length)
+
+        #: Runs the model over texts that are given whole; single steps have the width that the first lane has.
+        self.passes = Passes(programs, self._prompts, lengths=lengths, ends=ends, width=width)
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -113,7 +116,7 @@ class Lanes:
 
     def _choose(self, row: Row, *, waiting: int) -> tuple[Batch, int]:
         """The lane for a row, with memory made free for it, and how many rows it may expect, this one included."""
-        share = self._share(len(self.live) + waiting)
+        share = _share(len(self.live) + waiting, lanes=len(self._batches))
         roomy = self._roomy(row)
         batch = next((batch for batch in roomy if len(batch.live) < share), None)
         batch = batch or min(roomy, key=lambda batch: len(batch.live))
@@ -159,32 +162,6 @@ class Lanes:
             found += outcome
         return found
 
-    def next_logits(self, row: Row) -> np.ndarray:
-        """Returns the raw logits [V] of the token after the row's tokens."""
-        return self._batches[0].next_logits(row)
-
-    def score(
-        self,
-        row: Row,
-        tokens: np.ndarray,
-        *,
-        masks: np.ndarray | None,
-        order: str,
-    ) -> Iterator[TokenStatistics]:
-        """Yields the statistics of given tokens; see `Batch.score`."""
-        for start, targets, first in stretches(row, tokens, switch=self._switch):
-            part = None if masks is None else masks[first : first + len(targets)]
-            yield from self._batches[0].score(start, targets, masks=part, order=order)
-
-    def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the raw logits of given tokens; see `Batch.logits`."""
-        for start, targets, _ in stretches(row, tokens, switch=self._switch):
-            yield from self._batches[0].logits(start, targets)
-
-    def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int) -> Iterator[np.ndarray]:
-        """Yields the raw logits after drawn tokens, by single steps; see `Batch.step_logits`."""
-        return self._batches[0].step_logits(row, tokens, rows=min(rows, self._share(rows)))
-
     def _roomy(self, row: Row) -> list[Batch]:
         """The lanes that can take a row, with the memory that the other lanes' rows may still need set aside."""
         if self._memory is not None:
@@ -193,5 +170,7 @@ class Lanes:
                 batch.memory = self._memory - sum(claims[other] for other in self._batches if other is not batch)
         return [batch for batch in self._batches if batch.has_room(row)]
 
-    def _share(self, rows: int) -> int:
-        return rows if rows <= SPREAD else -(-rows // len(self._batches))
+
+def _share(rows: int, *, lanes: int) -> int:
+    """The rows that one lane takes of so many."""
+    return rows if rows <= SPREAD else -(-rows // lanes)
