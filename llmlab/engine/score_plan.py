@@ -109,7 +109,8 @@ def _count(texts: Sequence[Text], members: Iterable[int], start: int) -> int:
 
 
 def _fill(texts: Sequence[Text], members: list[int], *, start: int, room: int) -> Iterator[Packed]:
-    tree, inside = _Tree(start), []
+    tree = _Tree(start)
+    inside: list[int] = []
     for at in members:
         if inside and max(len(tree.tokens) + tree.more(texts[at]), len(tree.nodes) + len(texts[at].tokens)) > room:
             yield tree.packed(inside)

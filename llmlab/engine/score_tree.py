@@ -22,7 +22,7 @@ from llmlab.sampling.pipeline import ORDERS, process
 
 
 class Branches(NamedTuple):
-    """A tree of L tokens after `count` others, and P targets that follow some of its tokens.
+    """A tree of L tokens after `start` others, and P targets that follow some of its tokens.
 
     The first `asked` targets count. A target's context is `prompts` tokens of a prompt, and generated ones after them.
     """
@@ -30,7 +30,7 @@ class Branches(NamedTuple):
     tokens: Int32[Any, "1 L"]
     positions: Int32[Any, "1 L"]
     ends: Int32[Any, " L"]
-    count: Int32[Any, ""]
+    start: Int32[Any, ""]
     nodes: Int32[Any, " P"]
     targets: Int32[Any, " P"]
     prompts: Int32[Any, " P"]
@@ -68,7 +68,7 @@ def branches(packed: Packed, texts: Sequence[Text], *, vocab_size: int, adapter:
         positions=filled(packed.positions, size)[None, :],
         # The padding lies below no token and has none below it.
         ends=filled(packed.ends, size),
-        count=np.int32(packed.start),
+        start=np.int32(packed.start),
         nodes=filled(packed.nodes, room),
         targets=filled(np.concatenate([text.tokens for text in inside]), room),
         prompts=filled(np.repeat([len(text.row.prompt) for text in inside], lengths), room),
@@ -94,7 +94,7 @@ def read_tree(graph: nnx.GraphDef, weights: nnx.State, cache: Cache, tree: Branc
     if tree.adapter is not None:
         model.choose(tree.adapter)
     length = jnp.max(tree.positions, axis=1) + 1
-    hidden, _ = model(tree.tokens, tree.positions, Tree(cache, tree.count, tree.ends), length=length)
+    hidden, _ = model(tree.tokens, tree.positions, Tree(cache, tree.start, tree.ends), length=length)
     return hidden[0]
 
 
@@ -127,7 +127,7 @@ def score_tree(
     Args:
         graph: of the decoder.
         weights: of the decoder.
-        cache: of one row; its first `tree.count` positions hold what comes before the tree.
+        cache: of one row; its first `tree.start` positions hold what comes before the tree.
         tree: the tokens and the targets.
         inputs: the settings of all texts, except their masks; 1 as first axis.
         history: of what comes before the tree; 1 as first axis.

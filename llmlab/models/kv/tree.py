@@ -20,11 +20,11 @@ from llmlab.models.kv.protocol import Cache
 class Tree(NamedTuple):
     """Stands where a cache would, for one row of L tokens.
 
-    `count` positions of the cache come before the tree. A token's position is `count` plus its depth.
+    The first `start` positions of the cache come before the tree. A token's position is `start` plus its depth.
     """
 
     cache: Cache  #: of one row; it is not written
-    count: Int32[Array, ""]
+    start: Int32[Array, ""]
     ends: Int32[Array, " L"]
 
     def begin(self, positions: Int32[Array, "1 L"]) -> TreePass:
@@ -38,7 +38,7 @@ class TreePass:
     def __init__(self, source: Tree, positions: Int32[Array, "1 L"]):
         self._source = source
         length, count = source.cache.length, positions.shape[1]
-        before = jnp.broadcast_to(jnp.arange(length) < source.count, (count, length))
+        before = jnp.broadcast_to(jnp.arange(length) < source.start, (count, length))
         seen = jnp.concatenate([before, on_the_way(source.ends, jnp.arange(count))], axis=1)
         self._bias = jnp.where(seen, jnp.float32(0), jnp.float32(HIDDEN))[None]
         back = positions[:, :, None] - positions[:, None, :]
