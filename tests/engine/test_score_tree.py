@@ -196,12 +196,11 @@ _LATENT = {
 }  # fmt: skip
 
 
-def test_logits_that_are_not_numbers(decoder):
-    config, model = decoder
-    graph, state = nnx.split(model)
-    sick = nnx.merge(graph, state)
-    sick.norm.scale[...] = jnp.full_like(sick.norm.scale[...], jnp.nan)
-    engine = Engine(config, sick)
+def test_logits_that_are_not_numbers():
+    config = read_config(_WINDOWS)
+    model = build_model(config, rngs=nnx.Rngs(1), dtype=jnp.float32)
+    model.norm.scale[...] = jnp.full_like(model.norm.scale[...], jnp.nan)
+    engine = Engine(config, model)
     with pytest.raises(EngineError, match="not numbers"):
-        engine.score_all([after(ids(5), ids(3)), after(ids(5), ids(3))])
+        engine.score_all([after(ids(5, high=90), ids(3, high=90)) for _ in range(2)])
     engine.close()
