@@ -13,7 +13,7 @@ from llmlab.counterfactuals.rerun import changed_request
 from llmlab.errors import RequestError, short
 from llmlab.frames.schema import PROMPT_COLUMNS, build
 from llmlab.protocol.arguments import listed
-from llmlab.protocol.backend import Backend, GivenTokens, LogitsBackend
+from llmlab.protocol.backend import Backend, GivenTokens, LogitsBackend, Scoring
 from llmlab.protocol.checks import FieldError, check_text
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import PromptRequest, Request, build_request
@@ -22,7 +22,7 @@ from llmlab.text.token_names import TokenNames
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Scored", "prompt_frame", "score"]
+__all__ = ["Scored", "prompt_frame", "score", "to_score"]
 
 #: What can be scored: a text, token ids or an answer; or several texts or lists of ids, one choice each.
 Scored: TypeAlias = (
@@ -38,6 +38,13 @@ def score(
     backend: Backend, messages: Any, given: Scored | None, *, order: str | None, fields: Mapping[str, Any]
 ) -> Completion:
     """Scores given tokens after a prompt; see `Lab.score`. Tokens of an answer keep its prompt, seed and order."""
+    return logits_backend(backend).score_all([to_score(backend, messages, given, order=order, fields=fields)])[0]
+
+
+def to_score(
+    backend: Backend, messages: Any, given: Scored | None, *, order: str | None, fields: Mapping[str, Any]
+) -> Scoring:
+    """Returns what the backend is to score, which `score` asks of it at once."""
     model = logits_backend(backend)
     check_given(fields)
     if isinstance(messages, Answered):
@@ -49,7 +56,7 @@ def score(
             )
         messages, given = None, messages
     if isinstance(given, Answered):
-        return _score_again(model, messages, given, order=order, fields=fields)
+        return _again(messages, given, order=order, fields=fields)
     request = build_request(messages, **fields)
     if given is None:
         request, choices = _prompt(model, request)
@@ -57,7 +64,7 @@ def score(
         texts = _several(given)
         choices = [GivenTokens(index, _ids(model, text)) for index, text in enumerate(texts)]
         request = request.replace(n=len(choices))
-    return model.score(request, choices, seed=request.seed, order=order or "llmlab")
+    return Scoring(request, choices, request.seed, order or "llmlab")
 
 
 def check_given(fields: Mapping[str, Any]) -> None:
@@ -71,10 +78,8 @@ def check_given(fields: Mapping[str, Any]) -> None:
             raise RequestError(f"{name} says how tokens are drawn, and here they are given", param=name)
 
 
-def _score_again(
-    backend: LogitsBackend, messages: Any, done: Answered, *, order: str | None, fields: Mapping[str, Any]
-) -> Completion:
-    """Scores an answer's tokens, after its own prompt or after another."""
+def _again(messages: Any, done: Answered, *, order: str | None, fields: Mapping[str, Any]) -> Scoring:
+    """An answer's tokens, after its own prompt or after another."""
     changes = dict(fields) if messages is None else {"messages": messages, **fields}
     if messages is None or not isinstance(messages, Request):
         request = changed_request(done, changes)
@@ -84,7 +89,7 @@ def _score_again(
     for one in choices:
         if (one.ids < 0).any():
             raise RequestError("the endpoint did not return the ids of these tokens: score the text", param="given")
-    return backend.score(request, choices, seed=done.seed, order=order or done.order)
+    return Scoring(request, choices, done.seed, order or done.order)
 
 
 def _prompt(backend: LogitsBackend, request: Request) -> tuple[PromptRequest, list[GivenTokens]]:

@@ -34,16 +34,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from llmlab.engine.admission import Admission
 from llmlab.engine.lanes import Lanes, lane_count
 from llmlab.engine.mail import Call, Cancel, Message, Retire, wait_for
+from llmlab.engine.passes import joined
 from llmlab.engine.programs import Programs
 from llmlab.engine.relay import Relay
 from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
+from llmlab.engine.score_plan import Text
 from llmlab.engine.soundness import as_engine_error
 from llmlab.errors import EngineError, LLMLabError
 from llmlab.models.config import ModelConfig
@@ -164,22 +165,27 @@ class Engine:
     ) -> TokenStatistics:
         """Returns the statistics [T, ...] of given tokens as if the row had drawn them (teacher forcing).
 
-        Nothing is drawn, so the row's budget, seed and grammar have no effect.
-
         Args:
             row: the prompt, the tokens before the given ones, the sampling parameters of the processed distribution.
             tokens: token ids [T], at least one.
             masks: packed bits [T, ceil(V / 32)], the tokens that a grammar allowed at each position; or None.
             order: the order of the stages.
         """
+        return self.score_all([Text(row, tokens, masks)], order=order)[0]
+
+    def score_all(self, texts: Sequence[Text], *, order: str = "llmlab") -> list[TokenStatistics]:
+        """Returns what `score` does for several texts, up to rounding, from as few passes of the model as possible.
+
+        Nothing is drawn, so the rows' budgets, seeds and grammars have no effect.
+        """
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-        if not len(tokens):
-            raise ValueError("there is no token to score")
-        self._check(np.concatenate([row.given, tokens]), budget=0)
-        parts = list(self._parts(lambda: self._lanes.passes.score(row, tokens, masks=masks, order=order)))
-        joined: TokenStatistics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        return joined
+        for text in texts:
+            if not len(text.tokens):
+                raise ValueError("there is no token to score")
+            self._check(np.concatenate([text.row.given, text.tokens]), budget=0)
+        found = list(self._parts(lambda: self._lanes.passes.score(texts, order=order)))
+        return joined([scored for block in found for scored in block])
 
     def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
         """Yields the raw logits, float32, of given tokens [T] in pieces [C, V] that add up to T rows.

@@ -5,8 +5,9 @@ They run between the chunks of decoding, on the driver thread, with caches of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,9 +17,27 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Row, bucket
 from llmlab.engine.score import pieces, stretches, with_masks
+from llmlab.engine.score_plan import Text, plan
+from llmlab.engine.score_tree import branches, tree_sizes
 from llmlab.engine.soundness import not_numbers, sound
 from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import TokenStatistics
+
+
+class Scored(NamedTuple):
+    """Statistics [T, ...] of a text's tokens from number `first` on."""
+
+    text: int
+    first: int
+    figures: TokenStatistics
+
+
+def joined(parts: Sequence[Scored]) -> list[TokenStatistics]:
+    """Returns the statistics of each text, in the order of the texts' numbers."""
+    of: dict[int, list[TokenStatistics]] = {}
+    for part in sorted(parts, key=lambda part: (part.text, part.first)):
+        of.setdefault(part.text, []).append(part.figures)
+    return [jax.tree.map(lambda *x: np.concatenate(x), *figures) for figures in of.values()]
 
 
 class Passes:
@@ -56,36 +75,61 @@ class Passes:
         slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, fields, 0)
         return sound(np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0], self.programs.dtype)
 
-    def score(
-        self,
-        row: Row,
-        tokens: np.ndarray,
-        *,
-        masks: np.ndarray | None,
-        order: str,
-    ) -> Iterator[TokenStatistics]:
-        """Yields the statistics of tokens after the row's, one item per pass of the model."""
-        for start, targets, first in stretches(row, tokens, switch=self._switch):
-            part = None if masks is None else masks[first : first + len(targets)]
-            yield from self._score(start, targets, masks=part, order=order)
+    def score(self, texts: Sequence[Text], *, order: str) -> Iterator[list[Scored]]:
+        """Yields the statistics of texts in any order, those of one pass of the model at a time."""
+        near: list[tuple[int, int, Text]] = []
+        far: list[tuple[int, int, Text]] = []
+        for number, text in enumerate(texts):
+            for row, targets, first in stretches(text.row, text.tokens, switch=self._switch):
+                masks = None if text.masks is None else text.masks[first : first + len(targets)]
+                part = Text(row, targets, masks)
+                long = len(targets) > tree_sizes()[-1] or len(part.fed) > (self._switch or len(part.fed))
+                (far if long else near).append((number, first, part))
+        for alike in _alike([part for _, _, part in near]):
+            yield from self._score_trees([near[at] for at in alike], order=order)
+        for number, first, part in far:
+            for found in self._score_pieces(part, order=order):
+                yield [Scored(number, first, found)]
+                first += len(found.logprob)
 
-    def _score(
-        self,
-        row: Row,
-        tokens: np.ndarray,
-        *,
-        masks: np.ndarray | None,
-        order: str,
-    ) -> Iterator[TokenStatistics]:
-        given = np.concatenate([row.given, tokens]).astype(np.int32)
+    def _score_trees(self, parts: list[tuple[int, int, Text]], *, order: str) -> Iterator[list[Scored]]:
+        """Scores texts with one adapter and the same parameters, many of them in a pass."""
+        texts = [text for _, _, text in parts]
+        one, vocab_size = texts[0].row, self.programs.config.vocab_size
+        inputs = self.programs.row_fields(one, ends=self.ends).inputs
+        for packed in plan(texts, room=tree_sizes()[-1], sizes=self.prompts.sizes):
+            first = texts[packed.texts[0]]
+            before = first.fed[: packed.start]
+            # The cache holds `before`; the row's last token is not read.
+            row = replace(one, prompt=first.fed[: packed.start + 1], made=first.fed[:0])
+            cache = self.prompts.read(row, length=bucket(self.lengths, packed.start + 1))
+            split = min(packed.start, len(first.row.prompt))
+            history = history_of(before[:split], before[split:], vocab_size=vocab_size)
+            tree = branches(packed, texts, vocab_size=vocab_size, adapter=self.programs.adapter(one.adapter))
+            found = jax.device_get(self.programs.score_tree(cache, tree, inputs, history, order=order))
+            if np.isnan(found.entropy[: len(packed.nodes)]).any():
+                raise not_numbers(self.programs.dtype)
+            begin, scored = 0, []
+            for at in packed.texts:
+                number, offset, text = parts[at]
+                end = begin + len(text.tokens)
+                held: TokenStatistics = jax.tree.map(lambda x, a=begin, b=end: x[a:b], found)
+                scored.append(Scored(number, offset, held))
+                begin = end
+            yield scored
+
+    def _score_pieces(self, text: Text, *, order: str) -> Iterator[TokenStatistics]:
+        """Scores a text that is too long for a tree, or rotated as a long one: piece by piece, into a cache."""
+        row = text.row
+        given = np.append(text.fed, text.tokens[-1:]).astype(np.int32)
         length = bucket(self.lengths, len(given))
         fields = self.programs.row_fields(row, ends=self.ends)
-        cache = self.prompts.read(row, length=length)
+        cache = self.programs.copy(self.prompts.read(row, length=length))
         for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             made = given[len(row.prompt) : piece.start + piece.first + 1]
             history = history_of(row.prompt, made, vocab_size=self.programs.config.vocab_size)
             first = int(piece.start + piece.first) + 1 - len(row.given)
-            inputs = with_masks(fields.inputs, piece, masks, first=first)
+            inputs = with_masks(fields.inputs, piece, text.masks, first=first)
             cache, found = self.programs.score(cache, piece, inputs, history, order=order)
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             held: TokenStatistics = jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], jax.device_get(found))
@@ -101,7 +145,7 @@ class Passes:
     def _logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
         given = np.concatenate([row.given, tokens]).astype(np.int32)
         length = bucket(self.lengths, len(given))
-        cache = self.prompts.read(row, length=length)
+        cache = self.programs.copy(self.prompts.read(row, length=length))
         for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             cache, raw = self.programs.feed(cache, piece)
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
@@ -130,3 +174,21 @@ class Passes:
             if made % CHUNK == 0:
                 yield np.asarray(jax.device_get(raw), np.float32)[0]
         yield sound(np.asarray(jax.device_get(raw), np.float32)[0], self.programs.dtype)
+
+
+def _alike(texts: Sequence[Text]) -> list[list[int]]:
+    """The numbers of texts that one pass can score: of one adapter, and under the same parameters.
+
+    Nothing is drawn, so seeds and choices do not count. Where tokens count as generated, a cache can hold some of them,
+    and then they have to begin at one position.
+    """
+    groups: list[tuple[tuple[object, ...], list[int]]] = []
+    for at, text in enumerate(texts):
+        row = text.row
+        key = (row.adapter, len(row.prompt) if len(row.made) else None, replace(row.params, seed=0, choice=0))
+        found = next((group for known, group in groups if known == key), None)
+        if found is None:
+            groups.append((key, [at]))
+        else:
+            found.append(at)
+    return [group for _, group in groups]

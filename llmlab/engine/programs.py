@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from llmlab.engine import decode, state
 from llmlab.engine import score as scoring
+from llmlab.engine import score_tree as trees
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.relay import Relay, Replay
@@ -34,8 +35,8 @@ from llmlab.sampling.params import History, SamplerInputs
 _LEFT_OUT: Any = ()
 #: The names of the compiled functions, as followers are told them.
 _NAMES = (
-    *("prefill", "forward", "chunk", "sample", "feed", "score", "admit", "resize", "lengthen"),
-    *("release", "advance", "place", "empty", "cache"),
+    *("prefill", "forward", "chunk", "sample", "feed", "score", "score_tree", "admit", "resize"),
+    *("lengthen", "copy", "release", "advance", "place", "empty", "cache"),
 )
 
 
@@ -90,9 +91,13 @@ class Programs:
         self._sample = plain(
             partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots"
         )
-        self._feed = over_weights(scoring.feed)
+        self._feed = over_weights(scoring.feed, donate_argnames="cache")
         score = partial(scoring.score, feed=placed(scoring.feed, mesh), by_rows=by_rows)
-        self._score = over_weights(score, static_argnames="order")
+        self._score = over_weights(score, static_argnames="order", donate_argnames="cache")
+        placed_parts = {"read": placed(trees.read_tree, mesh), "logits": placed(trees.logits_of, mesh)}
+        of_tree = partial(trees.score_tree, **placed_parts, by_rows=by_rows)
+        self._score_tree = over_weights(of_tree, static_argnames="order")
+        self._copy = plain(state.copied)
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)
         self._lengthen = plain(state.lengthen, static_argnames="length")
@@ -219,18 +224,33 @@ class Programs:
     def score(
         self, cache: Cache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
     ) -> tuple[Cache, TokenStatistics]:
-        """Returns the statistics of a piece's targets; the given cache stays valid."""
+        """Returns the statistics of a piece's targets."""
         with self._shape("score", cache.length, order):
             fed: tuple[Cache, TokenStatistics] = self._score(
                 self._weights, cache=cache, piece=piece, inputs=inputs, history=history, order=order
             )
         return fed
 
+    def score_tree(
+        self, cache: Cache, tree: trees.Branches, inputs: SamplerInputs, history: History, *, order: str
+    ) -> TokenStatistics:
+        """Returns the statistics of a tree's targets; the given cache stays valid."""
+        with self._shape("score of a tree", cache.length, tree.tokens.shape[1], order):
+            found: TokenStatistics = self._score_tree(
+                self._weights, cache=cache, tree=tree, inputs=inputs, history=history, order=order
+            )
+        return found
+
     def feed(self, cache: Cache, piece: scoring.Piece) -> tuple[Cache, Float[Array, "C V"]]:
-        """Returns the logits of a piece's targets; the given cache stays valid."""
+        """Returns the logits of a piece's targets."""
         with self._shape("feed", cache.length):
             fed: tuple[Cache, Array] = self._feed(self._weights, cache=cache, piece=piece)
         return fed
+
+    def copy(self, cache: Cache) -> Cache:
+        """Returns a copy of one prompt's cache, for a program that takes it while others still need it."""
+        with self._shape("copy", cache.length):
+            return self._copy(cache)
 
     def admit(self, slots: Slots, cache: Cache, fields: RowFields, slot: int) -> Slots:
         """Puts a row into a slot; the row's cache stays valid."""
@@ -277,10 +297,12 @@ class Programs:
         jax.block_until_ready(self.forward(slots))
         nobody = self._nobody()
         scored = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length, adapter=self.adapter(0))[0]
-        self.feed(self.row_cache(length=length), scored)
+        self.feed(self.copy(self.row_cache(length=length)), scored)
         inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
         for order in orders:
             self.score(self.row_cache(length=length), scored, inputs, nobody.history, order=order)
+            for tree in trees.every_size(vocab_size=self.config.vocab_size, adapter=self.adapter(0)):
+                self.score_tree(self.row_cache(length=length), tree, nobody.inputs, nobody.history, order=order)
 
     def _visit_batch(
         self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]

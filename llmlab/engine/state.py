@@ -128,6 +128,11 @@ def place(cache: Cache, piece: Cache, start: Int32[Array, ""]) -> Cache:
     return cache.placed(piece, start)
 
 
+def copied(cache: Cache) -> Cache:
+    """Returns a copy of the cache."""
+    return jax.tree.map(jnp.copy, cache)
+
+
 def resize(slots: Slots, index: Int32[Array, " W2"], keep: Bool[Array, " W2"]) -> Slots:
     """Returns a batch of another width: slot i holds what slot `index[i]` held; inactive where `keep` is false."""
     moved = jax.tree.map(lambda x: x[index], slots)

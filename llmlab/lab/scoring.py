@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmlab.counterfactuals.score import score
+from llmlab.counterfactuals.answered import logits_backend
+from llmlab.counterfactuals.score import score, to_score
 from llmlab.errors import RequestError
 from llmlab.results.result import Asker, Result, keep
 
@@ -14,8 +15,7 @@ __all__ = ["score_each", "score_one"]
 
 def score_one(lab: Asker, messages: Any, given: Any, *, order: str | None, fields: Mapping[str, Any]) -> Result:
     """Scores what is given after one prompt; see `Model.score`."""
-    parent = next((one for one in (given, messages) if isinstance(one, Result)), None)
-    return keep(lab, score(lab.backend, messages, given, order=order, fields=fields), parent=parent)
+    return keep(lab, score(lab.backend, messages, given, order=order, fields=fields), parent=_parent(messages, given))
 
 
 def score_each(
@@ -58,6 +58,14 @@ def score_each(
             param="given",
         )
     answers = given if each else [given] * len(asked)
+    pairs = list(zip(asked, answers, strict=True))
+    backend = logits_backend(lab.backend)
+    done = backend.score_all([to_score(backend, one, answer, order=order, fields=own) for (one, own), answer in pairs])
     return [
-        score_one(lab, one, answer, order=order, fields=own) for (one, own), answer in zip(asked, answers, strict=True)
+        keep(lab, completion, parent=_parent(one, answer))
+        for ((one, _), answer), completion in zip(pairs, done, strict=True)
     ]
+
+
+def _parent(messages: Any, given: Any) -> Result | None:
+    return next((one for one in (given, messages) if isinstance(one, Result)), None)

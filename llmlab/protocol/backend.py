@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmlab.sampling.params import SamplingParams
 
 
-__all__ = ["Backend", "Candidates", "GivenTokens", "LogitsBackend", "Stream"]
+__all__ = ["Backend", "Candidates", "GivenTokens", "LogitsBackend", "Scoring", "Stream"]
 
 
 class GivenTokens(NamedTuple):
@@ -40,6 +40,15 @@ class GivenTokens(NamedTuple):
     ids: Int32[np.ndarray, " T"]
     finish_reason: str | None = None
     drawn: int = 1
+
+
+class Scoring(NamedTuple):
+    """Tokens to score after a request's prompt, one choice for each; `seed` is only recorded, None draws one."""
+
+    request: Request
+    given: Sequence[GivenTokens]
+    seed: int | None = None
+    order: str = "llmlab"
 
 
 class Candidates(NamedTuple):
@@ -235,6 +244,13 @@ class LogitsBackend(Backend, Protocol):
 
         Raises:
             RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
+        """
+
+    def score_all(self, asked: Sequence[Scoring]) -> list[Completion]:
+        """What `score` gives for several requests, in their order, from as few passes of the model as possible.
+
+        Raises:
+            RequestError: a request's grammar forbids a token; ContextLengthError: the tokens of one do not fit.
         """
 
     def continue_from(

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 import numpy as np
 from llmlab.backends.local.backend import LocalBackend
+from llmlab.protocol.backend import GivenTokens
 from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 
@@ -48,6 +49,14 @@ requests = [
 before = len(compiled)
 found = [[choice.tokens.ids.tolist() for choice in two.complete(request).choices] for request in requests]
 logits = [two.next_logits(two.render(request)) for request in requests]
+answers = [GivenTokens(i, np.frombuffer(x, np.uint8).astype(np.int32)) for i, x in enumerate((b"you", b"your", b"who"))]
+texts = [GivenTokens(0, np.arange(5, 60, dtype=np.int32))]
+
+def scores(lab):
+    done = [lab.score(requests[0], each, seed=0) for each in (answers, texts)]
+    return np.concatenate([choice.tokens.sampling_logprob for one in done for choice in one.choices])
+
+scored = scores(two)
 recompiled = len(compiled) - before if warm else 0
 expected = [[choice.tokens.ids.tolist() for choice in one.complete(request).choices] for request in requests]
 theirs = [one.next_logits(one.render(request)) for request in requests]
@@ -57,6 +66,7 @@ print(json.dumps({
     "found": found,
     "expected": expected,
     "difference": float(np.abs(np.array(logits) - np.array(theirs)).max()),
+    "scores": float(np.abs(scored - scores(one)).max()),
     "recompiled": recompiled,
     "cache": [x.sharding.shard_shape(x.shape)[1] / x.shape[1] for x in (*cache.keys, *cache.values)],
     "held": sum(x.addressable_shards[0].data.nbytes for x in weights) / sum(x.nbytes for x in weights),
@@ -86,7 +96,7 @@ two.close()
 def test_two_devices_answer_as_one(tmp_path, family, changes, axes):
     told = json.loads(on_devices(2, CODE, tmp_path / "tiny", family, json.dumps(changes), axes))
     assert told["found"] == told["expected"] and told["difference"] < 1e-4
-    assert told["recompiled"] == 0
+    assert told["scores"] < 1e-4 and told["recompiled"] == 0
     assert set(told["cache"]) == {0.5} and told["held"] < (0.9 if family == "qwen3" else 0.52)
     assert told["device"].startswith("2 x ")
     assert any("mesh=" in note for note in told["notes"][0]) and not any("mesh=" in note for note in told["notes"][1])

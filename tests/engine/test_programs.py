@@ -9,6 +9,7 @@ from llmlab.engine import engine as engine_module
 from llmlab.engine import scheduler as scheduler_module
 from llmlab.engine.engine import Engine
 from llmlab.engine.score import pieces, with_masks
+from llmlab.engine.score_tree import every_size
 from llmlab.sampling.params import SamplingParams, stack
 from llmlab.sampling.stages import ORDERS
 from tests.engine.rows import END, read, row, run
@@ -21,6 +22,8 @@ def lowered(programs):
     piece = pieces(np.zeros(2, np.int32), prompt=1, length=128)[0]
     inputs = with_masks(nobody.inputs, piece, None, first=0)
     scored = {"piece": piece, "inputs": inputs, "history": nobody.history, "order": "llmlab"}
+    tree = next(every_size(vocab_size=programs.config.vocab_size, adapter=None))
+    of_tree = {"tree": tree, "inputs": nobody.inputs, "history": nobody.history, "order": "llmlab"}
     one = np.zeros((1, 32), np.int32)
     return {
         "prefill": programs._prefill.lower(weights, cache=cache, tokens=one, start=np.int32(0), length=np.int32(1)),
@@ -28,6 +31,7 @@ def lowered(programs):
         "chunk": programs._chunk.lower(weights, slots=slots, steps=np.int32(1), order="llmlab"),
         "feed": programs._feed.lower(weights, cache=cache, piece=piece),
         "score": programs._score.lower(weights, cache=cache, **scored),
+        "score of a tree": programs._score_tree.lower(weights, cache=cache, **of_tree),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import secrets
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +19,7 @@ from llmlab.backends.local.devices import device_facts, free_memory, own_devices
 from llmlab.backends.local.dtypes import choose_dtypes
 from llmlab.backends.local.kept_programs import keep_programs
 from llmlab.backends.local.load_options import CACHE_SHARE, check_context, check_options, plan_context
-from llmlab.backends.local.loaded import LoadedModel
+from llmlab.backends.local.loaded import LoadedModel, draw_seed
 from llmlab.backends.local.meshes import chosen_mesh, mesh_named, mesh_order
 from llmlab.backends.local.processes import team_for
 from llmlab.backends.local.stream import LocalStream, one_client
@@ -31,7 +30,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.models.families import parameter_count, read_config
-from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend
+from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend, Scoring
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 from llmlab.sampling.params import SamplingParams
@@ -338,8 +337,12 @@ class LocalBackend(LoadedModel, LogitsBackend):
     def score(
         self, request: Request, given: Sequence[GivenTokens], *, seed: int | None = None, order: str = "llmlab"
     ) -> Completion:
-        """Returns the logprobs of given tokens after a request's prompt; see `replay.score`."""
-        return replay.score(self, request, given, seed=draw_seed() if seed is None else seed, order=order)
+        """Returns the logprobs of given tokens after a request's prompt; see `score_all`."""
+        return self.score_all([Scoring(request, given, seed, order)])[0]
+
+    def score_all(self, asked: Sequence[Scoring]) -> list[Completion]:
+        """Returns what `score` does for several requests, their texts scored together; see `replay.score_all`."""
+        return replay.score_all(self, asked)
 
     def continue_from(
         self, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
@@ -352,8 +355,3 @@ class LocalBackend(LoadedModel, LogitsBackend):
     ) -> Sequence[Candidates | None]:
         """Returns the most likely next tokens after each of several beginnings; see `replay.next_candidates`."""
         return replay.next_candidates(self, request, made, order=order)
-
-
-def draw_seed() -> int:
-    """Returns a random seed for a request that has none; below 2^53, so that every JSON reader keeps all its digits."""
-    return secrets.randbelow(2**53)

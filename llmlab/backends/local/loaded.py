@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from collections.abc import Mapping
@@ -288,6 +289,11 @@ class LoadedModel:
         """The bytes of the prompt after its last control token: the part of the assistant's turn that it holds."""
         begin = self.template.format.begin
         return prompt_tail(prompt.tolist(), token_bytes=self.token_bytes, controls=self.delimiters, begin=begin)
+
+
+def draw_seed() -> int:
+    """Returns a random seed for a request that has none; below 2^53, so that every JSON reader keeps all its digits."""
+    return secrets.randbelow(2**53)
 
 
 def _template_options(request: ChatRequest) -> dict[str, Any]:

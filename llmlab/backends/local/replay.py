@@ -7,7 +7,7 @@ them, and the same writer turns them into text and segments.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -17,12 +17,13 @@ import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
 from llmlab.backends.local.choice_writer import ChoiceWriter
-from llmlab.backends.local.loaded import LoadedModel
+from llmlab.backends.local.loaded import LoadedModel, draw_seed
 from llmlab.backends.local.stream import LocalStream
 from llmlab.engine.scheduler import Piece, Row
+from llmlab.engine.score_plan import Text
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.grammar.matcher import Grammar, fill_masks
-from llmlab.protocol.backend import Candidates, GivenTokens
+from llmlab.protocol.backend import Candidates, GivenTokens, Scoring
 from llmlab.protocol.completion import Completion, Delta, Timing
 from llmlab.protocol.request import Request
 from llmlab.sampling.history import history_of
@@ -31,40 +32,44 @@ from llmlab.sampling.params import History, SamplerInputs, stack
 from llmlab.sampling.pipeline import ORDERS, process
 from llmlab.text.stops import StopMatcher
 
-__all__ = ["continue_from", "grammar_masks", "next_candidates", "score"]
+__all__ = ["continue_from", "grammar_masks", "next_candidates", "score_all"]
 
 #: How many of the allowed tokens an error lists.
 _LISTED = 8
 
 
-def score(
-    model: LoadedModel, request: Request, given: Sequence[GivenTokens], *, seed: int, order: str = "llmlab"
-) -> Completion:
-    """Returns a completion whose choices are the given tokens, with the logprobs they have after a request's prompt.
+def score_all(model: LoadedModel, asked: Sequence[Scoring]) -> list[Completion]:
+    """Returns completions whose choices are given tokens, with the logprobs they have after a request's prompt.
+
+    There is one for each request, in their order. All texts are scored together, in as few passes of the model as
+    possible.
 
     Args:
         model: the model.
-        request: the prompt, and the sampling fields of the processed distribution.
-        given: the tokens of each choice.
-        seed: the seed that the completion records; nothing is sampled.
-        order: the order of the sampler's stages.
+        asked: the prompts, the sampling fields of the processed distributions, and the tokens of each choice.
 
     Raises:
-        RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
+        RequestError: a request's grammar forbids a token; ContextLengthError: the tokens of one do not fit.
     """
     began = time.perf_counter()
-    start = _Start.of(model, request, seed=seed, order=order)
-    writers = []
-    for one in given:
-        finish = one.finish_reason or ("stop" if start.is_ended(one) else "length")
-        writers.append(start.write(one, finish=finish)[0])
-    header = model.header(request, start.prompt, seed=seed, order=order)
+    starts = [
+        _Start.of(model, one.request, seed=draw_seed() if one.seed is None else one.seed, order=one.order)
+        for one in asked
+    ]
+    found = _statistics([(start, one) for start, each in zip(starts, asked, strict=True) for one in each.given])
+    headers, written = [], []
+    for start, each in zip(starts, asked, strict=True):
+        writers = []
+        for one in each.given:
+            finish = one.finish_reason or ("stop" if start.is_ended(one) else "length")
+            writers.append(start.write(one, next(found), finish=finish)[0])
+        written.append(tuple(writer.choice() for writer in writers))
+        headers.append(model.header(each.request, start.prompt, seed=start.seed, order=start.order))
     total = time.perf_counter() - began
-    return Completion(
-        **vars(header),
-        choices=tuple(writer.choice() for writer in writers),
-        timing=Timing(first_token=total, total=total),
-    )
+    return [
+        Completion(**vars(header), choices=choices, timing=Timing(first_token=total, total=total))
+        for header, choices in zip(headers, written, strict=True)
+    ]
 
 
 def continue_from(
@@ -85,10 +90,11 @@ def continue_from(
     start = _Start.of(model, request, seed=seed, order=order)
     budget = model.token_budget(request, len(start.prompt))
     rows, writers, begun = [], [], []
+    found = _statistics([(start, one) for one in given])
     for one in given:
         left = budget - len(one.ids)
         finish = "stop" if start.is_ended(one) else "length" if left < 1 else None
-        writer, deltas = start.write(one, finish=finish)
+        writer, deltas = start.write(one, next(found), finish=finish)
         writers.append(writer)
         begun += deltas
         if writer.finish is None:
@@ -205,11 +211,8 @@ class _Start(NamedTuple):
         """Whether the last of the tokens ends the choice."""
         return bool(one.drawn and len(one.ids) and int(one.ids[-1]) in self.model.ends_of(self.request))
 
-    def write(self, one: GivenTokens, *, finish: str | None) -> tuple[ChoiceWriter, list[Delta]]:
-        """Score the given tokens and feed them to a new writer; returns the writer and its deltas.
-
-        `finish` is the finish reason after them, None if the choice goes on.
-        """
+    def text(self, one: GivenTokens) -> Text:
+        """What the engine is to score: the given tokens, and the grammar's masks along them."""
         count, most = len(one.ids), self.model.engine.max_context
         if len(self.prompt) + count > most:
             raise ContextLengthError(
@@ -217,13 +220,21 @@ class _Start(NamedTuple):
                 param=self.request.subject,
             )
         allowed = None if self.grammar is None else _masks(self.model, self.request, self.grammar, one.ids)[:count]
+        return Text(self.row(one._replace(ids=one.ids[:0])), one.ids, allowed)
+
+    def write(
+        self, one: GivenTokens, found: TokenStatistics | None, *, finish: str | None
+    ) -> tuple[ChoiceWriter, list[Delta]]:
+        """Feeds the given tokens to a new writer; returns the writer and its deltas.
+
+        `found` are the tokens' statistics, and `finish` is the finish reason after them, None if the choice goes on.
+        """
+        count = len(one.ids)
         stops = StopMatcher(self.request.stops, include=self.request.include_stop)
         writer = self.model.writer(self.request, self.prompt, index=one.choice, seed=self.seed, stops=stops)
         writer.given = count
-        if not count:
+        if found is None:
             return writer, []
-        row = self.row(one._replace(ids=one.ids[:0]))
-        found = self.model.engine.score(row, one.ids, masks=allowed, order=self.order)
         # Stop sequences are ignored in the tokens before the last `drawn` ones.
         first = max(0, count - one.drawn)
         stops.armed = False
@@ -234,6 +245,18 @@ class _Start(NamedTuple):
             reason = "stop" if finish == "tool_calls" else finish
             deltas.append(writer.feed(_piece(one, found, first, count, finish=reason)))
         return writer, deltas
+
+
+def _statistics(asked: Sequence[tuple[_Start, GivenTokens]]) -> Iterator[TokenStatistics | None]:
+    """Scores what is given after the prompts of one model's requests; yields None where that is no token."""
+    texts = [start.text(one) for start, one in asked]
+    found: dict[int, TokenStatistics] = {}
+    for order in {start.order for start, _ in asked}:
+        which = [at for at, (start, one) in enumerate(asked) if start.order == order and len(one.ids)]
+        if which:
+            scored = asked[0][0].model.engine.score_all([texts[at] for at in which], order=order)
+            found.update(zip(which, scored, strict=True))
+    return (found.get(at) for at in range(len(asked)))
 
 
 def _piece(one: GivenTokens, found: TokenStatistics, first: int, last: int, *, finish: str | None) -> Piece:

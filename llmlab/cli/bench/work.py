@@ -15,6 +15,7 @@ from llmlab.cli.bench.figures import Figure, in_turn, seconds
 from llmlab.cli.bench.subject import PLAIN, SAMPLED, Options, prompt_of, rows_of, run_rows, subject
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
+from llmlab.engine.score_plan import Text
 from llmlab.sampling.params import SamplingParams
 
 __all__ = ["many", "mixed", "pinned", "scoring", "structured", "sweep", "turns"]
@@ -159,20 +160,20 @@ def sweep(options: Options) -> Iterator[Figure]:
 
 
 def scoring(options: Options) -> Iterator[Figure]:
-    """64 texts, one after the other as a lab scores them, against 64 times one."""
+    """64 texts in one call, as a lab scores them, against 64 times one."""
     with subject(options) as found:
         engine = found.engine
         params = SamplingParams(seed=1, **PLAIN)
-        for length in (20, 200):
-            texts = [prompt_of(engine, length, seed=seed) for seed in range(64)]
-            prompt = prompt_of(engine, 32)
-
-            def score(count: int, texts: list[np.ndarray] = texts, prompt: np.ndarray = prompt) -> None:
-                for text in texts[:count]:
-                    engine.score(Row(prompt, params, budget=1), text)
-
-            took = in_turn({"all": partial(score, 64), "one": partial(score, 1)}, repeats=options.repeats)
-            yield Figure("scoring", f"64 texts of {length} tokens / 64 x one", took["all"] / (64 * took["one"]), "x")
+        for length in (1, 12, 20, 200):
+            prompt = prompt_of(engine, 200)
+            row = Row(prompt, params, budget=1)
+            texts = [Text(row, prompt_of(engine, length, seed=seed)) for seed in range(64)]
+            took = in_turn(
+                {"all": partial(engine.score_all, texts), "one": partial(engine.score_all, texts[:1])},
+                repeats=options.repeats,
+            )
+            ratio = took["all"] / (64 * took["one"])
+            yield Figure("scoring", f"64 texts of {length} tokens / 64 x one", ratio, "x")
 
 
 def pinned(options: Options) -> Iterator[Figure]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Float32, Int32
 from llmlab.models.config import ModelConfig
 from llmlab.models.kv import filled as masks
 from llmlab.models.kv.attend import Scores, attend, windowed
+from llmlab.models.kv.protocol import Entries
 from llmlab.models.parameter import KEY_HEADS, ROWS
 
 
@@ -37,6 +38,15 @@ class DenseCache(NamedTuple):
     def begin(self, positions: Int32[Array, "W L"]) -> DensePass:
         """Makes the mask for L new tokens per row at these positions, which are consecutive in each row."""
         return DensePass(self, positions)
+
+    def of_layer(self, layer: int) -> Entries:
+        """One layer's keys and values."""
+        return Entries(self.keys[layer], self.values[layer], "hs")
+
+    def entries_of(self, *entry: Float[Array, "W L K H"]) -> Entries:
+        """The keys and values of new tokens by themselves."""
+        k, v = (x.astype(self.keys[0].dtype) for x in entry)
+        return Entries(jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2), "hs")
 
     def truncated(self, counts: Int32[Array, " W"]) -> DenseCache:
         """The cache with only the first `counts` positions of each row filled."""

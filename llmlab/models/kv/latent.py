@@ -18,6 +18,7 @@ from llmlab.models.config import ModelConfig
 from llmlab.models.kv import filled as masks
 from llmlab.models.kv.attend import Scores, attend, windowed
 from llmlab.models.kv.dense import write_values
+from llmlab.models.kv.protocol import Entries
 from llmlab.models.parameter import ROWS
 
 
@@ -35,6 +36,15 @@ class LatentCache(NamedTuple):
     def begin(self, positions: Int32[Array, "W L"]) -> LatentPass:
         """Makes the mask for L new tokens per row at these positions, which are consecutive in each row."""
         return LatentPass(self, positions)
+
+    def of_layer(self, layer: int) -> Entries:
+        """One layer's entries, which are keys and values."""
+        return Entries(self.entries[layer], self.entries[layer], "sh")
+
+    def entries_of(self, *entry: Float[Array, "W L 1 _"]) -> Entries:
+        """The entries of new tokens by themselves."""
+        new = jnp.swapaxes(entry[0], 1, 2).astype(self.entries[0].dtype)
+        return Entries(new, new, "sh")
 
     def truncated(self, counts: Int32[Array, " W"]) -> LatentCache:
         """The cache with only the first `counts` positions of each row filled."""

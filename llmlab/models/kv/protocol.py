@@ -7,11 +7,19 @@ cache's own affair.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int32
 
 from llmlab.models.kv.attend import Scores
+
+
+class Entries(NamedTuple):
+    """One layer of a cache as attention takes it: keys [W, K, H, S] with the layout "hs", or [W, K, S, H] with "sh"."""
+
+    keys: Float[Array, "W K _ _"]
+    values: Float[Array, "W K S V"]
+    layout: str
 
 
 @runtime_checkable
@@ -53,6 +61,14 @@ class Cache(Attendable, Protocol):
     @property
     def length(self) -> int:
         """S, the positions that each row has room for."""
+        ...
+
+    def of_layer(self, layer: int) -> Entries:
+        """One layer's entries."""
+        ...
+
+    def entries_of(self, *entry: Array) -> Entries:
+        """The entries of new tokens by themselves, as this cache would hold them; `entry` as in `Pass.attend`."""
         ...
 
     def truncated(self, counts: Int32[Array, " W"]) -> Cache:
