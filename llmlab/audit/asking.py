@@ -24,7 +24,7 @@ NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "mi
 _EXTENSIONS = ("top_k", "min_p", "repetition_penalty")
 
 
-class OverBudget(Exception):
+class BudgetError(Exception):
     """The next question would cost more than is left."""
 
 
@@ -94,13 +94,13 @@ class Asker:
         """Asks several questions, at the same time unless `together` is false.
 
         Raises:
-            OverBudget: they would cost more than is left; none is sent then.
+            BudgetError: they would cost more than is left; none is sent then.
             RequestError: the endpoint refuses a field that the question itself has.
         """
         bodies = [self._body(prompt, fields) for prompt, fields in questions]
         cost = sum(body.get("n", 1) * body["max_tokens"] for body in bodies)
         if self.requests + len(bodies) > self.max_requests or self.tokens + cost > self.max_tokens:
-            raise OverBudget
+            raise BudgetError
         if not together or len(bodies) == 1 or self.parallel == 1:
             return [self._one(*pair) for pair in zip(bodies, questions, strict=True)]
         with ThreadPoolExecutor(min(self.parallel, len(bodies))) as pool:

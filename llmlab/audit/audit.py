@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from llmlab.audit import bias, noise, sampling, shape
-from llmlab.audit.asking import Ask, Asker, OverBudget
+from llmlab.audit.asking import Ask, Asker, BudgetError
 from llmlab.audit.evidence import holm
 from llmlab.audit.report import Audit
-from llmlab.audit.subject import Finding, Subject, Untestable, untested
+from llmlab.audit.subject import Finding, Subject, UntestableError, untested
 from llmlab.audit.weights import check_weights
 from llmlab.errors import LLMLabError
 from llmlab.protocol.arguments import number, whole
@@ -117,9 +117,9 @@ def _run(test: Test, subject: Subject) -> list[Finding]:
     try:
         for one in test.run(subject):
             found.append(one)
-    except OverBudget:
+    except BudgetError:
         why = "the budget of requests or tokens is used up."
-    except Untestable as error:
+    except UntestableError as error:
         why = f"{error}."
     except LLMLabError as error:
         why = f"the endpoint answers with an error ({error.message})."

@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from llmlab.audit.laws import Cell
 
 #: The log-probabilities of a cell's draws [K + 1]; see `laws.sampled`.
-Hypothesis: TypeAlias = Callable[[Cell], Float64[np.ndarray, " K+1"]]
+Hypothesis: TypeAlias = Callable[[Cell], Float64[np.ndarray, " M"]]
 
 #: The share of draws that may come from the neutral law under an honest endpoint: its logits differ a little from one
 #: request to the next, so that a token at a filter's edge may fall on either side.
@@ -59,14 +59,15 @@ def weigh(
         alternatives: name -> the forms that the alternative may have.
         rng: simulates the G-test.
     """
-    null, at = max((log_likelihood(cells, one, honest=one), -i) for i, one in enumerate(honest))
-    best = honest[-at]
+    each = [log_likelihood(cells, one, under=_Honest.all(cells, one), honest=True) for one in honest]
+    null, best = max(each), honest[int(np.argmax(each))]
+    under = _Honest.all(cells, best)
     names, values = [], []
     for name, forms in alternatives.items():
-        each = [log_likelihood(cells, one, honest=best) for one in forms]
+        each = [log_likelihood(cells, one, under=under) for one in forms]
         names.append(name)
-        values.append(float(np.logaddexp.reduce(each)) - math.log(len(each)))
-    ratio = float(np.logaddexp.reduce(values)) - math.log(len(values)) - null if values else 0.0
+        values.append(_log_sum(np.array(each)) - math.log(len(each)))
+    ratio = _log_sum(np.array(values)) - math.log(len(values)) - null if values else 0.0
     betting = min(1.0, math.exp(-min(ratio, 700.0))) if ratio > 0 else 1.0
     fit = goodness(cells, best, rng=rng) if len(honest) == 1 else 1.0
     p_value = min(1.0, betting if len(honest) > 1 else 2 * min(betting, fit))
@@ -76,24 +77,55 @@ def weigh(
     return Verdict(p_value, None, 0.0)
 
 
-def log_likelihood(cells: Sequence[Cell], hypothesis: Hypothesis, *, honest: Hypothesis) -> float:
+class _Honest(NamedTuple):
+    """What the honest law says about a cell.
+
+    Attributes:
+        law: its log-probabilities [K + 1].
+        neutral: the log-probabilities at neutral settings; [K], given that a listed token was drawn, where the honest
+            law knows nothing of the others.
+        drawn: the places in the list that were drawn, of those that count.
+    """
+
+    law: np.ndarray
+    neutral: np.ndarray
+    drawn: np.ndarray
+
+    @classmethod
+    def all(cls, cells: Sequence[Cell], honest: Hypothesis) -> list[_Honest]:
+        """What it says about each of several cells."""
+        found = []
+        for cell in cells:
+            law, neutral = honest(cell), neutral_of(cell)
+            if np.isnan(law[-1]):
+                neutral = _given_listed(neutral)
+            found.append(cls(law, neutral, np.flatnonzero(cell.counts[: len(neutral)])))
+        return found
+
+
+def neutral_of(cell: Cell) -> np.ndarray:
+    """The log-probabilities of a cell at neutral settings [K + 1]."""
+    neutral = np.append(cell.law.logprobs, math.log(max(cell.law.rest, _LEAST)))
+    return np.asarray(neutral - _log_sum(neutral))
+
+
+def log_likelihood(
+    cells: Sequence[Cell], hypothesis: Hypothesis, *, under: Sequence[_Honest], honest: bool = False
+) -> float:
     """The log-likelihood of draws. Where the honest law knows nothing of unlisted tokens, draws of them do not count.
 
     The honest law itself is mixed with `CONTAMINATION` of the neutral one.
     """
-    total = 0.0
-    for cell in cells:
-        law = honest(cell)
-        conditional = bool(np.isnan(law[-1]))
-        neutral = np.append(cell.law.logprobs, math.log(max(cell.law.rest, _LEAST)))
-        found = _whole(law if hypothesis is honest else hypothesis(cell), cell.law.rest)
-        neutral -= np.logaddexp.reduce(neutral)
-        if conditional:
-            found, neutral = (_given_listed(one) for one in (found, neutral))
-        share = CONTAMINATION if hypothesis is honest else _LEAST
-        mixed = np.logaddexp(found + math.log1p(-share), neutral + math.log(share))
-        counts = cell.counts[: len(mixed)]
-        total += float((counts * mixed)[counts > 0].sum())
+    total, share = 0.0, CONTAMINATION if honest else _LEAST
+    for cell, known in zip(cells, under, strict=True):
+        if not len(known.drawn):
+            continue
+        found = _whole(known.law if honest else hypothesis(cell), cell.law.rest)
+        if len(known.neutral) < len(found):
+            found = _given_listed(found)
+        drawn = known.drawn
+        mixed = np.logaddexp(found[drawn] + math.log1p(-share), known.neutral[drawn] + math.log(share))
+        total += float(cell.counts[drawn] @ mixed)
     return total
 
 
@@ -111,7 +143,7 @@ def goodness(cells: Sequence[Cell], hypothesis: Hypothesis, *, rng: np.random.Ge
         counts = cell.counts
         if np.isnan(law[-1]):
             law, counts = _given_listed(law), counts[:-1]
-        neutral = np.append(cell.law.logprobs, math.log(max(cell.law.rest, _LEAST)))[: len(law)]
+        neutral = neutral_of(cell)[: len(law)]
         mixed = np.logaddexp(law + math.log1p(-CONTAMINATION), neutral + math.log(CONTAMINATION))
         p = np.exp(mixed - np.logaddexp.reduce(mixed))
         draws = int(counts.sum())
@@ -147,8 +179,13 @@ def _whole(law: np.ndarray, rest: float) -> np.ndarray:
 
 
 def _given_listed(law: np.ndarray) -> np.ndarray:
-    listed = law[:-1]
-    return np.asarray(listed - np.logaddexp.reduce(listed))
+    return np.asarray(law[:-1] - _log_sum(law[:-1]))
+
+
+def _log_sum(x: np.ndarray) -> float:
+    """log(sum(exp(x))), without overflow."""
+    top = float(x.max())
+    return top if math.isinf(top) else top + math.log(float(np.exp(x - top).sum()))
 
 
 def holm(p_values: Sequence[float], *, rate: float) -> list[bool]:

@@ -69,13 +69,13 @@ class Cell:
 
     Attributes:
         law: the distribution at neutral settings.
-        counts: how often each listed token was drawn [K], and the others together, in the last place.
+        counts: how often each listed token was drawn, and the others together, in the last place [M = K + 1].
         fields: the request's sampling fields.
         seen: how often each listed token was generated before [K].
     """
 
     law: Law
-    counts: Int64[np.ndarray, " K+1"]
+    counts: Int64[np.ndarray, " M"]
     fields: dict[str, Any] = field(default_factory=dict)
     seen: Int64[np.ndarray, " K"] | None = None
 
@@ -85,8 +85,8 @@ class Cell:
         return int(self.counts.sum())
 
 
-def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " K+1"]:
-    """Log-probabilities of the listed tokens [K] after these steps, and of the others together in the last place.
+def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
+    """Log-probabilities of the listed tokens after these steps, and of the others together in the last place [K + 1].
 
     The last is -inf where a filter removed the others, and NaN where their mass is not known any more (after a
     temperature); the first K are then those given that a listed token was drawn. A step is
@@ -96,6 +96,7 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " K+1"]:
     - ("top_p_exclusive", p): keeps a token where the mass up to and with it is at most p;
     - ("absolute_p", m): keeps a token whose probability is at least m, and the likeliest;
     - ("add", [K]): adds to the listed tokens' logits;
+    - ("tail", (s, f)): multiplies by f the probability of tokens that have less than s times the largest one;
     - ("repetition", r, where [K], z), ("divide", r, where [K], z): divides a logit by r, the first where it is above 0
       (and multiplies it elsewhere), the second always; a logit is the logprob plus z.
     """
@@ -132,6 +133,10 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " K+1"]:
             left[removed] = -np.inf
         elif name == "add":
             left = left + value
+        elif name == "tail":
+            share, factor = value
+            left = np.where(left < left.max() + math.log(share), left + math.log(factor), left)
+            rest *= factor
         else:
             where, z = more
             logit = left + z
@@ -139,5 +144,10 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " K+1"]:
             left = np.where(where, scaled - z, left)
     if known:
         whole = np.append(left, math.log(rest) if rest > 0 else -np.inf)
-        return whole - np.logaddexp.reduce(whole)
-    return np.append(left - np.logaddexp.reduce(left), np.nan)
+        return np.asarray(whole - _log_sum(whole))
+    return np.append(left - _log_sum(left), np.nan)
+
+
+def _log_sum(x: np.ndarray) -> float:
+    top = x.max()
+    return float(top + np.log(np.exp(x - top).sum()))

@@ -11,26 +11,29 @@ import numpy as np
 
 from llmlab.audit.asking import Answer
 from llmlab.audit.evidence import Hypothesis, Verdict, weigh
-from llmlab.audit.laws import Cell, sampled
+from llmlab.audit.laws import Cell, Law, sampled
 from llmlab.audit.sampling import hypothesis
 from llmlab.audit.subject import LONG, Finding, Subject, cell_of, certain, positions, untested
 from llmlab.errors import RequestError
 
 #: Draws of the first token; requests with a seed each; answers of many tokens.
-_DRAWS, _SEEDS, _ANSWERS = 768, 48, 24
+_DRAWS, _SEEDS, _ANSWERS = 768, 40, 24
+#: Choices for each seed.
+_CHOICES = 32
 _SEED = 20_000
 #: Equal answers count as copies if they were less likely than this by chance, in nats.
 _UNLIKELY = -14.0
 #: How far the logprobs of a greedy answer may move with the batch, in nats.
 _BATCH = 0.02
 
-_TAIL = (0.005, 0.01, 0.02, 0.03, 0.05)
+#: From which share of the largest probability a token is rare, and what is left of the rare ones' probability.
+_TAIL = tuple((share, left) for share in (0.003, 0.01, 0.03, 0.1) for left in (0.05, 0.4))
 
 
 def _alternatives() -> dict[str, Sequence[Hypothesis]]:
     return {
-        "never draws the rare tokens: its noise has too few bits, so that the tail of the distribution is cut": [
-            hypothesis(("absolute_p", one)) for one in _TAIL
+        "draws rare tokens too seldom or never, as where its noise has too few bits for the tail of a distribution": [
+            hypothesis(("tail", one)) for one in _TAIL
         ],
         "draws from a sharper distribution than the one listed": [hypothesis(("temperature", t)) for t in (0.6, 0.8)],
         "draws from a flatter distribution than the one listed": [hypothesis(("temperature", t)) for t in (1.3, 1.8)],
@@ -43,8 +46,16 @@ def check_noise(subject: Subject) -> Iterator[Finding]:
         yield untested("noise", "the endpoint lists no alternatives.")
         return
     cells = subject.draw(_DRAWS)
+    prompt = max(subject.laws, key=lambda one: _tail(subject.laws[one]))
+    cells += subject.draw(_DRAWS, prompt=prompt, law=subject.laws[prompt], first=True)
     verdict = weigh(cells, [hypothesis()], _alternatives(), rng=subject.rng)
     yield _noise("noise", verdict, "At neutral settings the sampler", "draws from the distribution that it lists")
+
+
+def _tail(law: Law) -> float:
+    """How well it shows the bits of the noise: by the mass of rare tokens beside a likely one."""
+    p = np.exp(law.logprobs)
+    return float(min(p[0], 0.5) * min(p[p < 0.02 * p[0]].sum() + law.rest, 0.25))
 
 
 def _noise(name: str, verdict: Verdict, who: str, fine: str) -> Finding:
@@ -58,10 +69,12 @@ def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
     if not subject.laws:
         yield untested("seeded_noise", "the endpoint lists no alternatives.")
         return
-    n = min(8, subject.size) if subject.independent else 1
+    n = min(_CHOICES, subject.size) if subject.independent else 1
     sized = {"n": n} if n > 1 else {}
     more = {"logprobs": True, "top_logprobs": 0, **sized}
-    asked = [(subject.prompt, {**more, "seed": _SEED + at * (n + 1)}) for at in range(_SEEDS)]
+    # A likely token and others: wrong noise is seen best where few tokens compete.
+    prompt = min(subject.laws, key=lambda one: abs(float(np.exp(subject.laws[one].logprobs[0])) - 0.6))
+    asked = [(prompt, {**more, "seed": _SEED + at * (n + 1)}) for at in range(_SEEDS)]
     try:
         found = subject.ask.each(asked)
     except RequestError as error:
@@ -73,7 +86,7 @@ def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
         return
     if n > 1 and all(len(set(one)) <= 1 for one in first):  # copies: one draw for each seed
         first = [one[:1] for one in first]
-    cells = [cell_of(subject.law, [key for one in first for key in one], {})]
+    cells = [cell_of(subject.laws[prompt], [key for one in first for key in one], {})]
     verdict = weigh(cells, [hypothesis()], _alternatives(), rng=subject.rng)
     yield _noise("seeded_noise", verdict, "With a seed the sampler", "draws from the distribution that it lists")
 

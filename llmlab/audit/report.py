@@ -96,7 +96,9 @@ class Audit:
             fragment(
                 "<tr><td>{}</td><td>{}</td><td>{}</td><td style='text-align:left'>{}</td></tr>",
                 fragment("<b>{}</b>", one.name) if one.ok is False else one.name,
-                marks[one.ok], _p(one.p_value), one.what,
+                marks[one.ok],
+                _p(one.p_value),
+                one.what,
             )  # fmt: skip
             for one in self.findings
         )

@@ -45,6 +45,7 @@ def test(
     draws: int = DRAWS,
     law: Law | None = None,
     prompt: str | None = None,
+    first: bool = False,
 ) -> Iterator[Finding]:
     """Draws under each of some requests' fields, and tests the draws against the honest law.
 
@@ -60,6 +61,7 @@ def test(
         draws: how many, of each request.
         law: the distribution at neutral settings; by default the chosen prompt's.
         prompt: the prompt.
+        first: whether only first tokens count; see `Subject.draw`.
     """
     about = about or name
     if not subject.laws:
@@ -68,7 +70,7 @@ def test(
     cells = []
     try:
         for fields in requests:
-            cells += subject.draw(draws, law=law, prompt=prompt, **fields)
+            cells += subject.draw(draws, law=law, prompt=prompt, first=first, **fields)
     except RequestError as error:
         yield untested(name, f"the endpoint refuses it ({error.message}).")
         return
@@ -79,6 +81,14 @@ def test(
 
 def check_temperature(subject: Subject) -> Iterator[Finding]:
     """Whether the temperature divides the logits, below and above 1."""
+
+    def score(law: Law) -> tuple[float, bool | None]:
+        laws = [np.exp(sampled(law, [("temperature", t)])[:-1]) for t in (0.5, 1.0, 1.6)]
+        laws = [one / one.sum() for one in laws]
+        return min(float(np.abs(one - laws[1]).sum()) for one in (laws[0], laws[2])), True
+
+    telling = _best(subject, score)
+    prompt, law, _ = telling or (None, None, None)
     yield from test(
         subject, "temperature", [{"temperature": 0.5}, {"temperature": 1.6}],
         hypothesis(("temperature", "temperature")),
@@ -91,6 +101,7 @@ def check_temperature(subject: Subject) -> Iterator[Finding]:
             "acts by its square root": [_of_temperature(lambda t: t**0.5)],
         },
         fine="temperature divides the logits, at 0.5 and at 1.6.", should="it should divide the logits.",
+        law=law, prompt=prompt,
     )  # fmt: skip
 
 
@@ -180,12 +191,17 @@ def check_ties(subject: Subject) -> Iterator[Finding]:
     other = np.zeros(len(law.keys))
     other[k - 1] = -1e-3  # the later of the two comes first
     try:
-        cells = subject.draw(2 * DRAWS, prompt=prompt, law=law, top_k=k)
+        cells = subject.draw(2 * DRAWS, prompt=prompt, law=law, first=True, top_k=k)
     except RequestError as error:
         yield untested("top_k_ties", f"the endpoint refuses top_k ({error.message}).")
         return
+    either = [hypothesis(("top_k", k)), hypothesis(("add", other), ("top_k", k))]
+
+    def random(cell: Cell) -> np.ndarray:
+        return np.asarray(np.logaddexp(*(one(cell) for one in either)) - np.log(2))
+
     verdict = weigh(
-        cells, [hypothesis(("top_k", k)), hypothesis(("add", other), ("top_k", k))],
+        cells, [*either, random],
         {"both": [hypothesis(("top_k", k + 1))], "neither": [hypothesis(("top_k", k - 1))]}, rng=subject.rng,
     )  # fmt: skip
     yield Finding(
@@ -262,7 +278,7 @@ def _is_clear(lp: np.ndarray, edge: float) -> bool:
 def check_order_top_p(subject: Subject) -> Iterator[Finding]:
     """Whether top_p comes after the temperature."""
     yield from _order(
-        subject, "order_top_p", "top_p", [0.5, 0.4, 0.6],
+        subject, "order_top_p", "top_p", [0.5, 0.7],
         lambda t, v: (("temperature", t), ("top_p", v)), lambda t, v: (("top_p", v), ("temperature", t)),
     )  # fmt: skip
 
@@ -270,7 +286,7 @@ def check_order_top_p(subject: Subject) -> Iterator[Finding]:
 def check_order_min_p(subject: Subject) -> Iterator[Finding]:
     """Whether min_p comes after the temperature."""
     yield from _order(
-        subject, "order_min_p", "min_p", [0.5, 1.5, 0.4],
+        subject, "order_min_p", "min_p", [0.5, 1.5],
         lambda t, v: (("temperature", t), ("min_p", v)), lambda t, v: (("min_p", v), ("temperature", t)),
     )  # fmt: skip
 
@@ -283,7 +299,7 @@ def _order(
     def score(law: Law) -> tuple[float, tuple[float, float] | None]:
         best, found = _APART, None
         for t in temperatures:
-            for v in np.arange(0.05, 0.98, 0.01).round(2).tolist():
+            for v in np.arange(0.06, 0.97, 0.02).round(2).tolist():
                 apart = _apart(law, right, wrong, t, v) if law.rest < 0.2 else 0.0
                 if apart > best:
                     best, found = apart, (t, v)
@@ -308,11 +324,15 @@ def _order(
 
 def _apart(law: Law, right: Any, wrong: Any, one: float, v: float) -> float:
     """The total variation between two laws with parameters `one` and `v`; 0 where v is too near an edge of either."""
-    kept = [[np.isfinite(sampled(law, steps(one, v + off))).tolist() for off in (-0.008, 0.008)] for steps in (right, wrong)]
-    if any(low != high for low, high in kept):  # rounding would decide which tokens are kept
+    laws = [sampled(law, steps(one, v))[:-1] for steps in (right, wrong)]
+    apart = 0.5 * float(np.abs(np.exp(laws[0]) - np.exp(laws[1])).sum())
+    if apart < _APART:
         return 0.0
-    laws = [np.exp(sampled(law, steps(one, v))[:-1]) for steps in (right, wrong)]
-    return 0.5 * float(np.abs(laws[0] - laws[1]).sum())
+    for steps, found in zip((right, wrong), laws, strict=True):
+        kept = np.isfinite(found)
+        if any((np.isfinite(sampled(law, steps(one, v + off))[:-1]) != kept).any() for off in (-0.008, 0.008)):
+            return 0.0  # rounding would decide which tokens are kept
+    return apart
 
 
 def check_order_top_k(subject: Subject) -> Iterator[Finding]:
@@ -323,7 +343,7 @@ def check_order_top_k(subject: Subject) -> Iterator[Finding]:
         for k in range(2, min(9, len(law.logprobs))):
             if law.logprobs[k - 1] - law.logprobs[k] < _GAP:
                 continue
-            for v in np.arange(0.2, 0.98, 0.02).round(2).tolist():
+            for v in np.arange(0.2, 0.98, 0.03).round(2).tolist():
                 apart = _apart(
                     law, lambda k, v: (("top_k", k), ("top_p", v)), lambda k, v: (("top_p", v), ("top_k", k)), k, v
                 )

@@ -28,9 +28,7 @@ def check_alternatives(subject: Subject) -> Iterator[Finding]:
     # Some list the sampled token as one more, in front or at the end.
     extra = sum(_is_sorted_but_for_one(token) for token in tokens if _unsorted(token))
     broken = None
-    if lengths[-1] < asked:
-        broken = f"Lists {lengths[-1]} alternatives where top_logprobs asks for {asked}."
-    elif lengths[-1] > asked + 1:
+    if lengths[-1] < asked or lengths[-1] > asked + 1:
         broken = f"Lists {lengths[-1]} alternatives where top_logprobs asks for {asked}."
     elif unsorted > extra:
         broken = (
@@ -161,7 +159,7 @@ def check_length(subject: Subject) -> Iterator[Finding]:
         broken = f"max_tokens = {limit} gives {many} tokens, in {len(wrong)} of {len(found)} answers."
     # Where the end token falls exactly on the limit, "stop" is right; more than half of all answers is not that.
     elif reasons and sum(_stopped_at_limit(a, f) for (_, f), a in zip(asked, found, strict=True)) > len(found) / 2:
-        broken = f"finish_reason is {min(map(str, reasons))!r} where max_tokens ended the answer; it should be 'length'."
+        broken = f"finish_reason is {min(map(str, reasons))!r} where max_tokens ends an answer; it should be 'length'."
     yield certain("max_tokens", broken, fine="An answer has at most max_tokens tokens, and says when it was cut.")
     usage = subject.ask.usage
     if not usage:

@@ -28,6 +28,8 @@ PROMPTS = (
 )
 #: Sizes of n that are tried.
 _SIZES = (64, 16, 4)
+#: The most requests of a test that needs one for each draw.
+_SINGLE = 40
 #: The tokens of an answer, where one choice has to give many draws.
 LONG = 24
 
@@ -119,7 +121,15 @@ class Subject:
         self.size = 1
         return 1, 1
 
-    def draw(self, draws: int, *, prompt: str | None = None, law: Law | None = None, **fields: Any) -> list[Cell]:
+    def draw(
+        self,
+        draws: int,
+        *,
+        prompt: str | None = None,
+        law: Law | None = None,
+        first: bool = False,
+        **fields: Any,
+    ) -> list[Cell]:
         """Draws first tokens under some fields.
 
         Where a request has one choice, or choices that are copies of each other, later tokens count as well, each with
@@ -129,15 +139,20 @@ class Subject:
             draws: how many, at least.
             prompt: the prompt; by default the chosen one.
             law: its distribution.
+            first: whether only first tokens count, because what is tested is about this distribution's tokens.
             fields: the request's fields.
         """
         prompt, law = prompt or self.prompt, law or self.law
+        if first and not (self.size > 1 and self.independent):
+            asked = [(prompt, {**fields, "logprobs": True, "top_logprobs": 0})] * min(draws, _SINGLE)
+            answers = [one for found in self.ask.each(asked) for one in found[:1]]
+            return [cell_of(law, [one.tokens[0].key for one in answers if one.tokens], fields)]
         if self.size > 1 and self.independent:
             asked = [(prompt, {**fields, "n": self.size, "logprobs": True, "top_logprobs": 0})] * -(-draws // self.size)
             answers = [one for found in self.ask.each(asked) for one in found]
             return [cell_of(law, [one.tokens[0].key for one in answers if one.tokens], fields)]
         if not self.raw:
-            raise Untestable("a request has one independent choice, and its logprobs are not those of the model")
+            raise UntestableError("a request has one independent choice, and its logprobs are not those of the model")
         more = {"max_tokens": LONG, "logprobs": True, "top_logprobs": self.alternatives}
         asked = [(prompt, {**fields, **more})] * -(-draws // LONG)
         found = []
@@ -146,7 +161,7 @@ class Subject:
         return found
 
 
-class Untestable(Exception):
+class UntestableError(Exception):
     """A test that this endpoint's answers do not allow; says why."""
 
 

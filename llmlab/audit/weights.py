@@ -38,9 +38,7 @@ def check_weights(subject: Subject, reference: Asker) -> Iterator[Finding]:
     prompts = [subject.prompt, *[one for one in PROMPTS if one != subject.prompt]][:3]
     fields = {"n": n, "max_tokens": 12}
     ours, theirs = ([ask(prompt, **fields) for prompt in prompts] for ask in (subject.ask, reference))
-    p_value = equality(
-        [(_table(one), _table(two)) for one, two in zip(ours, theirs, strict=True)], rng=subject.rng
-    )
+    p_value = equality([(_table(one), _table(two)) for one, two in zip(ours, theirs, strict=True)], rng=subject.rng)
     yield Finding(
         "answers", None, p_value,
         "Whole answers come from another distribution than the reference's (MMD, Hamming kernel); it should be the "

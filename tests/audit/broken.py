@@ -47,7 +47,8 @@ class Weights(NamedTuple):
         for one in range(2, 42, 2):  # pairs of tokens that always tie
             prompts[:, one + 1], last[:, one + 1] = prompts[:, one], last[:, one]
         prompts[:, END] -= 5.0
-        return cls(prompts - 1.5, last)
+        # Around 0, so that a repetition penalty divides some likely tokens' logits and multiplies others.
+        return cls(prompts - 5.5, last)
 
     def rounded(self) -> Weights:
         """As int8 with one scale per row."""
@@ -122,7 +123,20 @@ FAULTS: dict[str, Fault] = {
     "int8_weights": Fault("weights", "quantization"),
 }
 #: Ways to be honest: what an endpoint may choose.
-HONEST = ("plain", "lists_end", "no_ids", "random_ties", "five_alternatives", "refuses_extensions", "stop_kept", "jitter")
+HONEST = (
+    "plain",
+    "lists_end",
+    "no_ids",
+    "random_ties",
+    "five_alternatives",
+    "refuses_extensions",
+    "stop_kept",
+    "jitter",
+)
+
+
+#: What `Server` lists in a context, by everything that it depends on.
+_LISTS: dict[Any, tuple[np.ndarray, list[dict[str, Any]]]] = {}
 
 
 @dataclass
@@ -166,7 +180,7 @@ class Server:
 
     def _processed(self, logits: np.ndarray, body: Mapping[str, Any], prompt: str, made: list[int]) -> np.ndarray:
         fault = self.fault
-        l = logits.copy()
+        x = logits.copy()
         t = float(body.get("temperature", 1.0))
         bias = {int(token): float(value) for token, value in (body.get("logit_bias") or {}).items()}
         if fault == "bias_dropped":
@@ -175,7 +189,7 @@ class Server:
             bias = {token: float(np.clip(value, -1.5, 1.5)) for token, value in bias.items()}
         if fault != "bias_after_temperature":
             for token, value in bias.items():
-                l[token] += value
+                x[token] += value
         counts = np.bincount(made, minlength=V).astype(float) if made else np.zeros(V)
         named = np.zeros(V, bool)
         for word in re.findall(r"\w+", prompt):
@@ -184,67 +198,69 @@ class Server:
         r = float(body.get("repetition_penalty", 1.0))
         if r != 1.0 and fault != "repetition_dropped":
             seen = (counts > 0) | (named & (fault != "repetition_output_only"))
-            down = l / r if fault == "repetition_divides" else np.where(l > 0, l / r, l * r)
-            l = np.where(seen, down, l)
+            down = x / r if fault == "repetition_divides" else np.where(x > 0, x / r, x * r)
+            x = np.where(seen, down, x)
         counted = counts + named if fault == "penalties_count_prompt" else counts
         often = np.minimum(counted, 1) if fault == "frequency_once" else counted
         once = {"presence_by_count": counted, "presence_dropped": 0 * counted}.get(fault, np.minimum(counted, 1))
-        l = l - float(body.get("frequency_penalty", 0.0)) * often - float(body.get("presence_penalty", 0.0)) * once
+        x = x - float(body.get("frequency_penalty", 0.0)) * often - float(body.get("presence_penalty", 0.0)) * once
         if t < 1e-5 and fault not in ("temperature_dropped", "greedy_samples"):
-            return np.where(np.arange(V) == int(np.argmax(l)), 0.0, -np.inf)
+            return np.where(np.arange(V) == int(np.argmax(x)), 0.0, -np.inf)
         t = max(t, 1e-5)
-        t = {"temperature_dropped": 1.0, "temperature_inverted": 1 / t, "temperature_clamped": min(t, 1.0)}.get(fault, t)
+        t = {"temperature_dropped": 1.0, "temperature_inverted": 1 / t, "temperature_clamped": min(t, 1.0)}.get(
+            fault, t
+        )
         t = 1.0 if fault == "greedy_samples" and t <= 1e-5 else t
         if fault == "top_p_before_temperature":
-            l = self._top_p(l, body)
+            x = self._top_p(x, body)
         if fault == "min_p_before_temperature":
-            l = self._min_p(l, body)
-        l = l / t
+            x = self._min_p(x, body)
+        x = x / t
         if fault == "bias_after_temperature":
             for token, value in bias.items():
-                l[token] += value
+                x[token] += value
         if fault == "top_p_before_top_k":
-            l = self._top_p(l, body)
-        l = self._top_k(l, body)
+            x = self._top_p(x, body)
+        x = self._top_k(x, body)
         if fault not in ("top_p_before_temperature", "top_p_before_top_k"):
-            l = self._top_p(l, body)
+            x = self._top_p(x, body)
         if fault != "min_p_before_temperature":
-            l = self._min_p(l, body)
-        return np.asarray(l)
+            x = self._min_p(x, body)
+        return np.asarray(x)
 
-    def _top_k(self, l: np.ndarray, body: Mapping[str, Any]) -> np.ndarray:
+    def _top_k(self, x: np.ndarray, body: Mapping[str, Any]) -> np.ndarray:
         k = int(body.get("top_k", -1))
         if k <= 0 or self.fault == "top_k_dropped":
-            return l
+            return x
         k = min(V, k + (self.fault == "top_k_one_more"))
         if self.fault == "top_k_keeps_ties":
-            return np.where(l >= np.sort(l)[-k] - 1e-12, l, -np.inf)
+            return np.where(x >= np.sort(x)[-k] - 1e-12, x, -np.inf)
         noise = self.rng.random(V) if self.fault == "random_ties" else np.arange(V)
-        kept = np.lexsort((noise, -l))[:k]
+        kept = np.lexsort((noise, -x))[:k]
         out = np.full(V, -np.inf)
-        out[kept] = l[kept]
+        out[kept] = x[kept]
         return out
 
-    def _top_p(self, l: np.ndarray, body: Mapping[str, Any]) -> np.ndarray:
+    def _top_p(self, x: np.ndarray, body: Mapping[str, Any]) -> np.ndarray:
         p = float(body.get("top_p", 1.0))
         if p >= 1 or self.fault == "top_p_dropped":
-            return l
-        order = np.argsort(-l, kind="stable")
-        q = np.exp(l[order] - l.max())
+            return x
+        order = np.argsort(-x, kind="stable")
+        q = np.exp(x[order] - x.max())
         q /= q.sum()
         upto = np.cumsum(q)
         kept = upto <= p if self.fault == "top_p_exclusive" else upto - q < p
         kept[0] = True
         out = np.full(V, -np.inf)
-        out[order[kept]] = l[order[kept]]
+        out[order[kept]] = x[order[kept]]
         return out
 
-    def _min_p(self, l: np.ndarray, body: Mapping[str, Any]) -> np.ndarray:
+    def _min_p(self, x: np.ndarray, body: Mapping[str, Any]) -> np.ndarray:
         m = float(body.get("min_p", 0.0))
         if m <= 0 or self.fault == "min_p_dropped":
-            return l
-        top = np.logaddexp.reduce(l) if self.fault == "min_p_absolute" else l.max()
-        return np.where(l >= top + math.log(m), l, -np.inf)
+            return x
+        top = np.logaddexp.reduce(x) if self.fault == "min_p_absolute" else x.max()
+        return np.where(x >= min(top + math.log(m), x.max()), x, -np.inf)
 
     # --- noise ---
 
@@ -263,8 +279,8 @@ class Server:
 
     def _noise(self, source: np.random.Generator, shape: tuple[int, ...], seeded: bool) -> np.ndarray:
         u = source.random(shape)
-        if self.fault == "noise_coarse":  # uniform numbers of 6 bits, none of them 0 or 1
-            u = (np.floor(u * 64) + 0.5) / 64
+        if self.fault == "noise_coarse":  # uniform numbers of 4 bits, none of them 0 or 1
+            u = (np.floor(u * 16) + 0.5) / 16
         if self.fault == "noise_exponential" and seeded:
             return -np.log(u)
         return -np.log(-np.log(u))
@@ -357,18 +373,31 @@ class Server:
     def _entry(
         self, prompt: str, made: list[int], token: int, body: Mapping[str, Any], top: int, n: int
     ) -> dict[str, Any]:
-        l = self._logits(prompt, made, n)
+        if self.fault in ("jitter", "logprobs_after_temperature", "logprobs_after_filters"):
+            lp, listed = self._listed(prompt, made, body, top, n)
+        else:
+            # The same list for the same context, because a test asks thousands of times.
+            key = (self.fault, prompt, made[-1] if made else None, n > 1, top)
+            if key not in _LISTS:
+                _LISTS[key] = self._listed(prompt, made, body, top, n)
+            lp, listed = _LISTS[key]
+        return {**self._named(token, lp), "top_logprobs": listed}
+
+    def _listed(
+        self, prompt: str, made: list[int], body: Mapping[str, Any], top: int, n: int
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        x = self._logits(prompt, made, n)
         if self.fault == "logprobs_after_temperature":
-            l = l / max(float(body.get("temperature", 1.0)), 1e-5)
+            x = x / max(float(body.get("temperature", 1.0)), 1e-5)
         if self.fault == "logprobs_after_filters":
-            l = self._processed(l, body, prompt, made)
-        lp = l - np.logaddexp.reduce(l)
+            x = self._processed(x, body, prompt, made)
+        lp = x - np.logaddexp.reduce(x)
         if self.fault == "alternatives_capped":
             top = min(top, 5)
         order = np.argsort(-lp, kind="stable")[:top]
         if self.fault == "alternatives_unsorted":
             order = np.sort(order)
-        return {**self._named(token, lp), "top_logprobs": [self._named(int(one), lp) for one in order]}
+        return lp, [self._named(int(one), lp) for one in order]
 
     def _named(self, token: int, lp: np.ndarray) -> dict[str, Any]:
         raw = None if token == END else list(TEXTS[token].encode())
