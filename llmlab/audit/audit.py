@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from llmlab.audit.evidence import holm
 from llmlab.audit.report import Audit
 from llmlab.audit.subject import Finding, Subject, UntestableError, untested
 from llmlab.audit.weights import check_weights
-from llmlab.errors import LLMLabError
+from llmlab.errors import LLMLabError, RequestError, short
 from llmlab.protocol.arguments import number, whole
 
 #: What an audit may cost by default.
@@ -55,6 +55,10 @@ TESTS: tuple[Test, ...] = (
     Test(("batch",), noise.check_batch),
     Test(("max_tokens", "usage"), shape.check_length),
 )
+#: What is tested besides where there is a reference.
+WITH_REFERENCE = ("weights", "answers")
+#: Tests whose outcome others depend on.
+FIRST = frozenset({"n", "logprobs"})
 
 
 def audit(
@@ -67,6 +71,7 @@ def audit(
     max_tokens: int = MAX_TOKENS,
     false_alarms: float = FALSE_ALARMS,
     seed: int | None = None,
+    only: Sequence[str] | None = None,
     parallel: int = 8,
     tell: Callable[[int, int], None] | None = None,
 ) -> Audit:
@@ -81,6 +86,7 @@ def audit(
         max_tokens: the most tokens to let it generate.
         false_alarms: the probability that an honest endpoint has any finding.
         seed: where given, all requests have a seed, and the audit of a model in this process repeats itself.
+        only: the names of the tests to make; by default all. What they need to know is asked as well.
         parallel: the most requests at once.
         tell: is called with (tests done, tests in all).
 
@@ -91,6 +97,7 @@ def audit(
     whole("max_requests", max_requests, least=20)
     whole("max_tokens", max_tokens, least=200)
     number("false_alarms", false_alarms, 0, 1)
+    wanted = _wanted(only)
     start = None if seed is None else whole("seed", seed)
     ask = Asker(send, model, max_requests, max_tokens, parallel=parallel, seed=start)
     subject = Subject(ask, np.random.default_rng(0))
@@ -98,16 +105,29 @@ def audit(
     tests = list(TESTS)
     if reference is not None:
         beside = Asker(reference, reference_model, max_requests, max_tokens, parallel=parallel, seed=start)
-        tests.append(Test(("weights", "answers"), lambda subject: check_weights(subject, beside)))
+        tests.append(Test(WITH_REFERENCE, lambda subject: check_weights(subject, beside)))
     findings: list[Finding] = []
     for done, test in enumerate(tests):
         if tell is not None:
             tell(done, len(tests))
-        findings += _run(test, subject)
+        if wanted is None or (wanted | FIRST) & {*test.names}:
+            findings += _run(test, subject)
+    findings = [one for one in findings if wanted is None or one.name in wanted]
     if tell is not None:
         tell(len(tests), len(tests))
     decided = _decided(findings, rate=false_alarms)
     return Audit(model, tuple(decided), ask.requests, ask.tokens, false_alarms)
+
+
+def _wanted(only: Sequence[str] | None) -> set[str] | None:
+    if only is None:
+        return None
+    names = [name for test in TESTS for name in test.names] + list(WITH_REFERENCE)
+    asked = [only] if isinstance(only, str) else list(only)
+    for name in asked:
+        if name not in names:
+            raise RequestError(f"only: there is no test {short(name)}; the tests are {', '.join(names)}", param="only")
+    return {*asked}
 
 
 def _run(test: Test, subject: Subject) -> list[Finding]:

@@ -18,7 +18,9 @@ from llmlab.errors import RequestError
 
 #: The constant between logits and logprobs, which an endpoint does not tell: an honest law may have any of these.
 _OFFSETS = tuple(np.concatenate([np.arange(-6, 12, 0.25), np.arange(12, 60, 2.0)]).tolist())
-_REPETITION = 1.8
+_REPETITION = 2.0
+#: Tokens that are not listed may be penalized as well: what is known is the law of the others.
+_LISTED = ("listed", True)
 #: The answers from which penalties are seen, and their length.
 _ANSWERS, _LENGTH = 8, 32
 
@@ -86,7 +88,7 @@ def _penalty(
     def law_of(times: Any, factor: float = 1.0) -> Hypothesis:
         def law(cell: Cell) -> np.ndarray:
             assert cell.seen is not None
-            return sampled(cell.law, [("add", -factor * cell.fields[name] * times(cell.seen))])
+            return sampled(cell.law, [("add", -factor * cell.fields[name] * times(cell.seen)), _LISTED])
 
         return law
 
@@ -150,7 +152,7 @@ def check_scope(subject: Subject) -> Iterator[Finding]:
 def _repetition(subject: Subject, prompt: str, law: Law, there: np.ndarray) -> Iterator[Finding]:
     r = _REPETITION
     try:
-        cells = subject.draw(2 * DRAWS, prompt=prompt, law=law, first=True, repetition_penalty=r)
+        cells = subject.draw(4 * DRAWS, prompt=prompt, law=law, first=True, repetition_penalty=r)
     except RequestError as error:
         yield untested("repetition_penalty", f"the endpoint refuses it ({error.message}).")
         return
@@ -159,7 +161,7 @@ def _repetition(subject: Subject, prompt: str, law: Law, there: np.ndarray) -> I
         return
 
     def law_of(step: str, z: float) -> Hypothesis:
-        return lambda cell: sampled(cell.law, [(step, r, there, z)])
+        return lambda cell: sampled(cell.law, [(step, r, there, z), _LISTED])
 
     verdict = weigh(
         cells, [law_of("repetition", z) for z in _OFFSETS],
@@ -202,7 +204,9 @@ def _lowers_repeats(subject: Subject) -> bool:
 
 def _prompt_with_tokens(subject: Subject) -> tuple[str, Law, np.ndarray] | None:
     """A prompt that names likely first tokens of its own answer, its distribution, and which tokens are in it [K]."""
-    words = [text.strip() for text in subject.law.texts if re.fullmatch(r"\s?\w{2,}", text)][:6]
+    words = [text.strip() for text in subject.law.texts if re.fullmatch(r"\s?\w{2,}", text)]
+    # Some likely ones, whose logits are the largest, and some less likely ones, whose logits may be below 0.
+    words = words[:2] + words[4:10]
     if len(words) < 2 or not subject.laws:
         return None
     # At the start of a line and after a space: a word may be another token there.

@@ -97,6 +97,7 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
     - ("absolute_p", m): keeps a token whose probability is at least m, and the likeliest;
     - ("add", [K]): adds to the listed tokens' logits;
     - ("tail", (s, f)): multiplies by f the probability of tokens that have less than s times the largest one;
+    - ("listed", True): from here on the mass of the others is not known, as they may have been changed too;
     - ("repetition", r, where [K], z), ("divide", r, where [K], z): divides a logit by r, the first where it is above 0
       (and multiplies it elsewhere), the second always; a logit is the logprob plus z.
     """
@@ -133,6 +134,8 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
             left[removed] = -np.inf
         elif name == "add":
             left = left + value
+        elif name == "listed":
+            known = False
         elif name == "tail":
             share, factor = value
             left = np.where(left < left.max() + math.log(share), left + math.log(factor), left)

@@ -27,6 +27,7 @@ def audit(
         float, typer.Option(min=0, max=1, help="The probability that an honest endpoint has any finding.")
     ] = 0.01,
     seed: Annotated[int | None, typer.Option(help="Give every request a seed that follows from this one.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Make this test only; may be given several times.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Ask an endpoint a few hundred cheap questions, and say what its sampler really does."""
@@ -36,7 +37,12 @@ def audit(
         other = None if reference is None else _lab(reference, model=None, api_key=api_key)
         typer.echo(f"{target}: at most {max_requests:,} requests and {max_tokens:,} tokens", err=True)
         found = lab.audit(
-            reference=other, max_requests=max_requests, max_tokens=max_tokens, false_alarms=false_alarms, seed=seed
+            reference=other,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
+            false_alarms=false_alarms,
+            seed=seed,
+            only=only or None,
         )
     except LLMLabError as error:
         typer.echo(f"llmlab: {' '.join(error.message.split())}", err=True)

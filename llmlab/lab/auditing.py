@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from llmlab.audit.asking import Ask
@@ -22,6 +22,7 @@ def audit_backend(
     max_tokens: int,
     false_alarms: float,
     seed: int | None,
+    only: Sequence[str] | None,
 ) -> Audit:
     """Audits a backend; see `Lab.audit`."""
     description = f"audit, at most {max_requests:,} requests and {max_tokens:,} tokens"
@@ -40,6 +41,7 @@ def audit_backend(
             max_tokens=max_tokens,
             false_alarms=false_alarms,
             seed=seed,
+            only=only,
             parallel=backend.concurrency or 8,
             tell=tell,
         )

@@ -193,6 +193,7 @@ class Lab(Model):
         max_tokens: int = 60_000,
         false_alarms: float = 0.01,
         seed: int | None = None,
+        only: Sequence[str] | None = None,
     ) -> Audit:
         """Asks a few hundred cheap questions, and says what the sampler really does and where it should do otherwise.
 
@@ -210,6 +211,7 @@ class Lab(Model):
             false_alarms: the probability that an honest endpoint has any finding (Holm's procedure over all tests).
             seed: give every request a seed that follows from this one, so that an audit of a model in this process
                 repeats itself; by default most requests have none.
+            only: the names of the tests to make, as the report has them; by default all.
 
         Raises:
             RequestError: an argument is wrong; the lab is one of several endpoints.
@@ -219,7 +221,7 @@ class Lab(Model):
 
         return audit_backend(
             self.backend, reference=None if reference is None else reference.backend, max_requests=max_requests,
-            max_tokens=max_tokens, false_alarms=false_alarms, seed=seed,
+            max_tokens=max_tokens, false_alarms=false_alarms, seed=seed, only=only,
         )  # fmt: skip
 
     @shows_fields(without=STREAMING)
