@@ -1,7 +1,7 @@
 """Who may import whom: the rules that keep each room of the package understandable by itself.
 
-    cli -> __init__ -> lab -> {playground, sweeps, checks} -> results -> counterfactuals -> plots -> {frames, display}
-        -> {protocol, distributions, text, metrics} -> {sampling, errors}
+    cli -> __init__ -> lab -> {playground, sweeps, checks, audit} -> results -> counterfactuals -> plots
+        -> {frames, display} -> {protocol, distributions, text, metrics} -> {sampling, errors}
     lab -> backends -> {engine, checkpoints} -> {models, grammar, text, protocol} -> {sampling, errors}
     serve -> protocol
 
@@ -32,7 +32,7 @@ FLOORS = [
     {"plots", "backends"},
     {"counterfactuals"},
     {"results"},
-    {"sweeps", "checks", "playground"},
+    {"sweeps", "checks", "audit", "playground"},
     {"lab"},
     {"__init__"},
     {"cli"},
@@ -44,12 +44,13 @@ FLOOR["testing"] = FLOOR["backends"]
 
 #: The engine's tower and the laboratory's. They share the floors below, and meet where a lab is made.
 ENGINE_TOWER = {"backends", "engine", "checkpoints", "models", "grammar"}
-LAB_TOWER = {"frames", "display", "plots", "counterfactuals", "results", "sweeps", "checks", "playground", "lab"}
+LAB_TOWER = {"frames", "display", "plots", "counterfactuals", "results", "sweeps", "checks", "audit", "playground"}
+LAB_TOWER |= {"lab"}
 MEETING_PLACE = "llmlab/lab/loading.py"
 
 #: Where each of these may be imported; a name that is not here may be imported anywhere.
 ONLY_IN = {
-    "pandas": {"frames", "metrics", "results", "counterfactuals", "sweeps", "checks", "plots"},
+    "pandas": {"frames", "metrics", "results", "counterfactuals", "sweeps", "checks", "audit", "plots"},
     "matplotlib": {"plots"},
     "IPython": {"display"},
     "ipywidgets": {"playground"},

@@ -1,7 +1,4 @@
-"""The command line: `llmlab demo`, `llmlab chat`, `llmlab serve`, `llmlab bench`, `llmlab plan`, `llmlab devices`.
-
-A mistake of the user is reported in one line on stderr, with exit code 2.
-"""
+"""The command line. A mistake of the user is reported in one line on stderr, with exit code 2."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from llmlab.cli import audit as auditing
 from llmlab.errors import CheckpointError, LLMLabError
 from llmlab.sampling.stages import FIELDS
 
@@ -391,6 +389,9 @@ def devices() -> None:
         typer.echo(f"free memory: {found['memory_bytes'] / 1e9:.1f} GB")
     if found["warning"]:
         typer.echo(f"*** {found['warning']} ***", err=True)
+
+
+app.command()(auditing.audit)
 
 
 def _load(model: str, *, dtype: str | None = None, quiet: bool = True) -> Lab:

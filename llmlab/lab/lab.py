@@ -18,6 +18,7 @@ from llmlab.results.result import Result, read_all
 if TYPE_CHECKING:
     import openai
 
+    from llmlab.audit.report import Audit
     from llmlab.checks.calibration import Calibration
     from llmlab.checks.sampler import SamplerCheck
     from llmlab.counterfactuals.orders import Orders
@@ -183,6 +184,45 @@ class Lab(Model):
         return check_calibration(
             self.backend, truth, request=self.request, prompts_per_distribution=many, fields=fields
         )
+
+    def audit(
+        self,
+        *,
+        reference: Lab | None = None,
+        max_requests: int = 500,
+        max_tokens: int = 60_000,
+        false_alarms: float = 0.01,
+        seed: int | None = None,
+        only: Sequence[str] | None = None,
+    ) -> Audit:
+        """Asks a few hundred cheap questions, and says what the sampler really does and where it should do otherwise.
+
+            llmlab.connect("http://127.0.0.1:8000/v1").audit()
+
+        It tests whether every field is honoured and by which formula, the order of the sampler's stages, the noise and
+        its seeds, the logprobs, `n`, `stop` and `max_tokens`, and whether answers depend on the batch. It takes about
+        200 requests and 12,000 tokens, and never more than the limits. Questions go to an endpoint as they are, and its
+        answers are seen as they come. Tests that the endpoint's answers do not allow are named as not tested.
+
+        Args:
+            reference: the model whose weights the endpoint should serve; it is asked some of the same questions.
+            max_requests: the most requests.
+            max_tokens: the most tokens to generate; a question counts as n * max_tokens before it is sent.
+            false_alarms: the probability that an honest endpoint has any finding (Holm's procedure over all tests).
+            seed: give every request a seed that follows from this one, so that an audit of a model in this process
+                repeats itself; by default most requests have none.
+            only: the names of the tests to make, as the report has them; by default all.
+
+        Raises:
+            RequestError: an argument is wrong; the lab is one of several endpoints.
+            LLMLabError: the endpoint cannot be reached.
+        """
+        from llmlab.lab.auditing import audit_backend
+
+        return audit_backend(
+            self.backend, reference=None if reference is None else reference.backend, max_requests=max_requests,
+            max_tokens=max_tokens, false_alarms=false_alarms, seed=seed, only=only,
+        )  # fmt: skip
 
     @shows_fields(without=STREAMING)
     def playground(

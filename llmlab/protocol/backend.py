@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmlab.sampling.params import SamplingParams
 
 
-__all__ = ["Backend", "Candidates", "GivenTokens", "LogitsBackend", "Scoring", "Stream"]
+__all__ = ["Backend", "BodyBackend", "Candidates", "GivenTokens", "LogitsBackend", "Scoring", "Stream"]
 
 
 class GivenTokens(NamedTuple):
@@ -146,6 +146,18 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Stop all work and free what the backend holds."""
+
+
+@runtime_checkable
+class BodyBackend(Backend, Protocol):
+    """An endpoint elsewhere, which can be sent a request's JSON as it is, and whose answer can be seen as it comes."""
+
+    def post(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send the body of a chat completion; returns the JSON object that answers it. Nothing is added or repaired.
+
+        Raises:
+            RequestError: the endpoint refuses the body; EngineError: it fails, or answers no JSON object.
+        """
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ from llmlab.backends.remote.event_loop import EventLoop
 from llmlab.backends.remote.stream import RemoteStream
 from llmlab.errors import ModelNotFoundError, RequestError, short
 from llmlab.protocol.arguments import number
-from llmlab.protocol.backend import Backend
+from llmlab.protocol.backend import BodyBackend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import PromptRequest, Request
 
@@ -62,7 +62,7 @@ def seed_for(request: Request) -> int:
     return secrets.randbelow(_SEEDS) if request.seed is None else request.seed
 
 
-class RemoteBackend(Backend):
+class RemoteBackend(BodyBackend):
     """An endpoint's model. `RemoteBackend.connect` makes one from an address.
 
     Args:
@@ -153,6 +153,10 @@ class RemoteBackend(Backend):
         """
         self.check(request, order=order)
         return self.start(request, seed=seed_for(request))
+
+    def post(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send the body of a chat completion as it is; see `BodyBackend.post`."""
+        return self._loop.submit(self.endpoint.answer(body)).result()
 
     def check(self, request: Request, *, order: str) -> None:
         """Raise what `stream` does for a request that no endpoint takes, or that names another model."""

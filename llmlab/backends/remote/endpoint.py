@@ -184,6 +184,20 @@ class Endpoint:
     async def _post(self, body: dict[str, Any]) -> Mapping[str, Any]:
         return self._read(await self.client.post("/chat/completions", cast_to=object, body=body))
 
+    async def answer(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Send a body as it is, when it is its turn; returns what answers it.
+
+        Raises:
+            LLMLabError: the endpoint refuses it, fails, or answers no JSON object.
+        """
+        import openai
+
+        try:
+            async with self.slots:
+                return await self._post(dict(body))
+        except openai.OpenAIError as error:
+            raise translate_error(error, where=self.where, sent=body) from error
+
     async def logprobs_are_processed(self, omitted: Mapping[str, str]) -> bool | None:
         """Returns whether the endpoint's logprobs are computed after the temperature; None where that cannot be seen.
 

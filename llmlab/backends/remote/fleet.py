@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,12 +15,12 @@ from llmlab.backends.remote.event_loop import EventLoop
 from llmlab.backends.remote.fleet_stream import FleetStream
 from llmlab.backends.remote.members import Member, Members
 from llmlab.errors import EngineError, LLMLabError, RequestError
-from llmlab.protocol.backend import Backend
+from llmlab.protocol.backend import BodyBackend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 
 
-class Fleet(Backend):
+class Fleet(BodyBackend):
     """Several endpoints that serve one model. `Fleet.connect` makes one from their addresses.
 
     Args:
@@ -110,6 +110,14 @@ class Fleet(Backend):
     def complete(self, request: Request, *, order: str = "llmlab") -> Completion:
         """Run a request to its end; returns the whole answer. Raises what `stream` does."""
         return self.stream(request, order=order).result()
+
+    def post(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Which endpoint would answer is not known: a body is sent to one of them.
+
+        Raises:
+            RequestError: always.
+        """
+        raise RequestError(f"{self.name} is served by several endpoints here; llmlab.connect one of them", param="url")
 
     def stream(self, request: Request, *, order: str = "llmlab") -> FleetStream:
         """Send a request to one of the endpoints; returns its deltas as they come.

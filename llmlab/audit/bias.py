@@ -1,0 +1,220 @@
+"""Tests of `logit_bias` and of the penalties: what is added to or divided out of single tokens' logits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from llmlab.audit.evidence import Hypothesis, weigh
+from llmlab.audit.laws import Cell, Law, sampled
+from llmlab.audit.sampling import DRAWS, IGNORED, hypothesis, test
+from llmlab.audit.subject import Finding, Subject, positions, untested
+from llmlab.errors import RequestError
+
+#: The constant between logits and logprobs, which an endpoint does not tell: an honest law may have any of these.
+_OFFSETS = tuple(np.concatenate([np.arange(-6, 12, 0.25), np.arange(12, 60, 2.0)]).tolist())
+_REPETITION = 2.0
+#: Tokens that are not listed may be penalized as well: what is known is the law of the others.
+_LISTED = ("listed", True)
+#: The answers from which penalties are seen, and their length.
+_ANSWERS, _LENGTH = 8, 32
+
+
+def check_bias(subject: Subject) -> Iterator[Finding]:
+    """Whether `logit_bias` is added as it is, and before the temperature."""
+    law = subject.law
+    known = [at for at, one in enumerate(law.ids) if one is not None]
+    if not known:
+        yield untested("logit_bias", "the endpoint lists no token ids.")
+        yield untested("order_logit_bias", "the endpoint lists no token ids.")
+        return
+    at = known[-1]
+    # So that the token gets about half of the mass: a large number for a rare one.
+    value = round(min(-float(law.logprobs[at]), 20.0), 1)
+    added = np.zeros(len(law.keys))
+    added[at] = value
+    token = str(law.ids[at])
+    yield from test(
+        subject, "logit_bias", [{"logit_bias": {token: value}}], hypothesis(("add", added)),
+        {
+            IGNORED: [hypothesis()],
+            "is clamped": [hypothesis(("add", added * share)) for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)],
+            "is subtracted": [hypothesis(("add", -added))],
+            "is added twice": [hypothesis(("add", 2 * added))],
+            "forces the token": [hypothesis(("add", added * 10))],
+        },
+        fine=f"logit_bias is added as it is ({value}).", should=f"it should be added as it is ({value}).", first=True,
+    )  # fmt: skip
+    if value * 0.5 < 0.7:
+        yield untested("order_logit_bias", "no rare token is listed.")
+        return
+    small = added * 0.5
+    yield from test(
+        subject, "order_logit_bias", [{"logit_bias": {token: round(value * 0.5, 2)}, "temperature": 0.5}],
+        hypothesis(("add", np.where(added > 0, round(value * 0.5, 2), 0.0)), ("temperature", 0.5)),
+        {"is added after the temperature": [hypothesis(("temperature", 0.5), ("add", small))]},
+        about="logit_bias", fine="logit_bias is added before the temperature.",
+        should="it should be added before it.", first=True,
+    )  # fmt: skip
+
+
+def check_penalties(subject: Subject) -> Iterator[Finding]:
+    """The formulas of presence_penalty and frequency_penalty, by the tokens that long answers repeat."""
+    if not subject.raw:
+        for name in ("presence_penalty", "frequency_penalty"):
+            yield untested(name, "the logprobs of later tokens are not the model's own.")
+        return
+    # Negative penalties invite repetition, so that tokens with a count of several are seen.
+    yield from _penalty(
+        subject, "presence_penalty", [1.5, -1.5], lambda seen: 1.0 * (seen > 0),
+        {"is multiplied by the count, as the frequency penalty is": lambda seen: 1.0 * seen},
+        "subtracted once from each token that was generated.",
+    )  # fmt: skip
+    yield from _penalty(
+        subject, "frequency_penalty", [1.0, -0.7], lambda seen: 1.0 * seen,
+        {"is subtracted once, whatever the count": lambda seen: 1.0 * (seen > 0)},
+        "subtracted for each time that a token was generated.",
+    )  # fmt: skip
+
+
+def _penalty(
+    subject: Subject, name: str, values: list[float], count: Any, others: dict[str, Any], should: str
+) -> Iterator[Finding]:
+    def law_of(times: Any, factor: float = 1.0) -> Hypothesis:
+        def law(cell: Cell) -> np.ndarray:
+            assert cell.seen is not None
+            return sampled(cell.law, [("add", -factor * cell.fields[name] * times(cell.seen)), _LISTED])
+
+        return law
+
+    size = min(_ANSWERS, subject.size) if subject.independent else 1
+    more = {"max_tokens": _LENGTH, "logprobs": True, "top_logprobs": subject.alternatives}
+    sized = {"n": size} if size > 1 else {}
+    cells: list[Cell] = []
+    try:
+        for value in values:
+            for _ in range(-(-_ANSWERS // size)):
+                prompt = PROMPT_OF_PENALTIES if PROMPT_OF_PENALTIES in subject.laws else subject.prompt
+                for answer in subject.ask(prompt, **{name: value}, **more, **sized):
+                    cells += positions(answer, {name: value}, since=1)
+    except RequestError as error:
+        yield untested(name, f"the endpoint refuses it ({error.message}).")
+        return
+    cells = [cell for cell in cells if cell.seen is not None and cell.seen.any()]
+    if len(cells) < 30:
+        yield untested(name, "hardly a token is likely to be repeated.")
+        return
+    verdict = weigh(
+        cells, [law_of(count)],
+        {
+            IGNORED: [law_of(lambda seen: 0.0 * seen)], **{said: [law_of(times)] for said, times in others.items()},
+            "is added, not subtracted": [law_of(count, -1.0)], "is halved": [law_of(count, 0.5)],
+            "is doubled": [law_of(count, 2.0)],
+        },
+        rng=subject.rng,
+    )  # fmt: skip
+    said = verdict.nearest or "has an effect that fits no law known here"
+    yield Finding(name, None, verdict.p_value, f"{name} {said}; it should be {should}", f"{name} is {should}")
+
+
+PROMPT_OF_PENALTIES = "Tell me a short story."
+
+
+def check_scope(subject: Subject) -> Iterator[Finding]:
+    """Whether the penalties count the prompt's tokens: repetition_penalty should, the other two should not."""
+    found = _prompt_with_tokens(subject)
+    if found is None:
+        for name in ("penalty_scope", "repetition_penalty"):
+            yield untested(name, "no likely first token could be put into a prompt.")
+        return
+    prompt, law, there = found
+    names = ("presence_penalty", "frequency_penalty")
+    for_each = dict.fromkeys(names, 1.5)
+    shift = 1.5 * there
+    yield from test(
+        subject, "penalty_scope", [for_each], hypothesis(),
+        {
+            "count the prompt's tokens": [
+                hypothesis(("add", -shift * share)) for share in (1.0, 2.0, 3.0)
+            ]
+        },
+        about="presence_penalty and frequency_penalty", fine="Both penalties count generated tokens only.",
+        should="they should count generated tokens only.", law=law, prompt=prompt, first=True,
+    )  # fmt: skip
+    yield from _repetition(subject, prompt, law, there)
+
+
+def _repetition(subject: Subject, prompt: str, law: Law, there: np.ndarray) -> Iterator[Finding]:
+    r = _REPETITION
+    try:
+        cells = subject.draw(4 * DRAWS, prompt=prompt, law=law, first=True, repetition_penalty=r)
+    except RequestError as error:
+        yield untested("repetition_penalty", f"the endpoint refuses it ({error.message}).")
+        return
+    if "repetition_penalty" in subject.ask.refused:
+        yield untested("repetition_penalty", "the endpoint refuses it.")
+        return
+
+    def law_of(step: str, z: float) -> Hypothesis:
+        return lambda cell: sampled(cell.law, [(step, r, there, z), _LISTED])
+
+    verdict = weigh(
+        cells, [law_of("repetition", z) for z in _OFFSETS],
+        {
+            "does not count the prompt's tokens": [hypothesis()],
+            "divides negative logits too, which makes their tokens likelier": [law_of("divide", z) for z in _OFFSETS],
+            "is subtracted from the logits": [
+                hypothesis(("add", -1.0 * there * s)) for s in (math.log(r), r - 1, r)],
+        },
+        rng=subject.rng,
+    )  # fmt: skip
+    should = "it should divide the positive logits and multiply the negative ones, of the prompt's tokens as well."
+    said = verdict.nearest or "has an effect that fits no law known here"
+    if verdict.nearest and verdict.nearest.startswith("does not") and not _lowers_repeats(subject):
+        said = IGNORED
+    yield Finding(
+        "repetition_penalty", None, verdict.p_value,
+        f"repetition_penalty {said}; {should}",
+        "repetition_penalty divides or multiplies the logits, also of the prompt's tokens.",
+    )  # fmt: skip
+
+
+def _lowers_repeats(subject: Subject) -> bool:
+    """Whether generated tokens become less likely under a repetition penalty, as far as two answers show."""
+    if not subject.raw:
+        return True
+    size = {"n": min(_ANSWERS, subject.size)} if subject.size > 1 else {}
+    more = {"max_tokens": _LENGTH, "logprobs": True, "top_logprobs": subject.alternatives, **size}
+    cells = []
+    for answer in subject.ask(PROMPT_OF_PENALTIES, repetition_penalty=_REPETITION, **more):
+        cells += [cell for cell in positions(answer, {}, since=1) if cell.seen is not None and cell.seen.any()]
+
+    def lowered(cell: Cell, by: float) -> np.ndarray:
+        assert cell.seen is not None
+        return sampled(cell.law, [("add", -by * (cell.seen > 0))])
+
+    lower = {"lower": [partial(lowered, by=by) for by in (0.5, 1.0, 2.0)]}
+    return bool(cells) and weigh(cells, [hypothesis()], lower, rng=subject.rng).nearest is not None
+
+
+def _prompt_with_tokens(subject: Subject) -> tuple[str, Law, np.ndarray] | None:
+    """A prompt that names likely first tokens of its own answer, its distribution, and which tokens are in it [K]."""
+    words = [text.strip() for text in subject.law.texts if re.fullmatch(r"\s?\w{2,}", text)]
+    # Some likely ones, whose logits are the largest, and some less likely ones, whose logits may be below 0.
+    words = words[:2] + words[4:10]
+    if len(words) < 2 or not subject.laws:
+        return None
+    # At the start of a line and after a space: a word may be another token there.
+    prompt = f"{subject.prompt} Not {', '.join(words)}.\n" + "\n".join(words)
+    answers = subject.ask(prompt, logprobs=True, top_logprobs=subject.alternatives)
+    if not answers or not answers[0].tokens or not answers[0].tokens[0].top:
+        return None
+    law = Law.of(answers[0].tokens[0].top)
+    there = np.array([text.strip() in words for text in law.texts])
+    mass = float(np.exp(law.logprobs)[there].sum())
+    return (prompt, law, there) if there.sum() >= 2 and 0.05 < mass < 0.98 else None

@@ -1,0 +1,201 @@
+"""Audits from outside: reports, budgets, refusals, the command, real HTTP and the real engine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import llmlab
+from llmlab.audit.audit import TESTS, audit
+from llmlab.audit.report import AUDIT_COLUMNS, Audit
+from llmlab.audit.subject import Finding
+from llmlab.cli.app import app
+from llmlab.errors import EngineError, RequestError
+from tests.audit.broken import Server
+from tests.columns import assert_declared
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Speaks the API over HTTP/1.1 for a `Server`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self._send(200, {"object": "list", "data": [{"id": "puppet", "object": "model"}]})
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        assert self.path == "/v1/chat/completions"
+        try:
+            with self.server.lock:
+                found = self.server.puppet(body)
+        except RequestError as error:
+            said = {"message": error.message, "type": "invalid_request_error", "param": error.param, "code": None}
+            return self._send(400, {"error": said})
+        self._send(200, {"id": "x", "object": "chat.completion", "created": 1, **found})
+
+    def _send(self, status, value):
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def http():
+    """Serves a `Server` over HTTP; returns a function that does, and gives its address."""
+    servers = []
+
+    def start(puppet):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        server.daemon_threads = True
+        server.puppet, server.lock = puppet, threading.Lock()
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_over_http(http):
+    """The endpoint is seen as it is: a lab would have sorted the alternatives and asked again for missing choices."""
+    puppet = Server("alternatives_unsorted", 3)
+    lab = llmlab.connect(http(puppet), quiet=True)
+    found = lab.audit(only=["top_logprobs", "top_k", "seed", "stop"])
+    lab.close()
+    assert [one.name for one in found.found] == ["top_logprobs"], found
+    assert {one.name: one.ok for one in found.findings} == {
+        "top_logprobs": False, "top_k": True, "seed": True, "stop": True,
+    }  # fmt: skip
+    assert puppet.requests == found.requests
+
+
+def test_the_command(http):
+    """Exit status 1 and a reason where something is found, 0 where nothing is, 2 where the endpoint is none."""
+    broken, honest = http(Server("top_k_dropped", 3)), http(Server("plain", 3))
+    only = ["--only", "top_k", "--only", "n"]
+    done = CliRunner().invoke(app, ["audit", broken, "--json", *only])
+    assert done.exit_code == 1, done.output
+    said = json.loads(done.stdout)
+    assert set(said["findings"][0]) == {"name", "ok", "p_value", "what"}
+    first, second = said["findings"]
+    assert (first["name"], first["ok"]) == ("top_k", False) and first["p_value"] < 1e-6
+    assert "top_k is ignored" in first["what"] and "should keep exactly" in first["what"]
+    assert (second["name"], second["ok"], second["p_value"]) == ("n", True, 1.0)
+    assert "at most 500 requests and 60,000 tokens" in done.stderr
+    done = CliRunner().invoke(app, ["audit", honest, *only])
+    assert done.exit_code == 0 and "nothing found in 2 tests" in done.stdout, done.output
+    done = CliRunner().invoke(app, ["audit", "http://127.0.0.1:9/v1", "--model", "m"])
+    assert done.exit_code == 2 and "127.0.0.1:9" in done.stderr
+    done = CliRunner().invoke(app, ["audit", honest, "--only", "topk"])
+    assert done.exit_code == 2 and "there is no test 'topk'; the tests are top_logprobs, n" in done.stderr
+
+
+def test_several_endpoints_are_not_one(http):
+    lab = llmlab.connect([http(Server("plain")), http(Server("plain"))], quiet=True, model="puppet")
+    with pytest.raises(RequestError, match="several endpoints here; llmlab.connect one of them"):
+        lab.audit()
+    lab.close()
+
+
+def test_the_engine_is_honest(demo):
+    """The embedded model, through the code of the HTTP server, with its own weights as the reference."""
+    found = demo.audit(seed=11, reference=demo)
+    print(found)
+    assert found.ok, found
+    tested = {one.name for one in found.findings if one.ok}
+    assert {"n", "clones", "logprobs", "seed", "seed_scope", "noise", "temperature", "stop", "weights"} <= tested
+    assert found.requests <= 500 and found.tokens <= 60_000
+
+
+@pytest.mark.parametrize(("requests", "tokens"), [(25, 60_000), (60, 60_000), (500, 800), (500, 3_000)])
+def test_it_stops_within_its_budget(requests, tokens):
+    server = Server("plain", 1)
+    found = audit(server, model="puppet", max_requests=requests, max_tokens=tokens, parallel=1)
+    assert server.requests == found.requests <= requests and server.tokens == found.tokens <= tokens
+    missing = [one for one in found.findings if one.ok is None]
+    assert any("budget" in one.what for one in missing) and found.ok
+    assert {one.name for one in found.findings} == {name for test in TESTS for name in test.names}
+
+
+def test_an_audit_repeats_itself():
+    one, other = (audit(Server("plain", at), model="puppet", seed=5, parallel=1, only=["noise"]) for at in (1, 2))
+    assert one.findings == other.findings
+
+
+def test_refused_fields_are_named_and_not_held_against_it():
+    found = audit(Server("refuses_extensions", 1), model="puppet", parallel=1)
+    refused = {one.name: one.what for one in found.findings if one.ok is None}
+    assert found.ok and "refuses it (unknown field 'min_p')" in refused["min_p"]
+
+
+def test_an_endpoint_that_fails_is_said_so():
+    server = Server("plain", 1)
+
+    def send(body):
+        if "stop" in body:
+            raise EngineError("the process was killed")
+        return server(body)
+
+    found = audit(send, model="puppet", parallel=1, only=["stop", "top_k"])
+    assert {one.name: one.ok for one in found.findings} == {"top_k": True, "stop": None}
+    assert "answers with an error (the process was killed)" in found.findings[-1].what
+
+
+def test_without_logprobs():
+    """What needs no distribution is tested all the same."""
+    server = Server("n_clones", 1)
+
+    def send(body):
+        found = server(body)
+        return {**found, "choices": [{**one, "logprobs": None} for one in found["choices"]]}
+
+    found = audit(send, model="puppet", parallel=1)
+    assert [one.name for one in found.found][:1] == ["clones"]
+    assert all(one.ok is None for one in found.findings if one.name in ("logprobs", "top_p", "noise"))
+
+
+def test_arguments_are_checked():
+    for options, words in [
+        ({"max_requests": 3}, "max_requests"), ({"max_tokens": True}, "max_tokens"), ({"false_alarms": 2}, "false_al"),
+        ({"only": ["nonsense"]}, "there is no test 'nonsense'"),
+    ]:  # fmt: skip
+        with pytest.raises(RequestError, match=words):
+            audit(Server("plain"), model="puppet", **options)
+
+
+def test_the_report():
+    findings = (
+        Finding("top_k", False, 1e-9, "top_k is <ignored>; it should not be."),
+        Finding("n", True, 1.0, "n = 64 gets 64 choices."),
+        Finding("seed", None, np.nan, "Not tested: refused."),
+    )
+    report = Audit("m", findings, requests=7, tokens=1, false_alarms=0.01)
+    frame = report.frame()
+    assert_declared(frame, AUDIT_COLUMNS)
+    assert frame["ok"].tolist() == [False, True, None] and np.isnan(frame["p_value"][2])
+    assert not report.ok and [one.name for one in report.found] == ["top_k"]
+    assert repr(report).splitlines()[0] == (
+        "Audit: m: 1 of 2 tests found something: top_k (false alarms in at most 1% of honest endpoints; 7 requests, "
+        "1 token)."
+    )
+    page = report._repr_html_()
+    assert "&lt;ignored&gt;" in page and page.count("<tr>") == 4
+    assert json.loads(report.to_json())["findings"][2] == {
+        "name": "seed", "ok": None, "p_value": None, "what": "Not tested: refused.",
+    }  # fmt: skip
