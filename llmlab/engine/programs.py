@@ -94,8 +94,8 @@ class Programs:
         self._feed = over_weights(scoring.feed, donate_argnames="cache")
         score = partial(scoring.score, feed=placed(scoring.feed, mesh), by_rows=by_rows)
         self._score = over_weights(score, static_argnames="order", donate_argnames="cache")
-        placed_parts = {"read": placed(trees.read_tree, mesh), "logits": placed(trees.logits_of, mesh)}
-        of_tree = partial(trees.score_tree, **placed_parts, by_rows=by_rows)
+        read, logits = placed(trees.read_tree, mesh), placed(trees.logits_of, mesh)
+        of_tree = partial(trees.score_tree, read=read, logits=logits, by_rows=by_rows)
         self._score_tree = over_weights(of_tree, static_argnames="order")
         self._copy = plain(state.copied)
         self._admit = plain(state.admit, donate_argnames="slots")
