@@ -54,7 +54,8 @@ texts = [GivenTokens(0, np.arange(5, 60, dtype=np.int32))]
 
 def scores(lab):
     done = [lab.score(requests[0], each, seed=0) for each in (answers, texts)]
-    return np.concatenate([choice.tokens.sampling_logprob for one in done for choice in one.choices])
+    tokens = [choice.tokens for one in done for choice in one.choices]
+    return np.concatenate([np.concatenate([each.logprob, each.sampling_entropy]) for each in tokens])
 
 scored = scores(two)
 recompiled = len(compiled) - before if warm else 0
