@@ -59,7 +59,7 @@ ONLY_IN = {
     "tokenizers": {"text", "checkpoints", "testing"},
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints"},
-    "gguf": {"checkpoints"},
+    "gguf": {"checkpoints", "cli"},
     "fastapi": {"serve"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
@@ -82,7 +82,11 @@ NOWHERE = {"torch", "optax", "pytest", "hypothesis", "beartype", "pickle"}
 NO_TEXT = {"engine", "sampling", "models", "distributions"}
 
 #: Other implementations run beside ours in `llmlab bench --peers`: programs that are started, and imported by nothing.
-CONTENDERS = {"transformers_generate": {"torch", "transformers"}}
+CONTENDERS = {
+    "transformers_generate": {"torch", "transformers"},
+    "first_token": {"torch", "transformers"},
+    "llama_cpp": {"xllamacpp"},
+}
 CONTENDERS_ROOM = PACKAGE / "cli" / "bench" / "contenders"
 
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc", "core"}
