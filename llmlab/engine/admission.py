@@ -56,7 +56,7 @@ class Admission:
             return False
         job, row = first[:2]
         self.order = job.order
-        waiting = self._queue.waiting(order=job.order)
+        waiting = self._queue.waiting(order=job.order, like=job.rows[row])
         try:
             if self._entrant is None:
                 self._entrant = _Entrant(job, row, self._lanes.begin(job.rows[row], waiting=waiting))
