@@ -40,6 +40,9 @@ class Admission:
         A row that cannot be admitted ends its own job and no other.
         """
         since = self._decoding_since
+        if self._lanes.in_flight and self._queue.waiting(order=None):
+            self._decoding_since = time.perf_counter()
+            return  # a prompt's pieces would wait for that chunk, and be taken for slow
         self._planner.chunk_done(None if since is None else time.perf_counter() - since)
         while self._admit_one():
             pass

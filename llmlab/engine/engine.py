@@ -13,7 +13,7 @@ The life of a request, from its token ids to the tokens that come back:
  5. `_run_chunk` decodes: `ChunkedBatch.run` launches one compiled program that makes up to `CHUNK` steps for all slots
     on the device. A step is two pure functions, `forward` (the model) and `sample` (the sampler's stages and a draw).
     Rows with grammars have a batch of their own: `SteppedBatch.run` calls the two step by step, and the host computes
-    the token masks during `forward`.
+    the token masks during `forward`. While nobody waits, a chunk is launched before the one ahead of it is read.
  6. The new tokens and their statistics come back to the host as one `Piece` per row. A row ends with an end token
     ("stop"), with its budget used up ("length"), or with a grammar that is complete.
  7. The pieces go into the job's result queue, and the thread that iterates over the ticket yields them. The slots of
@@ -364,7 +364,9 @@ class Engine:
         assert self._admission.order is not None
         blocks: dict[Job, list[Piece]] = {}
         failed: dict[Job, EngineError] = {}
-        for live, outcome in self._lanes.run(order=self._admission.order):
+        # Rows that come can only join after what was launched: none is launched ahead while somebody waits.
+        ahead = self._mail.empty() and not self._queue.waiting(order=None)
+        for live, outcome in self._lanes.run(order=self._admission.order, ahead=ahead):
             if isinstance(outcome, EngineError):
                 failed.setdefault(live.job, outcome)
                 self._queue.ended(live.job)

@@ -153,29 +153,40 @@ class Lanes:
             else:
                 batch.clear()
 
-    def run(self, *, order: str) -> _Outcomes:
-        """Runs a chunk, or a burst of steps, in every lane that has rows and returns what each row got."""
+    @property
+    def in_flight(self) -> bool:
+        """Whether a chunk runs on the device whose tokens have not been read."""
+        return any(batch.in_flight for batch in self._chunked)
+
+    def run(self, *, order: str, ahead: bool = False) -> _Outcomes:
+        """Runs a chunk, or a burst of steps, in every lane that has rows and returns what each row got.
+
+        With `ahead`, the chunks after these are launched first, so that the device goes on while the host is busy. They
+        are half as long then: rows that come wait for what was launched.
+        """
         chunked = [batch for batch in self._chunked if batch.live]
         stepped = [batch for batch in self._stepped if batch.live]
         for batch in [*chunked, *stepped]:
             batch.renew()
         if not (chunked and stepped):
             self._shares.alone()
-            until = _timer(CHUNK_SECONDS)
-            runs = [partial(batch.run, order=order, seconds=CHUNK_SECONDS) for batch in chunked]
+            until, seconds = _timer(CHUNK_SECONDS), _seconds(ahead)
+            runs = [partial(batch.run, order=order, seconds=seconds, ahead=ahead) for batch in chunked]
             return self._at_once([*runs, *(partial(batch.run, order=order, enough=until) for batch in stepped)])
         if self._together:
-            return self._side_by_side(chunked, stepped, order=order)
+            return self._side_by_side(chunked, stepped, order=order, ahead=ahead)
         return self._in_turn(chunked, stepped, order=order)
 
-    def _side_by_side(self, chunked: list[ChunkedBatch], stepped: list[SteppedBatch], *, order: str) -> _Outcomes:
+    def _side_by_side(
+        self, chunked: list[ChunkedBatch], stepped: list[SteppedBatch], *, order: str, ahead: bool
+    ) -> _Outcomes:
         """Runs chunks, and at the same time as many steps of the rows with grammars, or as many as are done by then."""
-        most = max(batch.steps(CHUNK_SECONDS) for batch in chunked)
+        most = max(batch.steps(_seconds(ahead)) for batch in chunked)
         left, done, until = threading.Semaphore(len(chunked) - 1), threading.Event(), _timer(CHUNK_SECONDS)
 
         def chunk(batch: ChunkedBatch) -> _Outcomes:
             try:
-                return batch.run(order=order, seconds=CHUNK_SECONDS)
+                return batch.run(order=order, seconds=_seconds(ahead), ahead=ahead)
             finally:
                 if not left.acquire(blocking=False):  # the last of them
                     done.set()
@@ -261,6 +272,11 @@ class Lanes:
 
     def _share(self, rows: int) -> int:
         return rows if rows <= SPREAD else -(-rows // len(self._chunked))
+
+
+def _seconds(ahead: bool) -> float:
+    """The seconds that a chunk should take: two of them are on their way where one is launched ahead."""
+    return CHUNK_SECONDS / 2 if ahead else CHUNK_SECONDS
 
 
 def _timer(seconds: float) -> Callable[[], bool]:
