@@ -263,9 +263,10 @@ class Batch:
         self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
     def _until_switch(self) -> int:
-        """The steps before the first row's text has to be read anew."""
+        """The steps before the first row's text has to be read anew; more than anybody makes at once if none has."""
         switch = self.programs.config.context_switch
-        return min((switch - live.position for live in self.live if switch and live.position < switch), default=CHUNK)
+        ahead = (switch - live.position for live in self.live if switch and live.position < switch)
+        return min(ahead, default=CHUNK + 1)
 
     # --- rows ------------------------------------------------------------------------------------------------------
 

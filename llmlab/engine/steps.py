@@ -1,4 +1,9 @@
-"""A batch of rows with grammars, decoded step by step: the host computes the masks of a step while the model runs."""
+"""A batch of rows with grammars, decoded step by step: the host computes the masks of a step while the model runs.
+
+The model does not need the mask that is laid on its logits. So its pass is launched as soon as the tokens before it are
+drawn. While the device runs it, the host reads those tokens, lets the grammars consume them and computes the masks; the
+statistics are read at the end of a burst of steps.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,16 @@ from llmlab.grammar.matcher import Matcher
 class SteppedBatch(Batch):
     """A batch of rows with grammars. Only `run` may be called on another thread than the driver's, one at a time."""
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._bars: dict[tuple[Live, bool], np.ndarray] = {}
+        self._fed: tuple[jax.Array, jax.Array] | None = None  # the pending tokens, and the logits after them
+
+    def clear(self) -> None:
+        """Drops every row and frees the device's memory."""
+        super().clear()
+        self._fed = None
+
     def run(
         self, *, order: str, most: int = CHUNK, enough: Callable[[], bool] = lambda: False
     ) -> list[tuple[Live, Outcome]]:
@@ -27,8 +42,9 @@ class SteppedBatch(Batch):
 
         Rows that ended have left their slots. `enough` is asked after each step whether to run no more.
         """
-        most = min(most, self._until_switch())
-        rows, steps = list(self._live), list[Emitted]()
+        until_switch = self._until_switch()
+        most = min(most, until_switch)
+        rows, steps, self._bars = list(self._live), list[Emitted](), {}
         ended: dict[int, str | None] = {}
         failed: dict[int, str] = {}
         while True:
@@ -43,6 +59,8 @@ class SteppedBatch(Batch):
             slots, self._slots = self._held(), None
             self._slots, emitted = self.programs.sample(slots, logits, masks.mask, masks.masked, order=order)
             steps.append(emitted)
+            if len(steps) < until_switch and any(live.made + 1 < live.row.budget for live in self.live):
+                self._feed()
             token, made = np.asarray(emitted.token)[0], np.asarray(emitted.made)[0]
             for slot, live in enumerate(self._live):
                 if live is None or live.matcher is None or not made[slot]:
@@ -54,14 +72,24 @@ class SteppedBatch(Batch):
                     live.matcher.advance(int(token[slot]))
             if len(steps) >= most or not self.live or enough():
                 break
+        if not self.live:
+            self._fed = None
         return self._collect(rows, steps, ended, failed)
 
     def _logits(self) -> jax.Array:
         """The logits of every row's next token."""
+        # Rows that came, or moved to another width, make new arrays; the model's pass is then repeated.
+        if self._fed is None or self._fed[0] is not self._held().token:
+            self._feed()
+        assert self._fed is not None
+        return self._fed[1]
+
+    def _feed(self) -> None:
+        """Launches the model's pass over the pending tokens, of which the host may not know the last yet."""
         self._have_room(1)
         slots, self._slots = self._held(), None
         self._slots, logits = self.programs.forward(slots)
-        return logits
+        self._fed = self._slots.token, logits
 
     def _collect(
         self, rows: list[Live | None], steps: list[Emitted], ended: dict[int, str | None], failed: dict[int, str]
@@ -94,7 +122,9 @@ class SteppedBatch(Batch):
     def _barred(self, live: Live, matcher: Matcher) -> np.ndarray:
         """Packed bits of the end tokens that the row may not draw at its next step."""
         early, row = live.tokens < live.row.params.min_tokens, live.row
-        barred = np.zeros(matcher.vocabulary.words, np.uint32)
+        if (live, early) in self._bars:
+            return self._bars[live, early]
+        barred = self._bars[live, early] = np.zeros(matcher.vocabulary.words, np.uint32)
         if early or row.ignore_ends:
             barred |= matcher.vocabulary.end_mask
         for token in row.params.stop_token_ids:
