@@ -1,8 +1,7 @@
 """A batch of rows with grammars, decoded step by step: the host computes the masks of a step while the model runs.
 
 The model does not need the mask that is laid on its logits. So its pass is launched as soon as the tokens before it are
-drawn. While the device runs it, the host reads those tokens, lets the grammars consume them and computes the masks; the
-statistics are read at the end of a burst of steps.
+drawn. While the device runs it, the host reads those tokens, lets the grammars consume them and computes the masks.
 """
 
 from __future__ import annotations
@@ -61,6 +60,8 @@ class SteppedBatch(Batch):
             steps.append(emitted)
             if len(steps) < until_switch and any(live.made + 1 < live.row.budget for live in self.live):
                 self._feed()
+            if len(steps) > 1:  # those of the step before are there, and this one's are awaited anyway
+                steps[-2] = jax.device_get(steps[-2])
             token, made = np.asarray(emitted.token)[0], np.asarray(emitted.made)[0]
             for slot, live in enumerate(self._live):
                 if live is None or live.matcher is None or not made[slot]:
@@ -95,7 +96,8 @@ class SteppedBatch(Batch):
         self, rows: list[Live | None], steps: list[Emitted], ended: dict[int, str | None], failed: dict[int, str]
     ) -> list[tuple[Live, Outcome]]:
         """What the rows that were there before a burst got in it."""
-        out: Emitted = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(steps))
+        steps[-1] = jax.device_get(steps[-1])
+        out: Emitted = jax.tree.map(lambda *x: np.concatenate(x), *steps)
         found: list[tuple[Live, Outcome]] = []
         sick = self._not_numbers(out)
         for slot, live in enumerate(rows):
@@ -108,7 +110,7 @@ class SteppedBatch(Batch):
                 found.append((live, grammar_failed(failed[slot])))
             elif count or slot in ended:
                 figures: Any = jax.tree.map(lambda x, n=count, at=slot: x[:n, at], out.figures)
-                found.append((live, Piece(live.index, out.token[:count, slot], figures, ended.get(slot))))
+                found.append((live, Piece(live.index, np.asarray(out.token)[:count, slot], figures, ended.get(slot))))
         self._free(np.flatnonzero(sick).tolist())
         return found
 
