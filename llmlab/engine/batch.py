@@ -5,10 +5,8 @@ How the rows get their tokens is the subclasses' part: `ChunkedBatch` and `Stepp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Collection
 
-import jax
 import numpy as np
 from jaxtyping import Bool
 
@@ -16,12 +14,8 @@ from llmlab.engine.decode import CHUNK, Emitted
 from llmlab.engine.live import Live
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
-from llmlab.engine.scheduler import Job, Row
-from llmlab.engine.score import pieces, with_masks
-from llmlab.engine.soundness import not_numbers, sound
-from llmlab.engine.state import RowFields, Slots, row_fields
-from llmlab.sampling.history import history_of
-from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.engine.scheduler import Job, Row, bucket
+from llmlab.engine.state import RowFields, Slots
 
 
 class Batch:
@@ -88,6 +82,11 @@ class Batch:
         fits = [w for w in self.widths if left is None or self._bytes(width=w, length=length) <= left]
         return tuple(fits) or (() if self.spare else self.widths[:1])
 
+    def width_for(self, rows: int, *, length: int) -> int:
+        """Returns the width in which so many rows of `length` positions are decoded, or the widest that is allowed."""
+        widths = self.allowed_widths(length) or self.widths[:1]
+        return next((width for width in widths if width >= rows), widths[-1])
+
     def has_room(self, row: Row) -> bool:
         """Whether the row can join without exceeding the memory, even if every row uses its whole budget."""
         return len(self.live) < max(self.allowed_widths(self._reserve(row)), default=0)
@@ -143,72 +142,6 @@ class Batch:
                 cache = self.prompts.read(row, length=slots.length)
                 self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
 
-    def next_logits(self, row: Row) -> np.ndarray:
-        """Returns the raw logits [V] of the token after the row's tokens."""
-        length = self._bucket(_begin(row))
-        cache = self.prompts.read(row, length=length)
-        slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, self._fields(row), 0)
-        return sound(np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0], self.programs.dtype)
-
-    def score(
-        self,
-        row: Row,
-        tokens: np.ndarray,
-        *,
-        masks: np.ndarray | None,
-        order: str,
-    ) -> Iterator[TokenStatistics]:
-        """Yields the statistics of tokens after the row's, one item per pass of the model."""
-        given = np.concatenate([row.given, tokens]).astype(np.int32)
-        length = self._bucket(len(given))
-        fields = self._fields(row)
-        cache = self.prompts.read(row, length=length)
-        for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
-            made = given[len(row.prompt) : piece.start + piece.first + 1]
-            history = history_of(row.prompt, made, vocab_size=self.programs.config.vocab_size)
-            first = int(piece.start + piece.first) + 1 - len(row.given)
-            inputs = with_masks(fields.inputs, piece, masks, first=first)
-            cache, found = self.programs.score(cache, piece, inputs, history, order=order)
-            count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
-            held: TokenStatistics = jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], jax.device_get(found))
-            if np.isnan(held.entropy).any():
-                raise not_numbers(self.programs.dtype)
-            yield held
-
-    def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the raw logits [C, V] of given tokens, one item per pass of the model."""
-        given = np.concatenate([row.given, tokens]).astype(np.int32)
-        length = self._bucket(len(given))
-        cache = self.prompts.read(row, length=length)
-        for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
-            cache, raw = self.programs.feed(cache, piece)
-            count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
-            yield sound(np.asarray(jax.device_get(raw), np.float32)[piece.first : count], self.programs.dtype)
-
-    def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int) -> Iterator[np.ndarray]:
-        """Yields raw logits [V] after tokens that a row drew in a batch of `rows` rows; the last item is the result.
-
-        It repeats the decoding steps, one per token and in the same width, so that the result is bit-equal to the
-        logits of that time; `logits` may differ in the last bits. Other rows can be decoded between the items.
-        """
-        length = self._bucket(len(row.given) + len(tokens) + 1)
-        widths = self.allowed_widths(length)
-        width = next((width for width in widths if width >= rows), widths[-1])
-        cache = self.prompts.read(row, length=length)
-        slots = self.programs.admit(self.programs.empty(width=width, length=length), cache, self._fields(row), 0)
-        slots, raw = self.programs.forward(slots)
-        for made, token in enumerate(tokens, start=1):
-            if len(row.given) + made - 1 == self.programs.config.context_switch:
-                further = replace(row, made=np.concatenate([row.made, tokens[:made]]).astype(np.int32))
-                cache = self.prompts.read(further, length=length)
-                slots = self.programs.admit(slots, cache, self._fields(further), 0)
-            else:
-                slots = self.programs.advance(slots, int(token))
-            slots, raw = self.programs.forward(slots)
-            if made % CHUNK == 0:
-                yield np.asarray(jax.device_get(raw), np.float32)[0]
-        yield sound(np.asarray(jax.device_get(raw), np.float32)[0], self.programs.dtype)
-
     # --- shapes ----------------------------------------------------------------------------------------------------
 
     def _held(self) -> Slots:
@@ -216,7 +149,7 @@ class Batch:
         return self._slots
 
     def _bucket(self, length: int) -> int:
-        return next((bucket for bucket in self.lengths if bucket >= length), self.lengths[-1])
+        return bucket(self.lengths, length)
 
     def _make_room(self, *, wanted: int, length: int) -> None:
         """Makes the batch wide enough for `wanted` rows of `length` positions."""
@@ -271,16 +204,7 @@ class Batch:
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def _fields(self, row: Row) -> RowFields:
-        return row_fields(
-            row.prompt,
-            row.params,
-            budget=row.budget,
-            ignore_ends=row.ignore_ends,
-            vocab_size=self.programs.config.vocab_size,
-            ends=self.ends,
-            made=row.made,
-            adapter=row.adapter if self.programs.adapted else None,
-        )
+        return self.programs.row_fields(row, ends=self.ends)
 
     def _took(self, live: Live, tokens: np.ndarray) -> str | None:
         """Notes tokens that a row drew, and returns why it ended with the last of them; None where it goes on."""

@@ -158,7 +158,7 @@ class Engine:
         """Returns the raw logits [V], float32, of the token that follows the prompt [L]; `adapter` as in `Row`."""
         self._check(prompt, budget=0)
         row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0, adapter=adapter)
-        logits: np.ndarray = self._call(lambda: self._lanes.next_logits(row))
+        logits: np.ndarray = self._call(lambda: self._lanes.passes.next_logits(row))
         return logits
 
     def score(
@@ -179,7 +179,7 @@ class Engine:
         if not len(tokens):
             raise ValueError("there is no token to score")
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        parts = list(self._parts(lambda: self._lanes.score(row, tokens, masks=masks, order=order)))
+        parts = list(self._parts(lambda: self._lanes.passes.score(row, tokens, masks=masks, order=order)))
         joined: TokenStatistics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         return joined
 
@@ -193,7 +193,7 @@ class Engine:
             tokens: token ids [T].
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        return self._parts(lambda: self._lanes.logits(row, tokens))
+        return self._parts(lambda: self._lanes.passes.logits(row, tokens))
 
     def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int = 1) -> np.ndarray:
         """Returns the raw logits [V], float32, after tokens that the row drew, one decoding step per token.
@@ -207,7 +207,7 @@ class Engine:
             rows: how many rows were generated side by side.
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
-        parts = self._parts(lambda: self._lanes.step_logits(row, tokens, rows=rows))
+        parts = self._parts(lambda: self._lanes.passes.step_logits(row, tokens, rows=rows))
         logits: np.ndarray = list(parts)[-1]
         return logits
 

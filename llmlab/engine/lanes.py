@@ -13,24 +13,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeAlias
 
 import jax
-import numpy as np
 
 from llmlab.engine.batch import Batch
 from llmlab.engine.chunks import ChunkedBatch
 from llmlab.engine.live import Live, Outcome
+from llmlab.engine.passes import Passes
 from llmlab.engine.planner import CHUNK_SECONDS, Shares
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
-from llmlab.engine.score import stretches
 from llmlab.engine.steps import SteppedBatch
-from llmlab.sampling.logprobs import TokenStatistics
 
 #: The rows that one lane takes before a second lane is used.
 SPREAD = 32
@@ -69,13 +67,19 @@ class Lanes:
     ):
         self._prompts = Prompts(programs, lengths=lengths, memory=memory)
         self._memory = memory
-        self._switch = programs.config.context_switch
         options = {"widths": widths, "lengths": lengths, "memory": memory, "ends": ends}
         self._chunked = [ChunkedBatch(programs, self._prompts, **options) for _ in range(count)]
         self._stepped = [SteppedBatch(programs, self._prompts, **options) for _ in range(count)]
         self._batches: list[Batch] = [*self._chunked, *self._stepped]
         self._together = together
         self._shares = Shares()
+        first = self._chunked[0]
+
+        def width(rows: int, length: int) -> int:
+            return first.width_for(_share(rows, lanes=count), length=length)
+
+        #: Runs the model over texts that are given whole; single steps have the width that the first lane has.
+        self.passes = Passes(programs, self._prompts, lengths=lengths, ends=ends, width=width)
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -129,7 +133,8 @@ class Lanes:
 
     def _choose(self, row: Row, *, waiting: int) -> tuple[Batch, int]:
         """The lane for a row, with memory made free for it, and how many rows it may expect, this one included."""
-        share = self._share(sum(len(batch.live) for batch in self._of(row)) + waiting)
+        lanes = self._of(row)
+        share = _share(sum(len(batch.live) for batch in lanes) + waiting, lanes=len(lanes))
         roomy = self._roomy(row)
         batch = next((batch for batch in roomy if len(batch.live) < share), None)
         batch = batch or min(roomy, key=lambda batch: len(batch.live))
@@ -226,32 +231,6 @@ class Lanes:
             found += outcome
         return found
 
-    def next_logits(self, row: Row) -> np.ndarray:
-        """Returns the raw logits [V] of the token after the row's tokens."""
-        return self._batches[0].next_logits(row)
-
-    def score(
-        self,
-        row: Row,
-        tokens: np.ndarray,
-        *,
-        masks: np.ndarray | None,
-        order: str,
-    ) -> Iterator[TokenStatistics]:
-        """Yields the statistics of given tokens; see `Batch.score`."""
-        for start, targets, first in stretches(row, tokens, switch=self._switch):
-            part = None if masks is None else masks[first : first + len(targets)]
-            yield from self._batches[0].score(start, targets, masks=part, order=order)
-
-    def logits(self, row: Row, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """Yields the raw logits of given tokens; see `Batch.logits`."""
-        for start, targets, _ in stretches(row, tokens, switch=self._switch):
-            yield from self._batches[0].logits(start, targets)
-
-    def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int) -> Iterator[np.ndarray]:
-        """Yields the raw logits after drawn tokens, by single steps; see `Batch.step_logits`."""
-        return self._batches[0].step_logits(row, tokens, rows=min(rows, self._share(rows)))
-
     def _of(self, row: Row) -> Sequence[Batch]:
         """The lanes for rows like this one: with a grammar, or without."""
         return self._stepped if row.grammar else self._chunked
@@ -270,8 +249,10 @@ class Lanes:
             if self._memory is not None:
                 batch.memory = self._memory - sum(claims[other] for other in others)
 
-    def _share(self, rows: int) -> int:
-        return rows if rows <= SPREAD else -(-rows // len(self._chunked))
+
+def _share(rows: int, *, lanes: int) -> int:
+    """The rows that one lane takes of so many."""
+    return rows if rows <= SPREAD else -(-rows // lanes)
 
 
 def _seconds(ahead: bool) -> float:

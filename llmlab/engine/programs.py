@@ -19,6 +19,7 @@ from llmlab.engine import score as scoring
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.relay import Relay, Replay
+from llmlab.engine.scheduler import Row
 from llmlab.engine.state import RowFields, Slots
 from llmlab.errors import EngineError
 from llmlab.models.config import ModelConfig
@@ -146,6 +147,19 @@ class Programs:
                 self._met.add((what, *shape))
             finally:
                 self.compiling = None
+
+    def row_fields(self, row: Row, *, ends: tuple[int, ...]) -> RowFields:
+        """Returns what a slot holds of a row besides its cache; `ends` are the token ids that end every row."""
+        return state.row_fields(
+            row.prompt,
+            row.params,
+            budget=row.budget,
+            ignore_ends=row.ignore_ends,
+            vocab_size=self.config.vocab_size,
+            ends=ends,
+            made=row.made,
+            adapter=row.adapter if self.adapted else None,
+        )
 
     def empty(self, *, width: int, length: int) -> Slots:
         """Returns W inactive slots of S positions."""
@@ -286,12 +300,4 @@ class Programs:
         jax.block_until_ready(slots)
 
     def _nobody(self) -> RowFields:
-        return state.row_fields(
-            np.zeros(1, np.int32),
-            state.SamplingParams(),
-            budget=0,
-            ignore_ends=False,
-            vocab_size=self.config.vocab_size,
-            ends=(),
-            adapter=0 if self.adapted else None,
-        )
+        return self.row_fields(Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0), ends=())

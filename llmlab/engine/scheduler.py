@@ -39,6 +39,11 @@ def cache_lengths(max_context: int) -> tuple[int, ...]:
     return tuple(lengths)
 
 
+def bucket(lengths: Sequence[int], length: int) -> int:
+    """Returns the shortest of ascending cache lengths that holds `length` positions; the longest where none does."""
+    return next((each for each in lengths if each >= length), lengths[-1])
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One sequence to generate.
