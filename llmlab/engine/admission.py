@@ -40,6 +40,9 @@ class Admission:
         A row that cannot be admitted ends its own job and no other.
         """
         since = self._decoding_since
+        if self._lanes.in_flight and self._queue.waiting(order=None):
+            self._decoding_since = time.perf_counter()
+            return  # a prompt's pieces would wait for that chunk, and be taken for slow
         self._planner.chunk_done(None if since is None else time.perf_counter() - since)
         while self._admit_one():
             pass
@@ -56,7 +59,7 @@ class Admission:
             return False
         job, row = first[:2]
         self.order = job.order
-        waiting = self._queue.waiting(order=job.order)
+        waiting = self._queue.waiting(order=job.order, like=job.rows[row])
         try:
             if self._entrant is None:
                 self._entrant = _Entrant(job, row, self._lanes.begin(job.rows[row], waiting=waiting))

@@ -1,27 +1,21 @@
-"""Host-side state of the batch: which row is in which slot, and which width and cache length to use.
+"""Host-side state of a batch: which row is in which slot, and which width and cache length to use.
 
-Only `run` may be called on another thread than the driver's, one call at a time.
+How the rows get their tokens is the subclasses' part: `ChunkedBatch` and `SteppedBatch`.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Collection
 
-import jax
 import numpy as np
+from jaxtyping import Bool
 
-from llmlab.engine.constraint import ConstrainedRow, masks_of
 from llmlab.engine.decode import CHUNK, Emitted
-from llmlab.engine.live import Live, Outcome
+from llmlab.engine.live import Live
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
-from llmlab.engine.scheduler import Job, Piece, Row, bucket
-from llmlab.engine.soundness import grammar_failed, not_numbers
+from llmlab.engine.scheduler import Job, Row, bucket
 from llmlab.engine.state import RowFields, Slots
-from llmlab.grammar.matcher import Matcher
-
-#: The seconds that a chunk should take: long enough to keep the device busy, short enough for streams and interrupts.
-CHUNK_SECONDS = 0.1
 
 
 class Batch:
@@ -34,8 +28,11 @@ class Batch:
         lengths: the cache lengths, ascending; each is twice the one before.
         memory: bytes that the cache may take; None for no limit.
         ends: the token ids that end a row.
-        spare: whether this batch refuses rows for which memory is too small. The first batch, which is not spare, takes
-            them one at a time.
+
+    Attributes:
+        memory: as above; what uses the same memory may change it.
+        spare: whether this batch refuses rows for which memory is too small. One that is not spare takes them one at a
+            time: a row has to run somewhere.
     """
 
     def __init__(
@@ -47,7 +44,6 @@ class Batch:
         lengths: tuple[int, ...],
         memory: int | None,
         ends: tuple[int, ...],
-        spare: bool = False,
     ):
         self.programs, self._bytes = programs, programs.cache_bytes
         self.prompts = prompts
@@ -55,10 +51,9 @@ class Batch:
         self.lengths = lengths
         self.memory = memory
         self.ends = ends
-        self.spare = spare
+        self.spare = False
         self._slots: Slots | None = None
         self._live: list[Live | None] = []
-        self._pace: dict[tuple[int, int], float] = {}
 
     @property
     def live(self) -> list[Live]:
@@ -80,7 +75,7 @@ class Batch:
     def allowed_widths(self, length: int) -> tuple[int, ...]:
         """Returns the widths whose cache of `length` positions fits into memory, beside that of a row being read.
 
-        The narrowest is always allowed, except in a `spare` batch: a row has to run somewhere.
+        The narrowest is always allowed, except in a `spare` batch.
         """
         length = self._bucket(length)
         left = None if self.memory is None else self.memory - self._bytes(width=1, length=length)
@@ -89,7 +84,7 @@ class Batch:
 
     def width_for(self, rows: int, *, length: int) -> int:
         """Returns the width in which so many rows of `length` positions are decoded, or the widest that is allowed."""
-        widths = self.allowed_widths(length)
+        widths = self.allowed_widths(length) or self.widths[:1]
         return next((width for width in widths if width >= rows), widths[-1])
 
     def has_room(self, row: Row) -> bool:
@@ -130,22 +125,12 @@ class Batch:
     def release(self, job: Job, rows: set[int]) -> int:
         """Frees the slots of some of a job's rows and returns how many slots that were."""
         gone = [i for i, live in enumerate(self._live) if live and live.job is job and live.index in rows]
-        if gone:
-            keep = np.ones(len(self._live), bool)
-            keep[gone] = False
-            self._slots = self.programs.release(self._held(), keep)
-            for slot in gone:
-                self._live[slot] = None
+        self._free(gone)
         return len(gone)
 
     def narrow(self) -> None:
         """Moves the rows to the narrowest width that holds them, since the cost of a step depends on the width."""
         self._narrow(next(width for width in self.widths if width >= len(self.live)))
-
-    @property
-    def constrained(self) -> bool:
-        """Whether some row has a grammar, so that a mask is needed before every token."""
-        return any(live.matcher for live in self.live)
 
     def renew(self) -> None:
         """Reads the text of every row anew that the next step takes past `ModelConfig.context_switch`."""
@@ -156,66 +141,6 @@ class Batch:
                 slots = self._held()
                 cache = self.prompts.read(row, length=slots.length)
                 self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
-
-    def run(self, *, order: str, most: int = CHUNK) -> list[tuple[Live, Outcome]]:
-        """Runs up to `most` steps, or a single one where a row has a grammar, and returns what each row got.
-
-        Rows that ended have left their slots.
-        """
-        if self.constrained:
-            return self._step(order=order)
-        steps = min(self._steps(), most, self._until_switch())
-        self._have_room(steps)
-        slots, self._slots = self._held(), None
-        began = time.perf_counter()
-        self._slots, emitted, compiled = self.programs.chunk(slots, steps, order=order)
-        out: Emitted = jax.device_get(emitted)
-        if not compiled:
-            key = (self._slots.width, self._slots.length)
-            pace = (time.perf_counter() - began) / max(int(out.made.any(axis=1).sum()), 1)
-            self._pace[key] = 0.5 * (self._pace.get(key, pace) + pace)
-        return self._collect(out)
-
-    def _step(self, *, order: str) -> list[tuple[Live, Outcome]]:
-        """Runs one step: the model on the device, and at the same time the grammars' masks on the host."""
-        self._have_room(1)
-        slots, self._slots = self._held(), None
-        slots, logits = self.programs.forward(slots)
-        words = -(-self.programs.config.vocab_size // 32)
-        masks = masks_of(self._grammars(), width=slots.width, words=words)
-        gone = [*masks.ended, *masks.failed]
-        if gone:
-            slots = self.programs.release(slots, ~np.isin(np.arange(slots.width), gone))
-        self._slots, emitted = self.programs.sample(slots, logits, masks.mask, masks.masked, order=order)
-        out: Emitted = jax.device_get(emitted)
-        found: list[tuple[Live, Outcome]] = []
-        for slot in gone:
-            live = self._live[slot]
-            assert live is not None
-            none = live.statistics(out.figures, slot=slot, count=0)
-            stopped = Piece(live.index, np.zeros(0, np.int32), none, "stop")
-            reason = masks.failed.get(slot)
-            found.append((live, grammar_failed(reason) if reason else stopped))
-            self._live[slot] = None
-        return found + self._collect(out)
-
-    def _grammars(self) -> list[ConstrainedRow]:
-        return [
-            ConstrainedRow(slot, live.matcher, self._barred(live, live.matcher))
-            for slot, live in enumerate(self._live)
-            if live and live.matcher
-        ]
-
-    def _barred(self, live: Live, matcher: Matcher) -> np.ndarray:
-        """Packed bits of the end tokens that the row may not draw at its next step."""
-        early, row = live.tokens < live.row.params.min_tokens, live.row
-        barred = np.zeros(matcher.vocabulary.words, np.uint32)
-        if early or row.ignore_ends:
-            barred |= matcher.vocabulary.end_mask
-        for token in row.params.stop_token_ids:
-            bit = np.uint32(1 << token % 32)
-            barred[token // 32] = barred[token // 32] | bit if early else barred[token // 32] & ~bit
-        return barred
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -271,50 +196,38 @@ class Batch:
         self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
     def _until_switch(self) -> int:
-        """The steps before the first row's text has to be read anew."""
+        """The steps before the first row's text has to be read anew; more than anybody makes at once if none has."""
         switch = self.programs.config.context_switch
-        return min((switch - live.position for live in self.live if switch and live.position < switch), default=CHUNK)
-
-    def _steps(self) -> int:
-        pace = self._pace.get((self._held().width, self._held().length))
-        steps = 4 if pace is None else int(CHUNK_SECONDS / max(pace, 1e-6))
-        return max(1, min(steps, CHUNK))
+        ahead = (switch - live.position for live in self.live if switch and live.position < switch)
+        return min(ahead, default=CHUNK + 1)
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def _fields(self, row: Row) -> RowFields:
         return self.programs.row_fields(row, ends=self.ends)
 
-    def _collect(self, out: Emitted) -> list[tuple[Live, Outcome]]:
-        found: list[tuple[Live, Outcome]] = []
-        sick = (np.isnan(out.figures.entropy) & out.made).any(axis=0)
-        if sick.any():
-            self._slots = self.programs.release(self._held(), ~sick)
-        for slot, live in enumerate(self._live):
-            count = int(out.made[:, slot].sum())
-            if live is None or not count:
-                continue
-            if sick[slot]:
-                found.append((live, not_numbers(self.programs.dtype)))
+    def _took(self, live: Live, tokens: np.ndarray) -> str | None:
+        """Notes tokens that a row drew, and returns why it ended with the last of them; None where it goes on."""
+        live.made += len(tokens)
+        live.drawn.append(tokens)
+        live.position += len(tokens)
+        last = int(tokens[-1])
+        if last in live.row.params.stop_token_ids or (last in self.ends and not live.row.ignore_ends):
+            return "stop"
+        return "length" if live.made >= live.row.budget else None
+
+    def _not_numbers(self, out: Emitted) -> Bool[np.ndarray, " W"]:
+        """The slots in which something was drawn from logits that are not numbers."""
+        return (np.isnan(out.figures.entropy) & out.made).any(axis=0)
+
+    def _free(self, slots: Collection[int]) -> None:
+        """Frees slots, on the device and here."""
+        if slots:
+            keep = np.ones(len(self._live), bool)
+            keep[list(slots)] = False
+            self._slots = self.programs.release(self._held(), keep)
+            for slot in slots:
                 self._live[slot] = None
-                continue
-            tokens = np.asarray(out.token)[:count, slot]
-            figures = live.statistics(out.figures, slot=slot, count=count)
-            live.made += count
-            live.drawn.append(tokens)
-            live.position += count
-            finish = None
-            last = int(tokens[-1])
-            if last in live.row.params.stop_token_ids or (last in self.ends and not live.row.ignore_ends):
-                finish = "stop"
-            elif live.made >= live.row.budget:
-                finish = "length"
-            elif live.matcher:
-                live.matcher.advance(last)
-            found.append((live, Piece(live.index, tokens, figures, finish)))
-            if finish:
-                self._live[slot] = None
-        return found
 
 
 def _begin(row: Row) -> int:

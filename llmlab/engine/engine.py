@@ -10,9 +10,10 @@ The life of a request, from its token ids to the tokens that come back:
  4. Admission is the prefill: a `Reading` runs the prompt through the model in padded pieces, starting after the longest
     beginning that the prefix store has; chunks of decoding come between the pieces, as the `Planner` says. The KV cache
     that results is copied into the row's slot. The batch grows to a wider or longer bucket if the row needs one.
- 5. `_run_chunk` decodes: `Batch.run` launches one compiled program that makes up to `CHUNK` steps for all slots on the
-    device. A step is two pure functions, `forward` (the model) and `sample` (the stages of the sampler, and the draw).
-    If a row has a grammar the chunk is a single step, and the host computes the token masks during `forward`.
+ 5. `_run_chunk` decodes: `ChunkedBatch.run` launches one compiled program that makes up to `CHUNK` steps for all slots
+    on the device. A step is two pure functions, `forward` (the model) and `sample` (the sampler's stages and a draw).
+    Rows with grammars have a batch of their own: `SteppedBatch.run` calls the two step by step, and the host computes
+    the token masks during `forward`. While nobody waits, a chunk is launched before the one ahead of it is read.
  6. The new tokens and their statistics come back to the host as one `Piece` per row. A row ends with an end token
     ("stop"), with its budget used up ("length"), or with a grammar that is complete.
  7. The pieces go into the job's result queue, and the thread that iterates over the ticket yields them. The slots of
@@ -106,6 +107,7 @@ class Engine:
         self._lanes = Lanes(
             self.programs,
             count=count,
+            together=not mesh and lane_count() > 1,
             widths=self.widths,
             lengths=self.lengths,
             memory=memory,
@@ -368,7 +370,9 @@ class Engine:
         assert self._admission.order is not None
         blocks: dict[Job, list[Piece]] = {}
         failed: dict[Job, EngineError] = {}
-        for live, outcome in self._lanes.run(order=self._admission.order):
+        # Rows that come can only join after what was launched: none is launched ahead while somebody waits.
+        ahead = self._mail.empty() and not self._queue.waiting(order=None)
+        for live, outcome in self._lanes.run(order=self._admission.order, ahead=ahead):
             if isinstance(outcome, EngineError):
                 failed.setdefault(live.job, outcome)
                 self._queue.ended(live.job)

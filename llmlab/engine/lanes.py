@@ -1,4 +1,7 @@
-"""Runs two batches concurrently on CPUs, where one batch would leave a core idle.
+"""Batches with the interface of one: rows with grammars have batches of their own, and CPUs run several at a time.
+
+A row with a grammar needs a mask from the host before every token. In one batch with other rows it would hold them up
+at every step; in another, they keep their chunks, and their compiled program with its bits.
 
 XLA's CPU backend computes the products of attention (one small product per row and head) on a single thread, however
 wide the batch is. Two batches of 32 rows on two threads take 0.7 times as long as one batch of 64 (two cores, embedded
@@ -8,20 +11,29 @@ model). Up to `SPREAD` rows a single batch is faster, because it reads the weigh
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeAlias
 
 import jax
 
 from llmlab.engine.batch import Batch
-from llmlab.engine.decode import CHUNK
+from llmlab.engine.chunks import ChunkedBatch
 from llmlab.engine.live import Live, Outcome
 from llmlab.engine.passes import Passes
+from llmlab.engine.planner import CHUNK_SECONDS, Shares
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
+from llmlab.engine.steps import SteppedBatch
 
 #: The rows that one lane takes before a second lane is used.
 SPREAD = 32
+
+_Outcomes: TypeAlias = list[tuple[Live, Outcome]]
 
 
 def lane_count() -> int:
@@ -34,7 +46,8 @@ class Lanes:
 
     Args:
         programs: the compiled programs, shared.
-        count: how many batches.
+        count: how many batches for rows with grammars, and how many for other rows.
+        together: whether several batches run at the same time; else one after the other.
         widths: the batch widths of each lane, ascending; a single one pins the width.
         lengths: the cache lengths, ascending.
         memory: bytes that all caches together may take; None for no limit.
@@ -46,6 +59,7 @@ class Lanes:
         programs: Programs,
         *,
         count: int,
+        together: bool,
         widths: tuple[int, ...],
         lengths: tuple[int, ...],
         memory: int | None,
@@ -53,11 +67,13 @@ class Lanes:
     ):
         self._prompts = Prompts(programs, lengths=lengths, memory=memory)
         self._memory = memory
-        self._batches = [
-            Batch(programs, self._prompts, widths=widths, lengths=lengths, memory=memory, ends=ends, spare=lane > 0)
-            for lane in range(count)
-        ]
-        first = self._batches[0]
+        options = {"widths": widths, "lengths": lengths, "memory": memory, "ends": ends}
+        self._chunked = [ChunkedBatch(programs, self._prompts, **options) for _ in range(count)]
+        self._stepped = [SteppedBatch(programs, self._prompts, **options) for _ in range(count)]
+        self._batches: list[Batch] = [*self._chunked, *self._stepped]
+        self._together = together
+        self._shares = Shares()
+        first = self._chunked[0]
 
         def width(rows: int, length: int) -> int:
             return first.width_for(_share(rows, lanes=count), length=length)
@@ -92,6 +108,7 @@ class Lanes:
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
         """The lane widths whose cache fits into memory; see `Batch.allowed_widths`."""
+        self._limit()
         return self._batches[0].allowed_widths(length)
 
     def has_room(self, row: Row) -> bool:
@@ -109,14 +126,15 @@ class Lanes:
             job: the job that the row belongs to.
             index: the row's index in the job.
             reading: of its prompt; what is left of it is read now.
-            waiting: the number of rows in the queue, this one included.
+            waiting: the number of rows in the queue that have a grammar, or have none, as this one, which is included.
         """
         batch, coming = self._choose(job.rows[index], waiting=waiting)
         batch.admit(job, index, reading=reading, coming=coming)
 
     def _choose(self, row: Row, *, waiting: int) -> tuple[Batch, int]:
         """The lane for a row, with memory made free for it, and how many rows it may expect, this one included."""
-        share = _share(len(self.live) + waiting, lanes=len(self._batches))
+        lanes = self._of(row)
+        share = _share(sum(len(batch.live) for batch in lanes) + waiting, lanes=len(lanes))
         roomy = self._roomy(row)
         batch = next((batch for batch in roomy if len(batch.live) < share), None)
         batch = batch or min(roomy, key=lambda batch: len(batch.live))
@@ -140,20 +158,71 @@ class Lanes:
             else:
                 batch.clear()
 
-    def run(self, *, order: str) -> list[tuple[Live, Outcome]]:
-        """Runs a chunk of steps in every lane at the same time and returns what each row got."""
-        busy = [batch for batch in self._batches if batch.live]
-        for batch in busy:
+    @property
+    def in_flight(self) -> bool:
+        """Whether a chunk runs on the device whose tokens have not been read."""
+        return any(batch.in_flight for batch in self._chunked)
+
+    def run(self, *, order: str, ahead: bool = False) -> _Outcomes:
+        """Runs a chunk, or a burst of steps, in every lane that has rows and returns what each row got.
+
+        With `ahead`, the chunks after these are launched first, so that the device goes on while the host is busy. They
+        are half as long then: rows that come wait for what was launched.
+        """
+        chunked = [batch for batch in self._chunked if batch.live]
+        stepped = [batch for batch in self._stepped if batch.live]
+        for batch in [*chunked, *stepped]:
             batch.renew()
-        # A lane that runs single steps (a grammar) must not wait for a whole chunk of another lane.
-        most = 1 if any(batch.constrained for batch in busy) else CHUNK
-        if len(busy) == 1:
-            return busy[0].run(order=order, most=most)
+        if not (chunked and stepped):
+            self._shares.alone()
+            until, seconds = _timer(CHUNK_SECONDS), _seconds(ahead)
+            runs = [partial(batch.run, order=order, seconds=seconds, ahead=ahead) for batch in chunked]
+            return self._at_once([*runs, *(partial(batch.run, order=order, enough=until) for batch in stepped)])
+        if self._together:
+            return self._side_by_side(chunked, stepped, order=order, ahead=ahead)
+        return self._in_turn(chunked, stepped, order=order)
+
+    def _side_by_side(
+        self, chunked: list[ChunkedBatch], stepped: list[SteppedBatch], *, order: str, ahead: bool
+    ) -> _Outcomes:
+        """Runs chunks, and at the same time as many steps of the rows with grammars, or as many as are done by then."""
+        most = max(batch.steps(_seconds(ahead)) for batch in chunked)
+        left, done, until = threading.Semaphore(len(chunked) - 1), threading.Event(), _timer(CHUNK_SECONDS)
+
+        def chunk(batch: ChunkedBatch) -> _Outcomes:
+            try:
+                return batch.run(order=order, seconds=_seconds(ahead), ahead=ahead)
+            finally:
+                if not left.acquire(blocking=False):  # the last of them
+                    done.set()
+
+        def enough() -> bool:
+            return done.is_set() or until()
+
+        bursts = [partial(batch.run, order=order, most=most, enough=enough) for batch in stepped]
+        return self._at_once([*(partial(chunk, batch) for batch in chunked), *bursts])
+
+    def _in_turn(self, chunked: list[ChunkedBatch], stepped: list[SteppedBatch], *, order: str) -> _Outcomes:
+        """Runs chunks, and then the steps that the rows with grammars may have for it."""
+        steps = max(batch.steps(CHUNK_SECONDS / 2) for batch in chunked)
+        began = time.perf_counter()
+        found = [outcome for batch in chunked for outcome in batch.run(order=order, seconds=CHUNK_SECONDS / 2)]
+        middle = time.perf_counter()
+        if burst := self._shares.chunk_done(steps, middle - began):
+            for batch in stepped:
+                found += batch.run(order=order, most=burst.steps, enough=_timer(burst.seconds))
+            self._shares.burst_done(time.perf_counter() - middle)
+        return found
+
+    def _at_once(self, runs: Sequence[Callable[[], _Outcomes]]) -> _Outcomes:
+        """Calls functions at the same time, each on a thread of its own, and joins what they return."""
+        if len(runs) == 1:
+            return runs[0]()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(len(self._batches) - 1, thread_name_prefix="llmlab-lane")
-        others = [self._pool.submit(batch.run, order=order, most=most) for batch in busy[1:]]
+        others = [self._pool.submit(run) for run in runs[1:]]
         try:
-            found = busy[0].run(order=order, most=most)
+            found = runs[0]()
         finally:  # no lane may still run while an error is handled
             rest = [other.exception() or other.result() for other in others]
         for outcome in rest:
@@ -162,15 +231,36 @@ class Lanes:
             found += outcome
         return found
 
+    def _of(self, row: Row) -> Sequence[Batch]:
+        """The lanes for rows like this one: with a grammar, or without."""
+        return self._stepped if row.grammar else self._chunked
+
     def _roomy(self, row: Row) -> list[Batch]:
         """The lanes that can take a row, with the memory that the other lanes' rows may still need set aside."""
-        if self._memory is not None:
-            claims = {batch: batch.claim for batch in self._batches}
-            for batch in self._batches:
-                batch.memory = self._memory - sum(claims[other] for other in self._batches if other is not batch)
-        return [batch for batch in self._batches if batch.has_room(row)]
+        self._limit()
+        return [batch for batch in self._of(row) if batch.has_room(row)]
+
+    def _limit(self) -> None:
+        """Tells each lane what memory the others leave it. Rows in another lane may have to end first."""
+        claims = {batch: batch.claim for batch in self._batches}
+        for batch in self._batches:
+            others = [other for other in self._batches if other is not batch]
+            batch.spare = any(other.live for other in others)
+            if self._memory is not None:
+                batch.memory = self._memory - sum(claims[other] for other in others)
 
 
 def _share(rows: int, *, lanes: int) -> int:
     """The rows that one lane takes of so many."""
     return rows if rows <= SPREAD else -(-rows // lanes)
+
+
+def _seconds(ahead: bool) -> float:
+    """The seconds that a chunk should take: two of them are on their way where one is launched ahead."""
+    return CHUNK_SECONDS / 2 if ahead else CHUNK_SECONDS
+
+
+def _timer(seconds: float) -> Callable[[], bool]:
+    """A function that tells whether so many seconds have passed since now."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() >= end

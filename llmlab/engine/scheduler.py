@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -221,9 +222,16 @@ class Scheduler:
         self._running[job] -= 1
         self._forget(job)
 
-    def waiting(self, *, order: str | None) -> int:
-        """The number of waiting rows, of one order or (None) of all."""
-        return sum(len(job.waiting) for job in self._jobs if order in (None, job.order))
+    def waiting(self, *, order: str | None, like: Row | None = None) -> int:
+        """The number of waiting rows, of one order or (None) of all; only those with a grammar, or without, as `like`.
+
+        Of rows like another no more than the widest batch takes are counted: each row of a long queue asks for that.
+        """
+        jobs = [job for job in self._jobs if order in (None, job.order)]
+        if like is None:
+            return sum(len(job.waiting) for job in jobs)
+        rows = (job.rows[row] for job in jobs for row in job.waiting)
+        return sum(1 for _ in islice((row for row in rows if bool(row.grammar) is bool(like.grammar)), WIDTHS[-1]))
 
     def clear(self) -> list[Job]:
         """Empties the queue and returns the jobs that were not finished."""

@@ -277,7 +277,7 @@ def test_many_rows_run_in_two_lanes_and_share_one_prefill(free):
     before = free.prefills
     blocks = iter(free.submit(rows))
     first = next(blocks)
-    busy = [len(batch.live) for batch in free._lanes._batches]
+    busy = [len(batch.live) for batch in free._lanes._chunked]
     tokens, _, finish = read([first, *blocks], len(rows))
     assert busy == [40 // len(busy)] * len(busy)
     assert free.prefills - before == 1
@@ -295,7 +295,7 @@ def test_an_error_in_one_lane_leaves_an_engine_that_works(free, monkeypatch):
         raise RuntimeError("no such luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(free._lanes._batches[-1], "run", broken)
+        patch.setattr(free._lanes._chunked[-1], "run", broken)
         with pytest.raises(EngineError, match="no such luck"):
             list(blocks)
     assert len(run(free, row(budget=5, ignore_ends=True))[0][0]) == 5

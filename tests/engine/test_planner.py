@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmlab.engine.engine import Engine
-from llmlab.engine.planner import READ_SECONDS, Planner
+from llmlab.engine.planner import READ_SECONDS, Planner, Shares
 from tests.engine.rows import END, read, row, run
 
 
@@ -57,6 +57,44 @@ def test_nothing_to_decode_leaves_messages_their_turn():
         planner.piece_done("shape", 0.01)
         read += 1
     assert read == pytest.approx(READ_SECONDS / 0.01, abs=1)
+
+
+def shared(*, chunk, steps, step, turns=200):
+    """The steps and the seconds of both kinds of rows, by turns, where a step with masks takes `step` seconds."""
+    shares, made, took = Shares(), 0, 0.0
+    for _ in range(turns):
+        burst = shares.chunk_done(steps, chunk)
+        if burst is None:
+            continue
+        spent, count = step, 1
+        while count < burst.steps and spent < burst.seconds:
+            spent, count = spent + step, count + 1
+        shares.burst_done(spent)
+        made, took = made + count, took + spent
+    return made / (steps * turns), took / (chunk * turns)
+
+
+@pytest.mark.parametrize("chunk", [0.004, 0.05, 0.2])
+@pytest.mark.parametrize("steps", [1, 5, 32])
+@pytest.mark.parametrize("slower", [0.2, 1.0, 3.0, 70.0])
+def test_rows_with_grammars_get_as_many_steps_as_others_but_no_more_time(chunk, steps, slower):
+    step = slower * chunk / steps
+    of_steps, of_time = shared(chunk=chunk, steps=steps, step=step)
+    assert of_steps <= 1 + 1e-9 and of_time <= 1 + step / chunk / 200 + 1e-9
+    # Nor less than one of the two allows, but for the steps that do not fit evenly.
+    assert of_steps == pytest.approx(1) or of_time > 0.5
+
+
+def test_time_alone_is_no_credit():
+    shares = Shares()
+    shares.chunk_done(1, 0.1)
+    shares.burst_done(5.0)
+    assert shares.chunk_done(1, 0.1) is None
+    shares.alone()
+    assert shares.chunk_done(3, 0.1) == (3, 0.1)
+    for _ in range(9):
+        burst = shares.chunk_done(3, 0.1)
+    assert burst == (3, 0.1)
 
 
 @pytest.fixture

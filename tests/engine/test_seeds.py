@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmlab.engine import batch as batch_module
+from llmlab.engine import lanes as lanes_module
 from llmlab.engine.engine import Engine
 from llmlab.sampling.logprobs import TokenStatistics
 from tests.engine.rows import END, read, row, run
@@ -74,7 +74,7 @@ def test_choice_k_does_not_depend_on_n(pinned, n):
 @pytest.mark.parametrize("seconds", [0.0, 1e-3, 10.0])
 def test_whatever_the_chunk_size(pinned, monkeypatch, seconds):
     expected = run(pinned, *several())
-    monkeypatch.setattr(batch_module, "CHUNK_SECONDS", seconds)
+    monkeypatch.setattr(lanes_module, "CHUNK_SECONDS", seconds)
     same(run(pinned, *several()), expected)
 
 
