@@ -18,6 +18,7 @@ from llmlab.models.config import ModelConfig
 from llmlab.models.kv import filled as masks
 from llmlab.models.kv.attend import Scores, attend, windowed
 from llmlab.models.kv.dense import write_values
+from llmlab.models.kv.protocol import Entries
 from llmlab.models.parameter import ROWS
 
 
@@ -35,6 +36,10 @@ class LatentCache(NamedTuple):
     def begin(self, positions: Int32[Array, "W L"]) -> LatentPass:
         """Makes the mask for L new tokens per row at these positions, which are consecutive in each row."""
         return LatentPass(self, positions)
+
+    def of_layer(self, layer: int) -> Entries:
+        """One layer's entries, which are keys and values."""
+        return Entries(self.entries[layer], self.entries[layer], "sh")
 
     def truncated(self, counts: Int32[Array, " W"]) -> LatentCache:
         """The cache with only the first `counts` positions of each row filled."""
@@ -83,13 +88,18 @@ class LatentPass:
             entry: the new entries, and the values, which are their first R numbers.
             scores: how the layer weighs what it sees.
         """
-        new, values = entry
-        held = self._entries[layer] = write_values(self._entries[layer], new, self._start)
+        (held, _, layout), bias = self.write(layer, *entry, window=scores.window)
         held = held.astype(q.dtype)
-        bias = windowed(self._bias, self._back, scores.window)
         # The whole entries are weighed and the end cut off the sum: to cut the values out of the entries would copy
         # most of the cache.
-        return attend(q, held, held, bias, scores, keys="sh")[..., : values.shape[-1]]
+        return attend(q, held, held, bias, scores, keys=layout)[..., : entry[-1].shape[-1]]
+
+    def write(
+        self, layer: int, *entry: Float[Array, "W L 1 _"], window: int | None
+    ) -> tuple[Entries, Float32[Array, "W L S"]]:
+        """Writes the layer's new entries; returns all of them, and what each token sees."""
+        held = self._entries[layer] = write_values(self._entries[layer], entry[0], self._start)
+        return Entries(held, held, "sh"), windowed(self._bias, self._back, window)
 
     def cache_after(self) -> LatentCache:
         """The cache with the new entries of all layers."""
