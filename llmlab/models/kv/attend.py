@@ -116,6 +116,6 @@ def divided(sums: Sums, q: Float[Array, "B L N H"], scores: Scores) -> Float[Arr
     return out.reshape(batch, length, heads, size).astype(q.dtype)
 
 
-def windowed(bias: Float32[Array, "B L S"], back: Array, window: int | None) -> Float32[Array, "B L S"]:
+def windowed(bias: Float32[Array, "B #L S"], back: Array, window: int | None) -> Float32[Array, "B _ S"]:
     """The mask with what lies `window` tokens back or more hidden too; `back` is how far back each position lies."""
     return bias if window is None else jnp.where(back < window, bias, jnp.float32(HIDDEN))
