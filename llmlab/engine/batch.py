@@ -161,7 +161,7 @@ class Batch:
         slot = self._live.index(None)
         if shared:
             self.sharing.hold(reading)
-            cache = self.programs.row_cache(length=slots.length)  # nothing of the row is outside the prefix yet
+            cache = self.sharing.nothing(length=slots.length)
         else:
             cache = self.prompts.finish(reading, length=slots.length)
         fields = self.programs.row_fields(row, ends=self.ends, shared=shared)

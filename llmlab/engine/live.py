@@ -50,10 +50,10 @@ def positions(row: Row, *, shared: int, more: int) -> int:
     """The positions of a batch's cache that a row needs for `more` tokens after the given ones.
 
     `shared` tells how many of its first tokens are in the batch's prefix. A row that shares nothing needs a cache of a
-    length that batches without a prefix have too.
+    length that batches without a prefix have too, and one position for the last token, which is drawn and never fed.
     """
     own = len(row.given) + more - shared
-    return own if shared else max(own, SHORTEST)
+    return own - 1 if shared else max(own, SHORTEST)
 
 
 #: The result of a step or chunk for one row: its new tokens, or the error that ends it (other rows go on).

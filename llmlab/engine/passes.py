@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from llmlab.engine.decode import CHUNK
+from llmlab.engine.live import positions
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Row, bucket
@@ -119,7 +120,7 @@ class Passes:
         """
         shared, prefix = self._sharing.worth(row, rows=rows), None
         lengths = self._sharing.lengths if shared else self.lengths
-        length = bucket(lengths, len(row.given) + len(tokens) + 1 - shared)
+        length = bucket(lengths, positions(row, shared=shared, more=len(tokens) + 1))
         if shared:
             prefix = self._sharing.read(self._sharing.begin(row))
             cache = self.programs.row_cache(length=length)

@@ -63,6 +63,7 @@ class Programs:
         self.adapters, self.adapted = model.adapters, bool(model.adapters)
         self.compiling: str | None = None
         self._met: set[tuple[Any, ...]] = set()
+        self._sizes: dict[tuple[int, int], int] = {}
         self._compiles = threading.RLock()
 
         def over_weights(function: Callable[..., Any], **options: Any) -> Any:
@@ -135,7 +136,11 @@ class Programs:
 
     def cache_bytes(self, *, width: int, length: int) -> int:
         """The bytes of a cache of W rows and S positions, on each device."""
-        return cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
+        found = self._sizes.get((width, length))  # asked several times for every row that is admitted
+        if found is None:
+            found = cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
+            self._sizes[width, length] = found
+        return found
 
     @contextmanager
     def _shape(self, what: str, *shape: Any) -> Iterator[bool]:

@@ -13,6 +13,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import SHORTEST, Row, bucket
 from llmlab.models.kv.joined import Prefix
+from llmlab.models.kv.protocol import Cache
 
 #: The fewest rows that share a prompt, and the fewest tokens of it: with less there is little to gain.
 FEWEST_ROWS, FEWEST_TOKENS = 4, 128
@@ -52,6 +53,7 @@ class Sharing:
         #: How many rows that wait begin with the same tokens as this one, itself included.
         self.alike: Callable[[Row], int] = lambda row: 1
         self._held: Held | None = None
+        self._nothing: Cache | None = None
 
     @property
     def prefix(self) -> Prefix | None:
@@ -60,8 +62,10 @@ class Sharing:
 
     @property
     def held_bytes(self) -> int:
-        """The bytes of the prompt that is held, on each device."""
-        return self._programs.cache_bytes(width=1, length=self._held.prefix.cache.length) if self._held else 0
+        """The bytes of the prompt that is held, and of the cache that rows are admitted with, on each device."""
+        held = [self._held.prefix.cache] if self._held else []
+        held += [self._nothing] if self._nothing else []
+        return sum(self._programs.cache_bytes(width=1, length=cache.length) for cache in held)
 
     def count(self, row: Row, *, used: bool) -> int:
         """The tokens of its prompt that a row can share: with the rows of the batch, or with others that wait.
@@ -99,9 +103,8 @@ class Sharing:
         size = partial(self._programs.cache_bytes, width=1)
         if not shared:
             return size(length=length) + (self.held_bytes if used else 0)
-        if self.matches(row):
-            return self.held_bytes
-        return size(length=self._length(row)) + size(length=bucket(self._lengths, len(row.given) + 1))
+        needed = size(length=self._length(row)) + size(length=length)
+        return needed if self.matches(row) else needed + size(length=bucket(self._lengths, len(row.given) + 1))
 
     def begin(self, row: Row) -> Reading:
         """Begins to read the prompt of a row that shares it."""
@@ -126,9 +129,16 @@ class Sharing:
         cache = self._prompts.finish(reading, length=self._length(reading.row))
         return Prefix(cache, np.int32(len(reading.row.given) - 1))
 
+    def nothing(self, *, length: int) -> Cache:
+        """Returns the cache that a row is admitted with whose whole prompt is shared: an empty one, kept for others."""
+        if self._nothing is None or self._nothing.length != length:
+            self._nothing = None  # frees it first
+            self._nothing = self._programs.row_cache(length=length)
+        return self._nothing
+
     def drop(self) -> None:
         """Lets go of the prompt; no row may use it any more."""
-        self._held = None
+        self._held = self._nothing = None
 
     def matches(self, row: Row) -> bool:
         """Whether the prompt that is held is the row's."""

@@ -48,7 +48,9 @@ class JoinedPass:
     """One forward pass over rows and their prefix; new entries are the rows' own."""
 
     def __init__(self, source: Joined, positions: Int32[Array, "W L"]):
-        self._own: PartPass = source.own.begin(positions - source.shared[:, None])
+        # A row that has ended may stand one past its last entry; it must not write past the cache.
+        first = jnp.minimum(positions[:, :1] - source.shared[:, None], source.own.length - positions.shape[1])
+        self._own: PartPass = source.own.begin(first + jnp.arange(positions.shape[1], dtype=positions.dtype)[None, :])
         self._prefix, self._uses = source.prefix, (source.shared > 0)[:, None]
         length = source.prefix.cache.length
         count = jnp.asarray(source.prefix.count, jnp.int32)
