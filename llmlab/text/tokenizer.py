@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ _SENTENCEPIECE = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf
 
 #: A folder with a tokenizer has at least one of these files.
 _ONE_OF = ("tokenizer.json", "tokenizer.model", "vocab.json")
+#: Families for which AutoTokenizer takes the class that a folder names; for some others it knows better.
+_AS_DECLARED = ("llama", "qwen3")
 _FILES = (*_ONE_OF, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -71,9 +74,9 @@ class Tokenizer:
         if not any((folder / name).is_file() for name in _ONE_OF):
             raise CheckpointError(f"{folder} holds no tokenizer: none of {', '.join(_ONE_OF)} is there")
         _check_sentencepiece(folder)
-        auto = _auto_tokenizer()
+        reads = _transformers("PreTrainedTokenizerFast" if _is_general(folder) else "AutoTokenizer")
         try:
-            hf = auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            hf = reads.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers and tokenizers raise anything here, from KeyError to a bare Exception
             raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
         return cls(hf, eos_ids=_eos_ids(folder), folder=folder)
@@ -143,19 +146,41 @@ class Tokenizer:
         return digest.hexdigest()
 
 
-def _auto_tokenizer() -> Any:
-    """transformers' AutoTokenizer, imported late and without the warning that models need torch."""
-    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+def _is_general(folder: Path) -> bool:
+    """Whether AutoTokenizer would take transformers' general class for the folder, as for what transformers 5 saves.
+
+    To find that out by itself AutoTokenizer imports torch wherever that is installed, which takes longer than all else
+    about a small model.
+    """
+    told, config = (_json_object(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    return (
+        told.get("tokenizer_class") == "TokenizersBackend"
+        and "auto_map" not in told
+        and config.get("model_type") in _AS_DECLARED
+        and (folder / "tokenizer.json").is_file()
+    )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
     try:
-        from transformers import AutoTokenizer
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):  # the caller's next reader says what is wrong with it
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _transformers(name: str) -> Any:
+    """A class of transformers, imported late and without the warning that models need torch."""
+    variable = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        return getattr(import_module("transformers"), name)
     finally:
         if before is None:
-            del os.environ[name]
+            del os.environ[variable]
         else:
-            os.environ[name] = before
-    return AutoTokenizer
+            os.environ[variable] = before
 
 
 def _check_sentencepiece(folder: Path) -> None:

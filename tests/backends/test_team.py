@@ -119,6 +119,11 @@ def about(kind, lab):
     return kind + lab.to_bytes(4, "little")
 
 
+#: The thread on which a follower receives, by its name; and those of them that would have ended their process.
+RECEIVER = "llmlab-follow"
+_ENDED: list[threading.Thread] = []
+
+
 @pytest.fixture
 def ended(monkeypatch):
     """The exit codes by which followers end the process, and what they say; here they end their thread.
@@ -129,6 +134,9 @@ def ended(monkeypatch):
 
     def end(code):
         codes.append(code)
+        if threading.current_thread().name == RECEIVER:
+            _ENDED.append(threading.current_thread())
+            threading.Event().wait()  # nothing of a process that has ended goes on; this daemon thread is left behind
         raise SystemExit
 
     monkeypatch.setattr(follower.os, "_exit", end)
@@ -156,8 +164,11 @@ def following(ended):
     yield start
     # A receiver that outlived `ended` would end the process that runs the tests.
     for end in made:
+        with suppress(OSError):
+            end.send_bytes(END)
+    wait(lambda: all(thread in _ENDED for thread in threading.enumerate() if thread.name == RECEIVER))
+    for end in made:
         end.close()
-    wait(lambda: all(thread.name != "llmlab-follow" for thread in threading.enumerate()))
 
 
 def test_a_follower_loads_runs_drops_and_ends(ended, following):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from typer.testing import CliRunner
 
 from llmlab.backends.local.dtypes import device_dtype
 from llmlab.checkpoints.files import read_json
+from llmlab.checkpoints.load import load_model
+from llmlab.checkpoints.opened import open_checkpoint
 from llmlab.cli.app import app
-from llmlab.cli.bench import ceilings, parts, report
+from llmlab.cli.bench import ceilings, parts, peers, report
+from llmlab.cli.bench.contenders.gguf_file import write_gguf
 from llmlab.cli.bench.decode import Work, ideal
 from llmlab.cli.bench.figures import Figure, ceilings_of, from_line, in_turn, to_line
 from llmlab.cli.bench.subject import SHAPES, Options, float_dtype, subject
 from llmlab.cli.load_memory import load_memory
+from llmlab.errors import CheckpointError
 from llmlab.models.families import parameter_count, read_config
 from llmlab.testing import tiny_checkpoint
 
@@ -121,7 +127,35 @@ def test_loading_takes_little_more_than_the_weights(tmp_path):
     assert load_memory(str(tmp_path / "nowhere")) is None
 
 
-def test_without_torch_its_peer_is_named_as_missing(monkeypatch):
+def test_a_peer_that_is_not_installed_or_does_not_start_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     figures = list(parts.WITH_PEERS["peers"](SMALL._replace(rows=(1,))))
-    assert [(one.setting, one.value is None) for one in figures] == [("transformers", True), ("rows 1, llmlab", False)]
+    assert [(one.setting, one.note) for one in figures[:-1]] == [
+        ("transformers", "torch is not installed"),
+        ("llama.cpp", "xllamacpp, gguf is not installed"),
+    ]
+    assert figures[-1].setting == "rows 1, llmlab" and figures[-1].value > 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setitem(peers._OTHERS, "transformers", ("nowhere", ()))
+    monkeypatch.setitem(peers._OTHERS, "llama.cpp", ("nowhere", ()))
+    figures = list(parts.WITH_PEERS["peers"](SMALL._replace(rows=(1,))))
+    assert ["nowhere" in one.note for one in figures] == [True, True, False]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_file_for_llama_cpp_holds_the_same_model(tmp_path, family, dtype):
+    folder = tiny_checkpoint(tmp_path / "model", family=family)
+    held = open_checkpoint(write_gguf(folder, tmp_path / "model.gguf", dtype=dtype))
+    ours, theirs = (load_model(one, dtype=jnp.dtype(dtype)) for one in (open_checkpoint(folder), held))
+    assert ours[0] == theirs[0]
+    left, right = (nnx.to_flat_state(nnx.state(model)) for _, model in (ours, theirs))
+    assert len(left) == len(right) > 10
+    for (name, one), (_, other) in zip(left, right, strict=True):
+        np.testing.assert_array_equal(np.asarray(one[...]), np.asarray(other[...]), err_msg=str(name))
+
+
+def test_what_llama_cpp_is_not_given_is_one_error(tmp_path):
+    folder = tiny_checkpoint(tmp_path / "model", family="gemma2")
+    with pytest.raises(CheckpointError, match="llama, qwen2, qwen3"):
+        write_gguf(folder, tmp_path / "model.gguf", dtype="float32")

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Raw
 from tokenizers import decoders, models
+from transformers import AutoTokenizer
 
 from llmlab.errors import CheckpointError
 from llmlab.text.tokenizer import Tokenizer
@@ -158,6 +159,19 @@ def test_a_tokenizer_whose_bytes_cannot_be_known_says_so(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(CheckpointError, match="WordPiece"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "qwen2", "phi3"])
+def test_a_folder_that_names_the_general_class_is_read_as_auto_tokenizer_reads_it(tmp_path, byte_level_folder, family):
+    folder = shutil.copytree(byte_level_folder, tmp_path / "copy")
+    (folder / "config.json").write_text(json.dumps({"model_type": family}))
+    told = {"tokenizer_class": "TokenizersBackend", "eos_token": "<|im_end|>", "clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    ours, theirs = Tokenizer.load(folder).hf, AutoTokenizer.from_pretrained(folder)
+    assert type(ours) is type(theirs)
+    assert ours.get_vocab() == theirs.get_vocab() and ours.special_tokens_map == theirs.special_tokens_map
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
+    assert [ours(text)["input_ids"] for text in TEXTS] == [theirs(text)["input_ids"] for text in TEXTS]
 
 
 def test_loading_and_a_text_beyond_the_context_print_nothing_and_leave_the_environment_alone(byte_level_folder):

@@ -55,7 +55,10 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
 
 
 #: Parts that need other programs, and are only run when they are asked for.
-WITH_PEERS: dict[str, Callable[[Options], Iterator[Figure]]] = {"peers": _part("peers", "peers")}
+WITH_PEERS: dict[str, Callable[[Options], Iterator[Figure]]] = {
+    "peers": _part("peers", "peers"),
+    "starts": _part("peers", "starts"),
+}
 
 
 def run(options: Options, *, parts: tuple[str, ...] = tuple(PARTS)) -> Iterator[Figure]:
