@@ -30,6 +30,7 @@ class Admission:
     def __init__(self, queue: Scheduler, lanes: Lanes, *, failed: Callable[[Job, BaseException], None]):
         self._queue, self._lanes, self._failed = queue, lanes, failed
         self._planner = Planner()
+        lanes.share_with(queue.alike)
         self._entrant: _Entrant | None = None
         self._decoding_since: float | None = None
         self.order: str | None = None  #: the order of the rows in the batch; None while there are none

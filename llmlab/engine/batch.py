@@ -6,16 +6,27 @@ How the rows get their tokens is the subclasses' part: `ChunkedBatch` and `Stepp
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from llmlab.engine.decode import CHUNK, Emitted
-from llmlab.engine.live import Live
+from llmlab.engine.live import Live, positions
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row, bucket
-from llmlab.engine.state import RowFields, Slots
+from llmlab.engine.sharing import Sharing
+from llmlab.engine.state import Slots
+
+
+class Place(NamedTuple):
+    """How a row fits into a batch: the tokens that it shares, the cache's length, the bytes beside it, the widths."""
+
+    shared: int
+    length: int
+    beside: int
+    widths: tuple[int, ...]
 
 
 class Batch:
@@ -52,6 +63,7 @@ class Batch:
         self.memory = memory
         self.ends = ends
         self.spare = False
+        self.sharing = Sharing(programs, prompts, lengths=lengths, pinned=len(widths) == 1)
         self._slots: Slots | None = None
         self._live: list[Live | None] = []
 
@@ -63,6 +75,7 @@ class Batch:
     def clear(self) -> None:
         """Drops every row and frees the device's memory."""
         self._slots, self._live = None, []
+        self.sharing.drop()
 
     @property
     def claim(self) -> int:
@@ -70,7 +83,7 @@ class Batch:
         if self._slots is None or not self.live:
             return 0
         length = max(self._slots.length, self._bucket(max(live.reserve for live in self.live)))
-        return self._bytes(width=self._slots.width, length=length)
+        return self._bytes(width=self._slots.width, length=length) + self.sharing.held_bytes
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
         """Returns the widths whose cache of `length` positions fits into memory, beside that of a row being read.
@@ -78,9 +91,30 @@ class Batch:
         The narrowest is always allowed, except in a `spare` batch.
         """
         length = self._bucket(length)
-        left = None if self.memory is None else self.memory - self._bytes(width=1, length=length)
-        fits = [w for w in self.widths if left is None or self._bytes(width=w, length=length) <= left]
-        return tuple(fits) or (() if self.spare else self.widths[:1])
+        fits = self._widths(length, beside=self._bytes(width=1, length=length))
+        return fits or (() if self.spare else self.widths[:1])
+
+    def _widths(self, length: int, *, beside: int) -> tuple[int, ...]:
+        left = None if self.memory is None else self.memory - beside
+        return tuple(w for w in self.widths if left is None or self._bytes(width=w, length=length) <= left)
+
+    def _place(self, row: Row) -> Place:
+        """What the cache needs with this row, all of its budget included; one with rows in it never gets shorter."""
+        held = self._slots.length if self._slots is not None and self.live else 0
+        used = any(live.shared for live in self.live)
+        shared = self.sharing.count(row, used=used)
+        while True:
+            own = positions(row, shared=shared, more=row.budget)
+            length = self._bucket(max([own, held, *(live.reserve for live in self.live)]))
+            beside = self.sharing.bytes_beside(row, shared, length=length, used=used)
+            widths = self._widths(length, beside=beside)
+            if widths or not shared:
+                return Place(shared, length, beside, widths or (() if self.spare else self.widths[:1]))
+            shared = 0
+
+    def shared_widths(self, length: int, *, prefix: int) -> tuple[int, ...]:
+        """Returns the widths that fit into memory beside a shared prefix of `prefix` positions."""
+        return self._widths(length, beside=self._bytes(width=1, length=prefix)) if self.sharing.on else ()
 
     def width_for(self, rows: int, *, length: int) -> int:
         """Returns the width in which so many rows of `length` positions are decoded, or the widest that is allowed."""
@@ -89,38 +123,49 @@ class Batch:
 
     def has_room(self, row: Row) -> bool:
         """Whether the row can join without exceeding the memory, even if every row uses its whole budget."""
-        return len(self.live) < max(self.allowed_widths(self._reserve(row)), default=0)
+        live = len(self.live)
+        return live < self.widths[-1] and live < max(self._place(row).widths, default=0)
 
     def claim_with(self, row: Row, *, coming: int) -> int:
         """What `claim` is once the row, the first of `coming` rows, is admitted; and the cache that it is read into."""
-        length = self._bucket(self._reserve(row))
-        widest = self.allowed_widths(length)[-1]
+        place = self._place(row)
+        widest = place.widths[-1]
         width = next(w for w in self.widths if w >= min(len(self.live) + coming, widest))
         if self.live:
             width = max(width, min(self._held().width, widest))
-        return self._bytes(width=width, length=length) + self._bytes(width=1, length=length)
+        return self._bytes(width=width, length=place.length) + place.beside
 
     def begin(self, row: Row) -> Reading:
         """Begins to read a row's prompt, into a cache of the length that the batch has or needs for it."""
+        if self._place(row).shared:
+            return self.sharing.begin(row)
         held = self._slots.length if self._slots is not None and self.live else 0
-        return self.prompts.begin(row, length=max(held, self._bucket(_begin(row))))
+        return self.prompts.begin(row, length=max(held, self._bucket(_begin(row, shared=0))))
 
     def admit(self, job: Job, index: int, *, reading: Reading, coming: int) -> None:
         """Puts a row, the first of `coming` rows, into a slot."""
         row = job.rows[index]
-        widest = self.allowed_widths(self._reserve(row))[-1]
+        shared, _, _, widths = self._place(row)
+        widest = widths[-1]
         # The rows so far may have been short enough for a width that does not fit into memory with this longer row.
         self._narrow(widest)
-        self._make_room(wanted=min(len(self.live) + coming, widest), length=_begin(row))
+        if not (shared and self.sharing.matches(row)):
+            self._unshare()
+        self._make_room(wanted=min(len(self.live) + coming, widest), length=_begin(row, shared=shared))
         slots = self._held()
         slot = self._live.index(None)
-        cache = self.prompts.finish(reading, length=slots.length)
-        self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
+        if shared:
+            self.sharing.hold(reading)
+            cache = self.sharing.nothing(length=slots.length)
+        else:
+            cache = self.prompts.finish(reading, length=slots.length)
+        fields = self.programs.row_fields(row, ends=self.ends, shared=shared)
+        self._slots = self.programs.admit(slots, cache, fields, slot)
         matcher = row.grammar.matcher() if row.grammar else None
         if matcher is not None:
             for token in row.made.tolist():
                 matcher.advance(token)
-        self._live[slot] = Live(job=job, index=index, position=len(row.given) - 1, matcher=matcher)
+        self._live[slot] = Live(job, index, position=len(row.given) - 1, shared=shared, matcher=matcher)
 
     def release(self, job: Job, rows: set[int]) -> int:
         """Frees the slots of some of a job's rows and returns how many slots that were."""
@@ -137,10 +182,10 @@ class Batch:
         for slot, live in enumerate(self._live):
             if live is not None and live.made and live.position == self.programs.config.context_switch:
                 row = live.so_far
-                self._lengthen(self._bucket(_begin(row)))
+                self._lengthen(self._bucket(_begin(row, shared=0)))
                 slots = self._held()
                 cache = self.prompts.read(row, length=slots.length)
-                self._slots = self.programs.admit(slots, cache, self._fields(row), slot)
+                self._slots = self.programs.admit(slots, cache, self.programs.row_fields(row, ends=self.ends), slot)
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -149,7 +194,7 @@ class Batch:
         return self._slots
 
     def _bucket(self, length: int) -> int:
-        return bucket(self.lengths, length)
+        return bucket(self.sharing.lengths, length)
 
     def _make_room(self, *, wanted: int, length: int) -> None:
         """Makes the batch wide enough for `wanted` rows of `length` positions."""
@@ -162,10 +207,12 @@ class Batch:
         self._widen(width)
         self._lengthen(length)
 
-    def _reserve(self, row: Row) -> int:
-        """The positions that the cache can need with this row; a cache with rows in it never gets shorter."""
-        held = self._slots.length if self._slots is not None and self.live else 0
-        return max([len(row.given) + row.budget, held, *(live.reserve for live in self.live)])
+    def _unshare(self) -> None:
+        """Lets go of a prefix that no row uses any more."""
+        if self.sharing.prefix is not None and not any(live.shared for live in self.live):
+            self.sharing.drop()
+            if self._slots is not None:
+                self._slots = self.programs.unshare(self._slots)
 
     def _narrow(self, width: int) -> None:
         while self._slots is not None and self._slots.width > width:
@@ -188,10 +235,11 @@ class Batch:
             self._slots = slots._replace(cache=self.programs.lengthen(slots.cache, length=self._longer(now)))
 
     def _longer(self, length: int) -> int:
-        return self.lengths[self.lengths.index(length) + 1]
+        return self.sharing.lengths[self.sharing.lengths.index(length) + 1]
 
     def _have_room(self, steps: int) -> None:
-        furthest = max(live.position for live in self.live)
+        self._unshare()
+        furthest = max(live.position - live.shared for live in self.live)
         # No row needs more than its reserve, even if the chunk is longer than what is left of every row.
         self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
@@ -201,10 +249,11 @@ class Batch:
         ahead = (switch - live.position for live in self.live if switch and live.position < switch)
         return min(ahead, default=CHUNK + 1)
 
-    # --- rows ------------------------------------------------------------------------------------------------------
+    def _shape(self) -> tuple[int, int, bool]:
+        """What the time of a step depends on."""
+        return self._held().width, self._held().length, self.sharing.prefix is not None
 
-    def _fields(self, row: Row) -> RowFields:
-        return self.programs.row_fields(row, ends=self.ends)
+    # --- rows ------------------------------------------------------------------------------------------------------
 
     def _took(self, live: Live, tokens: np.ndarray) -> str | None:
         """Notes tokens that a row drew, and returns why it ended with the last of them; None where it goes on."""
@@ -230,6 +279,6 @@ class Batch:
                 self._live[slot] = None
 
 
-def _begin(row: Row) -> int:
-    """The positions that a row needs at admission: its given tokens, and one more."""
-    return len(row.given) + 1
+def _begin(row: Row, *, shared: int) -> int:
+    """The positions that a row needs at admission: its given tokens that are not in the prefix, and one more."""
+    return positions(row, shared=shared, more=1)

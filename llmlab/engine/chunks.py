@@ -26,7 +26,7 @@ class _Flight(NamedTuple):
     rows: Mapping[Live, int]
     steps: int
     emitted: Emitted
-    shape: tuple[int, int]
+    shape: tuple[int, int, bool]
     compiled: bool
     launched: float
 
@@ -40,7 +40,7 @@ class ChunkedBatch(Batch):
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
-        self._pace: dict[tuple[int, int], float] = {}
+        self._pace: dict[tuple[int, int, bool], float] = {}
         self._flight: _Flight | None = None
         self._fetched = 0.0
 
@@ -88,9 +88,9 @@ class ChunkedBatch(Batch):
             self._have_room(steps)
         slots, self._slots = self._held(), None
         launched = time.perf_counter()
-        self._slots, emitted, compiled = self.programs.chunk(slots, steps, order=order)
-        shape = self._slots.width, self._slots.length
-        return _Flight(self._rows(), steps, emitted, shape, compiled, launched)
+        prefix = self.sharing.prefix
+        self._slots, emitted, compiled = self.programs.chunk(slots, steps, order=order, prefix=prefix)
+        return _Flight(self._rows(), steps, emitted, self._shape(), compiled, launched)
 
     def _further(self, flight: _Flight, steps: int) -> int:
         """How many of so many steps can be launched after a chunk whose results are not known; 0 for none."""
@@ -100,14 +100,15 @@ class ChunkedBatch(Batch):
         at = [live.position + flight.within(live) for live in going]
         if switch := self.programs.config.context_switch:
             steps = min([steps, *(switch - position for position in at if position <= switch)])
-        needed = min(max(at) + steps + 1, max(live.reserve for live in going))
+        furthest = max(live.position - live.shared + flight.within(live) for live in going)
+        needed = min(furthest + steps + 1, max(live.reserve for live in going))
         return steps if needed <= self._held().length else 0
 
     def _rows(self) -> dict[Live, int]:
         return {live: slot for slot, live in enumerate(self._live) if live is not None}
 
     def _fitting(self, seconds: float) -> int:
-        pace = self._pace.get((self._held().width, self._held().length))
+        pace = self._pace.get(self._shape())
         steps = 4 if pace is None else int(seconds / max(pace, 1e-6))
         return max(1, min(steps, CHUNK))
 

@@ -11,6 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from llmlab.engine.state import Slots
+from llmlab.models.kv.joined import Joined, Prefix
+from llmlab.models.kv.protocol import Attendable, SharedCache
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.pipeline import ORDERS, is_by_rows, run
 
@@ -26,12 +28,21 @@ class Emitted(NamedTuple):
     figures: TokenStatistics
 
 
-def forward(graph: nnx.GraphDef, weights: nnx.State, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
-    """Feeds every row's pending token: writes its keys and values, and returns the logits of the next token."""
+def forward(
+    graph: nnx.GraphDef, weights: nnx.State, slots: Slots, prefix: Prefix | None = None
+) -> tuple[Slots, Float32[Array, "W V"]]:
+    """Feeds every row's pending token: writes its keys and values, and returns the logits of the next token.
+
+    `prefix` is what the rows with `slots.shared` begin with; None where there are none.
+    """
     model = nnx.merge(graph, weights)
     if slots.adapter is not None:
         model.choose(slots.adapter)
-    hidden, cache = model(slots.token[:, None], slots.position[:, None], slots.cache)
+    over: Attendable = slots.cache
+    if prefix is not None:
+        assert isinstance(slots.cache, SharedCache), "this cache cannot be shared"
+        over = Joined(slots.cache, prefix, slots.shared)
+    hidden, cache = model(slots.token[:, None], slots.position[:, None], over)
     return slots._replace(cache=cache), model.logits(hidden)[:, 0]
 
 
@@ -93,6 +104,7 @@ def chunk(
     weights: nnx.State,
     slots: Slots,
     steps: Int32[Array, ""],
+    prefix: Prefix | None = None,
     *,
     order: str,
     forward: Callable[..., tuple[Slots, Float32[Array, "W V"]]] = forward,
@@ -108,7 +120,7 @@ def chunk(
     asking = slots.active
 
     def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
-        fed, logits = forward(graph, weights, state)
+        fed, logits = forward(graph, weights, state, prefix)
         return sample(fed, logits, order=order, asking=asking, by_rows=by_rows)
 
     shapes = jax.eval_shape(step, slots)

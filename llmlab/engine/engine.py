@@ -46,6 +46,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.relay import Relay
 from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
 from llmlab.engine.score_plan import Text
+from llmlab.engine.sharing import visits as shared_visits
 from llmlab.engine.soundness import as_engine_error
 from llmlab.errors import EngineError, LLMLabError
 from llmlab.models.config import ModelConfig
@@ -228,7 +229,10 @@ class Engine:
     ) -> None:
         """Compiles the programs for every shape the engine can meet; `progress` is called with (done, total)."""
         widths = {length: self._lanes.allowed_widths(length) for length in self.lengths}
-        visits = list(self.programs.visits(widths=widths, orders=orders))
+        visits = [
+            *self.programs.visits(widths=widths, orders=orders),
+            *shared_visits(self.programs, lengths=self.lengths, widths=self._lanes.shared_widths, orders=orders),
+        ]
         for done, visit in enumerate(visits):
             self._call(visit)
             if progress:

@@ -28,6 +28,7 @@ from llmlab.engine.planner import CHUNK_SECONDS, Shares
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
+from llmlab.engine.sharing import Sharing
 from llmlab.engine.steps import SteppedBatch
 
 #: The rows that one lane takes before a second lane is used.
@@ -79,8 +80,14 @@ class Lanes:
             return first.width_for(_share(rows, lanes=count), length=length)
 
         #: Runs the model over texts that are given whole; single steps have the width that the first lane has.
-        self.passes = Passes(programs, self._prompts, lengths=lengths, ends=ends, width=width)
+        sharing = Sharing(programs, self._prompts, lengths=lengths, pinned=len(widths) == 1)
+        self.passes = Passes(programs, self._prompts, lengths=lengths, ends=ends, width=width, sharing=sharing)
         self._pool: ThreadPoolExecutor | None = None
+
+    def share_with(self, alike: Callable[[Row], int]) -> None:
+        """Says how many waiting rows have a row's given tokens, itself included: they may share its prompt."""
+        for batch in self._batches:
+            batch.sharing.alike = alike
 
     @property
     def live(self) -> list[Live]:
@@ -110,6 +117,10 @@ class Lanes:
         """The lane widths whose cache fits into memory; see `Batch.allowed_widths`."""
         self._limit()
         return self._batches[0].allowed_widths(length)
+
+    def shared_widths(self, length: int, *, prefix: int) -> tuple[int, ...]:
+        """The lane widths that fit beside a prompt that rows share; see `Batch.shared_widths`."""
+        return self._batches[0].shared_widths(length, prefix=prefix)
 
     def has_room(self, row: Row) -> bool:
         """Whether some lane can take the row now."""

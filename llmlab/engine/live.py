@@ -8,7 +8,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-from llmlab.engine.scheduler import Job, Piece, Row
+from llmlab.engine.scheduler import SHORTEST, Job, Piece, Row
 from llmlab.errors import EngineError
 from llmlab.grammar.matcher import Matcher
 from llmlab.sampling.logprobs import TokenStatistics, unknown
@@ -21,6 +21,7 @@ class Live:
     job: Job
     index: int
     position: int
+    shared: int = 0  #: how many of the first tokens the batch's prefix holds
     made: int = 0
     drawn: list[np.ndarray] = field(default_factory=list)
     matcher: Matcher | None = None
@@ -50,8 +51,18 @@ class Live:
 
     @property
     def reserve(self) -> int:
-        """The most positions that the row can need."""
-        return len(self.row.given) + self.row.budget
+        """The most positions of the batch's cache that the row can need."""
+        return positions(self.row, shared=self.shared, more=self.row.budget)
+
+
+def positions(row: Row, *, shared: int, more: int) -> int:
+    """The positions of a batch's cache that a row needs for `more` tokens after the given ones.
+
+    `shared` tells how many of its first tokens are in the batch's prefix. A row that shares nothing needs a cache of a
+    length that batches without a prefix have too, and one position for the last token, which is drawn and never fed.
+    """
+    own = len(row.given) + more - shared
+    return own - 1 if shared else max(own, SHORTEST)
 
 
 #: The result of a step or chunk for one row: its new tokens, or the error that ends it (other rows go on).

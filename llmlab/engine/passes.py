@@ -13,12 +13,14 @@ import jax
 import numpy as np
 
 from llmlab.engine.decode import CHUNK
+from llmlab.engine.live import positions
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Row, bucket
 from llmlab.engine.score import pieces, stretches, with_masks
 from llmlab.engine.score_plan import Text, plan
 from llmlab.engine.score_tree import branches, tree_sizes
+from llmlab.engine.sharing import Sharing
 from llmlab.engine.soundness import not_numbers, sound
 from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import TokenStatistics
@@ -49,6 +51,7 @@ class Passes:
         lengths: the cache lengths, ascending.
         ends: the token ids that end a row.
         width: of the batch in which so many rows are decoded, in a cache of so many positions.
+        sharing: tells which rows share their prompt in a batch.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Passes:
         lengths: tuple[int, ...],
         ends: tuple[int, ...],
         width: Callable[[int, int], int],
+        sharing: Sharing,
     ):
         self.programs = programs
         self.prompts = prompts
         self.lengths = lengths
         self.ends = ends
         self._width = width
+        self._sharing = sharing
         self._switch = programs.config.context_switch
 
     def next_logits(self, row: Row) -> np.ndarray:
@@ -157,12 +162,18 @@ class Passes:
         It repeats the decoding steps, one per token and in the same width, so that the result is bit-equal to the
         logits of that time; `logits` may differ in the last bits. Other rows can be decoded between the items.
         """
-        length = bucket(self.lengths, len(row.given) + len(tokens) + 1)
-        cache = self.prompts.read(row, length=length)
-        fields = self.programs.row_fields(row, ends=self.ends)
+        shared, prefix = self._sharing.worth(row, rows=rows), None
+        lengths = self._sharing.lengths if shared else self.lengths
+        length = bucket(lengths, positions(row, shared=shared, more=len(tokens) + 1))
+        if shared:
+            prefix = self._sharing.read(self._sharing.begin(row))
+            cache = self.programs.row_cache(length=length)
+        else:
+            cache = self.prompts.read(row, length=length)
+        fields = self.programs.row_fields(row, ends=self.ends, shared=shared)
         slots = self.programs.empty(width=self._width(rows, length), length=length)
         slots = self.programs.admit(slots, cache, fields, 0)
-        slots, raw = self.programs.forward(slots)
+        slots, raw = self.programs.forward(slots, prefix)
         for made, token in enumerate(tokens, start=1):
             if len(row.given) + made - 1 == self._switch:
                 further = replace(row, made=np.concatenate([row.made, tokens[:made]]).astype(np.int32))
@@ -170,7 +181,7 @@ class Passes:
                 slots = self.programs.admit(slots, cache, self.programs.row_fields(further, ends=self.ends), 0)
             else:
                 slots = self.programs.advance(slots, int(token))
-            slots, raw = self.programs.forward(slots)
+            slots, raw = self.programs.forward(slots, prefix)
             if made % CHUNK == 0:
                 yield np.asarray(jax.device_get(raw), np.float32)[0]
         yield sound(np.asarray(jax.device_get(raw), np.float32)[0], self.programs.dtype)

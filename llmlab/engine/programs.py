@@ -20,12 +20,13 @@ from llmlab.engine import score_tree as trees
 from llmlab.engine.decode import Emitted
 from llmlab.engine.prefill import piece_sizes, prefill
 from llmlab.engine.relay import Relay, Replay
-from llmlab.engine.scheduler import Row
+from llmlab.engine.scheduler import SHORTEST, Row
 from llmlab.engine.state import RowFields, Slots
 from llmlab.errors import EngineError
 from llmlab.models.config import ModelConfig
-from llmlab.models.families import cache_bytes
-from llmlab.models.kv.protocol import Cache
+from llmlab.models.families import cache_bytes, empty_cache
+from llmlab.models.kv.joined import Prefix
+from llmlab.models.kv.protocol import Cache, SharedCache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import TokenStatistics
@@ -35,8 +36,8 @@ from llmlab.sampling.params import History, SamplerInputs
 _LEFT_OUT: Any = ()
 #: The names of the compiled functions, as followers are told them.
 _NAMES = (
-    *("prefill", "forward", "chunk", "sample", "feed", "score", "score_tree", "admit", "resize"),
-    *("lengthen", "copy", "release", "advance", "place", "empty", "cache"),
+    *("prefill", "forward", "chunk", "sample", "feed", "score", "score_tree", "admit", "resize", "lengthen"),
+    *("copy", "release", "advance", "unshare", "place", "empty", "cache"),
 )
 
 
@@ -63,6 +64,7 @@ class Programs:
         self.adapters, self.adapted = model.adapters, bool(model.adapters)
         self.compiling: str | None = None
         self._met: set[tuple[Any, ...]] = set()
+        self._sizes: dict[tuple[int, int], int] = {}
         self._compiles = threading.RLock()
 
         def over_weights(function: Callable[..., Any], **options: Any) -> Any:
@@ -103,10 +105,14 @@ class Programs:
         self._lengthen = plain(state.lengthen, static_argnames="length")
         self._release = plain(state.release)
         self._advance = plain(state.advance)
+        self._unshare = plain(state.unshare)
         empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted)
         self._empty = plain(empty, static_argnames=("width", "length"))
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
+        one_row = partial(empty_cache, config, batch=1, length=SHORTEST, dtype=self.dtype)
+        #: Whether rows can share the cache of what they begin with. A text beyond the switch is read anew from there.
+        self.shares = config.context_switch is None and isinstance(jax.eval_shape(one_row), SharedCache)
         self._relay = relay
         if relay is not None:
             vars(self).update({f"_{name}": relay.told(name, vars(self)[f"_{name}"]) for name in _NAMES})
@@ -139,7 +145,11 @@ class Programs:
 
     def cache_bytes(self, *, width: int, length: int) -> int:
         """The bytes of a cache of W rows and S positions, on each device."""
-        return cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
+        found = self._sizes.get((width, length))  # asked several times for every row that is admitted
+        if found is None:
+            found = cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
+            self._sizes[width, length] = found
+        return found
 
     @contextmanager
     def _shape(self, what: str, *shape: Any) -> Iterator[bool]:
@@ -157,8 +167,11 @@ class Programs:
             finally:
                 self.compiling = None
 
-    def row_fields(self, row: Row, *, ends: tuple[int, ...]) -> RowFields:
-        """Returns what a slot holds of a row besides its cache; `ends` are the token ids that end every row."""
+    def row_fields(self, row: Row, *, ends: tuple[int, ...], shared: int = 0) -> RowFields:
+        """Returns what a slot holds of a row besides its cache.
+
+        `ends` are the token ids that end every row, and `shared` tells how many of its first tokens a prefix holds.
+        """
         return state.row_fields(
             row.prompt,
             row.params,
@@ -168,6 +181,7 @@ class Programs:
             ends=ends,
             made=row.made,
             adapter=row.adapter if self.adapted else None,
+            shared=shared,
         )
 
     def empty(self, *, width: int, length: int) -> Slots:
@@ -198,10 +212,13 @@ class Programs:
         with self._shape("place", piece.length, cache.length):
             return self._place(cache=cache, piece=piece, start=np.int32(start))
 
-    def forward(self, slots: Slots) -> tuple[Slots, Float32[Array, "W V"]]:
-        """Feeds the pending tokens and returns the logits of the next ones. Repeating the call changes nothing."""
-        with self._shape("forward", slots.width, slots.length):
-            fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots)
+    def forward(self, slots: Slots, prefix: Prefix | None = None) -> tuple[Slots, Float32[Array, "W V"]]:
+        """Feeds the pending tokens and returns the logits of the next ones. Repeating the call changes nothing.
+
+        `prefix` is what rows share; it stays valid.
+        """
+        with self._shape("forward", slots.width, slots.length, *_of(prefix)):
+            fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots, prefix=prefix)
         return fed
 
     def sample(
@@ -214,11 +231,13 @@ class Programs:
             drawn, emitted = self._sample(slots=small, logits=logits, mask=mask, masked=masked, order=order)
         return drawn._replace(cache=slots.cache), emitted
 
-    def chunk(self, slots: Slots, steps: int, *, order: str) -> tuple[Slots, Emitted, bool]:
-        """Runs a chunk of steps; the last value tells whether this call had to compile."""
+    def chunk(
+        self, slots: Slots, steps: int, *, order: str, prefix: Prefix | None = None
+    ) -> tuple[Slots, Emitted, bool]:
+        """Runs a chunk of steps; the last value tells whether this call had to compile. The prefix stays valid."""
         count = np.int32(steps)
-        with self._shape("decode", slots.width, slots.length, order) as new:
-            slots, emitted = self._chunk(self._weights, slots=slots, steps=count, order=order)
+        with self._shape("decode", slots.width, slots.length, order, *_of(prefix)) as new:
+            slots, emitted = self._chunk(self._weights, slots=slots, steps=count, prefix=prefix, order=order)
         return slots, emitted, new
 
     def score(
@@ -272,6 +291,12 @@ class Programs:
         with self._shape("release", slots.width):
             return slots._replace(active=self._release(slots.active, keep))
 
+    def unshare(self, slots: Slots) -> Slots:
+        """Returns slots of which none shares a prefix, once no row that is being generated does."""
+        with self._shape("unshare", slots.width):
+            position, shared = self._unshare(slots.position, slots.shared)
+            return slots._replace(position=position, shared=shared)
+
     def advance(self, slots: Slots, token: int) -> Slots:
         """Gives the row in slot 0 the token that it drew."""
         with self._shape("advance", slots.width):
@@ -313,6 +338,14 @@ class Programs:
             slots, logits = self.forward(slots)
             mask = np.zeros((width, -(-self.config.vocab_size // 32)), np.uint32)
             slots, _ = self.sample(slots, logits, mask, np.zeros(width, bool), order=order)
+        self.visit_moves(slots, longer=longer, widths=widths)
+
+    def visit_moves(self, slots: Slots, *, longer: int | None, widths: tuple[int, ...]) -> None:
+        """Compiles what rows come and go by in slots of this shape, and what leads to the next shapes.
+
+        `longer` is the next cache length in this width, or None; `widths` are those of this length.
+        """
+        width, length = slots.width, slots.length
         slots = self.admit(slots, self.row_cache(length=length), self._nobody(), 0)
         slots = self.release(slots, np.zeros(width, bool))
         slots = self.advance(slots, 0)
@@ -327,3 +360,8 @@ class Programs:
 
     def _nobody(self) -> RowFields:
         return self.row_fields(Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0), ends=())
+
+
+def _of(prefix: Prefix | None) -> tuple[str, ...]:
+    """What the shape of a program has in addition with a shared prefix."""
+    return () if prefix is None else (f"after {prefix.cache.length}",)

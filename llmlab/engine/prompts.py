@@ -63,10 +63,13 @@ class Prompts:
         if self._memory is not None:
             self.store.limit(max(0, min(self._most, self._memory - needed)))
 
-    def begin(self, row: Row, *, length: int) -> Reading:
-        """Begins to read all given tokens of a row except the last into a cache of `length` positions, or more."""
+    def begin(self, row: Row, *, length: int, longest: int = 0) -> Reading:
+        """Begins to read all given tokens of a row except the last into a cache of `length` positions.
+
+        What was read last may be in one of any length up to that or, if that is more, `longest`.
+        """
         last = self._last
-        if last is not None and last.row.key == row.key and last.cache.length <= length:
+        if last is not None and last.row.key == row.key and last.cache.length <= max(length, longest):
             return last
         self._last = None  # frees it first
         return Reading(self, row, length=length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -72,6 +72,11 @@ class Row:
     def given(self) -> np.ndarray:
         """The tokens before the first one that is drawn: the prompt, then `made`."""
         return np.concatenate([self.prompt, self.made]).astype(np.int32)
+
+    @cached_property
+    def beginning(self) -> bytes:
+        """Identifies the given tokens except the last, and the adapter: what the cache holds of the row at first."""
+        return np.append(np.int32(self.adapter), self.given[:-1]).tobytes()
 
     @cached_property
     def key(self) -> bytes:
@@ -177,14 +182,18 @@ class Scheduler:
     def __init__(self) -> None:
         self._jobs: list[Job] = []
         self._running: dict[Job, int] = {}
+        self._alike: Counter[bytes] = Counter()
 
     def add(self, job: Job) -> None:
         """Appends a job's rows to the queue."""
         self._jobs.append(job)
+        self._alike.update(job.rows[row].key for row in job.waiting)
 
     def drop(self, job: Job, rows: Iterable[int]) -> None:
         """Removes rows from the queue."""
         gone = set(rows)
+        if job in self._jobs:
+            self._left(job.rows[row] for row in job.waiting if row in gone)
         job.waiting = deque(row for row in job.waiting if row not in gone)
         self._forget(job)
 
@@ -213,7 +222,7 @@ class Scheduler:
 
     def started(self, job: Job) -> None:
         """Notes that the job's first waiting row got a slot."""
-        job.waiting.popleft()
+        self._left([job.rows[job.waiting.popleft()]])
         job.passed = 0
         self._running[job] = self._running.get(job, 0) + 1
 
@@ -233,10 +242,21 @@ class Scheduler:
         rows = (job.rows[row] for job in jobs for row in job.waiting)
         return sum(1 for _ in islice((row for row in rows if bool(row.grammar) is bool(like.grammar)), WIDTHS[-1]))
 
+    def alike(self, row: Row) -> int:
+        """The number of waiting rows whose given tokens and adapter are the row's, itself included."""
+        return self._alike[row.key]
+
     def clear(self) -> list[Job]:
         """Empties the queue and returns the jobs that were not finished."""
         jobs, self._jobs, self._running = list(self._jobs), [], {}
+        self._alike.clear()
         return jobs
+
+    def _left(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._alike[row.key] -= 1
+            if not self._alike[row.key]:
+                del self._alike[row.key]
 
     def _forget(self, job: Job) -> None:
         if job in self._jobs and not job.waiting and not self._running.get(job):

@@ -30,6 +30,7 @@ class Slots(NamedTuple):
 
     cache: Cache
     position: Int32[Array, " W"]
+    shared: Int32[Array, " W"]  #: how many of the row's first tokens the cache leaves to a shared prefix, or 0
     token: Int32[Array, " W"]
     active: Bool[Array, " W"]
     budget: Int32[Array, " W"]
@@ -53,6 +54,7 @@ class RowFields(NamedTuple):
     """A row's part of `Slots` except the cache, as host arrays whose first axis is 1."""
 
     position: np.ndarray
+    shared: np.ndarray
     token: np.ndarray
     active: np.ndarray
     budget: np.ndarray
@@ -72,8 +74,9 @@ def row_fields(
     ends: tuple[int, ...],
     made: np.ndarray | None = None,
     adapter: int | None = None,
+    shared: int = 0,
 ) -> RowFields:
-    """Returns the fields of a row whose given tokens, except the last, are in the cache.
+    """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
     """
@@ -82,6 +85,7 @@ def row_fields(
     stops[:, [*params.stop_token_ids, *(() if ignore_ends else ends)]] = True
     return RowFields(
         position=np.array([len(prompt) + len(made) - 1], np.int32),
+        shared=np.array([shared], np.int32),
         token=np.array([made[-1] if len(made) else prompt[-1]], np.int32),
         active=np.array([True]),
         budget=np.array([budget], np.int32),
@@ -115,7 +119,7 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, ada
 def admit(slots: Slots, cache: Cache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
     """Puts one prefilled row into a slot; its arrays have 1 as first axis, and its cache the slots' length S."""
     # Hides the keys that the padding of the prompt's last piece wrote.
-    row = Slots(cache=cache.truncated(jnp.asarray(fields.position)), **fields._asdict())
+    row = Slots(cache=cache.truncated(jnp.asarray(fields.position - fields.shared)), **fields._asdict())
 
     def put(all_rows: Array, one: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(all_rows, jnp.asarray(one, all_rows.dtype), slot, axis=0)
@@ -147,6 +151,14 @@ def lengthen(cache: Cache, *, length: int) -> Cache:
 def release(active: Bool[Array, " W"], keep: Bool[Array, " W"]) -> Bool[Array, " W"]:
     """Deactivates the slots where `keep` is false, which frees them."""
     return active & keep
+
+
+def unshare(position: Int32[Array, " W"], shared: Int32[Array, " W"]) -> tuple[Int32[Array, " W"], Int32[Array, " W"]]:
+    """The positions, and nothing shared, once no active row uses the prefix.
+
+    A step writes at the position of every slot, and that of a row which shared a prefix may lie beyond the cache.
+    """
+    return jnp.where(shared > 0, 0, position), jnp.zeros_like(shared)
 
 
 def advance(

@@ -89,7 +89,7 @@ class SteppedBatch(Batch):
         """Launches the model's pass over the pending tokens, of which the host may not know the last yet."""
         self._have_room(1)
         slots, self._slots = self._held(), None
-        self._slots, logits = self.programs.forward(slots)
+        self._slots, logits = self.programs.forward(slots, self.sharing.prefix)
         self._fed = self._slots.token, logits
 
     def _collect(

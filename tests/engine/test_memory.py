@@ -98,7 +98,8 @@ def test_the_prompts_give_way_to_the_batch(decoder, monkeypatch):
         run(engine, row(f"{i:03}" * 33, budget=2, ignore_ends=True))
         held.append(engine._lanes.prompts.held_bytes)
     assert held == sorted(held) and memory / 5 < held[-1] <= memory / 4
-    run(engine, *[row("x" * 140, choice=i, budget=3, ignore_ends=True) for i in range(8)])
+    # Of prompts of their own, so that each row has a whole copy.
+    run(engine, *[row(f"{i}" * 140, budget=3, ignore_ends=True) for i in range(8)])
     assert engine._lanes.prompts.held_bytes <= cache_bytes(config, batch=1, length=64, dtype=np.float32)
     assert 0 < max(sizes) <= memory
     engine.close()

@@ -97,11 +97,17 @@ class DensePass:
         self, layer: int, q: Float[Array, "W L N H"], *entry: Float[Array, "W L K H"], scores: Scores
     ) -> Float[Array, "W L N H"]:
         """Writes the layer's new keys and values, which are the entry, and attends over all that is filled."""
+        (keys, values, _), bias = self.write(layer, *entry, window=scores.window)
+        return attend(q, keys.astype(q.dtype), values.astype(q.dtype), bias, scores)
+
+    def write(
+        self, layer: int, *entry: Float[Array, "W L K H"], window: int | None
+    ) -> tuple[Entries, Float32[Array, "W L S"]]:
+        """Writes the layer's new keys and values; returns all of them, and what each token sees."""
         k, v = entry
         keys = self._keys[layer] = write_keys(self._keys[layer], k, self._start)
         values = self._values[layer] = write_values(self._values[layer], v, self._start)
-        bias = windowed(self._bias, self._back, scores.window)
-        return attend(q, keys.astype(q.dtype), values.astype(q.dtype), bias, scores)
+        return Entries(keys, values, "hs"), windowed(self._bias, self._back, window)
 
     def cache_after(self) -> DenseCache:
         """The cache with the new entries of all layers."""

@@ -93,13 +93,18 @@ class LatentPass:
             entry: the new entries, and the values, which are their first R numbers.
             scores: how the layer weighs what it sees.
         """
-        new, values = entry
-        held = self._entries[layer] = write_values(self._entries[layer], new, self._start)
+        (held, _, layout), bias = self.write(layer, *entry, window=scores.window)
         held = held.astype(q.dtype)
-        bias = windowed(self._bias, self._back, scores.window)
         # The whole entries are weighed and the end cut off the sum: to cut the values out of the entries would copy
         # most of the cache.
-        return attend(q, held, held, bias, scores, keys="sh")[..., : values.shape[-1]]
+        return attend(q, held, held, bias, scores, keys=layout)[..., : entry[-1].shape[-1]]
+
+    def write(
+        self, layer: int, *entry: Float[Array, "W L 1 _"], window: int | None
+    ) -> tuple[Entries, Float32[Array, "W L S"]]:
+        """Writes the layer's new entries; returns all of them, and what each token sees."""
+        held = self._entries[layer] = write_values(self._entries[layer], entry[0], self._start)
+        return Entries(held, held, "sh"), windowed(self._bias, self._back, window)
 
     def cache_after(self) -> LatentCache:
         """The cache with the new entries of all layers."""

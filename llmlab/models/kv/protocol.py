@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.kv.attend import Scores
 
@@ -89,4 +89,22 @@ class Cache(Attendable, Protocol):
 
     def axes(self) -> Any:
         """In place of each array, a PartitionSpec of the names in `models.parameter`: how a mesh divides it."""
+        ...
+
+
+@runtime_checkable
+class PartPass(Pass, Protocol):
+    """A pass that also leaves the attention to its caller, who joins it with that over other positions."""
+
+    def write(self, layer: int, *entry: Array, window: int | None) -> tuple[Entries, Float32[Array, "W L S"]]:
+        """Writes the layer's new entries; returns the layer, and what each token sees of it, as an added bias."""
+        ...
+
+
+@runtime_checkable
+class SharedCache(Cache, Protocol):
+    """A cache that can hold the beginning of many rows, or what follows it (`kv.joined`). Its pass is a `PartPass`."""
+
+    def begin(self, positions: Int32[Array, "W L"]) -> PartPass:
+        """Makes the mask for L new tokens per row at these positions, which are consecutive in each row."""
         ...
