@@ -100,9 +100,7 @@ class PromptsStream:
             assert isinstance(backend, LogitsBackend)
             return _Finished(backend.score(prompt, [GivenTokens(i, _NOTHING, "length") for i in indices], seed=seed))
         if number == 0:
-            # The best of several answers are chosen by their logprobs.
-            chosen = self.request.best_of > self.request.answers
-            return backend.stream(prompt) if chosen else backend.answer(prompt)
+            return backend.stream(prompt)
         assert isinstance(backend, LogitsBackend) and seed is not None
         return backend.continue_from(prompt, [GivenTokens(i, _NOTHING) for i in indices], seed=seed)
 
