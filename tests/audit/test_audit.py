@@ -123,7 +123,7 @@ def test_the_engine_is_honest(demo):
     assert found.requests <= 500 and found.tokens <= 60_000
 
 
-@pytest.mark.parametrize(("requests", "tokens"), [(25, 60_000), (60, 60_000), (500, 800), (500, 3_000)])
+@pytest.mark.parametrize(("requests", "tokens"), [(25, 60_000), (500, 800), (500, 2_000)])
 def test_it_stops_within_its_budget(requests, tokens):
     server = Server("plain", 1)
     found = audit(server, model="puppet", max_requests=requests, max_tokens=tokens, parallel=1)
@@ -139,7 +139,9 @@ def test_an_audit_repeats_itself():
 
 
 def test_refused_fields_are_named_and_not_held_against_it():
-    found = audit(Server("refuses_extensions", 1), model="puppet", parallel=1)
+    found = audit(
+        Server("refuses_extensions", 1), model="puppet", parallel=1, only=["min_p", "repetition_penalty", "seed"]
+    )
     refused = {one.name: one.what for one in found.findings if one.ok is None}
     assert found.ok and "refuses it (unknown field 'min_p')" in refused["min_p"]
 
@@ -165,8 +167,8 @@ def test_without_logprobs():
         found = server(body)
         return {**found, "choices": [{**one, "logprobs": None} for one in found["choices"]]}
 
-    found = audit(send, model="puppet", parallel=1)
-    assert [one.name for one in found.found][:1] == ["clones"]
+    found = audit(send, model="puppet", parallel=1, only=["clones", "logprobs", "top_p", "noise", "stop", "batch"])
+    assert [one.name for one in found.found] == ["clones"], found
     assert all(one.ok is None for one in found.findings if one.name in ("logprobs", "top_p", "noise"))
 
 
