@@ -161,6 +161,8 @@ def check_length(subject: Subject) -> Iterator[Finding]:
     elif reasons and sum(_stopped_at_limit(a, f) for (_, f), a in zip(asked, found, strict=True)) > len(found) / 2:
         broken = f"finish_reason is {min(map(str, reasons))!r} where max_tokens ends an answer; it should be 'length'."
     yield certain("max_tokens", broken, fine="An answer has at most max_tokens tokens, and says when it was cut.")
+    if subject.size > 1:  # of several choices, too
+        subject.ask(subject.prompt, n=min(4, subject.size), max_tokens=3, logprobs=True, top_logprobs=0)
     usage = subject.ask.usage
     if not usage:
         yield untested("usage", "the endpoint counts no tokens.")
@@ -168,7 +170,7 @@ def check_length(subject: Subject) -> Iterator[Finding]:
     # End tokens are counted by some and not listed.
     off = [one for one in usage if not one[0] <= one[1] <= one[0] + one[2]]
     broken = None
-    if len(off) > len(usage) / 2:
+    if off:
         broken = f"usage counts {off[0][1]} completion tokens where {off[0][0]} are listed."
     yield certain("usage", broken, fine="usage counts the tokens that are listed.")
 

@@ -114,12 +114,21 @@ def test_several_endpoints_are_not_one(http):
 
 
 def test_the_engine_is_honest(demo):
-    """The embedded model, through the code of the HTTP server, with its own weights as the reference."""
-    found = demo.audit(seed=11, reference=demo)
+    """The embedded model, through the code of the HTTP server."""
+    names = ["clones", "logprobs", "seed", "temperature", "top_k", "top_p", "stop"]
+    found = demo.audit(seed=11, only=names)
     print(found)
     assert found.ok, found
     tested = {one.name for one in found.findings if one.ok}
-    assert {"n", "clones", "logprobs", "seed", "seed_scope", "noise", "temperature", "stop", "weights"} <= tested
+    assert {"clones", "logprobs", "seed", "stop"} <= tested and tested & {"top_k", "top_p"}, found
+
+
+@pytest.mark.slow
+def test_the_engine_is_honest_by_every_test(demo):
+    """With its own weights as the reference."""
+    found = demo.audit(seed=11, reference=demo)
+    print(found)
+    assert found.ok and sum(one.ok is True for one in found.findings) >= 20, found
     assert found.requests <= 500 and found.tokens <= 60_000
 
 
