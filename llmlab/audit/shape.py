@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab.audit.asking import Answer, Drawn
 from llmlab.audit.laws import Law
-from llmlab.audit.subject import LONG, Finding, Subject, certain, untested
+from llmlab.audit.subject import LONG, STORY, Finding, Subject, certain, untested
 from llmlab.errors import RequestError
 
 #: How far two logprobs of one token may differ in nats, at least: other batches round otherwise.
@@ -106,7 +106,7 @@ def check_n(subject: Subject) -> Iterator[Finding]:
         yield untested("clones", "a request gets one choice.")
         return
     size = min(8, sent)
-    answers = subject.ask(subject.prompt, n=size, max_tokens=LONG, logprobs=True, top_logprobs=subject.alternatives)
+    answers = subject.ask(STORY, n=size, max_tokens=LONG, logprobs=True, top_logprobs=subject.alternatives)
     logs, copies = copy_evidence(answers)
     p_value = min(1.0, math.exp(-max(min(logs, 700.0), 0.0)))
     if logs > math.log(1e4):
@@ -182,7 +182,7 @@ def _stopped_at_limit(answers: list[Answer], fields: dict[str, int]) -> bool:
 def check_stop(subject: Subject) -> Iterator[Finding]:
     """Whether `stop` ends the answer, also where its text begins and ends inside tokens."""
     base = {"temperature": 0.0, "max_tokens": LONG, "logprobs": True, "top_logprobs": 0}
-    for prompt in sorted(subject.first, key=lambda one: one != PROMPT_OF_STOP):
+    for prompt in sorted(subject.first, key=lambda one: one != STORY):
         [answer] = subject.ask(prompt, **base)[:1]
         whole, inside = _stops(answer)
         if inside:
@@ -208,9 +208,6 @@ def check_stop(subject: Subject) -> Iterator[Finding]:
     elif one.finish_reason != "stop":
         broken = f"finish_reason is {one.finish_reason!r} where stop ended the answer; it should be 'stop'."
     yield certain("stop", broken, fine=fine + ("kept." if one.text.endswith(whole) else "left out."))
-
-
-PROMPT_OF_STOP = "Tell me a short story."
 
 
 def _ignores(answer: Answer, stop: str) -> bool:
