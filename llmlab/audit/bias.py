@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from llmlab.audit.evidence import Hypothesis, weigh
-from llmlab.audit.laws import Cell, Law, sampled
+from llmlab.audit.laws import Cell, Law, Step, sampled
 from llmlab.audit.sampling import DRAWS, IGNORED, hypothesis, test
 from llmlab.audit.subject import Finding, Subject, positions, untested
 from llmlab.errors import RequestError
@@ -33,34 +33,47 @@ def check_bias(subject: Subject) -> Iterator[Finding]:
         yield untested("logit_bias", "the endpoint lists no token ids.")
         yield untested("order_logit_bias", "the endpoint lists no token ids.")
         return
-    at = known[-1]
-    # So that the token gets about half of the mass: a large number for a rare one.
-    value = round(min(-float(law.logprobs[at]), 20.0), 1)
-    added = np.zeros(len(law.keys))
-    added[at] = value
-    token = str(law.ids[at])
+    # A rare token and a large number, and a common one and a small number, so that about half of the mass moves: a
+    # clamp shows at the first, and what the second gets tells a clamp from a field that is ignored.
+    rare = known[-1]
+    common = min(known, key=lambda at: abs(float(law.logprobs[at]) + 3.0))
+    values = {at: round(min(-float(law.logprobs[at]), 20.0), 1) for at in (rare, common)}
+    told = " and ".join(str(value) for value in sorted(set(values.values())))
     yield from test(
-        subject, "logit_bias", [{"logit_bias": {token: value}}], hypothesis(("add", added)),
+        subject, "logit_bias", [{"logit_bias": {str(law.ids[at]): value}} for at, value in values.items()],
+        _biased(lambda b: b),
         {
             IGNORED: [hypothesis()],
-            "is clamped": [hypothesis(("add", added * share)) for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)],
-            "is subtracted": [hypothesis(("add", -added))],
-            "is added twice": [hypothesis(("add", 2 * added))],
-            "forces the token": [hypothesis(("add", added * 10))],
+            "is clamped": [_biased(partial(min, most)) for most in (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)],
+            "is subtracted": [_biased(lambda b: -b)],
+            "is added twice": [_biased(lambda b: 2 * b)],
+            "forces the token": [_biased(lambda b: 50.0)],
         },
-        fine=f"logit_bias is added as it is ({value}).", should=f"it should be added as it is ({value}).", first=True,
+        fine=f"logit_bias is added as it is ({told}).", should=f"it should be added as it is ({told}).", first=True,
     )  # fmt: skip
-    if value * 0.5 < 0.7:
+    # As likely as the most likely token, if it is added before the temperature.
+    even = round(min(float(law.logprobs[0] - law.logprobs[rare]), 20.0), 2)
+    if even < 0.7:
         yield untested("order_logit_bias", "no rare token is listed.")
         return
-    small = added * 0.5
     yield from test(
-        subject, "order_logit_bias", [{"logit_bias": {token: round(value * 0.5, 2)}, "temperature": 0.5}],
-        hypothesis(("add", np.where(added > 0, round(value * 0.5, 2), 0.0)), ("temperature", 0.5)),
-        {"is added after the temperature": [hypothesis(("temperature", 0.5), ("add", small))]},
+        subject, "order_logit_bias", [{"logit_bias": {str(law.ids[rare]): even}, "temperature": 0.5}],
+        _biased(lambda b: b, ("temperature", 0.5)),
+        {"is added after the temperature": [_biased(lambda b: 0.5 * b, ("temperature", 0.5))]},
         about="logit_bias", fine="logit_bias is added before the temperature.",
         should="it should be added before it.", first=True,
     )  # fmt: skip
+
+
+def _biased(change: Callable[[float], float], *then: Step) -> Hypothesis:
+    """The law with the request's biases, each changed, and further steps after them."""
+
+    def law(cell: Cell) -> np.ndarray:
+        biases = cell.fields["logit_bias"]
+        added = [change(biases[str(one)]) if str(one) in biases else 0.0 for one in cell.law.ids]
+        return sampled(cell.law, [("add", np.array(added)), *then])
+
+    return law
 
 
 def check_penalties(subject: Subject) -> Iterator[Finding]:
@@ -105,7 +118,7 @@ def _penalty(
     except RequestError as error:
         yield untested(name, f"the endpoint refuses it ({error.message}).")
         return
-    cells = [cell for cell in cells if cell.seen is not None and cell.seen.any()]
+    cells = [cell for cell in cells if _may_repeat(cell)]
     if len(cells) < 30:
         yield untested(name, "hardly a token is likely to be repeated.")
         return
@@ -120,6 +133,11 @@ def _penalty(
     )  # fmt: skip
     said = verdict.nearest or "has an effect that fits no law known here"
     yield Finding(name, None, verdict.p_value, f"{name} {said}; it should be {should}", f"{name} is {should}")
+
+
+def _may_repeat(cell: Cell) -> bool:
+    """Whether a token that was generated before has any chance to be drawn again; other draws tell nothing."""
+    return cell.seen is not None and float(np.exp(cell.law.logprobs[cell.seen > 0]).sum()) > 0.01
 
 
 PROMPT_OF_PENALTIES = "Tell me a short story."
@@ -188,11 +206,11 @@ def _lowers_repeats(subject: Subject) -> bool:
     """Whether generated tokens become less likely under a repetition penalty, as far as two answers show."""
     if not subject.raw:
         return True
-    size = {"n": min(_ANSWERS, subject.size)} if subject.size > 1 else {}
+    size = {"n": min(2 * _ANSWERS, subject.size)} if subject.size > 1 else {}
     more = {"max_tokens": _LENGTH, "logprobs": True, "top_logprobs": subject.alternatives, **size}
     cells = []
     for answer in subject.ask(PROMPT_OF_PENALTIES, repetition_penalty=_REPETITION, **more):
-        cells += [cell for cell in positions(answer, {}, since=1) if cell.seen is not None and cell.seen.any()]
+        cells += [cell for cell in positions(answer, {}, since=1) if _may_repeat(cell)]
 
     def lowered(cell: Cell, by: float) -> np.ndarray:
         assert cell.seen is not None

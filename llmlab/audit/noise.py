@@ -13,7 +13,7 @@ from llmlab.audit.asking import Answer
 from llmlab.audit.evidence import Hypothesis, Verdict, weigh
 from llmlab.audit.laws import Cell, Law, sampled
 from llmlab.audit.sampling import hypothesis
-from llmlab.audit.subject import LONG, Finding, Subject, cell_of, certain, positions, untested
+from llmlab.audit.subject import LONG, STORY, Finding, Subject, cell_of, certain, positions, untested
 from llmlab.errors import RequestError
 
 #: Draws of the first token; requests with a seed each; answers of many tokens.
@@ -154,7 +154,7 @@ def check_seed(subject: Subject) -> Iterator[Finding]:
     more: dict[str, Any] = {"max_tokens": LONG, "logprobs": True, "top_logprobs": 0, **({"n": n} if n > 1 else {})}
     seeds = (_SEED, _SEED, _SEED + 1, _SEED + 7919)
     try:
-        found = subject.ask.each([(subject.prompt, {**more, "seed": seed}) for seed in seeds], together=False)
+        found = subject.ask.each([(STORY, {**more, "seed": seed}) for seed in seeds], together=False)
     except RequestError as error:
         for name in ("seed", "seed_scope", "seed_bits"):
             yield untested(name, f"the endpoint refuses a seed ({error.message}).")
@@ -162,7 +162,8 @@ def check_seed(subject: Subject) -> Iterator[Finding]:
     first, again, following, other = found
     same = [one.keys == two.keys for one, two in zip(first, again, strict=False)]
     if not same or not any(map(_is_unlikely, first)):
-        yield untested("seed", "the answers are too certain to tell one draw from another.")
+        for name in ("seed", "seed_scope", "seed_bits"):
+            yield untested(name, "the answers are too certain to tell one draw from another.")
         return
     broken = None
     if not any(same):
@@ -179,7 +180,7 @@ def check_seed(subject: Subject) -> Iterator[Finding]:
         yield untested("seed_bits", "the seed is not honoured.")
         return
     try:
-        wide = subject.ask(subject.prompt, **more, seed=_SEED + 2**32)
+        wide = subject.ask(STORY, **more, seed=_SEED + 2**32)
     except RequestError:
         yield certain("seed_bits", None, fine="A seed beyond 32 bits is refused.")
         return

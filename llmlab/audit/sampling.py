@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.audit.evidence import Hypothesis, weigh
-from llmlab.audit.laws import Cell, Law, sampled
+from llmlab.audit.laws import Cell, Law, Step, sampled
 from llmlab.audit.subject import Finding, Subject, untested
 from llmlab.errors import RequestError
 
@@ -191,7 +191,7 @@ def check_ties(subject: Subject) -> Iterator[Finding]:
     other = np.zeros(len(law.keys))
     other[k - 1] = -1e-3  # the later of the two comes first
     try:
-        cells = subject.draw(2 * DRAWS, prompt=prompt, law=law, first=True, top_k=k)
+        cells = subject.draw(3 * DRAWS, prompt=prompt, law=law, first=True, top_k=k)
     except RequestError as error:
         yield untested("top_k_ties", f"the endpoint refuses top_k ({error.message}).")
         return
@@ -297,10 +297,10 @@ def _order(
     """Tests two orders of the temperature and a filter, at values where they keep different tokens."""
 
     def score(law: Law) -> tuple[float, tuple[float, float] | None]:
-        best, found = _APART, None
+        best, found = 0.0, None
         for t in temperatures:
-            for v in np.arange(0.06, 0.97, 0.02).round(2).tolist():
-                apart = _apart(law, right, wrong, t, v) if law.rest < 0.2 else 0.0
+            for v in np.arange(0.1, 0.95, 0.05).round(2).tolist():
+                apart = _apart(law, right, wrong, t, v, unlike_one=True) if law.rest < 0.2 else 0.0
                 if apart > best:
                     best, found = apart, (t, v)
         return best, found
@@ -322,31 +322,44 @@ def _order(
     )  # fmt: skip
 
 
-def _apart(law: Law, right: Any, wrong: Any, one: float, v: float) -> float:
-    """The total variation between two laws with parameters `one` and `v`; 0 where v is too near an edge of either."""
-    laws = [sampled(law, steps(one, v))[:-1] for steps in (right, wrong)]
-    apart = 0.5 * float(np.abs(np.exp(laws[0]) - np.exp(laws[1])).sum())
+def _apart(law: Law, right: Any, wrong: Any, one: float, v: float, *, unlike_one: bool) -> float:
+    """How far apart the laws of two orders are with parameters `one` and `v`; 0 where v is too near an edge of either.
+
+    It is the total variation; with `unlike_one` less where the wrong order is hardly another law than one of its steps.
+    """
+    steps = right(one, v)
+    laws = [sampled(law, each)[:-1] for each in (steps, wrong(one, v))]
+    first, second = (np.exp(each) for each in laws)
+    apart = 0.5 * float(np.abs(first - second).sum())
     if apart < _APART:
         return 0.0
-    for steps, found in zip((right, wrong), laws, strict=True):
+    for order, found in zip((right, wrong), laws, strict=True):
         kept = np.isfinite(found)
-        if any((np.isfinite(sampled(law, steps(one, v + off))[:-1]) != kept).any() for off in (-0.008, 0.008)):
+        if any((np.isfinite(sampled(law, order(one, v + off))[:-1]) != kept).any() for off in (-0.008, 0.008)):
             return 0.0  # rounding would decide which tokens are kept
-    return apart
+    if not unlike_one:
+        return apart
+    alone = [np.exp(sampled(law, [step])[:-1]) for step in steps]
+    return apart * min(1.0, *(5 * float(np.abs(each - second).sum()) for each in alone))
 
 
 def check_order_top_k(subject: Subject) -> Iterator[Finding]:
     """Whether top_p measures its mass over what top_k has left."""
 
+    def right(k: float, v: float) -> tuple[Step, ...]:
+        return ("top_k", int(k)), ("top_p", v)
+
+    def wrong(k: float, v: float) -> tuple[Step, ...]:
+        return ("top_p", v), ("top_k", int(k))
+
     def score(law: Law) -> tuple[float, tuple[int, float] | None]:
-        best, found = _APART, None
+        best, found = 0.0, None
         for k in range(2, min(9, len(law.logprobs))):
             if law.logprobs[k - 1] - law.logprobs[k] < _GAP:
                 continue
-            for v in np.arange(0.2, 0.98, 0.03).round(2).tolist():
-                apart = _apart(
-                    law, lambda k, v: (("top_k", k), ("top_p", v)), lambda k, v: (("top_p", v), ("top_k", k)), k, v
-                )
+            for v in np.arange(0.25, 0.96, 0.05).round(2).tolist():
+                # Of two filters in the wrong order one always does all the work.
+                apart = _apart(law, right, wrong, k, v, unlike_one=False)
                 if apart > best:
                     best, found = apart, (k, v)
         return best, found

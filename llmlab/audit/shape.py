@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab.audit.asking import Answer, Drawn
 from llmlab.audit.laws import Law
-from llmlab.audit.subject import LONG, Finding, Subject, certain, untested
+from llmlab.audit.subject import LONG, STORY, Finding, Subject, certain, untested
 from llmlab.errors import RequestError
 
 #: How far two logprobs of one token may differ in nats, at least: other batches round otherwise.
@@ -106,7 +106,7 @@ def check_n(subject: Subject) -> Iterator[Finding]:
         yield untested("clones", "a request gets one choice.")
         return
     size = min(8, sent)
-    answers = subject.ask(subject.prompt, n=size, max_tokens=LONG, logprobs=True, top_logprobs=subject.alternatives)
+    answers = subject.ask(STORY, n=size, max_tokens=LONG, logprobs=True, top_logprobs=subject.alternatives)
     logs, copies = copy_evidence(answers)
     p_value = min(1.0, math.exp(-max(min(logs, 700.0), 0.0)))
     if logs > math.log(1e4):
@@ -161,6 +161,8 @@ def check_length(subject: Subject) -> Iterator[Finding]:
     elif reasons and sum(_stopped_at_limit(a, f) for (_, f), a in zip(asked, found, strict=True)) > len(found) / 2:
         broken = f"finish_reason is {min(map(str, reasons))!r} where max_tokens ends an answer; it should be 'length'."
     yield certain("max_tokens", broken, fine="An answer has at most max_tokens tokens, and says when it was cut.")
+    if subject.size > 1:  # of several choices, too
+        subject.ask(subject.prompt, n=min(4, subject.size), max_tokens=3, logprobs=True, top_logprobs=0)
     usage = subject.ask.usage
     if not usage:
         yield untested("usage", "the endpoint counts no tokens.")
@@ -168,7 +170,7 @@ def check_length(subject: Subject) -> Iterator[Finding]:
     # End tokens are counted by some and not listed.
     off = [one for one in usage if not one[0] <= one[1] <= one[0] + one[2]]
     broken = None
-    if len(off) > len(usage) / 2:
+    if off:
         broken = f"usage counts {off[0][1]} completion tokens where {off[0][0]} are listed."
     yield certain("usage", broken, fine="usage counts the tokens that are listed.")
 
@@ -180,7 +182,7 @@ def _stopped_at_limit(answers: list[Answer], fields: dict[str, int]) -> bool:
 def check_stop(subject: Subject) -> Iterator[Finding]:
     """Whether `stop` ends the answer, also where its text begins and ends inside tokens."""
     base = {"temperature": 0.0, "max_tokens": LONG, "logprobs": True, "top_logprobs": 0}
-    for prompt in sorted(subject.first, key=lambda one: one != PROMPT_OF_STOP):
+    for prompt in sorted(subject.first, key=lambda one: one != STORY):
         [answer] = subject.ask(prompt, **base)[:1]
         whole, inside = _stops(answer)
         if inside:
@@ -206,9 +208,6 @@ def check_stop(subject: Subject) -> Iterator[Finding]:
     elif one.finish_reason != "stop":
         broken = f"finish_reason is {one.finish_reason!r} where stop ended the answer; it should be 'stop'."
     yield certain("stop", broken, fine=fine + ("kept." if one.text.endswith(whole) else "left out."))
-
-
-PROMPT_OF_STOP = "Tell me a short story."
 
 
 def _ignores(answer: Answer, stop: str) -> bool:

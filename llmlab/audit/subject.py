@@ -26,6 +26,8 @@ PROMPTS = (
     "Name a food.",
     "Think of a number between 1 and 100 and write it down.",
 )
+#: One whose answers are long.
+STORY = PROMPTS[1]
 #: Sizes of n that are tried.
 _SIZES = (64, 16, 4)
 #: The most requests of a test that needs one for each draw.

@@ -114,16 +114,25 @@ def test_several_endpoints_are_not_one(http):
 
 
 def test_the_engine_is_honest(demo):
-    """The embedded model, through the code of the HTTP server, with its own weights as the reference."""
-    found = demo.audit(seed=11, reference=demo)
+    """The embedded model, through the code of the HTTP server."""
+    names = ["clones", "logprobs", "seed", "temperature", "top_k", "top_p", "stop"]
+    found = demo.audit(seed=11, only=names)
     print(found)
     assert found.ok, found
     tested = {one.name for one in found.findings if one.ok}
-    assert {"n", "clones", "logprobs", "seed", "seed_scope", "noise", "temperature", "stop", "weights"} <= tested
+    assert {"clones", "logprobs", "seed", "stop"} <= tested and tested & {"top_k", "top_p"}, found
+
+
+@pytest.mark.slow
+def test_the_engine_is_honest_by_every_test(demo):
+    """With its own weights as the reference."""
+    found = demo.audit(seed=11, reference=demo)
+    print(found)
+    assert found.ok and sum(one.ok is True for one in found.findings) >= 20, found
     assert found.requests <= 500 and found.tokens <= 60_000
 
 
-@pytest.mark.parametrize(("requests", "tokens"), [(25, 60_000), (60, 60_000), (500, 800), (500, 3_000)])
+@pytest.mark.parametrize(("requests", "tokens"), [(25, 60_000), (500, 800), (500, 2_000)])
 def test_it_stops_within_its_budget(requests, tokens):
     server = Server("plain", 1)
     found = audit(server, model="puppet", max_requests=requests, max_tokens=tokens, parallel=1)
@@ -139,7 +148,9 @@ def test_an_audit_repeats_itself():
 
 
 def test_refused_fields_are_named_and_not_held_against_it():
-    found = audit(Server("refuses_extensions", 1), model="puppet", parallel=1)
+    found = audit(
+        Server("refuses_extensions", 1), model="puppet", parallel=1, only=["min_p", "repetition_penalty", "seed"]
+    )
     refused = {one.name: one.what for one in found.findings if one.ok is None}
     assert found.ok and "refuses it (unknown field 'min_p')" in refused["min_p"]
 
@@ -165,8 +176,8 @@ def test_without_logprobs():
         found = server(body)
         return {**found, "choices": [{**one, "logprobs": None} for one in found["choices"]]}
 
-    found = audit(send, model="puppet", parallel=1)
-    assert [one.name for one in found.found][:1] == ["clones"]
+    found = audit(send, model="puppet", parallel=1, only=["clones", "logprobs", "top_p", "noise", "stop", "batch"])
+    assert [one.name for one in found.found] == ["clones"], found
     assert all(one.ok is None for one in found.findings if one.name in ("logprobs", "top_p", "noise"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmlab.audit.audit import MAX_REQUESTS, TESTS, WITH_REFERENCE, audit
+from llmlab.audit.audit import MAX_REQUESTS, MAX_TOKENS, TESTS, WITH_REFERENCE, audit
 from tests.audit.broken import FAULTS, HONEST, Server
 
 RUNS = 20
@@ -18,7 +18,8 @@ def run(fault, seed, **options):
     found = audit(
         server, model="puppet", reference=reference, reference_model="reference", parallel=1, **options,
     )  # fmt: skip
-    assert server.requests == found.requests <= MAX_REQUESTS and server.tokens == found.tokens <= 60_000
+    assert server.requests == found.requests <= MAX_REQUESTS and found.tokens <= MAX_TOKENS
+    assert server.tokens == found.tokens or fault == "usage_counts_one_choice"
     return found
 
 
@@ -39,11 +40,11 @@ def test_a_fault_is_named_by_its_test(fault):
     assert is_named(fault, found), found
 
 
-@pytest.mark.parametrize("kind", ["plain", "refuses_extensions", "random_ties"])
-def test_an_honest_endpoint_is_not_accused(kind):
-    found = run(kind, 1)
-    assert found.ok, found
-    assert sum(one.ok is True for one in found.findings) >= 20, found
+def test_an_honest_endpoint_is_not_accused():
+    """By every test; `test_size` has more runs."""
+    found = run("plain", 1)
+    print(found)
+    assert found.ok and all(one.ok is True for one in found.findings), found
 
 
 @pytest.mark.slow
