@@ -13,7 +13,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import SHORTEST, Row, bucket
 from llmlab.models.kv.joined import Prefix
-from llmlab.models.kv.protocol import Cache
+from llmlab.models.kv.protocol import Cache, SharedCache
 
 #: The fewest rows that share a prompt, and the fewest tokens of it: with less there is little to gain.
 FEWEST_ROWS, FEWEST_TOKENS = 4, 128
@@ -63,7 +63,7 @@ class Sharing:
     @property
     def held_bytes(self) -> int:
         """The bytes of the prompt that is held, and of the cache that rows are admitted with, on each device."""
-        held = [self._held.prefix.cache] if self._held else []
+        held: list[Cache] = [self._held.prefix.cache] if self._held else []
         held += [self._nothing] if self._nothing else []
         return sum(self._programs.cache_bytes(width=1, length=cache.length) for cache in held)
 
@@ -127,7 +127,7 @@ class Sharing:
     def read(self, reading: Reading) -> Prefix:
         """Returns a prompt as the programs take it."""
         cache = self._prompts.finish(reading, length=self._length(reading.row))
-        return Prefix(cache, np.int32(len(reading.row.given) - 1))
+        return _prefix(cache, len(reading.row.given) - 1)
 
     def nothing(self, *, length: int) -> Cache:
         """Returns the cache that a row is admitted with whose whole prompt is shared: an empty one, kept for others."""
@@ -178,7 +178,7 @@ def visits(
 
     def visit(width: int, length: int, prefix: int) -> None:
         slots = programs.unshare(programs.empty(width=width, length=length))
-        shared = Prefix(programs.row_cache(length=prefix), np.int32(1))
+        shared = _prefix(programs.row_cache(length=prefix), 1)
         for order in orders:
             slots, _, _ = programs.chunk(slots, 0, order=order, prefix=shared)
         slots, _ = programs.forward(slots, shared)
@@ -190,3 +190,9 @@ def visits(
         for length in after:
             for width in widths(length, prefix=prefix):
                 yield partial(visit, width, length, prefix)
+
+
+def _prefix(cache: Cache, filled: int) -> Prefix:
+    assert isinstance(cache, SharedCache), "this cache cannot be shared"
+    # An array on the host, which takes no program to make.
+    return Prefix(cache, np.asarray(filled, np.int32))

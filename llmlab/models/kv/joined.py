@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from llmlab.models.kv import filled as masks
@@ -26,7 +27,7 @@ class Prefix(NamedTuple):
     """What several rows begin with: a cache of one row, and how many of its positions are filled and shared."""
 
     cache: SharedCache
-    count: Int[Array, ""]
+    filled: Int[Array | np.ndarray, ""]
 
 
 class Joined(NamedTuple):
@@ -53,7 +54,7 @@ class JoinedPass:
         self._own: PartPass = source.own.begin(first + jnp.arange(positions.shape[1], dtype=positions.dtype)[None, :])
         self._prefix, self._uses = source.prefix, (source.shared > 0)[:, None]
         length = source.prefix.cache.length
-        count = jnp.asarray(source.prefix.count, jnp.int32)
+        count = jnp.asarray(source.prefix.filled, jnp.int32)
         self._blocks = -(-count // BLOCK)
         there = jnp.arange(length, dtype=jnp.int32) < count
         self._filled = jnp.where(there, jnp.float32(0), jnp.float32(HIDDEN))[None, None, :]
