@@ -48,6 +48,7 @@ def test_an_honest_endpoint_is_not_accused():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_power():
     """20 runs of each fault, its test alone, but as strict as beside all others: a table of how often it is named."""
     rows, weak = [], []
@@ -79,6 +80,7 @@ def test_power_of_whole_audits():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_size():
     """20 whole audits of each honest variant: a table of false alarms."""
     alarms = {}
