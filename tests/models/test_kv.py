@@ -17,7 +17,7 @@ from llmlab.engine.scheduler import Row
 from llmlab.models.families import build_model, cache_bytes, empty_cache, families, read_config
 from llmlab.models.kv.attend import HIDDEN, attend
 from llmlab.models.kv.dense import DenseCache
-from llmlab.models.kv.protocol import Attendable, Cache, Pass
+from llmlab.models.kv.protocol import Attendable, Cache, Entries, Pass
 from llmlab.models.kv.uncached import Uncached
 from llmlab.sampling.params import SamplingParams
 from llmlab.testing import tiny_config
@@ -149,6 +149,14 @@ class TokenMajorCache(NamedTuple):
 
     def begin(self, positions):
         return TokenMajorPass(self, positions)
+
+    def of_layer(self, layer):
+        held = self.entries[layer]
+        return Entries(jnp.transpose(held[:, :, 0], (0, 2, 3, 1)), jnp.swapaxes(held[:, :, 1], 1, 2), "hs")
+
+    def entries_of(self, *entry):
+        keys, values = entry
+        return Entries(jnp.transpose(keys, (0, 2, 3, 1)), jnp.swapaxes(values, 1, 2), "hs")
 
     def truncated(self, counts):
         return self._replace(counts=counts)
