@@ -112,9 +112,8 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
         elif name == "top_k":
             # Ties go to the earlier place in the list; which of them is the lower id may not be known.
             order = np.argsort(-left, kind="stable")
-            if value < len(left):
-                left[order[value:]] = -np.inf
-                rest, known = 0.0, True
+            rest, known = _others(rest, known, gone=value <= len(left))
+            left[order[value:]] = -np.inf
         elif name in ("top_p", "top_p_exclusive"):
             order = np.argsort(-left, kind="stable")
             weights = np.exp(left[order] - left.max())
@@ -123,14 +122,13 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
             before = upto - weights / total
             removed = before >= value if name == "top_p" else upto > value
             removed[0] = False
-            if removed.any():
-                rest, known = 0.0, True
+            # Where the listed tokens reach p together, none of the others is kept; else some are, and not all.
+            rest, known = _others(rest, known, gone=bool(removed.any() or (name == "top_p" and upto[-1] >= value)))
             left[order[removed]] = -np.inf
         elif name in ("min_p", "absolute_p"):
             scale = left.max() if name == "min_p" else np.logaddexp.reduce(left)
             removed = left < min(scale + math.log(value), left.max())
-            if removed.any():
-                rest, known = 0.0, True
+            rest, known = _others(rest, known, gone=bool(removed.any()))
             left[removed] = -np.inf
         elif name == "add":
             left = left + value
@@ -149,6 +147,11 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
         whole = np.append(left, math.log(rest) if rest > 0 else -np.inf)
         return np.asarray(whole - _log_sum(whole))
     return np.append(left - _log_sum(left), np.nan)
+
+
+def _others(rest: float, known: bool, *, gone: bool) -> tuple[float, bool]:
+    """The mass of the others after a filter, and whether it is known: it may have removed all, or some of them."""
+    return (0.0, True) if gone else (rest, known and rest == 0.0)
 
 
 def _log_sum(x: np.ndarray) -> float:

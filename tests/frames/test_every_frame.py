@@ -23,7 +23,7 @@ PLAIN = {"int64", "float64", "bool", "str", "object", "category"}
 def public_frames() -> set[str]:
     """`Class.method` of every public method that returns a frame, found in the package itself."""
     found = set()
-    for room in ("results", "counterfactuals", "sweeps", "checks", "lab"):
+    for room in ("results", "counterfactuals", "sweeps", "checks", "audit", "lab"):
         for info in pkgutil.walk_packages([f"{llmlab.__path__[0]}/{room}"], f"llmlab.{room}."):
             for name, kind in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
                 if kind.__module__.startswith("llmlab.") and not name.startswith("_"):
@@ -49,6 +49,7 @@ def frames(demo) -> dict[str, pd.DataFrame]:
     truth = [{"messages": "Name a colour.", "distribution": {"Red": 0.5, "Blue": 0.5}}]
     calibration = demo.check_calibration(truth)
     return {
+        "Audit.frame": demo.audit(only=["top_k", "stop"], seed=1).frame(),
         "Answer.logprobs_frame": story.logprobs_frame(),
         "Answer.top_logprobs_frame": story.top_logprobs_frame(),
         "Answer.surprisal_frame": story.surprisal_frame(),
