@@ -164,6 +164,6 @@ def test_tab_shows_what_can_be_asked_of_a_lab(lab: Lab) -> None:
     assert isinstance(lab, Asker)
     assert {name for name in dir(lab) if not name.startswith("_")} == {
         "audit", "backend", "chat", "check_calibration", "check_sampler", "client", "close", "compare_orders",
-        "complete", "describe", "last", "last_sweep", "next_token", "playground", "request", "save_model", "score", "stream",
-        "sweep", "tokenize", "tokenizer", "warmup",
+        "complete", "describe", "last", "last_sweep", "next_token", "playground", "request", "save_model", "score",
+        "stream", "sweep", "tokenize", "tokenizer", "warmup",
     }  # fmt: skip
