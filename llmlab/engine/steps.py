@@ -43,7 +43,7 @@ class SteppedBatch(Batch):
         """
         until_switch = self._until_switch()
         most = min(most, until_switch)
-        rows, steps, self._bars = list(self._live), list[Emitted](), {}
+        rows, steps = list(self._live), list[Emitted]()
         ended: dict[int, str | None] = {}
         failed: dict[int, str] = {}
         while True:
@@ -73,6 +73,7 @@ class SteppedBatch(Batch):
                     live.matcher.advance(int(token[slot]))
             if len(steps) >= most or not self.live or enough():
                 break
+        self._bars = {}  # they hold their rows
         if not self.live:
             self._fed = None
         return self._collect(rows, steps, ended, failed)

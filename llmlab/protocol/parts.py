@@ -198,6 +198,9 @@ def check_structured_outputs(value: Any) -> dict[str, Any]:
     _known(outputs, kinds, "")
     if len(outputs) != 1:
         raise FieldError(f"must have one of {', '.join(kinds)}, got {' and '.join(outputs) or 'none'}")
+    choice = outputs.get("choice", [""])
+    if not isinstance(choice, list | tuple) or not choice or not all(isinstance(one, str) for one in choice):
+        raise FieldError(f"must be a list of texts, got {short(choice)}", path=".choice")
     if outputs.get("json_object", True) is not True:
         raise FieldError(f"must be true, got {short(outputs['json_object'])}", path=".json_object")
     return outputs

@@ -156,7 +156,7 @@ def no_statistics(
         logprob=zeros,
         sampling_logprob=zeros,
         rank=whole,
-        entropy=jnp.where(sound, 0.0, jnp.nan),
+        entropy=jnp.where(sound, zeros, jnp.float32(jnp.nan)),
         sampling_entropy=zeros,
         margin=zeros,
         kept=whole,
