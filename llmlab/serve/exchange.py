@@ -122,6 +122,8 @@ class Exchange(Response):
             try:
                 part = coming.result()
             except Exception as error:
+                if self._handler.left:  # a stream that another thread closes may raise anything
+                    raise ClientGoneError from None
                 await send(_part(sse.event(unforeseen(error).to_dict()) + sse.DONE))
                 break
             if part is None:
