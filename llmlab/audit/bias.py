@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.audit.distributions import Cell, Distribution, Step, sampled
 from llmlab.audit.evidence import Hypothesis, weigh
-from llmlab.audit.laws import Cell, Law, Step, sampled
 from llmlab.audit.sampling import DRAWS, IGNORED, hypothesis, test
 from llmlab.audit.subject import Finding, Subject, positions, untested
 from llmlab.errors import RequestError
 
-#: The constant between logits and logprobs, which an endpoint does not tell: an honest law may have any of these.
+#: The constant between logits and logprobs, which an endpoint does not report: an honest distribution may have any of
+#: these.
 _OFFSETS = tuple(np.concatenate([np.arange(-6, 12, 0.25), np.arange(12, 60, 2.0)]).tolist())
 _REPETITION = 2.0
-#: Tokens that are not listed may be penalized as well: what is known is the law of the others.
+#: Tokens that are not listed may be penalized as well: what is known is the distribution of the others.
 _LISTED = ("listed", True)
 #: The answers from which penalties are seen, and their length.
 _ANSWERS, _LENGTH = 8, 32
@@ -27,8 +28,8 @@ _ANSWERS, _LENGTH = 8, 32
 
 def check_bias(subject: Subject) -> Iterator[Finding]:
     """Whether `logit_bias` is added as it is, and before the temperature."""
-    law = subject.law
-    known = [at for at, one in enumerate(law.ids) if one is not None]
+    distribution = subject.distribution
+    known = [at for at, one in enumerate(distribution.ids) if one is not None]
     if not known:
         yield untested("logit_bias", "the endpoint lists no token ids.")
         yield untested("order_logit_bias", "the endpoint lists no token ids.")
@@ -36,11 +37,11 @@ def check_bias(subject: Subject) -> Iterator[Finding]:
     # A rare token and a large number, and a common one and a small number, so that about half of the mass moves: a
     # clamp shows at the first, and what the second gets tells a clamp from a field that is ignored.
     rare = known[-1]
-    common = min(known, key=lambda at: abs(float(law.logprobs[at]) + 3.0))
-    values = {at: round(min(-float(law.logprobs[at]), 20.0), 1) for at in (rare, common)}
+    common = min(known, key=lambda at: abs(float(distribution.logprobs[at]) + 3.0))
+    values = {at: round(min(-float(distribution.logprobs[at]), 20.0), 1) for at in (rare, common)}
     told = " and ".join(str(value) for value in sorted(set(values.values())))
     yield from test(
-        subject, "logit_bias", [{"logit_bias": {str(law.ids[at]): value}} for at, value in values.items()],
+        subject, "logit_bias", [{"logit_bias": {str(distribution.ids[at]): value}} for at, value in values.items()],
         _biased(lambda b: b),
         {
             IGNORED: [hypothesis()],
@@ -52,12 +53,12 @@ def check_bias(subject: Subject) -> Iterator[Finding]:
         fine=f"logit_bias is added as it is ({told}).", should=f"it should be added as it is ({told}).", first=True,
     )  # fmt: skip
     # As likely as the most likely token, if it is added before the temperature.
-    even = round(min(float(law.logprobs[0] - law.logprobs[rare]), 20.0), 2)
+    even = round(min(float(distribution.logprobs[0] - distribution.logprobs[rare]), 20.0), 2)
     if even < 0.7:
         yield untested("order_logit_bias", "no rare token is listed.")
         return
     yield from test(
-        subject, "order_logit_bias", [{"logit_bias": {str(law.ids[rare]): even}, "temperature": 0.5}],
+        subject, "order_logit_bias", [{"logit_bias": {str(distribution.ids[rare]): even}, "temperature": 0.5}],
         _biased(lambda b: b, ("temperature", 0.5)),
         {"is added after the temperature": [_biased(lambda b: 0.5 * b, ("temperature", 0.5))]},
         about="logit_bias", fine="logit_bias is added before the temperature.",
@@ -66,14 +67,14 @@ def check_bias(subject: Subject) -> Iterator[Finding]:
 
 
 def _biased(change: Callable[[float], float], *then: Step) -> Hypothesis:
-    """The law with the request's biases, each changed, and further steps after them."""
+    """The distribution with the request's biases, each changed, and further steps after them."""
 
-    def law(cell: Cell) -> np.ndarray:
+    def distribution(cell: Cell) -> np.ndarray:
         biases = cell.fields["logit_bias"]
-        added = [change(biases[str(one)]) if str(one) in biases else 0.0 for one in cell.law.ids]
-        return sampled(cell.law, [("add", np.array(added)), *then])
+        added = [change(biases[str(one)]) if str(one) in biases else 0.0 for one in cell.distribution.ids]
+        return sampled(cell.distribution, [("add", np.array(added)), *then])
 
-    return law
+    return distribution
 
 
 def check_penalties(subject: Subject) -> Iterator[Finding]:
@@ -98,12 +99,12 @@ def check_penalties(subject: Subject) -> Iterator[Finding]:
 def _penalty(
     subject: Subject, name: str, values: list[float], count: Any, others: dict[str, Any], should: str
 ) -> Iterator[Finding]:
-    def law_of(times: Any, factor: float = 1.0) -> Hypothesis:
-        def law(cell: Cell) -> np.ndarray:
+    def distribution_of(times: Any, factor: float = 1.0) -> Hypothesis:
+        def distribution(cell: Cell) -> np.ndarray:
             assert cell.seen is not None
-            return sampled(cell.law, [("add", -factor * cell.fields[name] * times(cell.seen)), _LISTED])
+            return sampled(cell.distribution, [("add", -factor * cell.fields[name] * times(cell.seen)), _LISTED])
 
-        return law
+        return distribution
 
     size = min(_ANSWERS, subject.size) if subject.independent else 1
     more = {"max_tokens": _LENGTH, "logprobs": True, "top_logprobs": subject.alternatives}
@@ -112,7 +113,7 @@ def _penalty(
     try:
         for value in values:
             for _ in range(-(-_ANSWERS // size)):
-                prompt = PROMPT_OF_PENALTIES if PROMPT_OF_PENALTIES in subject.laws else subject.prompt
+                prompt = PROMPT_OF_PENALTIES if PROMPT_OF_PENALTIES in subject.distributions else subject.prompt
                 for answer in subject.ask(prompt, **{name: value}, **more, **sized):
                     cells += positions(answer, {name: value}, since=1)
     except RequestError as error:
@@ -123,21 +124,22 @@ def _penalty(
         yield untested(name, "hardly a token is likely to be repeated.")
         return
     verdict = weigh(
-        cells, [law_of(count)],
+        cells, [distribution_of(count)],
         {
-            IGNORED: [law_of(lambda seen: 0.0 * seen)], **{said: [law_of(times)] for said, times in others.items()},
-            "is added, not subtracted": [law_of(count, -1.0)], "is halved": [law_of(count, 0.5)],
-            "is doubled": [law_of(count, 2.0)],
+            IGNORED: [distribution_of(lambda seen: 0.0 * seen)],
+            **{said: [distribution_of(times)] for said, times in others.items()},
+            "is added, not subtracted": [distribution_of(count, -1.0)], "is halved": [distribution_of(count, 0.5)],
+            "is doubled": [distribution_of(count, 2.0)],
         },
         rng=subject.rng,
     )  # fmt: skip
-    said = verdict.nearest or "has an effect that fits no law known here"
+    said = verdict.nearest or "has an effect that fits no distribution known here"
     yield Finding(name, None, verdict.p_value, f"{name} {said}; it should be {should}", f"{name} is {should}")
 
 
 def _may_repeat(cell: Cell) -> bool:
     """Whether a token that was generated before has any chance to be drawn again; other draws tell nothing."""
-    return cell.seen is not None and float(np.exp(cell.law.logprobs[cell.seen > 0]).sum()) > 0.01
+    return cell.seen is not None and float(np.exp(cell.distribution.logprobs[cell.seen > 0]).sum()) > 0.01
 
 
 PROMPT_OF_PENALTIES = "Tell me a short story."
@@ -150,7 +152,7 @@ def check_scope(subject: Subject) -> Iterator[Finding]:
         for name in ("penalty_scope", "repetition_penalty"):
             yield untested(name, "no likely first token could be put into a prompt.")
         return
-    prompt, law, there = found
+    prompt, distribution, there = found
     names = ("presence_penalty", "frequency_penalty")
     for_each = dict.fromkeys(names, 1.5)
     shift = 1.5 * there
@@ -162,15 +164,15 @@ def check_scope(subject: Subject) -> Iterator[Finding]:
             ]
         },
         about="presence_penalty and frequency_penalty", fine="Both penalties count generated tokens only.",
-        should="they should count generated tokens only.", law=law, prompt=prompt, first=True,
+        should="they should count generated tokens only.", distribution=distribution, prompt=prompt, first=True,
     )  # fmt: skip
-    yield from _repetition(subject, prompt, law, there)
+    yield from _repetition(subject, prompt, distribution, there)
 
 
-def _repetition(subject: Subject, prompt: str, law: Law, there: np.ndarray) -> Iterator[Finding]:
+def _repetition(subject: Subject, prompt: str, distribution: Distribution, there: np.ndarray) -> Iterator[Finding]:
     r = _REPETITION
     try:
-        cells = subject.draw(4 * DRAWS, prompt=prompt, law=law, first=True, repetition_penalty=r)
+        cells = subject.draw(4 * DRAWS, prompt=prompt, distribution=distribution, first=True, repetition_penalty=r)
     except RequestError as error:
         yield untested("repetition_penalty", f"the endpoint refuses it ({error.message}).")
         return
@@ -178,21 +180,23 @@ def _repetition(subject: Subject, prompt: str, law: Law, there: np.ndarray) -> I
         yield untested("repetition_penalty", "the endpoint refuses it.")
         return
 
-    def law_of(step: str, z: float) -> Hypothesis:
-        return lambda cell: sampled(cell.law, [(step, r, there, z), _LISTED])
+    def distribution_of(step: str, z: float) -> Hypothesis:
+        return lambda cell: sampled(cell.distribution, [(step, r, there, z), _LISTED])
 
     verdict = weigh(
-        cells, [law_of("repetition", z) for z in _OFFSETS],
+        cells, [distribution_of("repetition", z) for z in _OFFSETS],
         {
             "does not count the prompt's tokens": [hypothesis()],
-            "divides negative logits too, which makes their tokens likelier": [law_of("divide", z) for z in _OFFSETS],
+            "divides negative logits too, which makes their tokens likelier": [
+                distribution_of("divide", z) for z in _OFFSETS
+            ],
             "is subtracted from the logits": [
                 hypothesis(("add", -1.0 * there * s)) for s in (math.log(r), r - 1, r)],
         },
         rng=subject.rng,
     )  # fmt: skip
     should = "it should divide the positive logits and multiply the negative ones, of the prompt's tokens as well."
-    said = verdict.nearest or "has an effect that fits no law known here"
+    said = verdict.nearest or "has an effect that fits no distribution known here"
     if verdict.nearest and verdict.nearest.startswith("does not") and not _lowers_repeats(subject):
         said = IGNORED
     yield Finding(
@@ -214,25 +218,25 @@ def _lowers_repeats(subject: Subject) -> bool:
 
     def lowered(cell: Cell, by: float) -> np.ndarray:
         assert cell.seen is not None
-        return sampled(cell.law, [("add", -by * (cell.seen > 0))])
+        return sampled(cell.distribution, [("add", -by * (cell.seen > 0))])
 
     lower = {"lower": [partial(lowered, by=by) for by in (0.5, 1.0, 2.0)]}
     return bool(cells) and weigh(cells, [hypothesis()], lower, rng=subject.rng).nearest is not None
 
 
-def _prompt_with_tokens(subject: Subject) -> tuple[str, Law, np.ndarray] | None:
+def _prompt_with_tokens(subject: Subject) -> tuple[str, Distribution, np.ndarray] | None:
     """A prompt that names likely first tokens of its own answer, its distribution, and which tokens are in it [K]."""
-    words = [text.strip() for text in subject.law.texts if re.fullmatch(r"\s?\w{2,}", text)]
+    words = [text.strip() for text in subject.distribution.texts if re.fullmatch(r"\s?\w{2,}", text)]
     # Some likely ones, whose logits are the largest, and some less likely ones, whose logits may be below 0.
     words = words[:2] + words[4:10]
-    if len(words) < 2 or not subject.laws:
+    if len(words) < 2 or not subject.distributions:
         return None
     # At the start of a line and after a space: a word may be another token there.
     prompt = f"{subject.prompt} Not {', '.join(words)}.\n" + "\n".join(words)
     answers = subject.ask(prompt, logprobs=True, top_logprobs=subject.alternatives)
     if not answers or not answers[0].tokens or not answers[0].tokens[0].top:
         return None
-    law = Law.of(answers[0].tokens[0].top)
-    there = np.array([text.strip() in words for text in law.texts])
-    mass = float(np.exp(law.logprobs)[there].sum())
-    return (prompt, law, there) if there.sum() >= 2 and 0.05 < mass < 0.98 else None
+    distribution = Distribution.of(answers[0].tokens[0].top)
+    there = np.array([text.strip() in words for text in distribution.texts])
+    mass = float(np.exp(distribution.logprobs)[there].sum())
+    return (prompt, distribution, there) if there.sum() >= 2 and 0.05 < mass < 0.98 else None

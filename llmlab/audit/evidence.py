@@ -1,11 +1,11 @@
-"""How strongly draws speak against a law, and which other law explains them.
+"""How strongly draws speak against a distribution, and which other distribution explains them.
 
 Two tests share a p-value. The first is betting: where L(alternative) / L(honest) is large, the draws are unlikely under
-the honest law, because that ratio has mean 1 there, so that 1 / ratio is a p-value by Markov's inequality, however many
-draws there are and whenever they stop (Shafer 2021, "Testing by betting"; Wasserman, Ramdas, Balakrishnan 2020,
-"Universal inference", for honest laws with an unknown number in them, whose best value is taken). The ratio is that of
-the mean over all named alternatives. The second is the G-test, by simulation, which needs no alternative. Over all
-tests of an audit Holm's procedure fixes the false-alarm rate (Holm 1979).
+the honest distribution. That ratio has mean 1 there, so that 1 / ratio is a p-value by Markov's inequality, however
+many draws there are and whenever they stop (Shafer 2021, "Testing by betting"; Wasserman, Ramdas, Balakrishnan 2020,
+"Universal inference", for honest distributions with an unknown number in them, whose best value is taken). The ratio is
+that of the mean over all named alternatives. The second is the G-test, by simulation, which needs no alternative. Over
+all tests of an audit Holm's procedure fixes the false-alarm rate (Holm 1979).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float64
 
-from llmlab.audit.laws import Cell
+from llmlab.audit.distributions import Cell
 
-#: The log-probabilities of a cell's draws [K + 1]; see `laws.sampled`.
+#: The log-probabilities of a cell's draws [K + 1]; see `distributions.sampled`.
 Hypothesis: TypeAlias = Callable[[Cell], Float64[np.ndarray, " M"]]
 
-#: The share of draws that may come from the neutral law under an honest endpoint: its logits differ a little from one
-#: request to the next, so that a token at a filter's edge may fall on either side.
+#: The share of draws that may come from the neutral distribution under an honest endpoint: its logits differ a little
+#: from one request to the next, so that a token at a filter's edge may fall on either side.
 CONTAMINATION = 1e-3
 #: How many samples the G-test simulates, and how many draws a cell needs for it.
 _SIMULATIONS, _ENOUGH = 2000, 30
@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         p_value: the probability of draws as unlikely, if the endpoint is honest.
-        nearest: the name of the alternative that explains them best; None where the honest law does.
+        nearest: the name of the alternative that explains them best; None where the honest distribution does.
         log_ratio: log L(nearest) / L(honest).
     """
 
@@ -51,11 +51,11 @@ def weigh(
     *,
     rng: np.random.Generator,
 ) -> Verdict:
-    """Tests draws against the honest law, of which several forms may be allowed, and names the best alternative.
+    """Tests draws against the honest distribution and names the best alternative. Several honest forms may be allowed.
 
     Args:
         cells: the draws.
-        honest: the forms that an honest law may have.
+        honest: the forms that an honest distribution may have.
         alternatives: name -> the forms that the alternative may have.
         rng: simulates the G-test.
     """
@@ -78,16 +78,16 @@ def weigh(
 
 
 class _Honest(NamedTuple):
-    """What the honest law says about a cell.
+    """What the honest distribution says about a cell.
 
     Attributes:
-        law: its log-probabilities [K + 1].
+        distribution: its log-probabilities [K + 1].
         neutral: the log-probabilities at neutral settings; [K], given that a listed token was drawn, where the honest
-            law knows nothing of the others.
+            distribution knows nothing of the others.
         drawn: the places in the list that were drawn, of those that count.
     """
 
-    law: np.ndarray
+    distribution: np.ndarray
     neutral: np.ndarray
     drawn: np.ndarray
 
@@ -96,31 +96,31 @@ class _Honest(NamedTuple):
         """What it says about each of several cells."""
         found = []
         for cell in cells:
-            law, neutral = honest(cell), neutral_of(cell)
-            if np.isnan(law[-1]):
+            distribution, neutral = honest(cell), neutral_of(cell)
+            if np.isnan(distribution[-1]):
                 neutral = _given_listed(neutral)
-            found.append(cls(law, neutral, np.flatnonzero(cell.counts[: len(neutral)])))
+            found.append(cls(distribution, neutral, np.flatnonzero(cell.counts[: len(neutral)])))
         return found
 
 
 def neutral_of(cell: Cell) -> np.ndarray:
     """The log-probabilities of a cell at neutral settings [K + 1]."""
-    neutral = np.append(cell.law.logprobs, math.log(max(cell.law.rest, _LEAST)))
+    neutral = np.append(cell.distribution.logprobs, math.log(max(cell.distribution.rest, _LEAST)))
     return np.asarray(neutral - _log_sum(neutral))
 
 
 def log_likelihood(
     cells: Sequence[Cell], hypothesis: Hypothesis, *, under: Sequence[_Honest], honest: bool = False
 ) -> float:
-    """The log-likelihood of draws. Where the honest law knows nothing of unlisted tokens, draws of them do not count.
+    """The log-likelihood of draws. Draws of unlisted tokens count only where their honest mass is known.
 
-    The honest law itself is mixed with `CONTAMINATION` of the neutral one.
+    The honest distribution itself is mixed with `CONTAMINATION` of the neutral one.
     """
     total, share = 0.0, CONTAMINATION if honest else _LEAST
     for cell, known in zip(cells, under, strict=True):
         if not len(known.drawn):
             continue
-        found = _whole(known.law if honest else hypothesis(cell), cell.law.rest)
+        found = _whole(known.distribution if honest else hypothesis(cell), cell.distribution.rest)
         if len(known.neutral) < len(found):
             found = _given_listed(found)
         drawn = known.drawn
@@ -130,21 +130,21 @@ def log_likelihood(
 
 
 def goodness(cells: Sequence[Cell], hypothesis: Hypothesis, *, rng: np.random.Generator) -> float:
-    """The G-test of draws against a law: a p-value by simulation.
+    """The G-test of draws against a distribution: a p-value by simulation.
 
     Below what simulation can show, the bound of Agrawal 2020 ("Finite-sample concentration of the multinomial in
-    relative entropy") on n KL(observed || law) takes its place, of the cell where it is smallest.
+    relative entropy") on n KL(observed || distribution) takes its place, of the cell where it is smallest.
     """
     found, simulated, bounds = 0.0, np.zeros(_SIMULATIONS), []
     for cell in cells:
         if cell.draws < _ENOUGH:
             continue
-        law = hypothesis(cell)
+        distribution = hypothesis(cell)
         counts = cell.counts
-        if np.isnan(law[-1]):
-            law, counts = _given_listed(law), counts[:-1]
-        neutral = neutral_of(cell)[: len(law)]
-        mixed = np.logaddexp(law + math.log1p(-CONTAMINATION), neutral + math.log(CONTAMINATION))
+        if np.isnan(distribution[-1]):
+            distribution, counts = _given_listed(distribution), counts[:-1]
+        neutral = neutral_of(cell)[: len(distribution)]
+        mixed = np.logaddexp(distribution + math.log1p(-CONTAMINATION), neutral + math.log(CONTAMINATION))
         p = np.exp(mixed - np.logaddexp.reduce(mixed))
         draws = int(counts.sum())
         if draws < _ENOUGH:
@@ -170,16 +170,16 @@ def _relative_entropy(counts: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.asarray(terms.sum(axis=1))
 
 
-def _whole(law: np.ndarray, rest: float) -> np.ndarray:
-    """A law with the neutral mass of unlisted tokens where it does not know theirs."""
-    if not np.isnan(law[-1]):
-        return law
+def _whole(distribution: np.ndarray, rest: float) -> np.ndarray:
+    """A distribution with the neutral mass of unlisted tokens where it does not know theirs."""
+    if not np.isnan(distribution[-1]):
+        return distribution
     rest = min(max(rest, _LEAST), 0.999)
-    return np.append(law[:-1] + math.log1p(-rest), math.log(rest))
+    return np.append(distribution[:-1] + math.log1p(-rest), math.log(rest))
 
 
-def _given_listed(law: np.ndarray) -> np.ndarray:
-    return np.asarray(law[:-1] - _log_sum(law[:-1]))
+def _given_listed(distribution: np.ndarray) -> np.ndarray:
+    return np.asarray(distribution[:-1] - _log_sum(distribution[:-1]))
 
 
 def _log_sum(x: np.ndarray) -> float:

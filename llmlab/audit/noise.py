@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmlab.audit.asking import Answer
+from llmlab.audit.distributions import Cell, Distribution, sampled
 from llmlab.audit.evidence import Hypothesis, Verdict, weigh
-from llmlab.audit.laws import Cell, Law, sampled
 from llmlab.audit.sampling import hypothesis
 from llmlab.audit.subject import LONG, STORY, Finding, Subject, cell_of, certain, positions, untested
 from llmlab.errors import RequestError
@@ -42,20 +42,20 @@ def _alternatives() -> dict[str, Sequence[Hypothesis]]:
 
 def check_noise(subject: Subject) -> Iterator[Finding]:
     """Whether first tokens come from the listed distribution at neutral settings, its tail included."""
-    if not subject.laws:
+    if not subject.distributions:
         yield untested("noise", "the endpoint lists no alternatives.")
         return
     cells = subject.draw(_DRAWS)
-    prompt = max(subject.laws, key=lambda one: _tail(subject.laws[one]))
-    cells += subject.draw(_DRAWS, prompt=prompt, law=subject.laws[prompt], first=True)
+    prompt = max(subject.distributions, key=lambda one: _tail(subject.distributions[one]))
+    cells += subject.draw(_DRAWS, prompt=prompt, distribution=subject.distributions[prompt], first=True)
     verdict = weigh(cells, [hypothesis()], _alternatives(), rng=subject.rng)
     yield _noise("noise", verdict, "At neutral settings the sampler", "draws from the distribution that it lists")
 
 
-def _tail(law: Law) -> float:
+def _tail(distribution: Distribution) -> float:
     """How well it shows the bits of the noise: by the mass of rare tokens beside a likely one."""
-    p = np.exp(law.logprobs)
-    return float(min(p[0], 0.5) * min(p[p < 0.02 * p[0]].sum() + law.rest, 0.25))
+    p = np.exp(distribution.logprobs)
+    return float(min(p[0], 0.5) * min(p[p < 0.02 * p[0]].sum() + distribution.rest, 0.25))
 
 
 def _noise(name: str, verdict: Verdict, who: str, fine: str) -> Finding:
@@ -66,14 +66,16 @@ def _noise(name: str, verdict: Verdict, who: str, fine: str) -> Finding:
 
 def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
     """Whether the draws of consecutive seeds come from the listed distribution."""
-    if not subject.laws:
+    if not subject.distributions:
         yield untested("seeded_noise", "the endpoint lists no alternatives.")
         return
     n = min(_CHOICES, subject.size) if subject.independent else 1
     sized = {"n": n} if n > 1 else {}
     more = {"logprobs": True, "top_logprobs": 0, **sized}
     # A likely token and others: wrong noise is seen best where few tokens compete.
-    prompt = min(subject.laws, key=lambda one: abs(float(np.exp(subject.laws[one].logprobs[0])) - 0.6))
+    prompt = min(
+        subject.distributions, key=lambda one: abs(float(np.exp(subject.distributions[one].logprobs[0])) - 0.6)
+    )
     asked = [(prompt, {**more, "seed": _SEED + at * (n + 1)}) for at in range(_SEEDS)]
     try:
         found = subject.ask.each(asked)
@@ -86,7 +88,7 @@ def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
         return
     if n > 1 and all(len(set(one)) <= 1 for one in first):  # copies: one draw for each seed
         first = [one[:1] for one in first]
-    cells = [cell_of(subject.laws[prompt], [key for one in first for key in one], {})]
+    cells = [cell_of(subject.distributions[prompt], [key for one in first for key in one], {})]
     verdict = weigh(cells, [hypothesis()], _alternatives(), rng=subject.rng)
     yield _noise("seeded_noise", verdict, "With a seed the sampler", "draws from the distribution that it lists")
 
@@ -96,7 +98,7 @@ def check_later_tokens(subject: Subject) -> Iterator[Finding]:
 
     What drafts of another model would bend, where they are accepted too readily, is seen here.
     """
-    if not subject.laws:
+    if not subject.distributions:
         for name in ("later_tokens", "repeated_noise"):
             yield untested(name, "the endpoint lists no alternatives.")
         return
@@ -139,13 +141,13 @@ def check_later_tokens(subject: Subject) -> Iterator[Finding]:
 
 def _boosted(cell: Cell, *, by: float) -> np.ndarray:
     assert cell.seen is not None
-    return sampled(cell.law, [("add", by * (cell.seen > 0))])
+    return sampled(cell.distribution, [("add", by * (cell.seen > 0))])
 
 
 def _greedy_share(cell: Cell, *, share: float) -> np.ndarray:
-    law = sampled(cell.law, []) + math.log1p(-share)
-    law[0] = np.logaddexp(law[0], math.log(share))
-    return law
+    distribution = sampled(cell.distribution, []) + math.log1p(-share)
+    distribution[0] = np.logaddexp(distribution[0], math.log(share))
+    return distribution
 
 
 def check_seed(subject: Subject) -> Iterator[Finding]:

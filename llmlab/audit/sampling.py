@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from llmlab.audit.distributions import Cell, Distribution, Step, sampled
 from llmlab.audit.evidence import Hypothesis, weigh
-from llmlab.audit.laws import Cell, Law, Step, sampled
 from llmlab.audit.subject import Finding, Subject, untested
 from llmlab.errors import RequestError
 
@@ -16,20 +16,20 @@ from llmlab.errors import RequestError
 DRAWS = 256
 #: The least gap in nats between two neighbours of which a filter keeps one: less may be rounding.
 _GAP = 0.05
-#: The least share of the draws in which two laws must differ, for a test between them.
+#: The least share of the draws in which two distributions must differ, for a test between them.
 _APART = 0.08
 
 IGNORED = "is ignored"
 
 
 def hypothesis(*steps: tuple[Any, ...]) -> Hypothesis:
-    """A law of fixed steps. A step's value may be the name of a field, whose value is then the request's."""
+    """A distribution of fixed steps. A step's value may be the name of a field, whose value is then the request's."""
 
-    def law(cell: Cell) -> np.ndarray:
+    def distribution(cell: Cell) -> np.ndarray:
         named = [(name, cell.fields.get(value) if isinstance(value, str) else value) for name, value in steps]
-        return sampled(cell.law, [step for step in named if step[1] is not None])
+        return sampled(cell.distribution, [step for step in named if step[1] is not None])
 
-    return law
+    return distribution
 
 
 def test(
@@ -43,52 +43,56 @@ def test(
     should: str,
     about: str = "",
     draws: int = DRAWS,
-    law: Law | None = None,
+    distribution: Distribution | None = None,
     prompt: str | None = None,
     first: bool = False,
 ) -> Iterator[Finding]:
-    """Draws under each of some requests' fields, and tests the draws against the honest law.
+    """Draws under each of some requests' fields, and tests the draws against the honest distribution.
 
     Args:
         subject: the endpoint.
         name: the finding's name.
         requests: the fields of each request.
-        honest: the law that the draws should come from.
-        alternatives: what the endpoint may do instead -> laws of that.
+        honest: the distribution that the draws should come from.
+        alternatives: what the endpoint may do instead -> distributions of that.
         fine: the finding where the draws fit.
         should: what the endpoint should do, for the finding where they do not.
         about: how the fields are called in the finding; by default the name.
         draws: how many, of each request.
-        law: the distribution at neutral settings; by default the chosen prompt's.
+        distribution: the distribution at neutral settings; by default the chosen prompt's.
         prompt: the prompt.
         first: whether only first tokens count; see `Subject.draw`.
     """
     about = about or name
-    if not subject.laws:
+    if not subject.distributions:
         yield untested(name, "the endpoint lists no alternatives, so that no distribution is known.")
         return
     cells = []
     try:
         for fields in requests:
-            cells += subject.draw(draws, law=law, prompt=prompt, first=first, **fields)
+            cells += subject.draw(draws, distribution=distribution, prompt=prompt, first=first, **fields)
     except RequestError as error:
         yield untested(name, f"the endpoint refuses it ({error.message}).")
         return
     verdict = weigh(cells, [honest], alternatives, rng=subject.rng)
-    said = f"{about} {verdict.nearest}" if verdict.nearest else f"{about} has an effect that fits no law known here"
+    said = (
+        f"{about} {verdict.nearest}"
+        if verdict.nearest
+        else f"{about} has an effect that fits no distribution known here"
+    )
     yield Finding(name, None, verdict.p_value, f"{said}; {should}", fine)
 
 
 def check_temperature(subject: Subject) -> Iterator[Finding]:
     """Whether the temperature divides the logits, below and above 1."""
 
-    def score(law: Law) -> tuple[float, bool | None]:
-        laws = [np.exp(sampled(law, [("temperature", t)])[:-1]) for t in (0.5, 1.0, 1.6)]
-        laws = [one / one.sum() for one in laws]
-        return min(float(np.abs(one - laws[1]).sum()) for one in (laws[0], laws[2])), True
+    def score(distribution: Distribution) -> tuple[float, bool | None]:
+        distributions = [np.exp(sampled(distribution, [("temperature", t)])[:-1]) for t in (0.5, 1.0, 1.6)]
+        distributions = [one / one.sum() for one in distributions]
+        return min(float(np.abs(one - distributions[1]).sum()) for one in (distributions[0], distributions[2])), True
 
     telling = _best(subject, score)
-    prompt, law, _ = telling or (None, None, None)
+    prompt, distribution, _ = telling or (None, None, None)
     yield from test(
         subject, "temperature", [{"temperature": 0.5}, {"temperature": 1.6}],
         hypothesis(("temperature", "temperature")),
@@ -101,30 +105,34 @@ def check_temperature(subject: Subject) -> Iterator[Finding]:
             "acts by its square root": [_of_temperature(lambda t: t**0.5)],
         },
         fine="temperature divides the logits, at 0.5 and at 1.6.", should="it should divide the logits.",
-        law=law, prompt=prompt,
+        distribution=distribution, prompt=prompt,
     )  # fmt: skip
 
 
 def _of_temperature(change: Any) -> Hypothesis:
-    def law(cell: Cell) -> np.ndarray:
-        return sampled(cell.law, [("temperature", change(cell.fields["temperature"]))])
+    def distribution(cell: Cell) -> np.ndarray:
+        return sampled(cell.distribution, [("temperature", change(cell.fields["temperature"]))])
 
-    return law
+    return distribution
 
 
 def check_greedy(subject: Subject) -> Iterator[Finding]:
     """Whether temperature 0 takes the most likely token."""
-    if not subject.laws:
+    if not subject.distributions:
         yield untested("greedy", "the endpoint lists no alternatives.")
         return
     wrong, total = 0, 0
-    prompts = list(subject.laws)[:4]
+    prompts = list(subject.distributions)[:4]
     n = min(8, subject.size)
     sized = {"n": n} if n > 1 else {}
     more = {"temperature": 0.0, "logprobs": True, "top_logprobs": 0, **sized}
     for prompt, answers in zip(prompts, subject.ask.each([(one, more) for one in prompts]), strict=True):
-        law = subject.laws[prompt]
-        best = {key for key, value in zip(law.keys, law.logprobs, strict=True) if value > law.logprobs[0] - _GAP}
+        distribution = subject.distributions[prompt]
+        best = {
+            key
+            for key, value in zip(distribution.keys, distribution.logprobs, strict=True)
+            if value > distribution.logprobs[0] - _GAP
+        }
         drawn = [answer.tokens[0].key for answer in answers if answer.tokens]
         wrong, total = wrong + sum(key not in best for key in drawn), total + len(drawn)
     yield Finding(
@@ -134,21 +142,25 @@ def check_greedy(subject: Subject) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _best(subject: Subject, score: Callable[[Law], tuple[float, Any]]) -> tuple[str, Law, Any] | None:
-    """The prompt whose law is most telling for a test, that law, and what the score found there; None if none is."""
-    found = [(*score(law), prompt, law) for prompt, law in subject.laws.items() if law.rest < 0.5]
+def _best(subject: Subject, score: Callable[[Distribution], tuple[float, Any]]) -> tuple[str, Distribution, Any] | None:
+    """The prompt that tells most for a test, its distribution, and what the score found; None if none does."""
+    found = [
+        (*score(distribution), prompt, distribution)
+        for prompt, distribution in subject.distributions.items()
+        if distribution.rest < 0.5
+    ]
     telling = [one for one in found if one[1] is not None]
     if not telling:
         return None
-    _, value, prompt, law = max(telling, key=lambda one: one[0])
-    return prompt, law, value
+    _, value, prompt, distribution = max(telling, key=lambda one: one[0])
+    return prompt, distribution, value
 
 
 def check_top_k(subject: Subject) -> Iterator[Finding]:
     """Whether top_k keeps exactly k tokens."""
 
-    def score(law: Law) -> tuple[float, int | None]:
-        gaps, p = -np.diff(law.logprobs[:9]), np.exp(law.logprobs)
+    def score(distribution: Distribution) -> tuple[float, int | None]:
+        gaps, p = -np.diff(distribution.logprobs[:9]), np.exp(distribution.logprobs)
         # Beyond the k-th there must be enough to see, and the k-th itself must be seen as well.
         scores = [
             (float(min(p[k], p[k - 1], 0.3)), k)
@@ -162,7 +174,7 @@ def check_top_k(subject: Subject) -> Iterator[Finding]:
     if found is None:
         yield untested("top_k", "no two neighbours of the distributions are far enough apart.")
         return
-    prompt, law, k = found
+    prompt, distribution, k = found
     yield from test(
         subject, "top_k", [{"top_k": k}], hypothesis(("top_k", k)),
         {
@@ -171,27 +183,28 @@ def check_top_k(subject: Subject) -> Iterator[Finding]:
             f"keeps one token fewer than asked for ({k - 1} for {k})": [hypothesis(("top_k", k - 1))],
         },
         fine=f"top_k keeps exactly the {k} most likely tokens.", should=f"it should keep exactly {k}.",
-        law=law, prompt=prompt,
+        distribution=distribution, prompt=prompt,
     )  # fmt: skip
 
 
 def check_ties(subject: Subject) -> Iterator[Finding]:
     """Whether top_k keeps exactly k tokens where the k-th and the next are equally likely."""
     found = [
-        (float(np.exp(law.logprobs[at])), prompt, at + 1)
-        for prompt, law in subject.laws.items()
-        for at in range(min(8, len(law.logprobs) - 2))
-        if abs(law.logprobs[at] - law.logprobs[at + 1]) < 1e-6 and law.logprobs[at + 1] - law.logprobs[at + 2] > _GAP
+        (float(np.exp(distribution.logprobs[at])), prompt, at + 1)
+        for prompt, distribution in subject.distributions.items()
+        for at in range(min(8, len(distribution.logprobs) - 2))
+        if abs(distribution.logprobs[at] - distribution.logprobs[at + 1]) < 1e-6
+        and distribution.logprobs[at + 1] - distribution.logprobs[at + 2] > _GAP
     ]
     if not found or subject.size < 2 or not subject.independent:
         yield untested("top_k_ties", "no two equally likely tokens are among the first, or draws are too few.")
         return
     _, prompt, k = max(found)
-    law = subject.laws[prompt]
-    other = np.zeros(len(law.keys))
+    distribution = subject.distributions[prompt]
+    other = np.zeros(len(distribution.keys))
     other[k - 1] = -1e-3  # the later of the two comes first
     try:
-        cells = subject.draw(3 * DRAWS, prompt=prompt, law=law, first=True, top_k=k)
+        cells = subject.draw(3 * DRAWS, prompt=prompt, distribution=distribution, first=True, top_k=k)
     except RequestError as error:
         yield untested("top_k_ties", f"the endpoint refuses top_k ({error.message}).")
         return
@@ -214,8 +227,8 @@ def check_ties(subject: Subject) -> Iterator[Finding]:
 def check_top_p(subject: Subject) -> Iterator[Finding]:
     """Whether top_p keeps the token that crosses p, and none after it."""
 
-    def score(law: Law) -> tuple[float, int | None]:
-        p = np.exp(law.logprobs)
+    def score(distribution: Distribution) -> tuple[float, int | None]:
+        p = np.exp(distribution.logprobs)
         best = max((float(min(p[at], p[at + 1], 0.3)), at) for at in range(1, min(8, len(p) - 1)))
         return best if best[0] > 0.02 else (0.0, None)
 
@@ -223,8 +236,8 @@ def check_top_p(subject: Subject) -> Iterator[Finding]:
     if found is None:
         yield untested("top_p", "no distribution has a place where it could be seen.")
         return
-    prompt, law, j = found
-    p = np.exp(law.logprobs)
+    prompt, distribution, j = found
+    p = np.exp(distribution.logprobs)
     value = round(float(np.cumsum(p)[j] - p[j] / 2), 4)  # in the middle of the j-th token, then the last one kept
     yield from test(
         subject, "top_p", [{"top_p": value}], hypothesis(("top_p", value)),
@@ -235,24 +248,24 @@ def check_top_p(subject: Subject) -> Iterator[Finding]:
         },
         fine=f"top_p = {value} keeps {j + 1} tokens: those before which the mass is below it.",
         should=f"it should keep {j + 1} tokens: those before which the mass is below {value}.",
-        law=law, prompt=prompt,
+        distribution=distribution, prompt=prompt,
     )  # fmt: skip
 
 
 def check_min_p(subject: Subject) -> Iterator[Finding]:
     """Whether min_p is a share of the largest probability."""
-    found = _best(subject, lambda law: _between(law.logprobs))
+    found = _best(subject, lambda distribution: _between(distribution.logprobs))
     if found is None:
         yield untested("min_p", "no distribution has a place where it could be seen.")
         return
-    prompt, law, m = found
+    prompt, distribution, m = found
     yield from test(
         subject, "min_p", [{"min_p": m}], hypothesis(("min_p", m)),
         {IGNORED: [hypothesis()], "is taken as a probability, not as a share of the largest one": [
             hypothesis(("absolute_p", m))]},
         fine=f"min_p = {m} keeps the tokens that are at least {m} times as likely as the most likely one.",
         should=f"it should keep the tokens that are at least {m} times as likely as the most likely one.",
-        law=law, prompt=prompt,
+        distribution=distribution, prompt=prompt,
     )  # fmt: skip
 
 
@@ -296,11 +309,11 @@ def _order(
 ) -> Iterator[Finding]:
     """Tests two orders of the temperature and a filter, at values where they keep different tokens."""
 
-    def score(law: Law) -> tuple[float, tuple[float, float] | None]:
+    def score(distribution: Distribution) -> tuple[float, tuple[float, float] | None]:
         best, found = 0.0, None
         for t in temperatures:
             for v in np.arange(0.1, 0.95, 0.05).round(2).tolist():
-                apart = _apart(law, right, wrong, t, v, unlike_one=True) if law.rest < 0.2 else 0.0
+                apart = _apart(distribution, right, wrong, t, v, unlike_one=True) if distribution.rest < 0.2 else 0.0
                 if apart > best:
                     best, found = apart, (t, v)
         return best, found
@@ -309,7 +322,7 @@ def _order(
     if telling is None:
         yield untested(name, "both orders give nearly the same distribution after every prompt.")
         return
-    prompt, law, (t, v) = telling
+    prompt, distribution, (t, v) = telling
     yield from test(
         subject, name, [{"temperature": t, field: v}], hypothesis(*right(t, v)),
         {
@@ -318,28 +331,28 @@ def _order(
             "makes the temperature be ignored": [hypothesis((field, v))],
         },
         about=field, fine=f"{field} comes after the temperature.", should="it should come after the temperature.",
-        law=law, prompt=prompt,
+        distribution=distribution, prompt=prompt,
     )  # fmt: skip
 
 
-def _apart(law: Law, right: Any, wrong: Any, one: float, v: float, *, unlike_one: bool) -> float:
-    """How far apart the laws of two orders are with parameters `one` and `v`; 0 where v is too near an edge of either.
+def _apart(distribution: Distribution, right: Any, wrong: Any, one: float, v: float, *, unlike_one: bool) -> float:
+    """How far apart the distributions of two orders are with parameters `one` and `v`; 0 where v is too near an edge.
 
-    It is the total variation; with `unlike_one` less where the wrong order is hardly another law than one of its steps.
+    It is the total variation; with `unlike_one` less where the wrong order hardly differs from one of its steps.
     """
     steps = right(one, v)
-    laws = [sampled(law, each)[:-1] for each in (steps, wrong(one, v))]
-    first, second = (np.exp(each) for each in laws)
+    distributions = [sampled(distribution, each)[:-1] for each in (steps, wrong(one, v))]
+    first, second = (np.exp(each) for each in distributions)
     apart = 0.5 * float(np.abs(first - second).sum())
     if apart < _APART:
         return 0.0
-    for order, found in zip((right, wrong), laws, strict=True):
+    for order, found in zip((right, wrong), distributions, strict=True):
         kept = np.isfinite(found)
-        if any((np.isfinite(sampled(law, order(one, v + off))[:-1]) != kept).any() for off in (-0.008, 0.008)):
+        if any((np.isfinite(sampled(distribution, order(one, v + off))[:-1]) != kept).any() for off in (-0.008, 0.008)):
             return 0.0  # rounding would decide which tokens are kept
     if not unlike_one:
         return apart
-    alone = [np.exp(sampled(law, [step])[:-1]) for step in steps]
+    alone = [np.exp(sampled(distribution, [step])[:-1]) for step in steps]
     return apart * min(1.0, *(5 * float(np.abs(each - second).sum()) for each in alone))
 
 
@@ -352,14 +365,14 @@ def check_order_top_k(subject: Subject) -> Iterator[Finding]:
     def wrong(k: float, v: float) -> tuple[Step, ...]:
         return ("top_p", v), ("top_k", int(k))
 
-    def score(law: Law) -> tuple[float, tuple[int, float] | None]:
+    def score(distribution: Distribution) -> tuple[float, tuple[int, float] | None]:
         best, found = 0.0, None
-        for k in range(2, min(9, len(law.logprobs))):
-            if law.logprobs[k - 1] - law.logprobs[k] < _GAP:
+        for k in range(2, min(9, len(distribution.logprobs))):
+            if distribution.logprobs[k - 1] - distribution.logprobs[k] < _GAP:
                 continue
             for v in np.arange(0.25, 0.96, 0.05).round(2).tolist():
                 # Of two filters in the wrong order one always does all the work.
-                apart = _apart(law, right, wrong, k, v, unlike_one=False)
+                apart = _apart(distribution, right, wrong, k, v, unlike_one=False)
                 if apart > best:
                     best, found = apart, (k, v)
         return best, found
@@ -368,7 +381,7 @@ def check_order_top_k(subject: Subject) -> Iterator[Finding]:
     if telling is None:
         yield untested("order_top_k", "both orders give nearly the same distribution after every prompt.")
         return
-    prompt, law, (k, v) = telling
+    prompt, distribution, (k, v) = telling
     yield from test(
         subject, "order_top_k", [{"top_k": k, "top_p": v}], hypothesis(("top_k", k), ("top_p", v)),
         {
@@ -377,5 +390,5 @@ def check_order_top_k(subject: Subject) -> Iterator[Finding]:
             "makes top_k be ignored": [hypothesis(("top_p", v))],
         },
         about="top_p", fine="top_p measures its mass over what top_k has left.",
-        should="it should measure it over what top_k has left.", law=law, prompt=prompt,
+        should="it should measure it over what top_k has left.", distribution=distribution, prompt=prompt,
     )  # fmt: skip

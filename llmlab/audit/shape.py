@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from llmlab.audit.asking import Answer, Drawn
-from llmlab.audit.laws import Law
+from llmlab.audit.distributions import Distribution
 from llmlab.audit.subject import LONG, STORY, Finding, Subject, certain, untested
 from llmlab.errors import RequestError
 
@@ -59,17 +59,17 @@ def _contradicts(token: Drawn) -> bool:
 
 def check_logprobs(subject: Subject) -> Iterator[Finding]:
     """Whether `logprobs` are the model's own, or of the distribution after some of the sampler's stages."""
-    law = subject.law
-    if not subject.laws:
+    distribution = subject.distribution
+    if not subject.distributions:
         yield untested("logprobs", "the endpoint lists no alternatives.")
         return
     more = {"logprobs": True, "top_logprobs": subject.alternatives}
     again, warm, cut = subject.ask.each(
         [(subject.prompt, {**more, **fields}) for fields in ({}, {"temperature": 0.5}, {"top_p": 0.5})]
     )
-    noise = _difference(law, again)
+    noise = _difference(distribution, again)
     tolerance = max(_ROUNDING, 5 * noise)
-    moved = [_difference(law, answers) for answers in (warm, cut)]
+    moved = [_difference(distribution, answers) for answers in (warm, cut)]
     subject.raw = all(one <= tolerance for one in moved)
     broken = None
     if noise > 0.5:
@@ -84,13 +84,14 @@ def check_logprobs(subject: Subject) -> Iterator[Finding]:
     yield certain("logprobs", broken, fine="logprobs are the model's own, before every stage of the sampler.")
 
 
-def _difference(law: Law, answers: list[Answer]) -> float:
+def _difference(distribution: Distribution, answers: list[Answer]) -> float:
     """The largest difference of the five most likely tokens' logprobs, in nats; infinite where one is missing."""
     if not answers or not answers[0].tokens:
         return math.inf
     there = {one.key: one.logprob for one in answers[0].tokens[0].top}
     return max(
-        abs(there.get(key, -math.inf) - value) for key, value in zip(law.keys[:5], law.logprobs[:5], strict=True)
+        abs(there.get(key, -math.inf) - value)
+        for key, value in zip(distribution.keys[:5], distribution.logprobs[:5], strict=True)
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmlab.audit.asking import Answer, Asker, Drawn, Key
-from llmlab.audit.laws import Cell, Law
+from llmlab.audit.distributions import Cell, Distribution
 from llmlab.errors import RequestError
 
 #: The most alternatives that the API gives.
@@ -73,8 +73,8 @@ class Subject:
         ask: asks it.
         rng: simulates.
         prompt: the prompt whose first token has the most uncertain distribution.
-        law: that distribution.
-        laws: those of all prompts.
+        distribution: that distribution.
+        distributions: those of all prompts.
         size: how many choices a request gets.
         independent: whether the choices of a request without a seed are drawn independently.
         raw: whether `logprobs` stay the same whatever the sampling fields are; None until that is tested.
@@ -84,8 +84,8 @@ class Subject:
     ask: Asker
     rng: np.random.Generator
     prompt: str = PROMPTS[0]
-    law: Law = field(default_factory=lambda: Law((), np.zeros(0)))
-    laws: dict[str, Law] = field(default_factory=dict)
+    distribution: Distribution = field(default_factory=lambda: Distribution((), np.zeros(0)))
+    distributions: dict[str, Distribution] = field(default_factory=dict)
     first: dict[str, Answer] = field(default_factory=dict)
     size: int = 1
     independent: bool = True
@@ -106,10 +106,13 @@ class Subject:
             if answers:
                 self.first[prompt] = answers[0]
             if answers and answers[0].tokens and len(answers[0].tokens[0].top) > 1:
-                self.laws[prompt] = Law.of(answers[0].tokens[0].top)
-        if self.laws:
-            self.prompt = max(self.laws, key=lambda one: self.laws[one].entropy * (1 - self.laws[one].rest) ** 2)
-            self.law = self.laws[self.prompt]
+                self.distributions[prompt] = Distribution.of(answers[0].tokens[0].top)
+        if self.distributions:
+            self.prompt = max(
+                self.distributions,
+                key=lambda one: self.distributions[one].entropy * (1 - self.distributions[one].rest) ** 2,
+            )
+            self.distribution = self.distributions[self.prompt]
 
     def measure(self) -> tuple[int, int]:
         """Finds out how many choices a request gets; returns (asked for, sent)."""
@@ -128,7 +131,7 @@ class Subject:
         draws: int,
         *,
         prompt: str | None = None,
-        law: Law | None = None,
+        distribution: Distribution | None = None,
         first: bool = False,
         **fields: Any,
     ) -> list[Cell]:
@@ -140,19 +143,19 @@ class Subject:
         Args:
             draws: how many, at least.
             prompt: the prompt; by default the chosen one.
-            law: its distribution.
+            distribution: its distribution.
             first: whether only first tokens count, because what is tested is about this distribution's tokens.
             fields: the request's fields.
         """
-        prompt, law = prompt or self.prompt, law or self.law
+        prompt, distribution = prompt or self.prompt, distribution or self.distribution
         if first and not (self.size > 1 and self.independent):
             asked = [(prompt, {**fields, "logprobs": True, "top_logprobs": 0})] * min(draws, _SINGLE)
             answers = [one for found in self.ask.each(asked) for one in found[:1]]
-            return [cell_of(law, [one.tokens[0].key for one in answers if one.tokens], fields)]
+            return [cell_of(distribution, [one.tokens[0].key for one in answers if one.tokens], fields)]
         if self.size > 1 and self.independent:
             asked = [(prompt, {**fields, "n": self.size, "logprobs": True, "top_logprobs": 0})] * -(-draws // self.size)
             answers = [one for found in self.ask.each(asked) for one in found]
-            return [cell_of(law, [one.tokens[0].key for one in answers if one.tokens], fields)]
+            return [cell_of(distribution, [one.tokens[0].key for one in answers if one.tokens], fields)]
         if not self.raw:
             raise UntestableError("a request has one independent choice, and its logprobs are not those of the model")
         more = {"max_tokens": LONG, "logprobs": True, "top_logprobs": self.alternatives}
@@ -167,13 +170,13 @@ class UntestableError(Exception):
     """A test that this endpoint's answers do not allow; says why."""
 
 
-def cell_of(law: Law, keys: Iterable[Key], fields: dict[str, Any]) -> Cell:
+def cell_of(distribution: Distribution, keys: Iterable[Key], fields: dict[str, Any]) -> Cell:
     """The counts of drawn tokens."""
-    index = law.index()
-    counts = np.zeros(len(law.keys) + 1, np.int64)
+    index = distribution.index()
+    counts = np.zeros(len(distribution.keys) + 1, np.int64)
     for key, times in Counter(keys).items():
         counts[index.get(key, -1)] += times
-    return Cell(law, counts, fields)
+    return Cell(distribution, counts, fields)
 
 
 def positions(answer: Answer, fields: dict[str, Any], *, since: int = 0) -> list[Cell]:
@@ -187,10 +190,10 @@ def positions(answer: Answer, fields: dict[str, Any], *, since: int = 0) -> list
 
 
 def _position(token: Drawn, made: Counter[Key], fields: dict[str, Any]) -> Cell:
-    law = Law.of(token.top)
+    distribution = Distribution.of(token.top)
     # The sampled token may be listed beside the alternatives, as one more.
-    cell = cell_of(law, [token.key], fields)
-    cell.seen = np.array([made[key] for key in law.keys], np.int64)
+    cell = cell_of(distribution, [token.key], fields)
+    cell.seen = np.array([made[key] for key in distribution.keys], np.int64)
     return cell
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from llmlab.audit.asking import Answer, Asker
-from llmlab.audit.laws import Law
+from llmlab.audit.distributions import Distribution
 from llmlab.audit.subject import PROMPTS, Finding, Subject, untested
 
 #: Characters of an answer that are compared, answers of each side for each prompt, and permutations.
@@ -50,10 +50,10 @@ def check_weights(subject: Subject, reference: Asker) -> Iterator[Finding]:
 def _logprobs(subject: Subject, reference: Asker) -> Finding:
     more = {"logprobs": True, "top_logprobs": subject.alternatives}
     prompts = list(_MORE_PROMPTS)
-    if not subject.laws:
+    if not subject.distributions:
         return untested("weights", "the endpoint lists no alternatives.")
     here, again, there = (
-        [_law(answers) for answers in ask.each([(one, more) for one in prompts])]
+        [_distribution(answers) for answers in ask.each([(one, more) for one in prompts])]
         for ask in (subject.ask, subject.ask, reference)
     )
     pairs = [(one, two) for one, two in zip(there, here, strict=True) if one is not None and two is not None]
@@ -72,12 +72,12 @@ def _logprobs(subject: Subject, reference: Asker) -> Finding:
     return Finding("weights", False, 0.0, what)
 
 
-def _law(answers: list[Answer]) -> Law | None:
+def _distribution(answers: list[Answer]) -> Distribution | None:
     top = answers[0].tokens[0].top if answers and answers[0].tokens else ()
-    return Law.of(top) if len(top) > 1 else None
+    return Distribution.of(top) if len(top) > 1 else None
 
 
-def kl(one: Law, other: Law) -> float:
+def kl(one: Distribution, other: Distribution) -> float:
     """KL(one || other) in nats, of the tokens that both list and of all others together."""
     index = other.index()
     shared = [(at, index[key]) for at, key in enumerate(one.keys) if key in index]

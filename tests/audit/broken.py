@@ -166,7 +166,7 @@ class Server:
     # --- the model ---
 
     def _logits(self, prompt: str, made: list[int], n: int) -> np.ndarray:
-        # What the prompt forbids after "Not" changes nothing: a model that does not listen, with a known law.
+        # What the prompt forbids after "Not" changes nothing: a model that does not listen, with a known distribution.
         logits = self.weights.prompts[zlib.crc32(prompt.partition(" Not ")[0].encode()) % 64].copy()
         if made:
             logits += self.weights.last[made[-1]]
@@ -318,12 +318,12 @@ class Server:
         """One token for each of n choices at once; None where that is not possible."""
         if self.fault in ("length_one_more", "random_ties"):
             return None
-        law = self._processed(self._logits(prompt, [], n), body, prompt, [])
+        distribution = self._processed(self._logits(prompt, [], n), body, prompt, [])
         if body.get("seed") is None:
             noise = self._noise(np.random.default_rng(self.rng.integers(2**63)), (n, V), False)
         else:
             noise = np.stack([self._noise(self._generator(body, choice), (V,), True) for choice in range(n)])
-        return [[int(one)] for one in np.argmax(law + noise, axis=1)]
+        return [[int(one)] for one in np.argmax(distribution + noise, axis=1)]
 
     def _generate(self, prompt: str, body: Mapping[str, Any], choice: int, n: int) -> list[int]:
         source = self._generator(body, choice)
@@ -333,10 +333,10 @@ class Server:
         stops = body.get("stop") or []
         noise = self._noise(source, (V,), seeded)
         while len(made) < limit:
-            law = self._processed(self._logits(prompt, made, n), body, prompt, made)
+            distribution = self._processed(self._logits(prompt, made, n), body, prompt, made)
             if self.fault == "drafts_accepted" and made:
-                law = law / 0.7
-            made.append(int(np.argmax(law + noise)))
+                distribution = distribution / 0.7
+            made.append(int(np.argmax(distribution + noise)))
             if self.fault != "noise_repeats":
                 noise = self._noise(source, (V,), seeded)
             text = "".join(TEXTS[token] for token in made)

@@ -136,7 +136,7 @@ def ended(monkeypatch):
         codes.append(code)
         if threading.current_thread().name == RECEIVER:
             _ENDED.append(threading.current_thread())
-            threading.Event().wait()  # nothing of a process that has ended goes on; this daemon thread is left behind
+            threading.Event().wait()  # nothing of a process that has ended goes on; this daemon thread stays
         raise SystemExit
 
     monkeypatch.setattr(follower.os, "_exit", end)

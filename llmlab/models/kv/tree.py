@@ -51,7 +51,7 @@ class TreePass:
         keys = jnp.concatenate([old.keys, new.keys], axis=axis).astype(q.dtype)
         values = jnp.concatenate([old.values, new.values], axis=2).astype(q.dtype)
         bias = windowed(self._bias, self._back, scores.window)
-        # A latent cache holds its values with more behind them, which is cut off the sum.
+        # A latent cache holds its values with more after them, which is removed from the sum.
         return attend(q, keys, values, bias, scores, keys=old.layout)[..., : entry[-1].shape[-1]]
 
     def cache_after(self) -> Tree:

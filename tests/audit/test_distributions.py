@@ -1,4 +1,4 @@
-"""The audit's laws against the engine's own sampler, and its evidence against brute force."""
+"""The audit's distributions against the engine's own sampler, and its evidence against brute force."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from llmlab.audit.asking import Listed
+from llmlab.audit.distributions import Cell, Distribution, sampled
 from llmlab.audit.evidence import goodness, holm, weigh
-from llmlab.audit.laws import Cell, Law, sampled
 from llmlab.audit.sampling import hypothesis
 from llmlab.audit.weights import equality, kl
 from llmlab.sampling.params import History, SamplingParams, stack
 from llmlab.sampling.pipeline import ORDERS, process
 
 
-def law_of(logits):
+def distribution_of(logits):
     logprobs = logits - np.logaddexp.reduce(logits)
     top = [Listed(str(at), str(at), float(one), at) for at, one in enumerate(logprobs)]
-    return Law.of(top)
+    return Distribution.of(top)
 
 
-def engine_laws(logits, rows, *, order="llmlab"):
-    """The engine's log-probabilities of B rows, each in the order in which `Law` lists its tokens."""
+def engine_distributions(logits, rows, *, order="llmlab"):
+    """The engine's log-probabilities of B rows, each in the order in which `Distribution` lists its tokens."""
     B, V = logits.shape
     inputs = stack([SamplingParams(**row) for row in rows], vocab_size=V)
     history = History(prompt=np.zeros((B, V), bool), counts=np.zeros((B, V), np.int32), position=np.zeros(B, np.int32))
@@ -35,7 +35,7 @@ def engine_laws(logits, rows, *, order="llmlab"):
 
 
 @pytest.mark.parametrize("order", ["llmlab", "llama.cpp"])
-def test_laws_are_those_of_the_engine(order):
+def test_distributions_are_those_of_the_engine(order):
     """Our order, and llama.cpp's, in which the temperature comes last, over 500 logits and parameters."""
     rng = np.random.default_rng(3)
     logits = (rng.normal(size=(500, 12)) * 2).astype(np.float32).astype(np.float64)
@@ -46,18 +46,20 @@ def test_laws_are_those_of_the_engine(order):
     ]  # fmt: skip
     names = ("temperature", "top_k", "top_p", "min_p")
     names = names if order == "llmlab" else (*names[1:], names[0])
-    wanted = engine_laws(logits, rows, order=order)
+    wanted = engine_distributions(logits, rows, order=order)
     for one, row, engine in zip(logits, rows, wanted, strict=True):
-        found = sampled(law_of(one), [(name, row[name]) for name in names])
+        found = sampled(distribution_of(one), [(name, row[name]) for name in names])
         np.testing.assert_allclose(np.exp(found[:-1]), np.exp(engine), atol=2e-5)
 
 
 def test_what_is_not_listed_counts_as_mass():
-    """A law that lists 6 of 12 tokens says the same of them wherever it can say anything."""
+    """A distribution that lists 6 of 12 tokens says the same of them wherever it can say anything."""
     rng = np.random.default_rng(4)
     for _ in range(200):
-        whole = law_of(rng.normal(size=12) * 2)
-        part = Law.of([Listed(k, k, float(lp)) for k, lp in zip(whole.keys[:6], whole.logprobs[:6], strict=True)])
+        whole = distribution_of(rng.normal(size=12) * 2)
+        part = Distribution.of(
+            [Listed(k, k, float(lp)) for k, lp in zip(whole.keys[:6], whole.logprobs[:6], strict=True)]
+        )
         p = rng.uniform(0.1, 0.95) * (1 - part.rest)
         for steps in ([("top_p", p)], [("top_k", 4)], [("min_p", 0.3)], [("add", 0.7 * (np.arange(6) == 2))]):
             if steps[0][0] == "add":
@@ -78,12 +80,12 @@ def test_what_is_not_listed_counts_as_mass():
 def test_p_values_are_small_as_seldom_as_they_say(honest):
     """Of 200 honest samples at most 5% + 3 standard errors have p < 0.05; of others nearly all."""
     rng = np.random.default_rng(7)
-    law = law_of(np.array([1.0, 0.5, 0.2, -0.5, -1.0, -2.0]))
-    p = np.exp(sampled(law, [] if honest else [("temperature", 0.5)])[:-1])
+    distribution = distribution_of(np.array([1.0, 0.5, 0.2, -0.5, -1.0, -2.0]))
+    p = np.exp(sampled(distribution, [] if honest else [("temperature", 0.5)])[:-1])
     alternatives = {"sharper": [hypothesis(("temperature", 0.5))], "flatter": [hypothesis(("temperature", 2.0))]}
     small, tested, named = 0, 0, 0
     for _ in range(200):
-        cell = Cell(law, np.append(rng.multinomial(150, p / p.sum()), 0))
+        cell = Cell(distribution, np.append(rng.multinomial(150, p / p.sum()), 0))
         found = weigh([cell], [hypothesis()], alternatives, rng=rng)
         small += found.p_value < 0.05
         tested += goodness([cell], hypothesis(), rng=rng) < 0.05
@@ -96,8 +98,8 @@ def test_p_values_are_small_as_seldom_as_they_say(honest):
 
 
 def test_a_draw_that_cannot_be_is_found_at_once():
-    law = law_of(np.array([1.0, 0.5, 0.2, -0.5, -1.0, -2.0]))
-    cell = Cell(law, np.array([30, 20, 14, 7, 4, 1, 0]))
+    distribution = distribution_of(np.array([1.0, 0.5, 0.2, -0.5, -1.0, -2.0]))
+    cell = Cell(distribution, np.array([30, 20, 14, 7, 4, 1, 0]))
     found = weigh([cell], [hypothesis(("top_k", 2))], {"ignored": [hypothesis()]}, rng=np.random.default_rng(0))
     assert found.nearest == "ignored" and found.p_value < 1e-4
 
@@ -145,7 +147,7 @@ def test_equality_is_that_of_the_definition():
 
 
 def test_kl():
-    one, other = law_of(np.array([1.0, 0.0, -1.0])), law_of(np.array([0.8, 0.1, -0.9]))
-    p, q = (np.exp(law.logprobs) for law in (one, other))
+    one, other = distribution_of(np.array([1.0, 0.0, -1.0])), distribution_of(np.array([0.8, 0.1, -0.9]))
+    p, q = (np.exp(distribution.logprobs) for distribution in (one, other))
     assert kl(one, other) == pytest.approx(float((p * np.log(p / q)).sum()), abs=1e-6)
     assert kl(one, one) == pytest.approx(0.0, abs=1e-12)

@@ -1,7 +1,7 @@
 """What a sampler makes of a next-token distribution, over the tokens that an endpoint lists, in float64.
 
-A `Law` holds the K most likely tokens with their logprobs at neutral settings. What other tokens there are is known
-only by their mass, `rest`. A sampler is a list of steps over it, so that a wrong order is another list, and a field
+A `Distribution` holds the K most likely tokens with their logprobs at neutral settings. Of all other tokens only the
+mass is known, `rest`. A sampler is a list of steps over it, so that a wrong order is another list, and a field
 that is ignored a shorter one. `tests/audit/test_laws.py` compares them with the engine's own sampler.
 """
 
@@ -22,7 +22,7 @@ Step: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Law:
+class Distribution:
     """A next-token distribution at neutral settings, as far as an endpoint lists it.
 
     Attributes:
@@ -40,8 +40,8 @@ class Law:
     rest: float = 0.0
 
     @classmethod
-    def of(cls, top: Sequence[Listed]) -> Law:
-        """The law that alternatives describe, in whatever order they were sent."""
+    def of(cls, top: Sequence[Listed]) -> Distribution:
+        """The distribution that alternatives describe, in whatever order they were sent."""
         ranked = sorted((one for one in top if one.logprob > -math.inf), key=lambda one: -one.logprob)
         logprobs = np.array([one.logprob for one in ranked], np.float64)
         return cls(
@@ -68,13 +68,13 @@ class Cell:
     """Draws from one distribution, under one request's fields.
 
     Attributes:
-        law: the distribution at neutral settings.
+        distribution: the distribution at neutral settings.
         counts: how often each listed token was drawn, and the others together, in the last place [M = K + 1].
         fields: the request's sampling fields.
         seen: how often each listed token was generated before [K].
     """
 
-    law: Law
+    distribution: Distribution
     counts: Int64[np.ndarray, " M"]
     fields: dict[str, Any] = field(default_factory=dict)
     seen: Int64[np.ndarray, " K"] | None = None
@@ -85,7 +85,7 @@ class Cell:
         return int(self.counts.sum())
 
 
-def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
+def sampled(distribution: Distribution, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
     """Log-probabilities of the listed tokens after these steps, and of the others together in the last place [K + 1].
 
     The last is -inf where a filter removed the others, and NaN where their mass is not known any more (after a
@@ -101,13 +101,13 @@ def sampled(law: Law, steps: Sequence[Step]) -> Float64[np.ndarray, " M"]:
     - ("repetition", r, where [K], z), ("divide", r, where [K], z): divides a logit by r, the first where it is above 0
       (and multiplies it elsewhere), the second always; a logit is the logprob plus z.
     """
-    left = law.logprobs.copy()
-    rest, known = law.rest, True  # of the tokens that are not listed: their mass on the scale of exp(left)
+    left = distribution.logprobs.copy()
+    rest, known = distribution.rest, True  # of the tokens that are not listed: their mass on the scale of exp(left)
     for name, value, *more in steps:
         if name == "temperature":
             if value != 1.0:
                 # Each of them is at most as likely as the last one listed, which bounds their mass where t < 1.
-                rest = rest * math.exp(float(law.logprobs[-1]) * (1 / value - 1)) if rest else 0.0
+                rest = rest * math.exp(float(distribution.logprobs[-1]) * (1 / value - 1)) if rest else 0.0
                 left, known = left / value, known and rest == 0.0
         elif name == "top_k":
             # Ties go to the earlier place in the list; which of them is the lower id may not be known.
