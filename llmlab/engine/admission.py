@@ -1,4 +1,8 @@
-"""How rows get from the queue into the batch: one after the other, each prompt read piece by piece beside decoding."""
+"""How rows get from the queue into the batch: prompt by prompt, each read piece by piece beside decoding.
+
+Rows of one prompt that follow one another in the queue enter together: by themselves each would cost the host more than
+a step of a small model, and the device a program of its own.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +49,14 @@ class Admission:
             self._decoding_since = time.perf_counter()
             return  # a prompt's pieces would wait for that chunk, and be taken for slow
         self._planner.chunk_done(None if since is None else time.perf_counter() - since)
-        while self._admit_one():
+        while self._admit_next():
             pass
         if self._lanes.live and self._queue.first(order=self.order) is None:
             self._lanes.narrow()
         self._decoding_since = time.perf_counter() if self._lanes.live else None
 
-    def _admit_one(self) -> bool:
-        """Admits the next row that fits; returns whether to go on with the one after it."""
+    def _admit_next(self) -> bool:
+        """Admits the next row that fits, and those like it that follow; returns whether to go on with the next."""
         if self._entrant is None and not self._lanes.live:
             self.order = None
         first = self._entrant or self._queue.first(order=self.order, fits=self._lanes.has_room)
@@ -67,13 +71,23 @@ class Admission:
             reading = self._entrant.reading
             if not self._read(job, reading):
                 return False
-            self._lanes.admit(job, row, reading=reading, waiting=waiting)
+            entrants = self._queue.alike_after(job, row, most=waiting)
+            try:
+                count = self._lanes.admit(entrants, reading=reading, waiting=waiting)
+            except BaseException as error:
+                if len(entrants) == 1:
+                    raise
+                try:  # alone, so that a row which cannot be admitted ends no other's job
+                    count = self._lanes.admit(entrants[:1], reading=reading, waiting=waiting)
+                except BaseException:
+                    raise error from None
         except BaseException as error:
             self.drop(job)
             self._failed(job, error)
         else:
             self.drop(job)
-            self._queue.started(job)
+            for entered, _ in entrants[:count]:
+                self._queue.started(entered)
         return True
 
     def drop(self, job: Job, rows: set[int] | None = None) -> None:

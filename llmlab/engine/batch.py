@@ -5,7 +5,7 @@ How the rows get their tokens is the subclasses' part: `ChunkedBatch` and `Stepp
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row, bucket
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.state import Slots
+from llmlab.grammar.matcher import Matcher
 
 
 class Place(NamedTuple):
@@ -80,9 +81,10 @@ class Batch:
     @property
     def claim(self) -> int:
         """The most bytes that the cache can need for the rows in it."""
-        if self._slots is None or not self.live:
+        live = self.live
+        if self._slots is None or not live:
             return 0
-        length = max(self._slots.length, self._bucket(max(live.reserve for live in self.live)))
+        length = max(self._slots.length, self._bucket(max(one.reserve for one in live)))
         return self._bytes(width=self._slots.width, length=length) + self.sharing.held_bytes
 
     def allowed_widths(self, length: int) -> tuple[int, ...]:
@@ -98,14 +100,19 @@ class Batch:
         left = None if self.memory is None else self.memory - beside
         return tuple(w for w in self.widths if left is None or self._bytes(width=w, length=length) <= left)
 
-    def _place(self, row: Row) -> Place:
-        """What the cache needs with this row, all of its budget included; one with rows in it never gets shorter."""
-        held = self._slots.length if self._slots is not None and self.live else 0
-        used = any(live.shared for live in self.live)
+    def _place(self, *rows: Row) -> Place:
+        """What the cache needs with these rows, all of their budgets included, which have the same given tokens.
+
+        One with rows in it never gets shorter.
+        """
+        row, budget, live = rows[0], max(row.budget for row in rows), self.live
+        held = self._slots.length if self._slots is not None and live else 0
+        held = max([held, *(one.reserve for one in live)])
+        used = any(one.shared for one in live)
         shared = self.sharing.count(row, used=used)
         while True:
-            own = positions(row, shared=shared, more=row.budget)
-            length = self._bucket(max([own, held, *(live.reserve for live in self.live)]))
+            own = positions(row, shared=shared, more=budget)
+            length = self._bucket(max(own, held))
             beside = self.sharing.bytes_beside(row, shared, length=length, used=used)
             widths = self._widths(length, beside=beside)
             if widths or not shared:
@@ -126,9 +133,21 @@ class Batch:
         live = len(self.live)
         return live < self.widths[-1] and live < max(self._place(row).widths, default=0)
 
-    def claim_with(self, row: Row, *, coming: int) -> int:
-        """What `claim` is once the row, the first of `coming` rows, is admitted; and the cache that it is read into."""
-        place = self._place(row)
+    def room(self, rows: Sequence[Row]) -> int:
+        """How many of rows that have the same given tokens can join together, where there is room for the first."""
+        live = len(self.live)
+        count = max(1, min(len(rows), self.widths[-1] - live))
+        # Fewer rows may need a shorter cache, or share their prompt where more do not, so they are asked for again.
+        while count > 1 and (room := max(self._place(*rows[:count]).widths, default=0) - live) < count:
+            count = max(1, room)
+        return count
+
+    def claim_with(self, rows: Sequence[Row], *, coming: int) -> int:
+        """What `claim` is once rows, the first of `coming` rows, are admitted; and the cache that they are read into.
+
+        They have the same given tokens.
+        """
+        place = self._place(*rows)
         widest = place.widths[-1]
         width = next(w for w in self.widths if w >= min(len(self.live) + coming, widest))
         if self.live:
@@ -142,10 +161,12 @@ class Batch:
         held = self._slots.length if self._slots is not None and self.live else 0
         return self.prompts.begin(row, length=max(held, self._bucket(_begin(row, shared=0))))
 
-    def admit(self, job: Job, index: int, *, reading: Reading, coming: int) -> None:
-        """Puts a row, the first of `coming` rows, into a slot."""
-        row = job.rows[index]
-        shared, _, _, widths = self._place(row)
+    def admit(self, entrants: Sequence[tuple[Job, int]], *, reading: Reading, coming: int) -> None:
+        """Puts rows that are alike, the first of `coming` rows, into slots; they are given as in `Scheduler.first`."""
+        rows = [job.rows[index] for job, index in entrants]
+        matchers = [self._matcher(row) for row in rows]
+        row = rows[0]
+        shared, _, _, widths = self._place(*rows)
         widest = widths[-1]
         # The rows so far may have been short enough for a width that does not fit into memory with this longer row.
         self._narrow(widest)
@@ -153,19 +174,16 @@ class Batch:
             self._unshare()
         self._make_room(wanted=min(len(self.live) + coming, widest), length=_begin(row, shared=shared))
         slots = self._held()
-        slot = self._live.index(None)
         if shared:
             self.sharing.hold(reading)
             cache = self.sharing.nothing(length=slots.length)
         else:
             cache = self.prompts.finish(reading, length=slots.length)
-        fields = self.programs.row_fields(row, ends=self.ends, shared=shared)
-        self._slots = self.programs.admit(slots, cache, fields, slot)
-        matcher = row.grammar.matcher() if row.grammar else None
-        if matcher is not None:
-            for token in row.made.tolist():
-                matcher.advance(token)
-        self._live[slot] = Live(job, index, position=len(row.given) - 1, shared=shared, matcher=matcher)
+        free = [slot for slot, live in enumerate(self._live) if live is None][: len(rows)]
+        assert len(free) == len(rows), "there is no room for these rows"
+        self._slots = self.programs.admit(slots, cache, *rows, at=free, ends=self.ends, shared=shared)
+        for slot, (job, index), matcher in zip(free, entrants, matchers, strict=True):
+            self._live[slot] = Live(job, index, position=len(row.given) - 1, shared=shared, matcher=matcher)
 
     def release(self, job: Job, rows: set[int]) -> int:
         """Frees the slots of some of a job's rows and returns how many slots that were."""
@@ -185,7 +203,7 @@ class Batch:
                 self._lengthen(self._bucket(_begin(row, shared=0)))
                 slots = self._held()
                 cache = self.prompts.read(row, length=slots.length)
-                self._slots = self.programs.admit(slots, cache, self.programs.row_fields(row, ends=self.ends), slot)
+                self._slots = self.programs.admit(slots, cache, row, at=[slot], ends=self.ends)
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -254,6 +272,15 @@ class Batch:
         return self._held().width, self._held().length, self.sharing.prefix is not None
 
     # --- rows ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _matcher(row: Row) -> Matcher | None:
+        """What follows the row's grammar, the tokens that count as generated included; None where it has none."""
+        matcher = row.grammar.matcher() if row.grammar else None
+        if matcher is not None:
+            for token in row.made.tolist():
+                matcher.advance(token)
+        return matcher
 
     def _took(self, live: Live, tokens: np.ndarray) -> str | None:
         """Notes tokens that a row drew, and returns why it ended with the last of them; None where it goes on."""

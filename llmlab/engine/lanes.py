@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 
@@ -35,6 +35,14 @@ from llmlab.engine.steps import SteppedBatch
 SPREAD = 32
 
 _Outcomes: TypeAlias = list[tuple[Live, Outcome]]
+
+
+class _Choice(NamedTuple):
+    """A lane, how many rows it may expect, and how many of those that are given it takes together."""
+
+    batch: Batch
+    coming: int
+    taken: int
 
 
 def lane_count() -> int:
@@ -128,22 +136,23 @@ class Lanes:
 
     def begin(self, row: Row, *, waiting: int) -> Reading:
         """Begins to read the prompt of a row for which there is room; `waiting` as in `admit`."""
-        return self._choose(row, waiting=waiting)[0].begin(row)
+        return self._choose([row], waiting=waiting).batch.begin(row)
 
-    def admit(self, job: Job, index: int, *, reading: Reading, waiting: int) -> None:
-        """Puts a row into a slot.
+    def admit(self, entrants: Sequence[tuple[Job, int]], *, reading: Reading, waiting: int) -> int:
+        """Puts rows that are alike into slots of one lane, as many as go together; returns how many those are.
 
         Args:
-            job: the job that the row belongs to.
-            index: the row's index in the job.
-            reading: of its prompt; what is left of it is read now.
-            waiting: the number of rows in the queue that have a grammar, or have none, as this one, which is included.
+            entrants: the job that each row belongs to, and the row's index in it. For the first there is room.
+            reading: of their prompt; what is left of it is read now.
+            waiting: the number of rows in the queue that have a grammar, or have none, as these, which are included.
         """
-        batch, coming = self._choose(job.rows[index], waiting=waiting)
-        batch.admit(job, index, reading=reading, coming=coming)
+        batch, coming, taken = self._choose([job.rows[index] for job, index in entrants], waiting=waiting)
+        batch.admit(entrants[:taken], reading=reading, coming=coming)
+        return taken
 
-    def _choose(self, row: Row, *, waiting: int) -> tuple[Batch, int]:
-        """The lane for a row, with memory made free for it, and how many rows it may expect, this one included."""
+    def _choose(self, rows: Sequence[Row], *, waiting: int) -> _Choice:
+        """The lane for a row and those like it, with memory made free for as many of them as it takes together."""
+        row = rows[0]
         lanes = self._of(row)
         share = _share(sum(len(batch.live) for batch in lanes) + waiting, lanes=len(lanes))
         roomy = self._roomy(row)
@@ -153,9 +162,10 @@ class Lanes:
             if other is not batch and not other.live:
                 other.clear()
         coming = max(1, min(waiting, share - len(batch.live)))
+        taken = batch.room(rows[:coming])
         others = sum(other.claim for other in self._batches if other is not batch)
-        self._prompts.give_way(others + batch.claim_with(row, coming=coming))
-        return batch, coming
+        self._prompts.give_way(others + batch.claim_with(rows[:taken], coming=coming))
+        return _Choice(batch, coming, taken)
 
     def release(self, job: Job, rows: set[int]) -> int:
         """Frees the slots of some of a job's rows and returns how many slots that were."""
@@ -253,12 +263,13 @@ class Lanes:
 
     def _limit(self) -> None:
         """Tells each lane what memory the others leave it. Rows in another lane may have to end first."""
-        claims = {batch: batch.claim for batch in self._batches}
-        for batch in self._batches:
-            others = [other for other in self._batches if other is not batch]
-            batch.spare = any(other.live for other in others)
+        # A batch has a claim where it has rows.
+        claims = [batch.claim for batch in self._batches]
+        for batch, claim in zip(self._batches, claims, strict=True):
+            others = sum(claims) - claim
+            batch.spare = others > 0
             if self._memory is not None:
-                batch.memory = self._memory - sum(claims[other] for other in others)
+                batch.memory = self._memory - others
 
 
 def _share(rows: int, *, lanes: int) -> int:

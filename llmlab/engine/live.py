@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import jax
@@ -49,7 +50,7 @@ class Live:
         own: TokenStatistics = jax.tree.map(lambda x: x[:count, slot], figures)
         return own
 
-    @property
+    @cached_property
     def reserve(self) -> int:
         """The most positions of the batch's cache that the row can need."""
         return positions(self.row, shared=self.shared, more=self.row.budget)

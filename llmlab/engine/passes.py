@@ -76,8 +76,8 @@ class Passes:
         """Returns the raw logits [V] of the token after the row's tokens."""
         length = bucket(self.lengths, len(row.given) + 1)
         cache = self.prompts.read(row, length=length)
-        fields = self.programs.row_fields(row, ends=self.ends)
-        slots = self.programs.admit(self.programs.empty(width=1, length=length), cache, fields, 0)
+        slots = self.programs.empty(width=1, length=length)
+        slots = self.programs.admit(slots, cache, row, at=[0], ends=self.ends)
         return sound(np.asarray(jax.device_get(self.programs.forward(slots)[1]))[0], self.programs.dtype)
 
     def score(self, texts: Sequence[Text], *, order: str) -> Iterator[list[Scored]]:
@@ -170,15 +170,14 @@ class Passes:
             cache = self.programs.row_cache(length=length)
         else:
             cache = self.prompts.read(row, length=length)
-        fields = self.programs.row_fields(row, ends=self.ends, shared=shared)
         slots = self.programs.empty(width=self._width(rows, length), length=length)
-        slots = self.programs.admit(slots, cache, fields, 0)
+        slots = self.programs.admit(slots, cache, row, at=[0], ends=self.ends, shared=shared)
         slots, raw = self.programs.forward(slots, prefix)
         for made, token in enumerate(tokens, start=1):
             if len(row.given) + made - 1 == self._switch:
                 further = replace(row, made=np.concatenate([row.made, tokens[:made]]).astype(np.int32))
                 cache = self.prompts.read(further, length=length)
-                slots = self.programs.admit(slots, cache, self.programs.row_fields(further, ends=self.ends), 0)
+                slots = self.programs.admit(slots, cache, further, at=[0], ends=self.ends)
             else:
                 slots = self.programs.advance(slots, int(token))
             slots, raw = self.programs.forward(slots, prefix)

@@ -39,6 +39,8 @@ _NAMES = (
     *("prefill", "forward", "chunk", "sample", "feed", "score", "score_tree", "admit", "resize", "lengthen"),
     *("copy", "release", "advance", "unshare", "place", "empty", "cache"),
 )
+#: A row with which programs are compiled.
+_NOBODY = Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0)
 
 
 class Programs:
@@ -271,10 +273,23 @@ class Programs:
         with self._shape("copy", cache.length):
             return self._copy(cache)
 
-    def admit(self, slots: Slots, cache: Cache, fields: RowFields, slot: int) -> Slots:
-        """Puts a row into a slot; the row's cache stays valid."""
-        with self._shape("admit", slots.width, slots.length):
-            return self._admit(slots=slots, cache=cache, fields=fields, slot=np.int32(slot))
+    def admit(
+        self, slots: Slots, cache: Cache, *rows: Row, at: Sequence[int], ends: tuple[int, ...], shared: int = 0
+    ) -> Slots:
+        """Puts rows that are alike (`Row.like`) into the slots `at`; the cache, of one row, stays valid.
+
+        `ends` and `shared` are as in `row_fields`.
+        """
+        width = slots.width
+        fields = state.fields_of_all(
+            self.row_fields(rows[0], ends=ends, shared=shared),
+            [row.params for row in rows],
+            budgets=[row.budget for row in rows],
+            width=width,
+        )
+        where, count = np.array([*at, *[0] * (width - len(rows))], np.int32), np.int32(len(rows))
+        with self._shape("admit", width, slots.length):
+            return self._admit(slots=slots, cache=cache, fields=fields, at=where, count=count)
 
     def resize(self, slots: Slots, index: np.ndarray, keep: np.ndarray) -> Slots:
         """Returns the slots in another width."""
@@ -318,9 +333,10 @@ class Programs:
         for size in piece_sizes(length):
             cache, piece = self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0, length=1)
             self.place(cache, piece, 0)
-        slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
+        nobody = self.row_fields(_NOBODY, ends=())
+        slots = self.empty(width=1, length=length)
+        slots = self.admit(slots, self.row_cache(length=length), _NOBODY, at=[0], ends=())
         jax.block_until_ready(self.forward(slots))
-        nobody = self._nobody()
         scored = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length, adapter=self.adapter(0))[0]
         self.feed(self.copy(self.row_cache(length=length)), scored)
         inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
@@ -346,7 +362,7 @@ class Programs:
         `longer` is the next cache length in this width, or None; `widths` are those of this length.
         """
         width, length = slots.width, slots.length
-        slots = self.admit(slots, self.row_cache(length=length), self._nobody(), 0)
+        slots = self.admit(slots, self.row_cache(length=length), _NOBODY, at=[0], ends=())
         slots = self.release(slots, np.zeros(width, bool))
         slots = self.advance(slots, 0)
         at = widths.index(width)
@@ -357,9 +373,6 @@ class Programs:
             # A prompt's cache is lengthened alone, where the batch got longer while it was read.
             self.lengthen(self.row_cache(length=length), length=longer)
         jax.block_until_ready(slots)
-
-    def _nobody(self) -> RowFields:
-        return self.row_fields(Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0), ends=())
 
 
 def _of(prefix: Prefix | None) -> tuple[str, ...]:

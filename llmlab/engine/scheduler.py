@@ -8,14 +8,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from heapq import heapify, heappop, heapreplace
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
 
 from llmlab.grammar.matcher import Grammar
 from llmlab.sampling.logprobs import TokenStatistics
-from llmlab.sampling.params import SamplingParams
+from llmlab.sampling.params import SamplingParams, same_tokens
 
 #: The batch widths that programs are compiled for; `load(slots=N)` pins one width instead. 64 is there for CPUs, where
 #: the time of a small model's step is proportional to its width: 64 rows in 128 slots would take nearly twice as long.
@@ -82,6 +83,19 @@ class Row:
     def key(self) -> bytes:
         """Identifies the given tokens and the adapter; rows with equal keys share one prefill."""
         return np.append(np.int32(self.adapter), self.given).tobytes()
+
+    def like(self, other: Row) -> bool:
+        """Whether the rows differ in numbers of their parameters, budgets and grammars alone.
+
+        Such rows enter a batch together: the cache and all that has an axis for the vocabulary is the same for them.
+        """
+        return (
+            self.key == other.key
+            and len(self.made) == len(other.made)
+            and self.ignore_ends == other.ignore_ends
+            and bool(self.grammar) is bool(other.grammar)
+            and same_tokens(self.params, other.params)
+        )
 
 
 class Piece(NamedTuple):
@@ -207,10 +221,8 @@ class Scheduler:
         if not ready or order not in (None, ready[0].order):
             return None
         ready = [job for job in ready if order in (None, job.order)]
-        running: dict[object, int] = {}
-        for job, count in self._running.items():
-            running[job.client_key] = running.get(job.client_key, 0) + count
-        ready.sort(key=lambda job: running.get(job.client_key, 0))
+        running = self._running_of_clients()
+        ready.sort(key=lambda job: running[job.client_key])
         for at, job in enumerate(ready):
             if fits(job.rows[job.waiting[0]]):
                 for other in ready[:at]:
@@ -219,6 +231,38 @@ class Scheduler:
             if job.passed >= PATIENCE:
                 return None
         return None
+
+    def alike_after(self, job: Job, row: int, *, most: int) -> list[tuple[Job, int]]:
+        """Returns the next (job, row index), and those whose turn it is after it as long as they are like it.
+
+        No more than `most` are returned. `row` is the first that waits of its job, as `first` returned it.
+        """
+        found, one = [(job, row)], job.rows[row]
+        if self.alike(one) == 1:
+            return found
+        ready = [each for each in self._jobs if each.waiting]
+        if any(each.order != job.order for each in ready):
+            return found
+        running = self._running_of_clients()
+        running[job.client_key] += 1
+        rows: dict[object, list[Iterator[tuple[int, Job, int]]]] = {}
+        for at, each in enumerate(ready):
+            waiting = islice(each.waiting, 1 if each is job else 0, None)
+            rows.setdefault(each.client_key, []).append(zip(repeat(at), repeat(each), waiting))
+        lines = {client: chain.from_iterable(of_jobs) for client, of_jobs in rows.items()}
+        # The rows that are next of each client; the job's number tells two clients' rows apart.
+        turns = [(running[client], *head, client) for client, line in lines.items() if (head := next(line, None))]
+        heapify(turns)
+        while turns and len(found) < most:
+            count, _, other, index, client = turns[0]
+            if not one.like(other.rows[index]):
+                break
+            found.append((other, index))
+            if head := next(lines[client], None):
+                heapreplace(turns, (count + 1, *head, client))
+            else:
+                heappop(turns)
+        return found
 
     def started(self, job: Job) -> None:
         """Notes that the job's first waiting row got a slot."""
@@ -251,6 +295,12 @@ class Scheduler:
         jobs, self._jobs, self._running = list(self._jobs), [], {}
         self._alike.clear()
         return jobs
+
+    def _running_of_clients(self) -> Counter[object]:
+        running: Counter[object] = Counter()
+        for job, count in self._running.items():
+            running[job.client_key] += count
+        return running
 
     def _left(self, rows: Iterable[Row]) -> None:
         for row in rows:

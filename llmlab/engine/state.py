@@ -6,6 +6,8 @@ can be put into several slots.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +20,7 @@ from llmlab.models.config import ModelConfig
 from llmlab.models.families import empty_cache
 from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.history import history_of
-from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
+from llmlab.sampling.params import History, SamplerInputs, SamplingParams, numbers, stack
 
 
 class Slots(NamedTuple):
@@ -51,7 +53,10 @@ class Slots(NamedTuple):
 
 
 class RowFields(NamedTuple):
-    """A row's part of `Slots` except the cache, as host arrays whose first axis is 1."""
+    """What rows have of `Slots` except the cache, as host arrays.
+
+    The first axis counts the rows, or is 1 where all rows have the same.
+    """
 
     position: np.ndarray
     shared: np.ndarray
@@ -96,6 +101,24 @@ def row_fields(
     )
 
 
+def fields_of_all(
+    fields: RowFields, params: Sequence[SamplingParams], *, budgets: Sequence[int], width: int
+) -> RowFields:
+    """Returns the fields of rows that have those of their first row, `fields`, except numbers of their own.
+
+    Arrays of numbers get the first axis W, whatever the number of rows, so that one program takes any number of them.
+
+    Args:
+        fields: of the first row.
+        params: of all rows; they name the same tokens (`same_tokens`).
+        budgets: of all rows.
+        width: W.
+    """
+    at = np.minimum(np.arange(width), len(params) - 1)
+    own = {name: values[at] for name, values in numbers(params).items()}
+    return fields._replace(budget=np.array(budgets, np.int32)[at], inputs=fields.inputs._replace(**own))
+
+
 def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, adapted: bool = False) -> Slots:
     """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
 
@@ -116,15 +139,20 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, ada
     return Slots(cache=cache, **fields._asdict())
 
 
-def admit(slots: Slots, cache: Cache, fields: RowFields, slot: Int32[Array, ""]) -> Slots:
-    """Puts one prefilled row into a slot; its arrays have 1 as first axis, and its cache the slots' length S."""
+def admit(slots: Slots, cache: Cache, fields: RowFields, at: Int32[Array, " W"], count: Int32[Array, ""]) -> Slots:
+    """Puts rows of one prompt into slots: row i of `count` rows into slot `at[i]`.
+
+    The cache has one row, of the slots' length S; the first axis of the fields is 1 or W, as in `fields_of_all`.
+    """
     # Hides the keys that the padding of the prompt's last piece wrote.
-    row = Slots(cache=cache.truncated(jnp.asarray(fields.position - fields.shared)), **fields._asdict())
+    rows = Slots(cache=cache.truncated(jnp.asarray(fields.position - fields.shared)), **fields._asdict())
 
-    def put(all_rows: Array, one: Array) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(all_rows, jnp.asarray(one, all_rows.dtype), slot, axis=0)
+    def put(held: Array, new: Array, i: Int32[Array, ""]) -> Array:
+        one = new if new.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(new, i, 1, axis=0)
+        return jax.lax.dynamic_update_slice_in_dim(held, jnp.asarray(one, held.dtype), at[i], axis=0)
 
-    return jax.tree.map(put, slots, row)
+    # One row after the other: no more is written than there is, and any number of rows is one program.
+    return jax.lax.fori_loop(0, count, lambda i, held: jax.tree.map(partial(put, i=i), held, rows), slots)
 
 
 def place(cache: Cache, piece: Cache, start: Int32[Array, ""]) -> Cache:

@@ -122,22 +122,32 @@ def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int
                 raise ValueError(f"end token {token} is outside the vocabulary of {vocab_size} tokens")
             is_end[row, token] = True
 
-    watched = np.full((len(rows), WATCHED), -1, np.int32)
-    for row, params in enumerate(rows):
-        watched[row, : len(params.logprob_token_ids)] = params.logprob_token_ids
-
-    scalars: dict[str, Any] = {
-        one.name: np.array([getattr(params, one.name) for params in rows], _TYPES[one.kind][1]) for one in _SCALARS
-    }
     return SamplerInputs(
-        **scalars,
+        **numbers(rows),
         bias=bias,
         biased=bias.any(axis=1),
         mask=None,
         masked=np.zeros(len(rows), bool),
         ends=is_end,
-        seed=np.array([seed_words(params.seed) for params in rows], np.uint32).reshape(-1, 2),
-        choice=np.array([params.choice for params in rows], np.int32),
-        watched=watched,
-        statistics=np.array([params.statistics for params in rows], bool),
     )
+
+
+def numbers(rows: Sequence[SamplingParams]) -> dict[str, np.ndarray]:
+    """The arrays of `stack` that are small, by name: those without an axis for the vocabulary."""
+    watched = np.full((len(rows), WATCHED), -1, np.int32)
+    for row, params in enumerate(rows):
+        watched[row, : len(params.logprob_token_ids)] = params.logprob_token_ids
+    scalars: dict[str, np.ndarray] = {
+        one.name: np.array([getattr(params, one.name) for params in rows], _TYPES[one.kind][1]) for one in _SCALARS
+    }
+    return scalars | {
+        "seed": np.array([seed_words(params.seed) for params in rows], np.uint32).reshape(-1, 2),
+        "choice": np.array([params.choice for params in rows], np.int32),
+        "watched": watched,
+        "statistics": np.array([params.statistics for params in rows], bool),
+    }
+
+
+def same_tokens(one: SamplingParams, other: SamplingParams) -> bool:
+    """Whether two rows name the same tokens, so that their arrays of `stack` over the vocabulary are equal."""
+    return one.stop_token_ids == other.stop_token_ids and one.logit_bias == other.logit_bias

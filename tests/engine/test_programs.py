@@ -17,7 +17,7 @@ from tests.engine.rows import END, read, row, run
 
 def lowered(programs):
     """The programs that hold matrix products, as XLA is given them."""
-    weights, nobody = programs._weights, programs._nobody()
+    weights, nobody = programs._weights, programs.row_fields(row(budget=1), ends=())
     slots, cache = programs.empty(width=1, length=128), programs.row_cache(length=128)
     piece = pieces(np.zeros(2, np.int32), prompt=1, length=128)[0]
     inputs = with_masks(nobody.inputs, piece, None, first=0)

@@ -26,7 +26,7 @@ def put(batch, *rows):
     """The rows in slots, and a job for each."""
     jobs = [Job(rows=[one], order="llmlab") for one in rows]
     for job in jobs:
-        batch.admit(job, 0, reading=batch.begin(job.rows[0]), coming=1)
+        batch.admit([(job, 0)], reading=batch.begin(job.rows[0]), coming=1)
     return jobs
 
 
