@@ -18,9 +18,10 @@ from llmlab.models.kv import filled as masks
 from llmlab.models.kv.attend import HIDDEN, Scores, Sums, divided, joined, part_sums, windowed
 from llmlab.models.kv.protocol import Entries, PartPass, SharedCache
 
-#: The positions of a prefix that a CPU reads at a time: no more of a long bucket than is filled. An accelerator, which
-#: would stop at the borders, reads all of it in one product.
-BLOCK = 512
+#: The positions of a prefix that a CPU reads at a time: no more of a long bucket than is filled, and no more than its
+#: caches hold together with the weights of 32 rows. An accelerator, which would stop at the borders, reads all of it in
+#: one product; so does a CPU where there are two blocks at most, since to copy them and to join their sums takes time.
+BLOCK = 256
 
 
 class Prefix(NamedTuple):
@@ -80,7 +81,7 @@ class JoinedPass:
         bias = windowed(self._filled, self._back, scores.window)
         keys, values = entries.keys.astype(q.dtype), entries.values.astype(q.dtype)
         room = values.shape[2]
-        if room <= BLOCK or room % BLOCK or jax.default_backend() != "cpu":
+        if room <= 2 * BLOCK or room % BLOCK or jax.default_backend() != "cpu":
             sums = part_sums(flat, keys, values, bias, scores, keys=entries.layout)
         else:
             sums = self._by_blocks(flat, entries._replace(keys=keys, values=values), bias, scores)
