@@ -6,9 +6,9 @@ the one that decoding without guesses gives, whatever the guesses are, up to the
 (The rejection sampling of Leviathan et al. 2023, arXiv:2211.17192, keeps the distribution, but not a seed's tokens.)
 
 The guesses are what followed the last two tokens, or else the last one, where they occurred last in the row's own text,
-prompt included ("prompt lookup", Saxena 2023; Yang et al. 2023, arXiv:2304.04487). A pass over a few tokens takes hardly
-longer than one over a single token where reading the weights is what takes the time. Which guesses are read follows from
-a row's own text, and from where the room in its cache ends.
+prompt included ("prompt lookup", Saxena 2023; Yang et al. 2023, arXiv:2304.04487). A pass over a few tokens takes
+hardly longer than one over a single token where reading the weights is what takes the time. Which guesses are read
+follows from a row's own text, and from where the room in its cache ends.
 """
 
 from __future__ import annotations
