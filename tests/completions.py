@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,13 @@ HARD = (
     8,
     37,
 )
+
+
+def guessed_story(choices: int = 1) -> Completion:
+    """The story, of which two passes of the model gave five tokens and the others one each."""
+    guessed = np.array([0, 4, -1, -1, 2, 3, -1, -1, -1, 1, 0], np.int32)
+    done = make_completion(*(make_tokens(STORY) for _ in range(choices)))
+    return replace(done, choices=tuple(replace(choice, guessed=guessed) for choice in done.choices))
 
 
 @pytest.fixture(name="make_tokens")

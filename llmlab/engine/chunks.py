@@ -7,7 +7,7 @@ token or their budget, so that nothing of a chunk's result is needed to launch t
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,21 +18,26 @@ from llmlab.engine.decode import CHUNK, Emitted
 from llmlab.engine.live import Live, Outcome
 from llmlab.engine.scheduler import Job, Piece
 from llmlab.engine.soundness import not_numbers
+from llmlab.engine.state import Slots
 
 
 class _Flight(NamedTuple):
-    """A chunk that was launched: its steps, what it emits, and the rows that were there then with their slots."""
+    """A chunk that was launched: its steps, what it emits, and the rows that were there then with their slots.
+
+    `most` is how many tokens it gives a row at most: the steps, or more where they are passes over guesses.
+    """
 
     rows: Mapping[Live, int]
     steps: int
+    most: int
     emitted: Emitted
     shape: tuple[int, int, bool]
     compiled: bool
     launched: float
 
     def within(self, live: Live) -> int:
-        """The steps of a row that are on their way."""
-        return self.steps if live in self.rows else 0
+        """The most tokens of a row that are on their way."""
+        return self.most if live in self.rows else 0
 
 
 class ChunkedBatch(Batch):
@@ -73,7 +78,7 @@ class ChunkedBatch(Batch):
         """
         flight, self._flight = self._flight or self._launch(self._until_switch(), order=order, seconds=seconds), None
         if ahead and (most := self._further(flight, self._fitting(seconds))):
-            self._flight = self._launch(most, order=order, seconds=seconds)
+            self._flight = self._launch(most, order=order, seconds=seconds, after=flight)
         out: Emitted = jax.device_get(flight.emitted)
         self._note_pace(flight, out)
         found = self._collect(flight, out)
@@ -81,16 +86,35 @@ class ChunkedBatch(Batch):
             self._flight = None
         return found
 
-    def _launch(self, most: int, *, order: str, seconds: float) -> _Flight:
-        """Starts a chunk of at most `most` steps; a second one runs once the first is done."""
+    def _launch(self, most: int, *, order: str, seconds: float, after: _Flight | None = None) -> _Flight:
+        """Starts a chunk of at most `most` steps; one `after` another runs once that is done, in the room it has."""
         steps = min(self._fitting(seconds), most)
-        if self._flight is None:
-            self._have_room(steps)
+        if after is None:
+            self._have_room(steps * self._taken)
         slots, self._slots = self._held(), None
+        passes = self._passes(steps, slots, after) if self._taken > 1 else 0
+        steps = passes or steps
         launched = time.perf_counter()
-        prefix = self.sharing.prefix
-        self._slots, emitted, compiled = self.programs.chunk(slots, steps, order=order, prefix=prefix)
-        return _Flight(self._rows(), steps, emitted, self._shape(), compiled, launched)
+        self._slots, emitted, compiled = self.programs.chunk(
+            slots, steps, order=order, prefix=self.sharing.prefix, guess=passes > 0
+        )
+        tokens = min(passes * self._taken, CHUNK) if passes else steps
+        return _Flight(self._rows(), steps, tokens, emitted, self._shape(), compiled, launched)
+
+    def _passes(self, steps: int, slots: Slots, after: _Flight | None) -> int:
+        """How many of so many steps can be passes over guesses; 0 where tokens are to be drawn one by one.
+
+        Several rows that share nothing may guess beyond the end of their caches, where nothing is written: whether one
+        of them guesses does then not depend on the others.
+        """
+        if slots.width > 1 and self.sharing.prefix is None:
+            return steps
+        return min(steps, (slots.length - _furthest(self.live, after)) // self._taken)
+
+    @property
+    def _taken(self) -> int:
+        """The most tokens that a row gets from one step."""
+        return 1 + self.programs.guesses
 
     def _further(self, flight: _Flight, steps: int) -> int:
         """How many of so many steps can be launched after a chunk whose results are not known; 0 for none."""
@@ -100,8 +124,7 @@ class ChunkedBatch(Batch):
         at = [live.position + flight.within(live) for live in going]
         if switch := self.programs.config.context_switch:
             steps = min([steps, *(switch - position for position in at if position <= switch)])
-        furthest = max(live.position - live.shared + flight.within(live) for live in going)
-        needed = min(furthest + steps + 1, max(live.reserve for live in going))
+        needed = min(_furthest(going, flight) + steps * self._taken + 1, max(live.reserve for live in going))
         return steps if needed <= self._held().length else 0
 
     def _rows(self) -> dict[Live, int]:
@@ -116,7 +139,9 @@ class ChunkedBatch(Batch):
         # The device began with it when it had done the chunk before it.
         began, self._fetched = max(flight.launched, self._fetched), time.perf_counter()
         if not flight.compiled:
-            pace = (self._fetched - began) / max(int(out.made.any(axis=1).sum()), 1)
+            # A step gives each row one token that was not guessed.
+            by_step = out.made if out.guessed is None else out.made & ~out.guessed.accepted
+            pace = (self._fetched - began) / max(int(by_step.sum(axis=0).max()), 1)
             self._pace[flight.shape] = 0.5 * (self._pace.get(flight.shape, pace) + pace)
 
     def _collect(self, flight: _Flight, out: Emitted) -> list[tuple[Live, Outcome]]:
@@ -135,8 +160,14 @@ class ChunkedBatch(Batch):
             tokens = np.asarray(out.token)[:count, slot]
             figures = live.statistics(out.figures, slot=slot, count=count)
             finish = self._took(live, tokens)
-            found.append((live, Piece(live.index, tokens, figures, finish)))
+            guessed = out.guessed and jax.tree.map(lambda x, slot=slot, count=count: x[:count, slot], out.guessed)
+            found.append((live, Piece(live.index, tokens, figures, finish, guessed)))
             if finish:
                 self._live[now[live]] = None
         self._free(ill)
         return found
+
+
+def _furthest(rows: Sequence[Live], flight: _Flight | None) -> int:
+    """The most positions of the batch's cache that one of these rows may have filled, once a chunk is done."""
+    return max(live.position - live.shared + (flight.within(live) if flight else 0) for live in rows)

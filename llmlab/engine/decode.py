@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
-from llmlab.engine.state import Slots
+from llmlab.engine.state import Guessed, Slots
 from llmlab.models.kv.joined import Joined, Prefix
 from llmlab.models.kv.protocol import Attendable, SharedCache
 from llmlab.sampling.logprobs import TokenStatistics
@@ -21,11 +21,15 @@ CHUNK = 32
 
 
 class Emitted(NamedTuple):
-    """The output of a chunk of T steps: tokens and statistics [T, W, ...]; `made` is false where a row did not draw."""
+    """The output of a chunk of T steps: tokens and statistics [T, W, ...]; `made` is false where a row did not draw.
+
+    Where guesses are read, each row's tokens come first in its column, whatever the number of its passes.
+    """
 
     token: Int32[Array, "T W"]
     made: Bool[Array, "T W"]
     figures: TokenStatistics
+    guessed: Guessed | None = None  #: None where no guesses are read
 
 
 def forward(
@@ -38,12 +42,16 @@ def forward(
     model = nnx.merge(graph, weights)
     if slots.adapter is not None:
         model.choose(slots.adapter)
-    over: Attendable = slots.cache
-    if prefix is not None:
-        assert isinstance(slots.cache, SharedCache), "this cache cannot be shared"
-        over = Joined(slots.cache, prefix, slots.shared)
-    hidden, cache = model(slots.token[:, None], slots.position[:, None], over)
+    hidden, cache = model(slots.token[:, None], slots.position[:, None], attendable(slots, prefix))
     return slots._replace(cache=cache), model.logits(hidden)[:, 0]
+
+
+def attendable(slots: Slots, prefix: Prefix | None) -> Attendable:
+    """What the model runs over: the rows' cache, with the prefix that some of them share."""
+    if prefix is None:
+        return slots.cache
+    assert isinstance(slots.cache, SharedCache), "this cache cannot be shared"
+    return Joined(slots.cache, prefix, slots.shared)
 
 
 def sample(
@@ -71,6 +79,9 @@ def sample(
     )
     budget = slots.budget - one
     ended = slots.stops[rows, token]
+    text = slots.text
+    if text is not None:
+        text = text.at[rows, jnp.where(drew, slots.position + 1, text.shape[1])].set(token, mode="drop")
     slots = slots._replace(
         token=jnp.where(drew, token, slots.token),
         # A row that ended keeps its position: it must not run past the cache while other rows go on.
@@ -78,6 +89,7 @@ def sample(
         active=drew & ~ended & (budget > 0),
         budget=budget,
         history=history,
+        text=text,
     )
     return slots, token, figures
 

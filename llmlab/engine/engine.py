@@ -69,12 +69,12 @@ class Engine:
         model: the decoder.
         ends: the token ids that end a row.
         max_context: positions a row may take, at most the model's own.
-        slots: pins the batch width and the cache length, so that a row gives the same bits alone or beside any other
-            rows. Without it the width follows the load.
-        memory: bytes that the caches of the batch and of the prefix store may take on each device. Rows that do not fit
-            wait in the queue; the store gives way to the batch.
+        slots: pins width and cache length, so that a row gives the same bits alone or beside any others.
+        memory: bytes that the caches of the batch and of the prefix store may take on each device. Rows that do not
+            fit wait in the queue; the store gives way to the batch.
         mesh: the devices over which the model's weights are spread; None for a single device.
         relay: has the other processes run the engine's programs too, where the mesh spans several.
+        guesses: how many tokens are guessed at a time from what a text has said before (`engine.speculate`).
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Engine:
         memory: int | None = None,
         mesh: Mesh | None = None,
         relay: Relay | None = None,
+        guesses: int = 0,
     ):
         self.config = config
         self.max_context = min(max_context or config.context, config.longest_context)
@@ -97,7 +98,7 @@ class Engine:
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
         self.mesh, self._relay = mesh, relay
-        self.programs = Programs(config, model, mesh=mesh, relay=relay)
+        self.programs = Programs(config, model, mesh=mesh, relay=relay, guesses=guesses, context=self.lengths[-1])
         self._mail: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

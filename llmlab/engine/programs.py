@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32
 
-from llmlab.engine import decode, state
+from llmlab.engine import decode, speculate, state
 from llmlab.engine import score as scoring
 from llmlab.engine import score_tree as trees
 from llmlab.engine.decode import Emitted
@@ -36,7 +36,19 @@ from llmlab.sampling.params import History, SamplerInputs
 _LEFT_OUT: Any = ()
 #: The names of the compiled functions, as followers are told them.
 _NAMES = (
-    *("prefill", "forward", "chunk", "sample", "feed", "score", "score_tree", "admit", "resize", "lengthen"),
+    *(
+        "prefill",
+        "forward",
+        "chunk",
+        "guessing",
+        "sample",
+        "feed",
+        "score",
+        "score_tree",
+        "admit",
+        "resize",
+        "lengthen",
+    ),
     *("copy", "release", "advance", "unshare", "place", "empty", "cache"),
 )
 #: A row with which programs are compiled.
@@ -53,9 +65,17 @@ class Programs:
     """
 
     def __init__(
-        self, config: ModelConfig, model: Transformer, *, mesh: Mesh | None = None, relay: Relay | None = None
+        self,
+        config: ModelConfig,
+        model: Transformer,
+        *,
+        mesh: Mesh | None = None,
+        relay: Relay | None = None,
+        guesses: int = 0,
+        context: int | None = None,
     ):
-        self.config, self.mesh = config, mesh
+        self.config, self.mesh, self.guesses = config, mesh, guesses
+        self._context = context if guesses else None
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
         # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
@@ -92,6 +112,8 @@ class Programs:
         by_device = placed(decode.forward, mesh, by_rows=True)
         chunk = partial(decode.chunk, forward=by_device, by_rows=by_rows)
         self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
+        guessing = partial(speculate.chunk, count=guesses, by_rows=by_rows)
+        self._guessing = over_weights(guessing, static_argnames="order", donate_argnames="slots")
         self._sample = plain(
             partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots"
         )
@@ -108,7 +130,7 @@ class Programs:
         self._release = plain(state.release)
         self._advance = plain(state.advance)
         self._unshare = plain(state.unshare)
-        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted)
+        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted, context=self._context)
         self._empty = plain(empty, static_argnames=("width", "length"))
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
@@ -184,6 +206,7 @@ class Programs:
             made=row.made,
             adapter=row.adapter if self.adapted else None,
             shared=shared,
+            context=self._context,
         )
 
     def empty(self, *, width: int, length: int) -> Slots:
@@ -234,12 +257,15 @@ class Programs:
         return drawn._replace(cache=slots.cache), emitted
 
     def chunk(
-        self, slots: Slots, steps: int, *, order: str, prefix: Prefix | None = None
+        self, slots: Slots, steps: int, *, order: str, prefix: Prefix | None = None, guess: bool = False
     ) -> tuple[Slots, Emitted, bool]:
-        """Runs a chunk of steps; the last value tells whether this call had to compile. The prefix stays valid."""
-        count = np.int32(steps)
-        with self._shape("decode", slots.width, slots.length, order, *_of(prefix)) as new:
-            slots, emitted = self._chunk(self._weights, slots=slots, steps=count, prefix=prefix, order=order)
+        """Runs a chunk of steps; the last value tells whether this call had to compile. The prefix stays valid.
+
+        With `guess`, the steps are passes over guesses, for which there has to be room in the cache.
+        """
+        run, what = (self._guessing, "guess") if guess else (self._chunk, "decode")
+        with self._shape(what, slots.width, slots.length, order, *_of(prefix)) as new:
+            slots, emitted = run(self._weights, slots=slots, steps=np.int32(steps), prefix=prefix, order=order)
         return slots, emitted, new
 
     def score(
@@ -350,7 +376,8 @@ class Programs:
     ) -> None:
         slots = self.empty(width=width, length=length)
         for order in orders:
-            slots, _, _ = self.chunk(slots, 0, order=order)
+            for guess in (False, True)[: 2 if self.guesses else 1]:
+                slots, _, _ = self.chunk(slots, 0, order=order, guess=guess)
             slots, logits = self.forward(slots)
             mask = np.zeros((width, -(-self.config.vocab_size // 32)), np.uint32)
             slots, _ = self.sample(slots, logits, mask, np.zeros(width, bool), order=order)

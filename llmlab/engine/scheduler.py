@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from llmlab.engine.state import Guessed
 from llmlab.grammar.matcher import Grammar
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.params import SamplingParams, same_tokens
@@ -102,13 +103,15 @@ class Piece(NamedTuple):
     """Consecutive tokens of one row as they leave the device: ids [T], statistics [T, ...].
 
     `finish` is None while the row goes on, "length" where its budget is used up, and "stop" where it ended with an end
-    token (the last of the tokens) or with a complete grammar that allows nothing more (then T may be 0).
+    token (the last of the tokens) or with a complete grammar that allows nothing more (then T may be 0). `guessed` is
+    None where no guesses were read (`engine.speculate`).
     """
 
     row: int
     tokens: np.ndarray
     figures: TokenStatistics
     finish: str | None
+    guessed: Guessed | None = None
 
 
 @dataclass(eq=False)

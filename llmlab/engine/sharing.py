@@ -180,7 +180,8 @@ def visits(
         slots = programs.unshare(programs.empty(width=width, length=length))
         shared = _prefix(programs.row_cache(length=prefix), 1)
         for order in orders:
-            slots, _, _ = programs.chunk(slots, 0, order=order, prefix=shared)
+            for guess in (False, True)[: 2 if programs.guesses else 1]:
+                slots, _, _ = programs.chunk(slots, 0, order=order, prefix=shared, guess=guess)
         slots, _ = programs.forward(slots, shared)
         programs.visit_moves(slots, longer=longer.get(length), widths=widths(length, prefix=prefix))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ class Slots(NamedTuple):
     inputs: SamplerInputs
     history: History
     adapter: Int32[Array, " W"] | None = None  #: from 1, or 0 for the base; None in a decoder without adapters
+    #: The row's tokens, the pending one at `position`; None where nothing is guessed from them.
+    text: Int32[Array, "W C"] | None = None
 
     @property
     def width(self) -> int:
@@ -50,6 +52,16 @@ class Slots(NamedTuple):
     def length(self) -> int:
         """S, the number of positions of the cache."""
         return self.cache.length
+
+
+class Guessed(NamedTuple):
+    """How tokens came about where the model reads guesses with the pending token (`engine.speculate`).
+
+    [T, W] as a chunk emits them, [T] of one row.
+    """
+
+    offered: Int32[Any, "..."]  #: the guesses that were read in the pass that this token is the first one of, or 0
+    accepted: Bool[Any, "..."]  #: whether the token was drawn from the logits after a guess, which was right
 
 
 class RowFields(NamedTuple):
@@ -67,6 +79,7 @@ class RowFields(NamedTuple):
     inputs: SamplerInputs
     history: History
     adapter: np.ndarray | None = None
+    text: np.ndarray | None = None
 
 
 def row_fields(
@@ -80,12 +93,18 @@ def row_fields(
     made: np.ndarray | None = None,
     adapter: int | None = None,
     shared: int = 0,
+    context: int | None = None,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
+    `context` is C, the most tokens of a text, where the rows keep theirs; None where they do not.
     """
     made = np.zeros(0, np.int32) if made is None else made
+    text = None
+    if context is not None:
+        text = np.zeros((1, context), np.int32)
+        text[0, : len(prompt) + len(made)] = [*prompt, *made]
     stops = np.zeros((1, vocab_size), bool)
     stops[:, [*params.stop_token_ids, *(() if ignore_ends else ends)]] = True
     return RowFields(
@@ -98,6 +117,7 @@ def row_fields(
         inputs=stack([params], vocab_size=vocab_size, ends=ends),
         history=history_of(prompt, made, vocab_size=vocab_size),
         adapter=None if adapter is None else np.array([adapter], np.int32),
+        text=text,
     )
 
 
@@ -119,10 +139,18 @@ def fields_of_all(
     return fields._replace(budget=np.array(budgets, np.int32)[at], inputs=fields.inputs._replace(**own))
 
 
-def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, adapted: bool = False) -> Slots:
+def empty(
+    config: ModelConfig,
+    *,
+    width: int,
+    length: int,
+    dtype: DTypeLike,
+    adapted: bool = False,
+    context: int | None = None,
+) -> Slots:
     """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
 
-    `adapted` tells whether the decoder has adapters.
+    `adapted` tells whether the decoder has adapters, and `context` is as in `row_fields`.
     """
     like = row_fields(
         np.zeros(1, np.int32),
@@ -132,6 +160,7 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, ada
         vocab_size=config.vocab_size,
         ends=(),
         adapter=0 if adapted else None,
+        context=context,
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     fields = fields._replace(inputs=jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape[1:])), like.inputs))

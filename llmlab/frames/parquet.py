@@ -256,6 +256,8 @@ def _columns(completions: Sequence[Completion], arrow: Any) -> dict[str, Any]:
         "tool_calls": arrow.array([[vars(c) for c in choice.tool_calls] for choice in choices], arrow.list_(call)),
         "alternatives": arrow.array([choice.tokens.top_ids.shape[1] for choice in choices], arrow.int32()),
     }
+    if any(choice.guessed is not None for choice in choices):
+        columns["guessed"] = arrow.array([choice.guessed for choice in choices], arrow.list_(arrow.int32()))
     tokens = [choice.tokens for choice in choices]
     borders = _borders([len(one) for one in tokens])
     for name, column in TOKEN_COLUMNS.items():
@@ -307,7 +309,14 @@ def _choice(row: Any) -> Choice:
         reasoning=row["reasoning"][0].as_py(),
         given=row["given"][0].as_py(),
         tool_calls=tuple(ToolCall(**call) for call in row["tool_calls"][0].as_py()),
+        guessed=_guessed(row),
     )
+
+
+def _guessed(row: Any) -> np.ndarray | None:
+    """What a table has in addition where tokens were guessed."""
+    found = row["guessed"][0].as_py() if "guessed" in row.column_names else None
+    return None if found is None else np.array(found, np.int32)
 
 
 def _versions() -> dict[str, str]:

@@ -73,6 +73,16 @@ SURPRISAL_COLUMNS: dict[str, str] = {
     "total_bits": "number",
     "expected_bits": "number",
 }
+#: One row per generated token; see `drafts.draft_frame`.
+DRAFT_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "position": "index",
+    "token": "token",
+    "token_id": "count",
+    "guesses": "index",
+    "guessed": "flag",
+    "passes": "index",
+}
 #: One row per token of a prompt; see `Result.prompt_logprobs_frame`.
 PROMPT_COLUMNS: dict[str, str] = {
     "position": "index",

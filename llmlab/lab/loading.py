@@ -29,6 +29,7 @@ def load(
     token: str | None = None,
     adapter: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    draft: int | None = None,
     quiet: bool = False,
 ) -> Lab:
     """Loads a model into this process, shows what it runs on, and returns a lab of it.
@@ -63,6 +64,12 @@ def load(
         adapter: a LoRA adapter, which is merged into the weights: a folder as peft saves it, or a hub repository.
         adapters: name -> a LoRA adapter beside the weights, so that the model and its adapters answer in one lab:
             `model=` of a request, or of a sweep, is the name of one of them, or the model's own (`lab.backend.models`).
+        draft: how many tokens, 1 to 16, are guessed at a time, as what followed the last two tokens where they occurred
+            before in the text (prompt lookup). One pass of the model reads the guesses, and each is kept iff it is the
+            token that would have been drawn: a seed gives the same tokens, up to the rounding of a pass over several.
+            It is quicker where a text repeats itself (code, quotes, tables) and where reading the weights is what takes
+            the time: a large model, and few rows. `result.draft_frame()` and `result.plot_draft()` show what it gained.
+            Requests with a grammar guess nothing.
         quiet: show no banner.
 
     Raises:
@@ -98,6 +105,7 @@ def load(
             token=token,
             adapter=adapter,
             adapters=adapters,
+            draft=draft,
             progress=tell,
         )
     lab = Lab(backend)
@@ -155,7 +163,7 @@ def connect(
     from llmlab.backends.remote.backend import RemoteBackend
     from llmlab.backends.remote.fleet import Fleet
 
-    here = sorted(set(options) & {"dtype", "max_context", "slots", "mesh", "chat_template", "revision"})
+    here = sorted(set(options) & {"dtype", "max_context", "slots", "mesh", "chat_template", "revision", "draft"})
     if here:
         raise RequestError(
             f"{here[0]} is for a model that llmlab.load runs in this process; an endpoint was started with its own",

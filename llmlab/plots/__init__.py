@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llmlab.plots.counterfactual import plot_diff, plot_orders, plot_sensitivity, plot_tree
     from llmlab.plots.distribution import plot_penalties, plot_stages, plot_temperatures, plot_truncation
     from llmlab.plots.diversity import plot_diversity
+    from llmlab.plots.drafts import plot_draft
     from llmlab.plots.sweep import plot_heatmap, plot_lines
 
 #: The file that each public name comes from; it is imported when the name is first used.
@@ -35,6 +36,7 @@ _PLACES = {
     "plot_diff": "counterfactual",
     "plot_sensitivity": "counterfactual",
     "plot_diversity": "diversity",
+    "plot_draft": "drafts",
     "plot_heatmap": "sweep",
     "plot_lines": "sweep",
     "plot_logprobs": "completion",
@@ -56,6 +58,7 @@ __all__ = [
     "plot_diff",
     "plot_sensitivity",
     "plot_diversity",
+    "plot_draft",
     "plot_heatmap",
     "plot_lines",
     "plot_logprobs",

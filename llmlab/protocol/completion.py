@@ -102,6 +102,9 @@ class Choice:
     reasoning: str | None = None  #: the text between the reasoning's tags, even if `text` contains it too
     tool_calls: tuple[ToolCall, ...] = ()
     given: int = 0  #: how many of the first tokens were supplied, not sampled: a branch's prefix, all of a scored text
+    #: Where tokens are guessed (`load(draft=)`), for each token: -1 for a right guess, else how many guesses the model
+    #: read in the pass that the token is the first one of. None where nothing is guessed.
+    guessed: Int32[np.ndarray, " T"] | None = None
 
     @property
     def is_listed(self) -> bool:

@@ -176,6 +176,16 @@ class Answer:
 
         return surprisal_frame(self.data)
 
+    def draft_frame(self) -> pd.DataFrame:
+        """Which tokens were guessed rightly, where the model is loaded with `draft=`; one row per token.
+
+        Columns: choice, position, token, token_id, guesses, guessed, passes; see `llmlab.frames.drafts.draft_frame`.
+        `frame.guessed.sum() / frame.guesses.sum()` is the acceptance rate.
+        """
+        from llmlab.frames.drafts import draft_frame
+
+        return draft_frame(self.data)
+
     @property
     def perplexity(self) -> float:
         """The first choice's perplexity; see `perplexities`."""

@@ -320,6 +320,12 @@ class Result(Answer):
 
         return plot_surprisal(self.surprisal_frame(), choice=self._choice(choice).index, ax=ax)
 
+    def plot_draft(self, *, ax: Axes | None = None) -> Axes:
+        """Plots the tokens of each choice against the passes of the model; see `llmlab.plots.drafts.plot_draft`."""
+        from llmlab.plots.drafts import plot_draft
+
+        return plot_draft(self.draft_frame(), ax=ax)
+
     def plot_top_logprobs(self, position: Position, *, choice: int = 0, top: int = 10, ax: Axes | None = None) -> Axes:
         """Plots the most likely tokens at a position; see `llmlab.plots.completion.plot_top_logprobs`.
 

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 import llmlab
 from llmlab.results.answer import Answer
-from tests.completions import make_completion, make_tokens
+from tests.completions import guessed_story, make_completion, make_tokens
 
 #: A column's dtype is one of these, whatever the values are.
 PLAIN = {"int64", "float64", "bool", "str", "object", "category"}
@@ -53,6 +53,7 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Answer.logprobs_frame": story.logprobs_frame(),
         "Answer.top_logprobs_frame": story.top_logprobs_frame(),
         "Answer.surprisal_frame": story.surprisal_frame(),
+        "Answer.draft_frame": Answer(guessed_story(3)).draft_frame(),
         "Result.prompt_logprobs_frame": story.prompt_logprobs_frame(),
         "NextToken.frame": next_token.frame(),
         "NextTokens.frame": story.next_tokens(choice=1).frame(top=3),

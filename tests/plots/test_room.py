@@ -18,10 +18,11 @@ from matplotlib.text import Text
 from llmlab import plots
 from llmlab.counterfactuals.diff import ALIGNED_COLUMNS
 from llmlab.distributions.stages import Cut, PenaltyShifts, TemperatureDistributions, TokenStages, TruncationCurve
+from llmlab.frames.drafts import draft_frame
 from llmlab.frames.schema import build
 from llmlab.frames.tokens import logprobs_frame, surprisal_frame
 from llmlab.plots.style import slot
-from tests.completions import _assert_nothing_clipped, make_completion, make_tokens
+from tests.completions import _assert_nothing_clipped, guessed_story, make_completion, make_tokens
 from tests.plots.test_counterfactual import a_tree, divergence_frame, orders_frame
 
 LABELS = (
@@ -162,6 +163,7 @@ PLOTS: dict[str, Callable[[Axes], Axes]] = {
             plots.alternatives(answer(8).choices[0], 3, top=top), ax=ax
         ) for top in (5, 10, 20)
     },
+    **{f"draft of {n}": lambda ax, n=n: plots.plot_draft(draft_frame(guessed_story(n)), ax=ax) for n in (1, 6, 20)},
     "temperatures": lambda ax: plots.plot_temperatures(temperatures(), ax=ax),
     "two temperatures": lambda ax: plots.plot_temperatures(temperatures(values=2, tokens=20), ax=ax),
     "stages": lambda ax: plots.plot_stages(stages(), ax=ax),

@@ -62,6 +62,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         token: str | None = None,
         adapter: str | Path | None = None,
         adapters: Mapping[str, str | Path] | None = None,
+        draft: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> LocalBackend:
         """Read a checkpoint and start an engine on it.
@@ -84,6 +85,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
             token: an access token of the hub, for private and gated repositories.
             adapter: a LoRA adapter to merge into the weights: a folder as peft saves it, or a hub repository.
             adapters: name -> an adapter that lies beside the weights: a request names it as its `model`.
+            draft: how many tokens are guessed at a time from what a text has said before; by default none.
             progress: is told (bytes of weights loaded, bytes in total).
 
         Raises:
@@ -94,7 +96,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         """
         given: dict[str, Any] = {
             "dtype": dtype, "max_context": max_context, "slots": slots, "revision": revision, "adapter": adapter,
-            "adapters": adapters,
+            "adapters": adapters, "draft": draft,
         }  # fmt: skip
         own: dict[str, Any] = {"token": token, "progress": progress}
         team = team_for(mesh, lambda order: cls._follow(order, **own)) if mesh is not None else None
@@ -127,6 +129,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         token: str | None,
         adapter: str | Path | None,
         adapters: Mapping[str, str | Path] | None,
+        draft: int | None,
         progress: Callable[[int, int], None] | None,
         chat_template: str | Path | None = None,
         share: Share | None = None,
@@ -138,13 +141,13 @@ class LocalBackend(LoadedModel, LogitsBackend):
         from llmlab.checkpoints.load import load_model
         from llmlab.checkpoints.opened import open_checkpoint
 
-        check_options(dtype=dtype, max_context=max_context, slots=slots)
+        check_options(dtype=dtype, max_context=max_context, slots=slots, draft=draft, mesh=mesh)
         gc.collect()  # a lab that was dropped may still hold its weights: its results refer to it in a circle
         keep_programs()
         label, path = resolve(name, revision=revision, token=token)
         checkpoint = open_checkpoint(path)
         raw = checkpoint.config
-        check_context(read_config(raw), max_context)
+        check_context(read_config(raw), max_context, draft=draft)
         weights, floats, notes = choose_dtypes(raw, dtype, device=jax.local_devices()[0])
         mesh = chosen_mesh(mesh, read_config(raw), dtype=weights)
         own_facts = json.dumps([raw, weights, floats], sort_keys=True, default=str)
@@ -194,6 +197,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
             memory=None if free is None else int(free * CACHE_SHARE),
             mesh=mesh,
             relay=share,
+            guesses=draft or 0,
         )
         backend = cls(label, tokenizer=tokenizer, template=template, engine=engine)
         # The driver thread holds the engine while it waits for work, and results may refer to the lab in a circle.

@@ -104,11 +104,14 @@ class ChoiceWriter:
         self._parts: list[tuple[str, int]] = []  # and which: (segment, number of bytes)
         self._marks: list[tuple[int, int]] = []  # per assigned token: bytes of text and of reasoning up to its end
         self._out = 0  # how many tokens the deltas have contained
+        self._guessed: list[np.ndarray] = []  # of each piece, as in `Choice.guessed`
+        self._guesses = False
 
     def feed(self, piece: Piece) -> Delta:
         """Take the next piece from the engine; returns the text and the tokens that became final with it."""
         ids: list[int] = piece.tokens.tolist()
         found = self._record.add(ids, piece.figures)
+        self._note_guesses(piece)
         ended = piece.finish == "stop" and bool(ids) and ids[-1] in self._ends
         count = len(ids) - ended
         early = min(self._early, count)
@@ -144,7 +147,15 @@ class ChoiceWriter:
             reasoning=None if self._untagged is None else b"".join(self._untagged).decode("utf-8", "replace"),
             tool_calls=self._calls.whole(),
             given=min(self.given, len(self._record)),
+            guessed=np.concatenate(self._guessed)[: len(self._record)] if self._guesses else None,
         )
+
+    def _note_guesses(self, piece: Piece) -> None:
+        if piece.guessed is None:
+            self._guessed.append(np.zeros(len(piece.tokens), np.int32))
+        else:
+            self._guesses = True
+            self._guessed.append(np.where(piece.guessed.accepted, -1, piece.guessed.offered).astype(np.int32))
 
     def _take(self, ids: list[int], found: list[TokenBytes]) -> None:
         data = []

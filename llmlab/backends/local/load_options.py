@@ -6,7 +6,7 @@ from typing import Any
 
 from llmlab.backends.local.dtypes import check_dtype
 from llmlab.engine.scheduler import cache_lengths
-from llmlab.errors import RequestError
+from llmlab.errors import RequestError, short
 from llmlab.models.config import ModelConfig
 from llmlab.models.families import cache_bytes
 
@@ -16,16 +16,33 @@ __all__ = ["CACHE_SHARE", "check_context", "check_options", "plan_context"]
 CACHE_SHARE = 0.5
 
 
-def check_options(*, dtype: str | None, max_context: int | None, slots: int | None) -> None:
+#: The most tokens that are guessed at a time.
+MOST_GUESSES = 16
+
+
+def check_options(
+    *, dtype: str | None, max_context: int | None, slots: int | None, draft: int | None = None, mesh: Any = None
+) -> None:
     """Raises RequestError for values that make no sense for any model."""
     check_dtype(dtype)
+    if draft is not None:
+        if isinstance(draft, bool) or not isinstance(draft, int) or not 0 <= draft <= MOST_GUESSES:
+            raise RequestError(f"draft must be an integer from 0 to {MOST_GUESSES}, got {short(draft)}", param="draft")
+        if draft and mesh is not None:
+            raise RequestError("draft= guesses tokens on one device only: leave out mesh=", param="draft")
     for name, value in (("max_context", max_context), ("slots", slots)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise RequestError(f"{name} must be a positive integer, got {value!r}", param=name)
 
 
-def check_context(config: ModelConfig, max_context: int | None) -> None:
-    """Raises RequestError if the context is longer than the model's own."""
+def check_context(config: ModelConfig, max_context: int | None, *, draft: int | None = None) -> None:
+    """Raises RequestError if the context is longer than the model's own, or guesses cannot be read in it."""
+    if draft and config.context_switch is not None:
+        raise RequestError(
+            f"draft= is not for a {config.family} model that rotates texts of more than {config.context_switch} tokens "
+            "in another way; leave it out",
+            param="draft",
+        )
     if max_context is not None and max_context > config.longest_context:
         raise RequestError(
             f"max_context must be at most {config.longest_context}, the model's own, got {max_context}",
