@@ -18,6 +18,7 @@ from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row, bucket
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.state import Slots
+from llmlab.sampling.orders import layout_of
 
 
 class Place(NamedTuple):
@@ -66,6 +67,7 @@ class Batch:
         self.sharing = Sharing(programs, prompts, lengths=lengths, pinned=len(widths) == 1)
         self._slots: Slots | None = None
         self._live: list[Live | None] = []
+        self._layout = "llmlab"  #: the order whose fields the slots have
 
     @property
     def live(self) -> list[Live]:
@@ -151,7 +153,8 @@ class Batch:
         self._narrow(widest)
         if not (shared and self.sharing.matches(row)):
             self._unshare()
-        self._make_room(wanted=min(len(self.live) + coming, widest), length=_begin(row, shared=shared))
+        begin = _begin(row, shared=shared)
+        self._make_room(wanted=min(len(self.live) + coming, widest), length=begin, order=job.order)
         slots = self._held()
         slot = self._live.index(None)
         if shared:
@@ -159,7 +162,7 @@ class Batch:
             cache = self.sharing.nothing(length=slots.length)
         else:
             cache = self.prompts.finish(reading, length=slots.length)
-        fields = self.programs.row_fields(row, ends=self.ends, shared=shared)
+        fields = self.programs.row_fields(row, ends=self.ends, shared=shared, order=job.order)
         self._slots = self.programs.admit(slots, cache, fields, slot)
         matcher = row.grammar.matcher() if row.grammar else None
         if matcher is not None:
@@ -185,7 +188,8 @@ class Batch:
                 self._lengthen(self._bucket(_begin(row, shared=0)))
                 slots = self._held()
                 cache = self.prompts.read(row, length=slots.length)
-                self._slots = self.programs.admit(slots, cache, self.programs.row_fields(row, ends=self.ends), slot)
+                fields = self.programs.row_fields(row, ends=self.ends, order=live.job.order)
+                self._slots = self.programs.admit(slots, cache, fields, slot)
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -196,14 +200,15 @@ class Batch:
     def _bucket(self, length: int) -> int:
         return bucket(self.sharing.lengths, length)
 
-    def _make_room(self, *, wanted: int, length: int) -> None:
-        """Makes the batch wide enough for `wanted` rows of `length` positions."""
+    def _make_room(self, *, wanted: int, length: int, order: str) -> None:
+        """Makes the batch wide enough for `wanted` rows of `length` positions, which are sampled in an order."""
         width = next(w for w in self.widths if w >= wanted)
         length = self._bucket(length)
-        if not self.live and (self._slots is None or (self._slots.width, self._slots.length) != (width, length)):
+        shape = (width, length, layout_of(order))
+        if not self.live and (self._slots is None or (self._slots.width, self._slots.length, self._layout) != shape):
             self._slots = None  # frees the old batch first
-            self._slots = self.programs.empty(width=width, length=length)
-            self._live = [None] * width
+            self._slots = self.programs.empty(width=width, length=length, order=order)
+            self._live, self._layout = [None] * width, layout_of(order)
         self._widen(width)
         self._lengthen(length)
 

@@ -14,7 +14,8 @@ from llmlab.engine.state import Slots
 from llmlab.models.kv.joined import Joined, Prefix
 from llmlab.models.kv.protocol import Attendable, SharedCache
 from llmlab.sampling.logprobs import TokenStatistics
-from llmlab.sampling.pipeline import ORDERS, is_by_rows, run
+from llmlab.sampling.orders import order_of
+from llmlab.sampling.pipeline import is_by_rows, run
 
 #: The most steps of one chunk, and so the size of the output buffers; the number of steps to run is traced.
 CHUNK = 32
@@ -62,7 +63,7 @@ def sample(
     drew = slots.active
     by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
     asking = drew if by_rows or asking is None else asking
-    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order], active=asking, by_rows=by_rows)
+    token, figures = run(logits, slots.inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows)
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
     history = slots.history._replace(

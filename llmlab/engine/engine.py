@@ -52,8 +52,8 @@ from llmlab.errors import EngineError, LLMLabError
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.sampling.orders import order_key, placed
 from llmlab.sampling.params import SamplingParams
-from llmlab.sampling.pipeline import ORDERS
 
 #: Seconds without work after which the driver thread frees the batch and ends; the next submission starts it again.
 IDLE_SECONDS = 2.0
@@ -142,8 +142,7 @@ class Engine:
                 ids outside the vocabulary.
             EngineError: the engine is closed.
         """
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        order = placed(order_key(order), [row.params for row in rows])
         for row in rows:
             if row.budget < 1:
                 raise ValueError(f"a row's budget must be at least 1, got {row.budget}")
@@ -181,8 +180,7 @@ class Engine:
 
         Nothing is drawn, so the rows' budgets, seeds and grammars have no effect.
         """
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        order = placed(order_key(order), [text.row.params for text in texts])
         for text in texts:
             if not len(text.tokens):
                 raise ValueError("there is no token to score")

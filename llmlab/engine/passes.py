@@ -101,7 +101,7 @@ class Passes:
         """Scores texts with one adapter and the same parameters, many of them in a pass."""
         texts = [text for _, _, text in parts]
         one, vocab_size = texts[0].row, self.programs.config.vocab_size
-        inputs = self.programs.row_fields(one, ends=self.ends).inputs
+        inputs = self.programs.row_fields(one, ends=self.ends, order=order).inputs
         for packed in plan(texts, room=tree_sizes()[-1], sizes=self.prompts.sizes):
             first = texts[packed.texts[0]]
             before = first.fed[: packed.start]
@@ -128,7 +128,7 @@ class Passes:
         row = text.row
         given = np.append(text.fed, text.tokens[-1:]).astype(np.int32)
         length = bucket(self.lengths, len(given))
-        fields = self.programs.row_fields(row, ends=self.ends)
+        fields = self.programs.row_fields(row, ends=self.ends, order=order)
         cache = self.programs.copy(self.prompts.read(row, length=length))
         for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             made = given[len(row.prompt) : piece.start + piece.first + 1]

@@ -29,7 +29,9 @@ from llmlab.models.kv.joined import Prefix
 from llmlab.models.kv.protocol import Cache, SharedCache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
+from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.sampling.orders import layout_of
 from llmlab.sampling.params import History, SamplerInputs
 
 #: Stands for arrays that a program does not use.
@@ -67,7 +69,7 @@ class Programs:
         self._sizes: dict[tuple[int, int], int] = {}
         self._compiles = threading.RLock()
 
-        def over_weights(function: Callable[..., Any], **options: Any) -> Any:
+        def over_weights(function: Callable[..., Any], jit: Any = jax.jit, **options: Any) -> Any:
             """Returns the compiled function; its first argument is the list of weights."""
             bound = placed(partial(function, graph), mesh)
 
@@ -77,10 +79,10 @@ class Programs:
                 with jax.default_matmul_precision("highest"):
                     return bound(jax.tree.unflatten(tree, weights), **others)
 
-            return jax.jit(traced, **options)
+            return jit(traced, **options)
 
-        def plain(function: Callable[..., Any], **options: Any) -> Any:
-            return jax.jit(placed(function, mesh), **options)
+        def plain(function: Callable[..., Any], jit: Any = jax.jit, **options: Any) -> Any:
+            return jit(placed(function, mesh), **options)
 
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
@@ -89,16 +91,14 @@ class Programs:
         by_rows = None if mesh is None else False
         by_device = placed(decode.forward, mesh, by_rows=True)
         chunk = partial(decode.chunk, forward=by_device, by_rows=by_rows)
-        self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
-        self._sample = plain(
-            partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots"
-        )
+        self._chunk = over_weights(chunk, jit=PerOrder, donate_argnames="slots")
+        self._sample = plain(partial(decode.sample_masked, by_rows=by_rows), jit=PerOrder, donate_argnames="slots")
         self._feed = over_weights(scoring.feed, donate_argnames="cache")
         score = partial(scoring.score, feed=placed(scoring.feed, mesh), by_rows=by_rows)
-        self._score = over_weights(score, static_argnames="order", donate_argnames="cache")
+        self._score = over_weights(score, jit=PerOrder, donate_argnames="cache")
         read, logits = placed(trees.read_tree, mesh), placed(trees.logits_of, mesh)
         of_tree = partial(trees.score_tree, read=read, logits=logits, by_rows=by_rows)
-        self._score_tree = over_weights(of_tree, static_argnames="order")
+        self._score_tree = over_weights(of_tree, jit=PerOrder)
         self._copy = plain(state.copied)
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)
@@ -107,7 +107,7 @@ class Programs:
         self._advance = plain(state.advance)
         self._unshare = plain(state.unshare)
         empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted)
-        self._empty = plain(empty, static_argnames=("width", "length"))
+        self._empty = plain(empty, jit=PerOrder, more=("width", "length"))
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
         one_row = partial(empty_cache, config, batch=1, length=SHORTEST, dtype=self.dtype)
@@ -167,10 +167,11 @@ class Programs:
             finally:
                 self.compiling = None
 
-    def row_fields(self, row: Row, *, ends: tuple[int, ...], shared: int = 0) -> RowFields:
+    def row_fields(self, row: Row, *, ends: tuple[int, ...], shared: int = 0, order: str = "llmlab") -> RowFields:
         """Returns what a slot holds of a row besides its cache.
 
         `ends` are the token ids that end every row, and `shared` tells how many of its first tokens a prefix holds.
+        `order` is that of the sampler's stages.
         """
         return state.row_fields(
             row.prompt,
@@ -182,12 +183,14 @@ class Programs:
             made=row.made,
             adapter=row.adapter if self.adapted else None,
             shared=shared,
+            order=order,
         )
 
-    def empty(self, *, width: int, length: int) -> Slots:
-        """Returns W inactive slots of S positions."""
-        with self._shape("slots", width, length):
-            return self._empty(width=width, length=length)
+    def empty(self, *, width: int, length: int, order: str = "llmlab") -> Slots:
+        """Returns W inactive slots of S positions for rows that are sampled in an order."""
+        layout = layout_of(order)
+        with self._shape("slots", width, length, layout):
+            return self._empty(width=width, length=length, order=layout)
 
     def row_cache(self, *, length: int) -> Cache:
         """Returns an empty cache for one prompt."""

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int32, UInt32
 from llmlab.engine.scheduler import Row
 from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.logprobs import TokenStatistics, token_statistics
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs
-from llmlab.sampling.pipeline import ORDERS, process
+from llmlab.sampling.pipeline import process
 
 #: The positions C of one pass. Memory bounds it: a pass holds several arrays [C, V], one distribution per position.
 PIECE = 32
@@ -138,5 +139,5 @@ def score(
         position=history.position + jnp.cumsum(asked) - asked,
     )
     inputs = jax.tree.map(rows, inputs)
-    final = process(raw, inputs, grown, order=ORDERS[order], by_rows=by_rows)
+    final = process(raw, inputs, grown, order=order_of(order), by_rows=by_rows)
     return cache, token_statistics(raw, final, piece.targets, watched=inputs.watched)

@@ -18,6 +18,7 @@ from llmlab.models.config import ModelConfig
 from llmlab.models.families import empty_cache
 from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.history import history_of
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 
 
@@ -75,10 +76,12 @@ def row_fields(
     made: np.ndarray | None = None,
     adapter: int | None = None,
     shared: int = 0,
+    order: str = "llmlab",
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
+    `order` is that of the sampler's stages.
     """
     made = np.zeros(0, np.int32) if made is None else made
     stops = np.zeros((1, vocab_size), bool)
@@ -90,16 +93,24 @@ def row_fields(
         active=np.array([True]),
         budget=np.array([budget], np.int32),
         stops=stops,
-        inputs=stack([params], vocab_size=vocab_size, ends=ends),
+        inputs=stack([params], vocab_size=vocab_size, ends=ends, order=order_of(order)),
         history=history_of(prompt, made, vocab_size=vocab_size),
         adapter=None if adapter is None else np.array([adapter], np.int32),
     )
 
 
-def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, adapted: bool = False) -> Slots:
+def empty(
+    config: ModelConfig,
+    *,
+    width: int,
+    length: int,
+    dtype: DTypeLike,
+    adapted: bool = False,
+    order: str = "llmlab",
+) -> Slots:
     """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
 
-    `adapted` tells whether the decoder has adapters.
+    `adapted` tells whether the decoder has adapters, `order` which stages the rows to come may ask for.
     """
     like = row_fields(
         np.zeros(1, np.int32),
@@ -109,6 +120,7 @@ def empty(config: ModelConfig, *, width: int, length: int, dtype: DTypeLike, ada
         vocab_size=config.vocab_size,
         ends=(),
         adapter=0 if adapted else None,
+        order=order,
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     fields = fields._replace(inputs=jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape[1:])), like.inputs))

@@ -10,10 +10,10 @@ from jaxtyping import Float32, Float64, Int64
 
 from llmlab.distributions.flip_points import COLD, LIMITS, Settings, flip_points
 from llmlab.distributions.stages import stage_table
-from llmlab.distributions.step import FIXED, SamplerRow, Step
+from llmlab.distributions.step import FIXED, SamplerRow, Step, placed_rows
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
-from llmlab.sampling.stages import ORDERS
+from llmlab.sampling.orders import order_of
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -112,9 +112,10 @@ def flip_points_frame(
     Raises:
         RequestError: a stage is on for which `flip_points` has no closed form.
     """
-    stages = [stage for stage in ORDERS[order] if stage.name not in FIXED]
+    order = placed_rows(order, [row])
+    stages = [stage for stage in order_of(order) if stage.name not in FIXED]
     for field in (field for stage in stages for field in stage.fields):
-        if field.name not in LIMITS and getattr(row.params, field.name) != field.neutral:
+        if field.name not in LIMITS and row.params.value_of(field) != field.neutral:
             raise RequestError(f"flip points cannot be computed with {field.name}: leave it out", param=field.name)
     settings = Settings.of(row.params)
     found = flip_points(

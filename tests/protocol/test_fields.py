@@ -13,7 +13,8 @@ import pytest
 
 from llmlab.errors import RequestError
 from llmlab.protocol.checks import check_of
-from llmlab.protocol.fields import EXTENSIONS, FIELDS, NO_EFFECT, markdown_table
+from llmlab.protocol.field_table import markdown_table
+from llmlab.protocol.fields import EXTENSIONS, FIELDS, NO_EFFECT
 from llmlab.protocol.request import ChatRequest, PromptRequest
 from llmlab.sampling.fields import Field
 from llmlab.sampling.params import SamplerInputs, SamplingParams, stack

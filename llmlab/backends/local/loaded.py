@@ -21,8 +21,8 @@ from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.protocol.completion import Header
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
+from llmlab.sampling.orders import order_key, placed
 from llmlab.sampling.params import SamplingParams
-from llmlab.sampling.pipeline import ORDERS
 from llmlab.text.segments import Segmenter, prompt_tail
 from llmlab.text.stops import StopMatcher
 from llmlab.text.template import ChatTemplate
@@ -216,10 +216,9 @@ class LoadedModel:
             param=param,
         )
 
-    def check_order(self, order: str) -> None:
-        """Raises RequestError where the sampler has no order of stages with this name."""
-        if not isinstance(order, str) or order not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
+    def check_order(self, order: str, params: SamplingParams) -> None:
+        """Raises RequestError where the sampler has no such order, or it lacks a stage that a row asks for."""
+        placed(order_key(order), [params])
 
     def header(self, request: Request, prompt: np.ndarray, *, seed: int, order: str) -> Header:
         """Returns what is known of an answer before its first token, with a new id."""
