@@ -43,7 +43,7 @@ from llmlab.protocol.schemas import (
 )
 from llmlab.sampling.fields import Control, Field
 from llmlab.sampling.library import LIBRARY_FIELDS
-from llmlab.sampling.registry import further_fields
+from llmlab.sampling.registry import further_fields, reserve
 from llmlab.sampling.stages import FIELDS as STAGE_FIELDS
 
 __all__ = ["EXTENSIONS", "FIELDS", "NO_EFFECT", "ChatFields", "PromptFields", "SharedFields", "field_named"]
@@ -80,9 +80,7 @@ class _First(BaseModel):
     """The fields that every request has, up to those of the sampler's stages."""
 
     # A request refuses names that it does not know; the fields of stages that a user has defined are kept as extras.
-    model_config = ConfigDict(
-        frozen=True, extra="allow", protected_namespaces=(), json_schema_extra={"additionalProperties": False}
-    )
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
     model: Annotated[
         str | None, Fieldspec("text", "The model's name; the loaded model is the default.", control="the lab's")
@@ -370,6 +368,7 @@ def _table(*models: type[BaseModel]) -> Iterator[tuple[str, Field]]:
 
 #: Every field of a request, by name.
 FIELDS: Mapping[str, Field] = MappingProxyType(dict(_table(ChatFields, PromptFields)))
+reserve(FIELDS)
 #: Fields that the `openai` package does not know as arguments of its own; it sends them from `extra_body`.
 EXTENSIONS = frozenset(name for name, field in FIELDS.items() if field.extension and name != "prompt")
 #: Fields of the API that a local engine accepts, and that change nothing there.

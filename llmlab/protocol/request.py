@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, ValidationError
@@ -20,6 +20,7 @@ from llmlab.protocol import export
 from llmlab.protocol.checks import FieldError, checked
 from llmlab.protocol.conversations import begins_with_system, with_system
 from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFields
+from llmlab.protocol.schemas import schema_of
 from llmlab.sampling.registry import user_fields
 
 __all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request"]
@@ -49,6 +50,17 @@ R = TypeVar("R", bound="SamplingRequest")
 
 #: The default address of `llmlab serve`, and its default model.
 _SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
+
+
+def _said(description: str) -> Callable[[dict[str, Any]], None]:
+    """What the JSON schema of a request says besides its fields: what it is, and the fields of a user's stages."""
+
+    def add(schema: dict[str, Any]) -> None:
+        schema |= {"description": description, "additionalProperties": False}
+        more = {name: {**schema_of(field), "default": field.default} for name, field in user_fields().items()}
+        schema["properties"] = {**schema["properties"], **more}
+
+    return add
 
 
 class SamplingRequest(SharedFields):
@@ -186,10 +198,7 @@ class ChatRequest(SamplingRequest, ChatFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "description": "A chat-completion request; a field that is not known is an error.",
-            "additionalProperties": False,
-        }
+        json_schema_extra=_said("A chat-completion request; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "messages"
@@ -253,10 +262,7 @@ class PromptRequest(SamplingRequest, PromptFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "description": "A request to continue a raw prompt; a field that is not known is an error.",
-            "additionalProperties": False,
-        }
+        json_schema_extra=_said("A request to continue a raw prompt; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "prompt"

@@ -262,7 +262,9 @@ class NextToken:
 
         One parameter is varied while the others, the penalties and the order are held. The ends are exact, not scanned
         (`llmlab.distributions.flip_points` explains how): float64, from the engine's float32 logits. The engine rounds
-        a value to float32, so that a value right at an end may fall on either side.
+        a value to float32, so that a value right at an end may fall on either side. With a stage of one's own or of the
+        library in the order, they are scanned (`llmlab.distributions.flip_scan`); its parameters have rows too, and
+        several where a token comes and goes more than once.
 
         Columns: parameter (temperature, top_k, top_p, min_p; temperatures below 1e-5, at which only the most likely
         token is left, have a row of their own), event (kept, drawn), low, high (both inside; NaN for never; an infinite

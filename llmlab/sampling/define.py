@@ -53,8 +53,8 @@ def define_stage(
         active: from `inputs` to [B] bool: the rows that ask for the stage. By default those with a parameter that is
             not at its default. The others are left as they are, bit for bit.
         after: the stage that it follows where a request sets a parameter and names no order with the stage in it; or
-            such a stage per order ("" for all others). By default it comes last, or before the temperature if it is of
-            kind "logits" or "mask".
+            such a stage per order ("" for all others). By default a truncation comes last, a temperature directly
+            before the temperature, and any other stage before the first of these.
 
     Raises:
         RequestError: the name of the stage or of a parameter is taken; the function fails, returns another shape, makes

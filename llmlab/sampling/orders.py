@@ -1,8 +1,9 @@
 """Orders as values: which stages run, in which order, under a key that programs, results and messages hold.
 
 The key of an order of `ORDERS` is its name. Any other order is a list of stages; its key lists their labels, such as
-`mask > temperature > my_stage`, or `llmlab > my_stage` where it begins with a named order. A request that asks for a stage which a named order lacks runs that order with the
-stage at its place: `llmlab + typical_p`. So a stage that nobody asks for costs nothing.
+`mask > temperature > my_stage`, or `llmlab > my_stage` where it begins with a named order. A request that asks for a
+stage which a named order lacks runs that order with the stage at its place: `llmlab + typical_p`. So a stage that
+nobody asks for costs nothing.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ def _with(base: str, added: Sequence[Stage]) -> Order:
     for stage in added:
         after = dict(stage.after).get(base) or dict(stage.after).get("")
         names = [one.name for one in stages]
-        if after is None and stage.kind in ("logits", "mask"):
+        if after is None and stage.kind == "temperature":
+            stages.insert(names.index("temperature"), stage)
+        elif after is None and stage.kind in ("logits", "mask"):
             first = next(at for at, one in enumerate(stages) if one.kind in ("temperature", "truncation"))
             stages.insert(first, stage)
         elif after is None or after not in names:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from llmlab.errors import RequestError
 from llmlab.sampling.fields import Field
@@ -20,7 +20,7 @@ from llmlab.sampling.stages import FIELDS, ORDERS, STAGES
 
 __all__ = [
     *("define", "forget", "further_fields", "further_fields_of", "further_stages", "is_user_stage", "label_of"),
-    *("owner_of", "stage_labelled", "stage_named", "user_fields"),
+    *("owner_of", "reserve", "stage_labelled", "stage_named", "user_fields"),
 ]
 
 #: How many definitions are kept, so that a session that defines a stage a thousand times does not grow without bound.
@@ -45,6 +45,15 @@ _DEFINED: OrderedDict[str, Stage] = OrderedDict()
 _CURRENT: dict[str, str] = {}
 #: How often a name was defined.
 _COUNTS: dict[str, int] = {}
+
+
+#: Names that no parameter may have: attributes of the sampler's inputs, and arguments of the lab's methods.
+_RESERVED = {"bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched", "statistics", "extra", "order"}
+
+
+def reserve(names: Iterable[str]) -> None:
+    """Notes the names of a request's own fields, which no parameter of a stage may have."""
+    _RESERVED.update(names)
 
 
 def define(stage: Stage) -> str:
@@ -84,6 +93,11 @@ def _check_names(stage: Stage) -> None:
         if not one.name.isidentifier():
             raise RequestError(f"stage {stage.name}: a parameter's name must be an identifier, got {one.name!r}")
         owner = owner_of(one.name)
+        if owner is None and one.name in _RESERVED:
+            raise RequestError(
+                f"stage {stage.name}: {one.name!r} is a field of every request; call the parameter "
+                f"{stage.name}_{one.name}"
+            )
         if owner is not None and owner.name != stage.name:
             raise RequestError(
                 f"stage {stage.name}: the parameter {one.name} is that of the stage {owner.name}; call yours "

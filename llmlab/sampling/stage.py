@@ -44,7 +44,8 @@ class Stage(NamedTuple):
     #: Whether of the front of a ranking it leaves what it leaves of it in the whole row; not where it adds up a mass.
     by_front: bool = False
     #: The stage that it follows where a request asks for it in an order that lacks it, by the name of that order; ""
-    #: stands for all other orders. Without an entry it comes last, or before the temperature if it moves logits.
+    #: stands for all other orders. Without an entry a truncation comes last, a temperature directly before the
+    #: temperature, and any other stage before the first of these.
     after: tuple[tuple[str, str], ...] = ()
 
 

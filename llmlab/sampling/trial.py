@@ -40,7 +40,6 @@ def try_out(stage: Stage, function: Callable[..., Any], *, own_active: bool) -> 
         inputs, history = _arguments(stage, values, B)
         told = "".join(f", {name}={value:g}" for name, value in values.items())
         try:
-            left = apply(logits, inputs, history)
             shape = jax.eval_shape(
                 lambda a, b=inputs, c=history: function(a, b, c), jax.ShapeDtypeStruct((B, _V), jnp.float32)
             )
@@ -51,15 +50,16 @@ def try_out(stage: Stage, function: Callable[..., Any], *, own_active: bool) -> 
             raise RequestError(
                 f"stage {stage.name} returned {got} for logits float32[{B}, {_V}]; return the same shape"
             )
-        _check(stage, logits, np.asarray(left), np.asarray(stage.active(inputs)), told, own_active=own_active)
+        left = apply(logits, inputs, history)
         for at in range(B):
             one, seen = jax.tree.map(lambda x, at=at: np.asarray(x)[at : at + 1], (inputs, history))
             alone = np.asarray(apply(logits[at : at + 1], one, seen))[0]
-            if not np.allclose(alone, np.asarray(left)[at], rtol=_CLOSE, atol=_CLOSE):
+            if not np.allclose(alone, np.asarray(left)[at], rtol=_CLOSE, atol=_CLOSE, equal_nan=True):
                 raise RequestError(
                     f"stage {stage.name} gives a row other logits beside other rows than alone{told}: reduce over the "
                     "last axis, axis=-1, keepdims=True, and give parameters an axis, inputs.name[:, None]"
                 )
+        _check(stage, logits, np.asarray(left), np.asarray(stage.active(inputs)), told, own_active=own_active)
 
 
 def _check(
