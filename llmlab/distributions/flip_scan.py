@@ -153,7 +153,9 @@ def _intervals(one: Parameter, holds: Callable[[Sequence[float]], np.ndarray]) -
             yield float(begin), before
             begin = None
     if begin is not None:
-        yield float(begin), np.inf if one.name == "top_k" else one.high
+        # Of top_k the value after the largest stands for off.
+        off = one.name == "top_k"
+        yield np.inf if off and begin == one.high else float(begin), np.inf if off else one.high
     elif not states.any():
         yield np.nan, np.nan
 

@@ -37,12 +37,12 @@ QUADRATIC = Stage(
         number(
             "smoothing_factor", 0, 10, default=0.0, extension=True,
             text="Bends the logits by their squared distance from the largest, times this; 0 is off.",
-            control=Control("more", high=2, step=0.05),
+            control=Control("more", step=0.05),
         ),
         number(
             "smoothing_curve", 1, 10, default=1.0, extension=True,
             text="Above 1, smoothing_factor also adds a cubic term, which suppresses unlikely tokens.",
-            control=Control("more", high=4, step=0.05),
+            control=Control("more", step=0.05),
         ),
     ),
     lambda inputs: inputs.smoothing_factor > 0.0,
@@ -70,7 +70,7 @@ DYNAMIC_TEMPERATURE = Stage(
         number(
             "dynatemp_exponent", 0, 10, default=1.0, extension=True,
             text="How the varying temperature follows the entropy: its share of the largest one, to this power.",
-            control=Control("more", high=4, step=0.05),
+            control=Control("more", step=0.05),
         ),
     ),
     lambda inputs: inputs.dynatemp_range > 0.0,
@@ -89,9 +89,9 @@ TOP_N_SIGMA = Stage(
     "truncation",
     (
         number(
-            "top_n_sigma", 0, 100, default=0.0, extension=True,
+            "top_n_sigma", 0, 20, default=0.0, extension=True,
             text="Keeps tokens whose logit lies at most this many standard deviations below the largest; 0 is off.",
-            control=Control("more", high=5, step=0.05),
+            control=Control("more", step=0.05),
         ),
     ),
     lambda inputs: inputs.top_n_sigma > 0.0,

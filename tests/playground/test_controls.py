@@ -8,6 +8,7 @@ from llmlab.errors import RequestError
 from llmlab.playground.controls import CONTROLS, WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.protocol.backend import Backend
 from llmlab.protocol.request import ChatRequest, PromptRequest
+from llmlab.sampling.library import LIBRARY_FIELDS
 
 DEFAULTS = {control.name: control.default for control in CONTROLS}
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
@@ -19,6 +20,8 @@ EVERYTHING = {
     "response_format": {"type": "json_object"}, "tools": [TOOL], "tool_choice": "none",
     "parallel_tool_calls": False, "chat_template_kwargs": {"deep": [1, None]},
     "context_length_exceeded_behavior": "error",
+    **{name: field.low + 0.5 * (field.high - field.low) for name, field in LIBRARY_FIELDS.items() if name != "p_less"},
+    "p_less": 2,
 }  # fmt: skip
 #: Fields that cannot stand beside response_format.
 FILTERS = {"bad_words": ["sorry", '"'], "allowed_token_ids": [1, 2]}
