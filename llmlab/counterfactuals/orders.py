@@ -188,7 +188,7 @@ class Orders:
             if masks is not None:
                 piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
                 inputs = inputs._replace(mask=piece, masked=np.arange(POSITIONS) < C)
-            history = history_of(prompt, ids[:at], vocab_size=V)
+            history = history_of(prompt, ids[:at], vocab_size=V, order=every)
             padded = np.pad(raw, ((0, room), (0, 0))), np.pad(ids[at : at + C], (0, room))
             found = order_statistics(*padded, inputs, history, orders=orders)
             parts.append(OrderStatistics(*(np.asarray(x)[..., :C] for x in found)))

@@ -118,7 +118,8 @@ def perturb(
     inputs = stack([params], vocab_size=V, ends=ends, order=order_of(order))
     if mask is not None:
         inputs = inputs._replace(mask=mask[None, :], masked=np.array([True]))
-    final, values = _perturbed(logits[None, :], inputs, history_of(prompt, made, vocab_size=V), order=order)
+    history = history_of(prompt, made, vocab_size=V, order=order_of(order))
+    final, values = _perturbed(logits[None, :], inputs, history, order=order)
     return np.asarray(final), np.asarray(final) + np.asarray(values)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -86,7 +87,7 @@ def scanned_flip_points(
         for name, ends in LIMITS.items()
         if name in fields
     ]
-    varied += map(Parameter.of, further_fields_of(order_of(order)))
+    varied += [Parameter.of(field) for field in further_fields_of(order_of(order)) if field.is_scalar]
     found = []
     for at, event in enumerate(("kept", "drawn") if noise is not None else ("kept",)):
 
@@ -133,7 +134,7 @@ def _states(
     logits: Array, inputs: SamplerInputs, history: History, noise: Array, token: Array, *, order: str
 ) -> tuple[Array, Array]:
     B = inputs.temperature.shape[0]
-    shared = History(*(jnp.broadcast_to(x, (B, *x.shape[1:])) for x in history))
+    shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), history)
     final = process(jnp.broadcast_to(logits, (B, *logits.shape)), inputs, shared, order=order_of(order))
     return final[:, token] > -jnp.inf, draw(final, jnp.broadcast_to(noise, final.shape)) == token
 

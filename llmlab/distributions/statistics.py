@@ -12,6 +12,7 @@ from jax import Array
 
 from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.draw import draw, noise
+from llmlab.sampling.history import grown
 from llmlab.sampling.logprobs import logprobs_and_entropy
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs
@@ -74,16 +75,11 @@ def order_statistics(
     def rows(x: Array) -> Array:
         return jnp.broadcast_to(x, (C, *x.shape[1:]))
 
-    one_hot = jax.nn.one_hot(targets, V, dtype=jnp.int32)
-    grown = History(
-        prompt=rows(history.prompt),
-        counts=history.counts + jnp.cumsum(one_hot, axis=0) - one_hot,
-        position=history.position + jnp.arange(C, dtype=jnp.int32),
-    )
+    seen = grown(history, jnp.asarray(targets, jnp.int32), jnp.ones(C, jnp.int32))
     every = jax.tree.map(rows, inputs)
-    finals = [process(raw, every, grown, order=order_of(name)) for name in orders]
+    finals = [process(raw, every, seen, order=order_of(name)) for name in orders]
     logprobs, entropies = zip(*(logprobs_and_entropy(final) for final in finals), strict=True)
-    values = noise(every.seed, every.choice, grown.position, V)
+    values = noise(every.seed, every.choice, seen.position, V)
     probs = [jnp.exp(x) for x in logprobs]
     return (
         jnp.stack([jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0] for x in logprobs]),

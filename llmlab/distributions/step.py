@@ -85,7 +85,9 @@ class Step:
                 bits[at, :V] = True if row.mask is None else row.mask
             packed = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
             inputs = inputs._replace(mask=packed, masked=np.array([row.mask is not None for row in padded]))
-        return StepInputs(self.logits, inputs, history_of(self.prompt_ids, self.made, vocab_size=V))
+        return StepInputs(
+            self.logits, inputs, history_of(self.prompt_ids, self.made, vocab_size=V, order=order_of(order))
+        )
 
     def trace(self, rows: Sequence[SamplerRow], *, order: str) -> dict[str, Float32[np.ndarray, "B V"]]:
         """The logits after each stage of an order, "raw" first, for B rows; a removed token has -inf."""

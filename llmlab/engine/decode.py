@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 from llmlab.engine.state import Slots
 from llmlab.models.kv.joined import Joined, Prefix
 from llmlab.models.kv.protocol import Attendable, SharedCache
+from llmlab.sampling.history import joined
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.pipeline import is_by_rows, run
@@ -66,10 +67,7 @@ def sample(
     token, figures = run(logits, slots.inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows)
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
-    history = slots.history._replace(
-        counts=slots.history.counts.at[rows, token].add(one, unique_indices=True, mode="promise_in_bounds"),
-        position=slots.history.position + one,
-    )
+    history = joined(slots.history, token, drew)
     budget = slots.budget - one
     ended = slots.stops[rows, token]
     slots = slots._replace(

@@ -98,6 +98,7 @@ class Engine:
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
         self.mesh, self._relay = mesh, relay
         self.programs = Programs(config, model, mesh=mesh, relay=relay)
+        self.programs.context = self.max_context
         self._mail: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

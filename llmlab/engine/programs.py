@@ -30,8 +30,9 @@ from llmlab.models.kv.protocol import Cache, SharedCache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.compiled import PerOrder
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import TokenStatistics
-from llmlab.sampling.orders import layout_of
+from llmlab.sampling.orders import layout_of, order_of
 from llmlab.sampling.params import History, SamplerInputs
 
 #: Stands for arrays that a program does not use.
@@ -60,6 +61,7 @@ class Programs:
         graph, weights = nnx.split(model)
         # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
         self._weights, tree = jax.tree.flatten(weights)
+        self.context = 1  #: the most tokens of a row, which the engine knows
         self._graph, self._tree = graph, tree
         self.weight_bytes = sum(x.nbytes for x in self._weights)  #: on all devices together
         self.dtype, self.weights_dtype = model.dtype, model.weights_dtype
@@ -107,7 +109,7 @@ class Programs:
         self._advance = plain(state.advance)
         self._unshare = plain(state.unshare)
         empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted)
-        self._empty = plain(empty, jit=PerOrder, more=("width", "length"))
+        self._empty = plain(empty, jit=PerOrder, more=("width", "length", "context"))
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
         one_row = partial(empty_cache, config, batch=1, length=SHORTEST, dtype=self.dtype)
@@ -184,13 +186,19 @@ class Programs:
             adapter=row.adapter if self.adapted else None,
             shared=shared,
             order=order,
+            context=self.context,
         )
+
+    def history(self, prompt: np.ndarray, made: np.ndarray, *, order: str) -> History:
+        """The history of one row as the programs of an order take it: prompt ids [L], generated ids [T]."""
+        size = self.config.vocab_size
+        return history_of(prompt, made, vocab_size=size, order=order_of(order), room=self.context)
 
     def empty(self, *, width: int, length: int, order: str = "llmlab") -> Slots:
         """Returns W inactive slots of S positions for rows that are sampled in an order."""
         layout = layout_of(order)
         with self._shape("slots", width, length, layout):
-            return self._empty(width=width, length=length, order=layout)
+            return self._empty(width=width, length=length, order=layout, context=self.context)
 
     def row_cache(self, *, length: int) -> Cache:
         """Returns an empty cache for one prompt."""

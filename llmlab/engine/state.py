@@ -77,11 +77,12 @@ def row_fields(
     adapter: int | None = None,
     shared: int = 0,
     order: str = "llmlab",
+    context: int = 0,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
-    `order` is that of the sampler's stages.
+    `order` is that of the sampler's stages, and `context` the most tokens of a row, for stages that read them.
     """
     made = np.zeros(0, np.int32) if made is None else made
     stops = np.zeros((1, vocab_size), bool)
@@ -94,7 +95,7 @@ def row_fields(
         budget=np.array([budget], np.int32),
         stops=stops,
         inputs=stack([params], vocab_size=vocab_size, ends=ends, order=order_of(order)),
-        history=history_of(prompt, made, vocab_size=vocab_size),
+        history=history_of(prompt, made, vocab_size=vocab_size, order=order_of(order), room=context),
         adapter=None if adapter is None else np.array([adapter], np.int32),
     )
 
@@ -107,10 +108,12 @@ def empty(
     dtype: DTypeLike,
     adapted: bool = False,
     order: str = "llmlab",
+    context: int = 1,
 ) -> Slots:
     """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
 
-    `adapted` tells whether the decoder has adapters, `order` which stages the rows to come may ask for.
+    `adapted` tells whether the decoder has adapters, `order` which stages the rows to come may ask for, and `context`
+    the most tokens of a row.
     """
     like = row_fields(
         np.zeros(1, np.int32),
@@ -121,6 +124,7 @@ def empty(
         ends=(),
         adapter=0 if adapted else None,
         order=order,
+        context=context,
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     fields = fields._replace(inputs=jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape[1:])), like.inputs))

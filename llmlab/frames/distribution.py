@@ -117,7 +117,7 @@ def flip_points_frame(
     if further or any(field.name not in LIMITS for stage in stages for field in stage.fields):
         from llmlab.distributions.flip_scan import scanned_flip_points
 
-        asked |= {field.name: float(row.params.value_of(field)) for field in further}
+        asked |= {field.name: float(row.params.value_of(field)) for field in further if field.is_scalar}
         found = scanned_flip_points(step, token, row=row, order=order, noise=noise)
     else:
         found = flip_points(

@@ -130,6 +130,7 @@ if TYPE_CHECKING:
 
 else:
     _PYTHON = {"number": float, "integer": int, "flag": bool, "choice": str, "by_token": dict[int, float]}
+    _PYTHON |= {"value": tuple[str, ...] | None}
     _WithStages = create_model(
         "_WithStages",
         __base__=_First,

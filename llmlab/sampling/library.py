@@ -1,12 +1,12 @@
 """The library of stages that a request can ask for beyond the built-in ones; nobody pays for those that are not asked.
 
 They are listed in the order in which they run where a request asks for several of them at one place. Each gives its
-source. Their arithmetic is in `cutoffs` and `reshaping`.
+source. Their arithmetic is in `cutoffs` and `reshaping`; those that read the sequence of tokens are in `repetition`.
 
-Where they stand in the orders of other engines: in llama.cpp's (`common/common.h`) top_n_sigma comes before top_k,
-typical_p between top_k and top_p, xtc after min_p, and the temperature with its dynamic range last. The other engines
-have none of them; there, and in our own order, they stand where transformers has them: top_h between the temperature
-and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
+Where they stand in the orders of other engines: in llama.cpp's (`common/common.h`) dry and then top_n_sigma come before
+top_k, typical_p between top_k and top_p, xtc after min_p, and the temperature with its dynamic range last. The other
+engines have none of them. There, and in our own order, they stand where transformers has them: top_h between the
+temperature and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llmlab.sampling.fields import Control, Field, integer, number
+from llmlab.sampling.repetition import DRY, NO_REPEAT_NGRAM
 from llmlab.sampling.stage import Inputs, Order, Seen, Stage
 
 if TYPE_CHECKING:
@@ -243,6 +244,8 @@ XTC = Stage(
 
 #: Every stage of the library.
 LIBRARY: Order = (
+    NO_REPEAT_NGRAM,
+    DRY,
     QUADRATIC,
     DYNAMIC_TEMPERATURE,
     TOP_N_SIGMA,

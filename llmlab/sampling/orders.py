@@ -28,7 +28,7 @@ from llmlab.sampling.registry import (
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import MASK, ORDERS, STAGES
 
-__all__ = ["is_order", "layout_of", "order_key", "order_of", "placed"]
+__all__ = ["asks", "is_order", "layout_of", "order_key", "order_of", "placed"]
 
 _NEXT, _WITH = " > ", " + "
 
@@ -132,7 +132,7 @@ def _with(base: str, added: Sequence[Stage]) -> Order:
 
 def asks(stage: Stage, params: SamplingParams) -> bool:
     """Whether a row asks for a stage beyond the built-in ones."""
-    values = {one.name: np.array([params.value_of(one)]) for one in stage.fields}
+    values = {one.name: np.array([params.value_of(one)]) for one in stage.fields if one.is_scalar}
     return bool(np.asarray(stage.active(SimpleNamespace(**values)))[0])
 
 

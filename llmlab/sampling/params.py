@@ -118,6 +118,9 @@ class History(NamedTuple):
     prompt: Bool[Any, "B V"]  #: the tokens that occur in the prompt
     counts: Int32[Any, "B V"]  #: how often each token was generated, reasoning included
     position: Int32[Any, " B"]  #: how many tokens were generated
+    #: The tokens so far, the prompt's first; what lies from `length` on means nothing. None where no stage reads them.
+    ids: Int32[Any, "B S"] | None = None
+    length: Int32[Any, " B"] | None = None  #: how many tokens there are so far, the prompt's among them
 
 
 def seed_words(seed: int) -> tuple[int, int]:
@@ -169,7 +172,17 @@ def stack(
         watched=watched,
         statistics=np.array([params.statistics for params in rows], bool),
         extra={
-            one.name: np.array([params.extra.get(one.name, one.neutral) for params in rows], _TYPES[one.kind][1])
+            one.name: _stacked(one, [params.value_of(one) for params in rows], vocab_size=vocab_size)
             for one in further_fields_of(order)
         },
     )
+
+
+def _stacked(one: Field, values: Sequence[Any], *, vocab_size: int) -> np.ndarray:
+    """The values of a further field: numbers [B], or bool [B, V] for sets of tokens."""
+    if one.is_scalar:
+        return np.array(values, _TYPES[one.kind][1])
+    found = np.zeros((len(values), vocab_size), bool)
+    for row, tokens in enumerate(values):
+        found[row, list(tokens or ())] = True
+    return found

@@ -47,6 +47,8 @@ class Stage(NamedTuple):
     #: stands for all other orders. Without an entry a truncation comes last, a temperature directly before the
     #: temperature, and any other stage before the first of these.
     after: tuple[tuple[str, str], ...] = ()
+    #: Whether it reads `history.ids`, the sequence of tokens, which is kept only where an order has such a stage.
+    reads_ids: bool = False
 
 
 Order: TypeAlias = tuple[Stage, ...]

@@ -24,7 +24,7 @@ COMPLETIONS = 16
 SEEDS = 2**31
 
 #: Fields whose value is itself a list, and the type of its items. A list of anything else is a list of values to sweep.
-_LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping}
+_LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping, "dry_sequence_breakers": str}
 #: Fields that cannot be given to a sweep, and why.
 _REFUSED = {"stream": "a sweep waits for its answers", "stream_options": "a sweep waits for its answers"}
 

@@ -145,7 +145,7 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
     order = placed(start.order, [row.params])
     inputs = stack([row.params], vocab_size=V, ends=model.end_ids, order=order_of(order))
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
-    history = history_of(start.prompt, ids, vocab_size=V)
+    history = history_of(start.prompt, ids, vocab_size=V, order=order_of(order))
     raw, processed = _logprobs(
         model.engine.next_logits(row.given, adapter=row.adapter)[None, :], inputs, history, order=order
     )
