@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from llmlab.cli import audit as auditing
+from llmlab.cli.sampling import define_named, sampling_options
 from llmlab.errors import CheckpointError, LLMLabError
-from llmlab.sampling.stages import FIELDS
 
 if TYPE_CHECKING:
     from llmlab.lab.lab import Lab
@@ -49,25 +48,6 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a Hugging Face repository.")]
 Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the same answers.")]
-
-
-def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command one option for each number that a stage of the sampler reads, in place of its `**sampling`."""
-    own = inspect.signature(command, eval_str=True)
-    options = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[(float if field.kind == "number" else int) | None, typer.Option(help=field.text)],
-        )
-        for field in FIELDS.values()
-        if field.is_scalar
-    ]
-    kept = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-    vars(command)["__signature__"] = own.replace(parameters=[*kept, *options])
-    command.__annotations__ = {one.name: one.annotation for one in (*kept, *options)} | {"return": None}
-    return command
 
 
 def _version(wanted: bool) -> bool:
@@ -118,7 +98,7 @@ def demo(
 
 
 @app.command()
-@_sampling_options
+@sampling_options
 def chat(
     message: Annotated[str, typer.Argument(help="The message of the user.")],
     model: Model = "demo",
@@ -208,6 +188,10 @@ def serve(
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER: a LoRA adapter beside the model, for requests to model NAME.")
     ] = None,
+    stages: Annotated[
+        list[str] | None,
+        typer.Option(help="MODULE:NAME: a stage of the sampler made by define_stage, whose fields requests may set."),
+    ] = None,
     warmup: Annotated[bool, typer.Option(help="Compile all programs before the first request.")] = True,
     mesh: Annotated[
         str | None, typer.Option(help="'auto': spread the model over all devices, also those of other processes.")
@@ -236,6 +220,7 @@ def serve(
     AllowedHosts(allow_host or ())
     AllowedOrigins(allow_origin or (), keyed=api_key is not None)
     adapters = _adapters(adapter or ())
+    define_named(stages or ())
     joining.check(mesh, coordinator, processes=processes, process=process)
     sock = server.bind(host, port, api_key=api_key) if not process else None
     if coordinator is not None:

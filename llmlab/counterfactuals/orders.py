@@ -16,12 +16,12 @@ from llmlab.display.html import Markup, fragment
 from llmlab.distributions.statistics import POSITIONS, OrderStatistics, order_statistics
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
-from llmlab.protocol.arguments import choice_at, listed, one_of
+from llmlab.protocol.arguments import OrderLike, choice_at, orders_of
 from llmlab.protocol.backend import Backend, LogitsBackend, Stream
 from llmlab.protocol.completion import Choice
 from llmlab.sampling.history import history_of
+from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import stack
-from llmlab.sampling.pipeline import ORDERS
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -178,17 +178,19 @@ class Orders:
         ids = choice.tokens.ids
         params = backend.sampling_params(request, seed=self.base.seed, choice=choice.index)
         masks = backend.grammar_masks(request, prompt=prompt, made=ids)
+        orders = tuple(placed(name, [params]) for name in self.results)
+        every = tuple(dict.fromkeys(stage for name in orders for stage in order_of(name)))
         parts, at = [], 0
         for raw in backend.logits(prompt, ids, model=request.model):
             C, V = raw.shape
             room = POSITIONS - C
-            inputs = stack([params], vocab_size=V, ends=backend.end_ids)
+            inputs = stack([params], vocab_size=V, ends=backend.end_ids, order=every)
             if masks is not None:
                 piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
                 inputs = inputs._replace(mask=piece, masked=np.arange(POSITIONS) < C)
-            history = history_of(prompt, ids[:at], vocab_size=V)
+            history = history_of(prompt, ids[:at], vocab_size=V, order=every)
             padded = np.pad(raw, ((0, room), (0, 0))), np.pad(ids[at : at + C], (0, room))
-            found = order_statistics(*padded, inputs, history, orders=tuple(self.results))
+            found = order_statistics(*padded, inputs, history, orders=orders)
             parts.append(OrderStatistics(*(np.asarray(x)[..., :C] for x in found)))
             at += C
         count = len(self.results)
@@ -198,7 +200,7 @@ class Orders:
         return OrderStatistics(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)))
 
 
-def comparable(backend: Backend, orders: str | Sequence[str]) -> tuple[LogitsBackend, list[str]]:
+def comparable(backend: Backend, orders: OrderLike) -> tuple[LogitsBackend, list[str]]:
     """The backend as one that has several orders, and the names of the orders to compare with.
 
     Raises:
@@ -206,8 +208,7 @@ def comparable(backend: Backend, orders: str | Sequence[str]) -> tuple[LogitsBac
     """
     if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{backend.name} is an endpoint with an order of its own; llmlab.load a model for that")
-    names = [orders] if isinstance(orders, str) else listed("orders", orders, of="orders")
-    return backend, [one_of("orders", name, ORDERS) for name in names]
+    return backend, orders_of("orders", orders)
 
 
 def start_orders(base: Answered, backend: Backend, orders: Sequence[str]) -> dict[str, Stream]:

@@ -14,7 +14,7 @@ from llmlab.counterfactuals.rerun import changed_request, start
 from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build, column_kind, plain
-from llmlab.protocol.arguments import listed
+from llmlab.protocol.arguments import listed, order_name
 from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Tokens
 from llmlab.text.spelling import token_text
@@ -141,6 +141,7 @@ def start_each(done: Answered, backend: Backend, moved: Mapping[str, Any]) -> tu
     if parameter == "n":
         raise RequestError("n changes no choice that is there, only how many there are", param="n")
     asked = [value.item() if isinstance(value, np.generic) else value for value in listed(parameter, values)]
+    asked = [order_name(value) for value in asked] if parameter == "order" else asked
     if not asked:
         raise RequestError(f"{parameter} must be a list of values, at least one", param=parameter)
     is_order = parameter == "order"

@@ -21,12 +21,20 @@ from llmlab.display.theme import page_sheet, rules, style_sheet
 from llmlab.protocol.arguments import one_of, whole
 from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, Tokens, ToolCall
 from llmlab.protocol.partial import UNFINISHED
+from llmlab.sampling.registry import further_fields
 from llmlab.sampling.stages import FIELDS
 from llmlab.text.numbers import count, probability
 from llmlab.text.spelling import Piece, completed_characters, label, name_of, pieces, speed
 
 #: The request's fields that the first line shows.
 _SAMPLING_FIELDS = tuple(name for name, field in FIELDS.items() if field.is_scalar)
+
+
+def _sampling_fields() -> tuple[str, ...]:
+    """The numeric fields of all stages, those of one's own among them."""
+    return (*_SAMPLING_FIELDS, *(name for name, field in further_fields().items() if field.is_scalar))
+
+
 #: The columns that a token can be coloured by.
 COLOURED_BY = ("logprob", "sampling_logprob")
 #: The letters of a line of a strip of ordinary width, and its height.
@@ -272,7 +280,7 @@ def _summary(completion: Completion) -> list[str]:
     number, seconds = completion.completion_tokens, completion.timing.total
     given = completion.request.model_fields_set
     parts = [f"seed {completion.seed}"]
-    parts += [f"{name} {getattr(completion.request, name):g}" for name in _SAMPLING_FIELDS if name in given]
+    parts += [f"{name} {getattr(completion.request, name):g}" for name in _sampling_fields() if name in given]
     listed = number or all(choice.is_listed for choice in completion.choices)
     parts.append(f"{count(number, 'token')} in {seconds:.2f} s" if listed else f"{seconds:.2f} s")
     if number and seconds > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,10 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float32, Float64, Int64
 
 from llmlab.distributions.blocks import blocks, bucket
+from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.draw import draw, noise
 from llmlab.sampling.history import history_of
+from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, seed_words, stack
-from llmlab.sampling.pipeline import ORDERS, process
+from llmlab.sampling.pipeline import process
 
 __all__ = ["Noise", "coupled_difference", "perturb", "sample_ids"]
 
@@ -113,14 +114,16 @@ def perturb(
         order: the name of the order of the sampler's stages.
     """
     V = len(logits)
-    inputs = stack([params], vocab_size=V, ends=ends)
+    order = placed(order, [params])
+    inputs = stack([params], vocab_size=V, ends=ends, order=order_of(order))
     if mask is not None:
         inputs = inputs._replace(mask=mask[None, :], masked=np.array([True]))
-    final, values = _perturbed(logits[None, :], inputs, history_of(prompt, made, vocab_size=V), order=order)
+    history = history_of(prompt, made, vocab_size=V, order=order_of(order))
+    final, values = _perturbed(logits[None, :], inputs, history, order=order)
     return np.asarray(final), np.asarray(final) + np.asarray(values)
 
 
-@partial(jax.jit, static_argnames="order")
+@PerOrder
 def _perturbed(logits: Array, inputs: SamplerInputs, history: History, *, order: str) -> tuple[Array, Array]:
-    final = process(logits, inputs, history, order=ORDERS[order])
+    final = process(logits, inputs, history, order=order_of(order))
     return final[0], noise(inputs.seed, inputs.choice, history.position, logits.shape[-1])[0]

@@ -13,13 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from llmlab.distributions.probabilities import best_ids, log_softmax, softmax
-from llmlab.distributions.step import CUTS, NO_CUTS, SamplerRow, Step, changed, cut_settings
+from llmlab.distributions.step import SamplerRow, Step, changed, cut_settings, cuts_of, neutral, placed_rows
 from llmlab.distributions.trace import last, parameter_of, removing_stages, textbook_logits
 from llmlab.errors import RequestError
-from llmlab.sampling.stages import ORDERS, STAGES
-
-#: The field that says what each stage was asked for.
-_FIELD = {stage.name: stage.fields[0].name for stage in STAGES}
+from llmlab.sampling.orders import order_of
 
 Labels: TypeAlias = Callable[[Sequence[int]], tuple[str, ...]]
 
@@ -96,6 +93,7 @@ class TemperatureDistributions(NamedTuple):
 
 def stage_table(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str) -> StageTable:
     """Logit and logprob of some tokens after each stage of an order, "raw" first."""
+    order = placed_rows(order, [row])
     temperature = float(np.float32(row.params.temperature))
     trace = step.trace([row], order=order)
     shown = textbook_logits(trace, temperature)
@@ -117,7 +115,7 @@ def token_stages(step: Step, token: int, *, row: SamplerRow, order: str, label: 
         label=label,
         token_id=token,
         stages=tuple(f"{number} {parameter_of(name)}" if number else "raw" for number, name in shown),
-        settings=tuple(_setting(step, name, token, row) for _, name in shown),
+        settings=tuple(_setting(step, name, token, row, order=order) for _, name in shown),
         logit=table.logit[0, numbers],
         prob=np.exp(table.logprob[0, numbers]),
         removed_by=table.removed_by[0],
@@ -128,9 +126,10 @@ def truncation_curve(step: Step, *, row: SamplerRow, order: str) -> TruncationCu
     """The data of `plot_truncation`: probabilities before truncation, falling, and what each stage removes."""
     uncut = softmax(step.before_cuts([row], order=order)[0])
     ranking = np.argsort(-step.before_temperature(row, order=order), kind="stable")
+    order = placed_rows(order, [row])
     trace = step.trace([row], order=order)
     left = {name: int(np.isfinite(rows[0]).sum()) for name, rows in trace.items()}
-    removed_by, settings = removing_stages(trace)[0], cut_settings(row.params)
+    removed_by, settings = removing_stages(trace)[0], cut_settings(row.params, order=order)
     cuts = []
     for stage, active in zip(trace, _active(step, row, order=order), strict=True):
         name = parameter_of(stage)
@@ -149,7 +148,9 @@ def penalty_shifts(step: Step, *, row: SamplerRow, order: str, top: int, labels:
         RequestError: no token is moved.
     """
     # Without the mask, which moves nothing and only removes.
-    free = changed(row, temperature=1.0, min_tokens=0, **NO_CUTS)._replace(mask=None)
+    order = placed_rows(order, [row])
+    off = neutral(order, "temperature") | neutral(order, "truncation")
+    free = changed(row, min_tokens=0, **off)._replace(mask=None)
     trace = {name: rows[0].astype(np.float64) for name, rows in step.trace([free], order=order).items()}
     rows = list(trace.values())
     moved = {name: after - before for name, before, after in zip(list(trace)[1:], rows[:-1], rows[1:], strict=True)}
@@ -182,12 +183,13 @@ def temperature_distributions(
         top: the number of tokens, the most likely ones after bias, penalties and mask.
         labels: from token ids to the texts on an axis.
     """
-    settings = cut_settings(rows[0].params)
+    order = placed_rows(order, rows)
+    settings, cuts = cut_settings(rows[0].params, order=order), cuts_of(order)
     # Logits after all other stages, also in orders where the temperature comes after the truncation.
     uncut = softmax(step.before_cuts(rows, order=order))
     shown = best_ids(step.before_temperature(rows[0], order=order), top)
     trace = step.trace(rows, order=order)
-    gone = _removed_by_cut(trace)
+    gone = _removed_by_cut(trace, cuts)
     final = last(trace)
     return TemperatureDistributions(
         labels=labels(shown),
@@ -196,7 +198,7 @@ def temperature_distributions(
         prob=uncut[:, shown],
         final=softmax(final)[:, shown],
         removed_by=tuple(
-            tuple(next((cut for cut in CUTS if gone[cut][t, i]), "") for i in shown) for t in range(len(rows))
+            tuple(next((cut for cut in cuts if gone[cut][t, i]), "") for i in shown) for t in range(len(rows))
         ),
         settings=settings,
         min_p_level=_min_p_levels(trace, settings, uncut),
@@ -208,11 +210,11 @@ def temperature_distributions(
 
 def _active(step: Step, row: SamplerRow, *, order: str) -> tuple[bool, ...]:
     """Whether the settings ask for each stage of an order, "raw" first."""
-    inputs = step.inputs([row]).inputs
-    return (True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in ORDERS[order]))
+    inputs = step.inputs([row], order=order).inputs
+    return (True, *(bool(np.asarray(stage.active(inputs))[0]) for stage in order_of(order)))
 
 
-def _setting(step: Step, stage: str, token: int, row: SamplerRow) -> str:
+def _setting(step: Step, stage: str, token: int, row: SamplerRow, *, order: str) -> str:
     """The value that a stage was given, as far as it concerns one token."""
     params, made = row.params, int((step.made == token).sum())
     if stage == "raw":
@@ -226,7 +228,8 @@ def _setting(step: Step, stage: str, token: int, row: SamplerRow) -> str:
     if stage in ("frequency", "presence"):
         times = f" x {made}" if stage == "frequency" else ""
         return f"= {getattr(params, stage + '_penalty'):g}{times}" if made else "not made"
-    return f"= {getattr(params, _FIELD[parameter_of(stage)]):g}"
+    fields = next(one.fields for one in order_of(order) if one.name == stage)
+    return f"= {params.value_of(fields[0]):g}" if fields else "on"
 
 
 def _min_p_levels(trace: Mapping[str, np.ndarray], settings: Mapping[str, float], uncut: np.ndarray) -> np.ndarray:
@@ -237,13 +240,13 @@ def _min_p_levels(trace: Mapping[str, np.ndarray], settings: Mapping[str, float]
     return np.full(len(uncut), np.nan)
 
 
-def _removed_by_cut(trace: Mapping[str, np.ndarray]) -> dict[str, Bool[np.ndarray, "B V"]]:
+def _removed_by_cut(trace: Mapping[str, np.ndarray], cuts: Sequence[str]) -> dict[str, Bool[np.ndarray, "B V"]]:
     """Cut -> the tokens that it, and no stage before it, removed."""
     alive = np.isfinite(trace["raw"])
-    gone = {cut: np.zeros(alive.shape, bool) for cut in CUTS}
+    gone = {cut: np.zeros(alive.shape, bool) for cut in cuts}
     for name, rows in trace.items():
         left = np.isfinite(rows)
-        if parameter_of(name) in CUTS:
+        if parameter_of(name) in gone:
             gone[parameter_of(name)] |= alive & ~left
         alive &= left
     return gone

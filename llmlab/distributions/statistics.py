@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.draw import draw, noise
+from llmlab.sampling.history import grown
 from llmlab.sampling.logprobs import logprobs_and_entropy
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs
-from llmlab.sampling.pipeline import ORDERS, process
+from llmlab.sampling.pipeline import process
 
 #: The fewest tokens whose logprobs are computed, so that most frames and all summaries run one program.
 FEWEST_IDS = 32
@@ -21,7 +24,7 @@ FEWEST_IDS = 32
 POSITIONS = 32
 
 
-@partial(jax.jit, static_argnames="order")
+@PerOrder
 def row_statistics(
     logits: Array, inputs: SamplerInputs, history: History, ids: Array, *, order: str
 ) -> tuple[Array, Array, Array]:
@@ -39,7 +42,7 @@ def row_statistics(
     """
     B = inputs.temperature.shape[0]
     shared = jax.tree.map(lambda x: jnp.broadcast_to(x, (B, *x.shape[1:])), history)
-    final = process(jnp.broadcast_to(logits, (B, *logits.shape)), inputs, shared, order=ORDERS[order])
+    final = process(jnp.broadcast_to(logits, (B, *logits.shape)), inputs, shared, order=order_of(order))
     logprobs, entropy = logprobs_and_entropy(final)
     return logprobs[:, ids], jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32), entropy
 
@@ -54,7 +57,7 @@ class OrderStatistics(NamedTuple):
     distance: np.ndarray  #: [O, O, T] total variation between two orders' distributions, 0..1
 
 
-@partial(jax.jit, static_argnames="orders")
+@partial(PerOrder, static="orders")
 def order_statistics(
     raw: Array, targets: Array, inputs: SamplerInputs, history: History, *, orders: tuple[str, ...]
 ) -> tuple[Array, ...]:
@@ -72,16 +75,11 @@ def order_statistics(
     def rows(x: Array) -> Array:
         return jnp.broadcast_to(x, (C, *x.shape[1:]))
 
-    one_hot = jax.nn.one_hot(targets, V, dtype=jnp.int32)
-    grown = History(
-        prompt=rows(history.prompt),
-        counts=history.counts + jnp.cumsum(one_hot, axis=0) - one_hot,
-        position=history.position + jnp.arange(C, dtype=jnp.int32),
-    )
+    seen = grown(history, jnp.asarray(targets, jnp.int32), jnp.ones(C, jnp.int32))
     every = jax.tree.map(rows, inputs)
-    finals = [process(raw, every, grown, order=ORDERS[name]) for name in orders]
+    finals = [process(raw, every, seen, order=order_of(name)) for name in orders]
     logprobs, entropies = zip(*(logprobs_and_entropy(final) for final in finals), strict=True)
-    values = noise(every.seed, every.choice, grown.position, V)
+    values = noise(every.seed, every.choice, seen.position, V)
     probs = [jnp.exp(x) for x in logprobs]
     return (
         jnp.stack([jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0] for x in logprobs]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,8 +11,9 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 
 from llmlab.distributions.blocks import bucket
 from llmlab.distributions.probabilities import log_softmax
-from llmlab.distributions.trace import last
+from llmlab.distributions.trace import last, parameter_of
 from llmlab.sampling.history import history_of
+from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 from llmlab.sampling.stages import ORDER
 
@@ -74,48 +74,79 @@ class Step:
         """The token ids, most likely first in the raw distribution, ties to the lower id."""
         return np.argsort(-self.logits, kind="stable")
 
-    def inputs(self, rows: Sequence[SamplerRow]) -> StepInputs:
+    def inputs(self, rows: Sequence[SamplerRow], *, order: str) -> StepInputs:
         """The sampler's arguments for these rows, padded to a bucket with copies of the last one."""
         V = len(self.logits)
         padded = [*rows, *[rows[-1]] * (bucket(len(rows)) - len(rows))]
-        inputs = stack([row.params for row in padded], vocab_size=V, ends=self.end_ids)
+        inputs = stack([row.params for row in padded], vocab_size=V, ends=self.end_ids, order=order_of(order))
         if any(row.mask is not None for row in padded):
             bits = np.zeros((len(padded), -(-V // 32) * 32), bool)
             for at, row in enumerate(padded):
                 bits[at, :V] = True if row.mask is None else row.mask
             packed = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
             inputs = inputs._replace(mask=packed, masked=np.array([row.mask is not None for row in padded]))
-        return StepInputs(self.logits, inputs, history_of(self.prompt_ids, self.made, vocab_size=V))
+        return StepInputs(
+            self.logits, inputs, history_of(self.prompt_ids, self.made, vocab_size=V, order=order_of(order))
+        )
 
     def trace(self, rows: Sequence[SamplerRow], *, order: str) -> dict[str, Float32[np.ndarray, "B V"]]:
         """The logits after each stage of an order, "raw" first, for B rows; a removed token has -inf."""
         import jax
         import jax.numpy as jnp
 
-        from llmlab.sampling.pipeline import ORDERS, trace
+        from llmlab.sampling.pipeline import trace
 
-        logits, inputs, history = self.inputs(rows)
+        order = placed_rows(order, rows)
+        logits, inputs, history = self.inputs(rows, order=order)
         B = len(inputs.temperature)
         spread = jax.tree.map(lambda x: np.repeat(x, B, axis=0), history)
-        lefts = trace(jnp.asarray(np.tile(logits, (B, 1))), inputs, spread, order=ORDERS[order])
+        lefts = trace(jnp.asarray(np.tile(logits, (B, 1))), inputs, spread, order=order_of(order))
         return {stage: np.asarray(left)[: len(rows)] for stage, left in lefts.items()}
 
     def before_cuts(self, rows: Sequence[SamplerRow], *, order: str) -> Float32[np.ndarray, "B V"]:
-        """Logits after every stage except those that truncate (top_k, top_p, min_p)."""
+        """Logits after every stage except those that truncate (top_k, top_p, min_p and the like)."""
         # The same program with these stages off, so that nothing else need be compiled.
-        return last(self.trace([changed(row, **NO_CUTS) for row in rows], order=order))
+        order = placed_rows(order, rows)
+        off = neutral(order, "truncation")
+        return last(self.trace([changed(row, **off) for row in rows], order=order))
 
     def before_temperature(self, row: SamplerRow, *, order: str) -> Float32[np.ndarray, " V"]:
         """Logits after bias, penalties and mask: what the temperature and the truncation act on."""
-        return self.before_cuts([changed(row, temperature=1.0)], order=order)[0]
+        order = placed_rows(order, [row])
+        return self.before_cuts([changed(row, **neutral(order, "temperature"))], order=order)[0]
+
+
+def placed_rows(order: str, rows: Sequence[SamplerRow]) -> str:
+    """The key of the order with the stages that the rows ask for."""
+    return placed(order, [row.params for row in rows])
+
+
+def neutral(order: str, kind: str) -> dict[str, Any]:
+    """The values of fields at which no stage of a kind does anything."""
+    stages = [stage for stage in order_of(order) if stage.kind == kind]
+    return {one.name: one.neutral for stage in stages for one in stage.fields}
+
+
+def cuts_of(order: str) -> tuple[str, ...]:
+    """The names of the stages of an order that truncate, as a user knows them."""
+    return tuple(dict.fromkeys(parameter_of(stage.name) for stage in order_of(order) if stage.kind == "truncation"))
 
 
 def changed(row: SamplerRow, **params: Any) -> SamplerRow:
     """The row with some of its parameters changed."""
-    return row._replace(params=replace(row.params, **params))
+    return row._replace(params=row.params.changed(**params))
 
 
-def cut_settings(params: SamplingParams) -> dict[str, float]:
-    """The values of the stages in `CUTS`, of those that are on; of a stage with several fields, that of the first."""
-    on = [stage for stage in _CUTS if any(getattr(params, one.name) != one.neutral for one in stage.fields)]
-    return {stage.name: float(getattr(params, stage.fields[0].name)) for stage in on}
+def cut_settings(params: SamplingParams, *, order: str = "llmlab") -> dict[str, float]:
+    """The values of the stages that truncate, of those that are on; of a stage with several fields, of the first."""
+    stages = {parameter_of(stage.name): stage for stage in order_of(order) if stage.kind == "truncation"}
+    on = {
+        name: stage
+        for name, stage in sorted(stages.items(), key=lambda item: (item[0] not in CUTS, _place(item[0])))
+        if any(params.value_of(one) != one.neutral for one in stage.fields)
+    }
+    return {name: float(params.value_of(stage.fields[0])) for name, stage in on.items()}
+
+
+def _place(name: str) -> int:
+    return CUTS.index(name) if name in CUTS else 0

@@ -19,6 +19,7 @@ from llmlab.engine.scheduler import Job, Row, bucket
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.state import Slots
 from llmlab.grammar.matcher import Matcher
+from llmlab.sampling.orders import layout_of
 
 
 class Place(NamedTuple):
@@ -67,6 +68,7 @@ class Batch:
         self.sharing = Sharing(programs, prompts, lengths=lengths, pinned=len(widths) == 1)
         self._slots: Slots | None = None
         self._live: list[Live | None] = []
+        self._layout = "llmlab"  #: the order whose fields the slots have
 
     @property
     def live(self) -> list[Live]:
@@ -165,14 +167,15 @@ class Batch:
         """Puts rows that are alike, the first of `coming` rows, into slots; they are given as in `Scheduler.first`."""
         rows = [job.rows[index] for job, index in entrants]
         matchers = [self._matcher(row) for row in rows]
-        row = rows[0]
+        row, order = rows[0], entrants[0][0].order
         shared, _, _, widths = self._place(*rows)
         widest = widths[-1]
         # The rows so far may have been short enough for a width that does not fit into memory with this longer row.
         self._narrow(widest)
         if not (shared and self.sharing.matches(row)):
             self._unshare()
-        self._make_room(wanted=min(len(self.live) + coming, widest), length=_begin(row, shared=shared))
+        begin = _begin(row, shared=shared)
+        self._make_room(wanted=min(len(self.live) + coming, widest), length=begin, order=order)
         slots = self._held()
         if shared:
             self.sharing.hold(reading)
@@ -181,7 +184,7 @@ class Batch:
             cache = self.prompts.finish(reading, length=slots.length)
         free = [slot for slot, live in enumerate(self._live) if live is None][: len(rows)]
         assert len(free) == len(rows), "there is no room for these rows"
-        self._slots = self.programs.admit(slots, cache, *rows, at=free, ends=self.ends, shared=shared)
+        self._slots = self.programs.admit(slots, cache, *rows, at=free, ends=self.ends, shared=shared, order=order)
         for slot, (job, index), matcher in zip(free, entrants, matchers, strict=True):
             self._live[slot] = Live(job, index, position=len(row.given) - 1, shared=shared, matcher=matcher)
 
@@ -203,7 +206,7 @@ class Batch:
                 self._lengthen(self._bucket(_begin(row, shared=0)))
                 slots = self._held()
                 cache = self.prompts.read(row, length=slots.length)
-                self._slots = self.programs.admit(slots, cache, row, at=[slot], ends=self.ends)
+                self._slots = self.programs.admit(slots, cache, row, at=[slot], ends=self.ends, order=live.job.order)
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -214,14 +217,15 @@ class Batch:
     def _bucket(self, length: int) -> int:
         return bucket(self.sharing.lengths, length)
 
-    def _make_room(self, *, wanted: int, length: int) -> None:
-        """Makes the batch wide enough for `wanted` rows of `length` positions."""
+    def _make_room(self, *, wanted: int, length: int, order: str) -> None:
+        """Makes the batch wide enough for `wanted` rows of `length` positions, which are sampled in an order."""
         width = next(w for w in self.widths if w >= wanted)
         length = self._bucket(length)
-        if not self.live and (self._slots is None or (self._slots.width, self._slots.length) != (width, length)):
+        shape = (width, length, layout_of(order))
+        if not self.live and (self._slots is None or (self._slots.width, self._slots.length, self._layout) != shape):
             self._slots = None  # frees the old batch first
-            self._slots = self.programs.empty(width=width, length=length)
-            self._live = [None] * width
+            self._slots = self.programs.empty(width=width, length=length, order=order)
+            self._live, self._layout = [None] * width, layout_of(order)
         self._widen(width)
         self._lengthen(length)
 

@@ -13,8 +13,10 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 from llmlab.engine.state import Guessed, Slots
 from llmlab.models.kv.joined import Joined, Prefix
 from llmlab.models.kv.protocol import Attendable, SharedCache
+from llmlab.sampling.history import joined
 from llmlab.sampling.logprobs import TokenStatistics
-from llmlab.sampling.pipeline import ORDERS, is_by_rows, run
+from llmlab.sampling.orders import order_of
+from llmlab.sampling.pipeline import is_by_rows, run
 
 #: The most steps of one chunk, and so the size of the output buffers; the number of steps to run is traced.
 CHUNK = 32
@@ -70,13 +72,10 @@ def sample(
     drew = slots.active
     by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
     asking = drew if by_rows or asking is None else asking
-    token, figures = run(logits, slots.inputs, slots.history, order=ORDERS[order], active=asking, by_rows=by_rows)
+    token, figures = run(logits, slots.inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows)
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
-    history = slots.history._replace(
-        counts=slots.history.counts.at[rows, token].add(one, unique_indices=True, mode="promise_in_bounds"),
-        position=slots.history.position + one,
-    )
+    history = joined(slots.history, token, drew)
     budget = slots.budget - one
     ended = slots.stops[rows, token]
     text = slots.text

@@ -48,12 +48,13 @@ from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Sched
 from llmlab.engine.score_plan import Text
 from llmlab.engine.sharing import visits as shared_visits
 from llmlab.engine.soundness import as_engine_error
+from llmlab.engine.visits import visits
 from llmlab.errors import EngineError, LLMLabError
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.sampling.orders import order_key, placed
 from llmlab.sampling.params import SamplingParams
-from llmlab.sampling.pipeline import ORDERS
 
 #: Seconds without work after which the driver thread frees the batch and ends; the next submission starts it again.
 IDLE_SECONDS = 2.0
@@ -98,7 +99,8 @@ class Engine:
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
         self.mesh, self._relay = mesh, relay
-        self.programs = Programs(config, model, mesh=mesh, relay=relay, guesses=guesses, context=self.lengths[-1])
+        self.programs = Programs(config, model, mesh=mesh, relay=relay, guesses=guesses)
+        self.programs.context = self.max_context
         self._mail: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -143,8 +145,7 @@ class Engine:
                 ids outside the vocabulary.
             EngineError: the engine is closed.
         """
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        order = placed(order_key(order), [row.params for row in rows])
         for row in rows:
             if row.budget < 1:
                 raise ValueError(f"a row's budget must be at least 1, got {row.budget}")
@@ -182,8 +183,7 @@ class Engine:
 
         Nothing is drawn, so the rows' budgets, seeds and grammars have no effect.
         """
-        if order not in ORDERS:
-            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+        order = placed(order_key(order), [text.row.params for text in texts])
         for text in texts:
             if not len(text.tokens):
                 raise ValueError("there is no token to score")
@@ -231,7 +231,7 @@ class Engine:
         """Compiles the programs for every shape the engine can meet; `progress` is called with (done, total)."""
         widths = {length: self._lanes.allowed_widths(length) for length in self.lengths}
         visits = [
-            *self.programs.visits(widths=widths, orders=orders),
+            *visits(self.programs, widths=widths, orders=orders),
             *shared_visits(self.programs, lengths=self.lengths, widths=self._lanes.shared_widths, orders=orders),
         ]
         for done, visit in enumerate(visits):

@@ -22,8 +22,9 @@ from llmlab.engine.score_plan import Text, plan
 from llmlab.engine.score_tree import branches, tree_sizes
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.soundness import not_numbers, sound
-from llmlab.sampling.history import history_of
+from llmlab.sampling.history import history_of, reads_ids
 from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.sampling.orders import order_of
 
 
 class Scored(NamedTuple):
@@ -82,13 +83,15 @@ class Passes:
 
     def score(self, texts: Sequence[Text], *, order: str) -> Iterator[list[Scored]]:
         """Yields the statistics of texts in any order, those of one pass of the model at a time."""
+        sequences = reads_ids(order_of(order))
         near: list[tuple[int, int, Text]] = []
         far: list[tuple[int, int, Text]] = []
         for number, text in enumerate(texts):
             for row, targets, first in stretches(text.row, text.tokens, switch=self._switch):
                 masks = None if text.masks is None else text.masks[first : first + len(targets)]
                 part = Text(row, targets, masks)
-                long = len(targets) > tree_sizes()[-1] or len(part.fed) > (self._switch or len(part.fed))
+                # In a tree, texts share tokens; a stage that reads the sequence needs each text's own.
+                long = sequences or len(targets) > tree_sizes()[-1] or len(part.fed) > (self._switch or len(part.fed))
                 (far if long else near).append((number, first, part))
         for alike in _alike([part for _, _, part in near]):
             yield from self._score_trees([near[at] for at in alike], order=order)
@@ -101,7 +104,7 @@ class Passes:
         """Scores texts with one adapter and the same parameters, many of them in a pass."""
         texts = [text for _, _, text in parts]
         one, vocab_size = texts[0].row, self.programs.config.vocab_size
-        inputs = self.programs.row_fields(one, ends=self.ends).inputs
+        inputs = self.programs.row_fields(one, ends=self.ends, order=order).inputs
         for packed in plan(texts, room=tree_sizes()[-1], sizes=self.prompts.sizes):
             first = texts[packed.texts[0]]
             before = first.fed[: packed.start]
@@ -128,11 +131,11 @@ class Passes:
         row = text.row
         given = np.append(text.fed, text.tokens[-1:]).astype(np.int32)
         length = bucket(self.lengths, len(given))
-        fields = self.programs.row_fields(row, ends=self.ends)
+        fields = self.programs.row_fields(row, ends=self.ends, order=order)
         cache = self.programs.copy(self.prompts.read(row, length=length))
         for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             made = given[len(row.prompt) : piece.start + piece.first + 1]
-            history = history_of(row.prompt, made, vocab_size=self.programs.config.vocab_size)
+            history = self.programs.history(row.prompt, made, order=order)
             first = int(piece.start + piece.first) + 1 - len(row.given)
             inputs = with_masks(fields.inputs, piece, text.masks, first=first)
             cache, found = self.programs.score(cache, piece, inputs, history, order=order)

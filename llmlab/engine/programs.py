@@ -18,7 +18,7 @@ from llmlab.engine import decode, speculate, state
 from llmlab.engine import score as scoring
 from llmlab.engine import score_tree as trees
 from llmlab.engine.decode import Emitted
-from llmlab.engine.prefill import piece_sizes, prefill
+from llmlab.engine.prefill import prefill
 from llmlab.engine.relay import Relay, Replay
 from llmlab.engine.scheduler import SHORTEST, Row
 from llmlab.engine.state import RowFields, Slots
@@ -29,7 +29,10 @@ from llmlab.models.kv.joined import Prefix
 from llmlab.models.kv.protocol import Cache, SharedCache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
+from llmlab.sampling.compiled import PerOrder
+from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.sampling.orders import layout_of, order_of
 from llmlab.sampling.params import History, SamplerInputs
 
 #: Stands for arrays that a program does not use.
@@ -51,8 +54,6 @@ _NAMES = (
     ),
     *("copy", "release", "advance", "unshare", "place", "empty", "cache"),
 )
-#: A row with which programs are compiled.
-_NOBODY = Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0)
 
 
 class Programs:
@@ -72,14 +73,13 @@ class Programs:
         mesh: Mesh | None = None,
         relay: Relay | None = None,
         guesses: int = 0,
-        context: int | None = None,
     ):
         self.config, self.mesh, self.guesses = config, mesh, guesses
-        self._context = context if guesses else None
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
         # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
         self._weights, tree = jax.tree.flatten(weights)
+        self.context = 1  #: the most tokens of a row, which the engine knows
         self._graph, self._tree = graph, tree
         self.weight_bytes = sum(x.nbytes for x in self._weights)  #: on all devices together
         self.dtype, self.weights_dtype = model.dtype, model.weights_dtype
@@ -89,7 +89,7 @@ class Programs:
         self._sizes: dict[tuple[int, int], int] = {}
         self._compiles = threading.RLock()
 
-        def over_weights(function: Callable[..., Any], **options: Any) -> Any:
+        def over_weights(function: Callable[..., Any], jit: Any = jax.jit, **options: Any) -> Any:
             """Returns the compiled function; its first argument is the list of weights."""
             bound = placed(partial(function, graph), mesh)
 
@@ -99,10 +99,10 @@ class Programs:
                 with jax.default_matmul_precision("highest"):
                     return bound(jax.tree.unflatten(tree, weights), **others)
 
-            return jax.jit(traced, **options)
+            return jit(traced, **options)
 
-        def plain(function: Callable[..., Any], **options: Any) -> Any:
-            return jax.jit(placed(function, mesh), **options)
+        def plain(function: Callable[..., Any], jit: Any = jax.jit, **options: Any) -> Any:
+            return jit(placed(function, mesh), **options)
 
         self._prefill = over_weights(prefill, donate_argnames="cache")
         self._forward = over_weights(decode.forward, donate_argnames="slots")
@@ -111,18 +111,16 @@ class Programs:
         by_rows = None if mesh is None else False
         by_device = placed(decode.forward, mesh, by_rows=True)
         chunk = partial(decode.chunk, forward=by_device, by_rows=by_rows)
-        self._chunk = over_weights(chunk, static_argnames="order", donate_argnames="slots")
+        self._chunk = over_weights(chunk, jit=PerOrder, donate_argnames="slots")
         guessing = partial(speculate.chunk, count=guesses, by_rows=by_rows)
-        self._guessing = over_weights(guessing, static_argnames="order", donate_argnames="slots")
-        self._sample = plain(
-            partial(decode.sample_masked, by_rows=by_rows), static_argnames="order", donate_argnames="slots"
-        )
+        self._guessing = over_weights(guessing, jit=PerOrder, donate_argnames="slots")
+        self._sample = plain(partial(decode.sample_masked, by_rows=by_rows), jit=PerOrder, donate_argnames="slots")
         self._feed = over_weights(scoring.feed, donate_argnames="cache")
         score = partial(scoring.score, feed=placed(scoring.feed, mesh), by_rows=by_rows)
-        self._score = over_weights(score, static_argnames="order", donate_argnames="cache")
+        self._score = over_weights(score, jit=PerOrder, donate_argnames="cache")
         read, logits = placed(trees.read_tree, mesh), placed(trees.logits_of, mesh)
         of_tree = partial(trees.score_tree, read=read, logits=logits, by_rows=by_rows)
-        self._score_tree = over_weights(of_tree, static_argnames="order")
+        self._score_tree = over_weights(of_tree, jit=PerOrder)
         self._copy = plain(state.copied)
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)
@@ -130,8 +128,8 @@ class Programs:
         self._release = plain(state.release)
         self._advance = plain(state.advance)
         self._unshare = plain(state.unshare)
-        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted, context=self._context)
-        self._empty = plain(empty, static_argnames=("width", "length"))
+        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted, keeps_text=guesses > 0)
+        self._empty = plain(empty, jit=PerOrder, more=("width", "length", "context"))
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
         one_row = partial(empty_cache, config, batch=1, length=SHORTEST, dtype=self.dtype)
@@ -191,10 +189,11 @@ class Programs:
             finally:
                 self.compiling = None
 
-    def row_fields(self, row: Row, *, ends: tuple[int, ...], shared: int = 0) -> RowFields:
+    def row_fields(self, row: Row, *, ends: tuple[int, ...], shared: int = 0, order: str = "llmlab") -> RowFields:
         """Returns what a slot holds of a row besides its cache.
 
         `ends` are the token ids that end every row, and `shared` tells how many of its first tokens a prefix holds.
+        `order` is that of the sampler's stages.
         """
         return state.row_fields(
             row.prompt,
@@ -206,13 +205,21 @@ class Programs:
             made=row.made,
             adapter=row.adapter if self.adapted else None,
             shared=shared,
-            context=self._context,
+            order=order,
+            context=self.context,
+            keeps_text=self.guesses > 0,
         )
 
-    def empty(self, *, width: int, length: int) -> Slots:
-        """Returns W inactive slots of S positions."""
-        with self._shape("slots", width, length):
-            return self._empty(width=width, length=length)
+    def history(self, prompt: np.ndarray, made: np.ndarray, *, order: str) -> History:
+        """The history of one row as the programs of an order take it: prompt ids [L], generated ids [T]."""
+        size = self.config.vocab_size
+        return history_of(prompt, made, vocab_size=size, order=order_of(order), room=self.context)
+
+    def empty(self, *, width: int, length: int, order: str = "llmlab") -> Slots:
+        """Returns W inactive slots of S positions for rows that are sampled in an order."""
+        layout = layout_of(order)
+        with self._shape("slots", width, length, layout):
+            return self._empty(width=width, length=length, order=layout, context=self.context)
 
     def row_cache(self, *, length: int) -> Cache:
         """Returns an empty cache for one prompt."""
@@ -300,15 +307,22 @@ class Programs:
             return self._copy(cache)
 
     def admit(
-        self, slots: Slots, cache: Cache, *rows: Row, at: Sequence[int], ends: tuple[int, ...], shared: int = 0
+        self,
+        slots: Slots,
+        cache: Cache,
+        *rows: Row,
+        at: Sequence[int],
+        ends: tuple[int, ...],
+        shared: int = 0,
+        order: str = "llmlab",
     ) -> Slots:
         """Puts rows that are alike (`Row.like`) into the slots `at`; the cache, of one row, stays valid.
 
-        `ends` and `shared` are as in `row_fields`.
+        `ends`, `shared` and `order` are as in `row_fields`.
         """
         width = slots.width
         fields = state.fields_of_all(
-            self.row_fields(rows[0], ends=ends, shared=shared),
+            self.row_fields(rows[0], ends=ends, shared=shared, order=order),
             [row.params for row in rows],
             budgets=[row.budget for row in rows],
             width=width,
@@ -343,63 +357,6 @@ class Programs:
         with self._shape("advance", slots.width):
             drawn, position = self._advance(slots.token, slots.position, np.int32(token))
             return slots._replace(token=drawn, position=position)
-
-    def visits(self, *, widths: Mapping[int, tuple[int, ...]], orders: tuple[str, ...]) -> Iterator[Callable[[], None]]:
-        """Yields calls that together compile every program; `widths` are those of each cache length, ascending."""
-        lengths = list(widths)
-        for length, longer in zip(lengths, [*lengths[1:], None], strict=True):
-            yield partial(self._visit_row, length=length, orders=orders)
-            for width in widths[length]:
-                grows = longer if longer and width in widths[longer] else None
-                yield partial(
-                    self._visit_batch, width=width, length=length, longer=grows, widths=widths[length], orders=orders
-                )
-
-    def _visit_row(self, *, length: int, orders: tuple[str, ...]) -> None:
-        for size in piece_sizes(length):
-            cache, piece = self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0, length=1)
-            self.place(cache, piece, 0)
-        nobody = self.row_fields(_NOBODY, ends=())
-        slots = self.empty(width=1, length=length)
-        slots = self.admit(slots, self.row_cache(length=length), _NOBODY, at=[0], ends=())
-        jax.block_until_ready(self.forward(slots))
-        scored = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length, adapter=self.adapter(0))[0]
-        self.feed(self.copy(self.row_cache(length=length)), scored)
-        inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
-        for order in orders:
-            self.score(self.row_cache(length=length), scored, inputs, nobody.history, order=order)
-            for tree in trees.every_size(vocab_size=self.config.vocab_size, adapter=self.adapter(0)):
-                self.score_tree(self.row_cache(length=length), tree, nobody.inputs, nobody.history, order=order)
-
-    def _visit_batch(
-        self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]
-    ) -> None:
-        slots = self.empty(width=width, length=length)
-        for order in orders:
-            for guess in (False, True)[: 2 if self.guesses else 1]:
-                slots, _, _ = self.chunk(slots, 0, order=order, guess=guess)
-            slots, logits = self.forward(slots)
-            mask = np.zeros((width, -(-self.config.vocab_size // 32)), np.uint32)
-            slots, _ = self.sample(slots, logits, mask, np.zeros(width, bool), order=order)
-        self.visit_moves(slots, longer=longer, widths=widths)
-
-    def visit_moves(self, slots: Slots, *, longer: int | None, widths: tuple[int, ...]) -> None:
-        """Compiles what rows come and go by in slots of this shape, and what leads to the next shapes.
-
-        `longer` is the next cache length in this width, or None; `widths` are those of this length.
-        """
-        width, length = slots.width, slots.length
-        slots = self.admit(slots, self.row_cache(length=length), _NOBODY, at=[0], ends=())
-        slots = self.release(slots, np.zeros(width, bool))
-        slots = self.advance(slots, 0)
-        at = widths.index(width)
-        for other in widths[max(at - 1, 0) : at] + widths[at + 1 : at + 2]:
-            self.resize(slots, np.zeros(other, np.int32), np.zeros(other, bool))
-        if longer:
-            self.lengthen(slots.cache, length=longer)
-            # A prompt's cache is lengthened alone, where the batch got longer while it was read.
-            self.lengthen(self.row_cache(length=length), length=longer)
-        jax.block_until_ready(slots)
 
 
 def _of(prefix: Prefix | None) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from jaxtyping import Array, Float, Int32, UInt32
 
 from llmlab.engine.scheduler import Row
 from llmlab.models.kv.protocol import Cache
+from llmlab.sampling.history import grown
 from llmlab.sampling.logprobs import TokenStatistics, token_statistics
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs
-from llmlab.sampling.pipeline import ORDERS, process
+from llmlab.sampling.pipeline import process
 
 #: The positions C of one pass. Memory bounds it: a pass holds several arrays [C, V], one distribution per position.
 PIECE = 32
@@ -127,16 +129,11 @@ def score(
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)
     asked = (jnp.arange(count, dtype=jnp.int32) >= piece.first).astype(jnp.int32)
-    drawn = jax.nn.one_hot(piece.targets, raw.shape[-1], dtype=jnp.int32) * asked[:, None]
+    before = grown(history, jnp.asarray(piece.targets), asked)
 
     def rows(x: Array) -> Array:
         return jnp.broadcast_to(x, (count, *x.shape[1:]))
 
-    grown = History(
-        prompt=rows(history.prompt),
-        counts=history.counts + jnp.cumsum(drawn, axis=0) - drawn,
-        position=history.position + jnp.cumsum(asked) - asked,
-    )
     inputs = jax.tree.map(rows, inputs)
-    final = process(raw, inputs, grown, order=ORDERS[order], by_rows=by_rows)
+    final = process(raw, inputs, before, order=order_of(order), by_rows=by_rows)
     return cache, token_statistics(raw, final, piece.targets, watched=inputs.watched)

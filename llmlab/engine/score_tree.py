@@ -17,8 +17,9 @@ from llmlab.engine.score_plan import Packed, Text, plan
 from llmlab.models.kv.protocol import Cache
 from llmlab.models.kv.tree import Tree, on_the_way
 from llmlab.sampling.logprobs import TokenStatistics, token_statistics
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams
-from llmlab.sampling.pipeline import ORDERS, process
+from llmlab.sampling.pipeline import process
 
 
 class Branches(NamedTuple):
@@ -149,7 +150,7 @@ def score_tree(
         raw = logits(graph, weights, hidden[nodes], tree.adapter)
         seen = _seen(tree, nodes, prompts, history)
         under = inputs._replace(mask=cut(tree.mask), masked=cut(tree.masked))
-        final = process(raw, under, seen, order=ORDERS[order], by_rows=by_rows)
+        final = process(raw, under, seen, order=order_of(order), by_rows=by_rows)
         return token_statistics(raw, final, targets, watched=under.watched)
 
     def body(i: Int32[Array, ""], out: TokenStatistics) -> TokenStatistics:

@@ -12,6 +12,7 @@ import numpy as np
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import SHORTEST, Row, bucket
+from llmlab.engine.visits import chunk_visits, move_visits
 from llmlab.models.kv.joined import Prefix
 from llmlab.models.kv.protocol import Cache, SharedCache
 
@@ -167,7 +168,7 @@ def visits(
     widths: Callable[..., tuple[int, ...]],
     orders: tuple[str, ...],
 ) -> Iterator[Callable[[], None]]:
-    """Yields calls that together compile every program of batches with a shared prompt, as `Programs.visits` does.
+    """Yields calls that together compile every program of batches with a shared prompt, as `visits.visits` does.
 
     Args:
         programs: the compiled programs.
@@ -177,13 +178,11 @@ def visits(
     """
 
     def visit(width: int, length: int, prefix: int) -> None:
-        slots = programs.unshare(programs.empty(width=width, length=length))
         shared = _prefix(programs.row_cache(length=prefix), 1)
         for order in orders:
-            for guess in (False, True)[: 2 if programs.guesses else 1]:
-                slots, _, _ = programs.chunk(slots, 0, order=order, prefix=shared, guess=guess)
-        slots, _ = programs.forward(slots, shared)
-        programs.visit_moves(slots, longer=longer.get(length), widths=widths(length, prefix=prefix))
+            slots = programs.unshare(programs.empty(width=width, length=length, order=order))
+            slots = chunk_visits(programs, slots, order=order, prefix=shared)
+            move_visits(programs, slots, longer=longer.get(length), widths=widths(length, prefix=prefix), order=order)
 
     after = after_lengths(lengths)
     longer = dict(zip(after, after[1:], strict=False))

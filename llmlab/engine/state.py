@@ -20,7 +20,8 @@ from llmlab.models.config import ModelConfig
 from llmlab.models.families import empty_cache
 from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.history import history_of
-from llmlab.sampling.params import History, SamplerInputs, SamplingParams, numbers, stack
+from llmlab.sampling.orders import order_of
+from llmlab.sampling.params import History, SamplerInputs, SamplingParams, further, numbers, stack
 
 
 class Slots(NamedTuple):
@@ -93,16 +94,19 @@ def row_fields(
     made: np.ndarray | None = None,
     adapter: int | None = None,
     shared: int = 0,
-    context: int | None = None,
+    order: str = "llmlab",
+    context: int = 0,
+    keeps_text: bool = False,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
-    `context` is C, the most tokens of a text, where the rows keep theirs; None where they do not.
+    `order` is that of the sampler's stages, and `context` the most tokens of a row, for stages that read them.
+    `keeps_text` tells whether the row's tokens are kept in order, for guesses.
     """
     made = np.zeros(0, np.int32) if made is None else made
     text = None
-    if context is not None:
+    if keeps_text:
         text = np.zeros((1, context), np.int32)
         text[0, : len(prompt) + len(made)] = [*prompt, *made]
     stops = np.zeros((1, vocab_size), bool)
@@ -114,8 +118,8 @@ def row_fields(
         active=np.array([True]),
         budget=np.array([budget], np.int32),
         stops=stops,
-        inputs=stack([params], vocab_size=vocab_size, ends=ends),
-        history=history_of(prompt, made, vocab_size=vocab_size),
+        inputs=stack([params], vocab_size=vocab_size, ends=ends, order=order_of(order)),
+        history=history_of(prompt, made, vocab_size=vocab_size, order=order_of(order), room=context),
         adapter=None if adapter is None else np.array([adapter], np.int32),
         text=text,
     )
@@ -136,7 +140,11 @@ def fields_of_all(
     """
     at = np.minimum(np.arange(width), len(params) - 1)
     own = {name: values[at] for name, values in numbers(params).items()}
-    return fields._replace(budget=np.array(budgets, np.int32)[at], inputs=fields.inputs._replace(**own))
+    extra = fields.inputs.extra | {
+        name: values[at] for name, values in further(params, among=fields.inputs.extra).items()
+    }
+    inputs = fields.inputs._replace(**own, extra=extra)
+    return fields._replace(budget=np.array(budgets, np.int32)[at], inputs=inputs)
 
 
 def empty(
@@ -146,11 +154,14 @@ def empty(
     length: int,
     dtype: DTypeLike,
     adapted: bool = False,
-    context: int | None = None,
+    order: str = "llmlab",
+    context: int = 1,
+    keeps_text: bool = False,
 ) -> Slots:
     """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
 
-    `adapted` tells whether the decoder has adapters, and `context` is as in `row_fields`.
+    `adapted` tells whether the decoder has adapters, `order` which stages the rows to come may ask for, and `context`
+    the most tokens of a row; `keeps_text` is as in `row_fields`.
     """
     like = row_fields(
         np.zeros(1, np.int32),
@@ -160,6 +171,8 @@ def empty(
         vocab_size=config.vocab_size,
         ends=(),
         adapter=0 if adapted else None,
+        order=order,
+        keeps_text=keeps_text,
         context=context,
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)

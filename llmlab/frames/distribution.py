@@ -10,10 +10,10 @@ from jaxtyping import Float32, Float64, Int64
 
 from llmlab.distributions.flip_points import COLD, LIMITS, Settings, flip_points
 from llmlab.distributions.stages import stage_table
-from llmlab.distributions.step import FIXED, SamplerRow, Step
-from llmlab.errors import RequestError
+from llmlab.distributions.step import FIXED, SamplerRow, Step, placed_rows
 from llmlab.frames.schema import build
-from llmlab.sampling.stages import ORDERS
+from llmlab.sampling.orders import order_of
+from llmlab.sampling.registry import further_fields_of
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -107,26 +107,26 @@ def stages_frame(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str,
 def flip_points_frame(
     step: Step, token: int, *, row: SamplerRow, order: str, noise: Float32[np.ndarray, " V"] | None
 ) -> pd.DataFrame:
-    """The frame of the values of each parameter between which a token is kept and, with `noise`, sampled.
-
-    Raises:
-        RequestError: a stage is on for which `flip_points` has no closed form.
-    """
-    stages = [stage for stage in ORDERS[order] if stage.name not in FIXED]
-    for field in (field for stage in stages for field in stage.fields):
-        if field.name not in LIMITS and getattr(row.params, field.name) != field.neutral:
-            raise RequestError(f"flip points cannot be computed with {field.name}: leave it out", param=field.name)
-    settings = Settings.of(row.params)
-    found = flip_points(
-        step.before_temperature(row, order=order),
-        token,
-        stages=[stage.name for stage in stages],
-        settings=settings,
-        noise=noise,
-    )
+    """The frame of the values of each parameter between which a token is kept and, with `noise`, sampled."""
+    order = placed_rows(order, [row])
+    settings, stages = Settings.of(row.params), [stage for stage in order_of(order) if stage.name not in FIXED]
     # As the caller wrote it: 0.9, and not the float32 next to it.
     asked = {name: float(getattr(row.params, name)) for name in LIMITS} | {"top_k": settings.top_k}
     asked[COLD] = asked["temperature"]
+    further = further_fields_of(order_of(order))
+    if further or any(field.name not in LIMITS for stage in stages for field in stage.fields):
+        from llmlab.distributions.flip_scan import scanned_flip_points
+
+        asked |= {field.name: float(row.params.value_of(field)) for field in further if field.is_scalar}
+        found = scanned_flip_points(step, token, row=row, order=order, noise=noise)
+    else:
+        found = flip_points(
+            step.before_temperature(row, order=order),
+            token,
+            stages=[stage.name for stage in stages],
+            settings=settings,
+            noise=noise,
+        )
     return build(
         {
             "parameter": [one.parameter for one in found],

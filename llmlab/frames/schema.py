@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from llmlab.protocol.completion import SEGMENTS
-from llmlab.protocol.fields import FIELDS
+from llmlab.protocol.fields import field_named
 
 #: What a column holds. Numbers have NumPy's own dtypes, so that several numeric columns make a numeric array: pandas'
 #: nullable ones make an array of objects, which seaborn, scikit-learn and torch refuse.
@@ -157,7 +157,7 @@ def _integers(values: np.ndarray, *, least: int | None) -> object:
 
 def column_kind(field: str) -> str:
     """The `Kind` of the column that a request field's values make; texts, and what is written as JSON, are "text"."""
-    known = FIELDS.get(field)
+    known = field_named(field)
     if known is None:
         return "text"
     if known.kind == "integer":

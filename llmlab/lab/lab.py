@@ -10,7 +10,7 @@ from llmlab.display import banner
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
 from llmlab.lab.model import Model
-from llmlab.protocol.arguments import listed, order_name
+from llmlab.protocol.arguments import OrderLike, order_name, orders_of
 from llmlab.protocol.request import Request
 from llmlab.protocol.signatures import STREAMING, shows_fields
 from llmlab.results.result import Result, read_all
@@ -53,7 +53,7 @@ class Lab(Model):
         self,
         messages: str | Sequence[Any] | Request | None = None,
         *,
-        order: str | Sequence[str] = "llmlab",
+        order: OrderLike = "llmlab",
         n: int | None = None,
         seed: int | None = None,
         independent: bool = False,
@@ -74,7 +74,7 @@ class Lab(Model):
 
         Args:
             messages: as in `chat`, or a list of such prompts; None where there is a `prompt`, or a list of them.
-            order: as in `chat`; a list is swept.
+            order: as in `chat`; a list of orders is swept, and a list of stages is one order.
             n: completions per cell; by default the request's own, else 16.
             seed: each prompt's seed is derived from it (the first prompt's is this one); drawn if absent.
             independent: give each cell its own noise.
@@ -100,8 +100,8 @@ class Lab(Model):
         self,
         messages: str | Sequence[Any] | Request | Result | None = None,
         *,
-        orders: str | Sequence[str] = ("vllm", "sglang", "llama.cpp"),
-        order: str | None = None,
+        orders: OrderLike = ("vllm", "sglang", "llama.cpp"),
+        order: OrderLike | None = None,
         **fields: Any,
     ) -> Orders:
         """Runs a request with the same noise under other engines' orders of the sampler's stages, and compares them.
@@ -136,7 +136,7 @@ class Lab(Model):
         *,
         draws: int = 20_000,
         seed: int = 0,
-        order: str = "llmlab",
+        order: OrderLike = "llmlab",
         **fields: Any,
     ) -> SamplerCheck:
         """Draws the next token many times, and tests whether the draws fit the exact distribution (chi-square test).
@@ -155,7 +155,8 @@ class Lab(Model):
         """
         from llmlab.checks.sampler import check_sampler
 
-        return check_sampler(self.next_token(messages, order=order, **fields), self.backend, draws=draws, seed=seed)
+        step = self.next_token(messages, order=order, **fields)
+        return check_sampler(step, self.backend, draws=draws, seed=seed)
 
     @shows_fields(without=("messages", "prompt", *STREAMING))
     def check_calibration(
@@ -226,7 +227,7 @@ class Lab(Model):
 
     @shows_fields(without=STREAMING)
     def playground(
-        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
+        self, messages: str | Sequence[Any] | Request | None = None, *, order: OrderLike = "llmlab", **fields: Any
     ) -> Playground:
         """Returns widgets for a prompt, all parameters and two settings to compare; a picture where there are none.
 
@@ -244,6 +245,7 @@ class Lab(Model):
 
         if messages is None and fields.get("prompt") is None and fields.get("messages") is None:
             messages = "Tell me a short story."
+        order = order_name(order)
         return Playground(self, self.request(messages, **fields), order=order)
 
     def client(self, **options: Any) -> openai.OpenAI:
@@ -256,7 +258,7 @@ class Lab(Model):
 
         return client(self.backend, **options)
 
-    def warmup(self, *, orders: str | Sequence[str] = ("llmlab",)) -> None:
+    def warmup(self, *, orders: OrderLike = ("llmlab",)) -> None:
         """Compiles every program beforehand, so that no request has to wait for it; an endpoint has nothing to compile.
 
         Args:
@@ -265,7 +267,7 @@ class Lab(Model):
         Raises:
             RequestError: there is no such order.
         """
-        names = [order_name(name) for name in ([orders] if isinstance(orders, str) else listed("orders", orders))]
+        names = orders_of("orders", orders)
         with progress_bar(total=None, unit="program", description="compiling") as bar:
 
             def tell(done: int, everything: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from llmlab.errors import RequestError
+from llmlab.protocol.arguments import OrderLike, order_name
 from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.conversations import MessageObject, several_conversations, several_prompts
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request, build_request
@@ -51,13 +52,13 @@ class Model:
         self.last_sweep: Sweep | None = None
 
     @overload
-    def chat(self, messages: One, *, order: str = ..., **fields: Any) -> Result: ...
+    def chat(self, messages: One, *, order: OrderLike = ..., **fields: Any) -> Result: ...
 
     @overload
-    def chat(self, messages: Several, *, order: str = ..., **fields: Any) -> list[Result]: ...
+    def chat(self, messages: Several, *, order: OrderLike = ..., **fields: Any) -> list[Result]: ...
 
     @shows_fields(without=("prompt", *STREAMING))
-    def chat(self, messages: One | Several, *, order: str = "llmlab", **fields: Any) -> Result | list[Result]:
+    def chat(self, messages: One | Several, *, order: OrderLike = "llmlab", **fields: Any) -> Result | list[Result]:
         """Asks the model and waits for the answer.
 
             lab.chat("Tell me a story.", temperature=0.8, top_p=0.95, n=4, seed=7)
@@ -71,13 +72,15 @@ class Model:
 
         Args:
             messages: the user's text, or a list of messages as the API has them, or a request; or a list of these.
-            order: the order of the sampler's stages: llmlab, or that of vllm, sglang or llama.cpp.
+            order: the order of the sampler's stages: llmlab, or that of vllm, sglang or llama.cpp; or a list of stages,
+                such as `["llmlab", my_stage]` (see `llmlab.sampling.define_stage`).
             fields: temperature, top_p, top_k, min_p, n, seed, stop, logit_bias, max_tokens and all others of the API;
                 also `system`, the text of a system message in front of the messages.
 
         Raises:
             RequestError: a field is unknown or out of range, or one that this model does not support.
         """
+        order = order_name(order)
         several = several_conversations(messages, also=_REQUESTS)
         if several is not None:
             return self._each([self.request(one, **fields) for one in several], order=order, fields=fields)
@@ -85,12 +88,12 @@ class Model:
 
     @overload
     def complete(
-        self, prompt: str | Sequence[int] | np.ndarray | PromptRequest, *, order: str = ..., **fields: Any
+        self, prompt: str | Sequence[int] | np.ndarray | PromptRequest, *, order: OrderLike = ..., **fields: Any
     ) -> Result: ...
 
     @overload
     def complete(
-        self, prompt: Sequence[str] | Sequence[Sequence[int]], *, order: str = ..., **fields: Any
+        self, prompt: Sequence[str] | Sequence[Sequence[int]], *, order: OrderLike = ..., **fields: Any
     ) -> list[Result]: ...
 
     @shows_fields(only=PROMPT_FIELDS, without=STREAMING)
@@ -98,7 +101,7 @@ class Model:
         self,
         prompt: str | Sequence[int] | Integer[np.ndarray, " L"] | PromptRequest | Sequence[str | Sequence[int]],
         *,
-        order: str = "llmlab",
+        order: OrderLike = "llmlab",
         **fields: Any,
     ) -> Result | list[Result]:
         """Continues a raw text, without a chat template: the way to ask a base model.
@@ -112,6 +115,7 @@ class Model:
         Raises:
             RequestError: as in `chat`.
         """
+        order = order_name(order)
         if isinstance(prompt, PromptRequest):
             return self._whole(self.request(prompt, **fields), order=order)
         several = several_prompts(prompt)
@@ -121,7 +125,7 @@ class Model:
 
     @shows_fields(without=("stream",))
     def stream(
-        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
+        self, messages: str | Sequence[Any] | Request | None = None, *, order: OrderLike = "llmlab", **fields: Any
     ) -> Stream:
         """Asks the model and yields the answer in the API's chunks; `.result()` then returns what `chat` returns.
 
@@ -138,6 +142,7 @@ class Model:
         Raises:
             RequestError: as in `chat`.
         """
+        order = order_name(order)
         request = self.request(messages, **{**fields, "stream": True})
         # The result's request is the one that `chat` would have.
         source = self.backend.stream(request.replace(stream=None, stream_options=None), order=order)
@@ -169,7 +174,7 @@ class Model:
 
     @shows_fields(without=STREAMING)
     def next_token(
-        self, messages: str | Sequence[Any] | Request | None = None, *, order: str = "llmlab", **fields: Any
+        self, messages: str | Sequence[Any] | Request | None = None, *, order: OrderLike = "llmlab", **fields: Any
     ) -> NextToken:
         """Returns the exact distribution of the next token after a prompt.
 
@@ -183,16 +188,22 @@ class Model:
         """
         from llmlab.results.next_token_at import first_token
 
+        order = order_name(order)
         return first_token(self._local("gives no logits"), self.request(messages, **fields), order=order)
 
     @overload
     def score(
-        self, messages: One | Result | None = ..., given: Scored | None = ..., *, order: str | None = ..., **fields: Any
+        self,
+        messages: One | Result | None = ...,
+        given: Scored | None = ...,
+        *,
+        order: OrderLike | None = ...,
+        **fields: Any,
     ) -> Result: ...
 
     @overload
     def score(
-        self, messages: Several | Sequence[Result], given: Any = ..., *, order: str | None = ..., **fields: Any
+        self, messages: Several | Sequence[Result], given: Any = ..., *, order: OrderLike | None = ..., **fields: Any
     ) -> list[Result]: ...
 
     @shows_fields(without=STREAMING)
@@ -201,7 +212,7 @@ class Model:
         messages: One | Result | Several | Sequence[Result] | None = None,
         given: Scored | Sequence[Any] | None = None,
         *,
-        order: str | None = None,
+        order: OrderLike | None = None,
         **fields: Any,
     ) -> Result | list[Result]:
         """Returns the logprobs of given tokens (teacher forcing), as a Result whose choices are these tokens.
@@ -230,6 +241,7 @@ class Model:
         """
         from llmlab.lab.scoring import score_each, score_one
 
+        order = None if order is None else order_name(order)
         several = several_conversations(messages, also=(*_REQUESTS, Result))
         raw = several_prompts(fields.get("prompt"))
         if several is None and raw is None:

@@ -15,6 +15,7 @@ from llmlab.protocol.backend import Backend
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
 from llmlab.sampling.fields import Effect, Field
+from llmlab.sampling.registry import user_fields
 from llmlab.sampling.stages import ORDERS
 
 #: Fields of a request that have no control, and why.
@@ -63,7 +64,8 @@ def control_of(field: Field) -> Control:
     found = Control(field.name, kind, said.group, field.effect, field.text, empty=said.empty)
     if kind in ("number", "count"):
         low, high = said.low if said.low is not None else field.low, said.high if said.high is not None else field.high
-        assert low is not None and high is not None, f"{field.name}: a slider needs both ends"
+        assert low is not None, f"{field.name}: a slider needs both ends"
+        high = low + 100 if high is None else high
         step = said.step if said.step is not None else 1 if kind == "count" else 0.01
         return found._replace(default=field.default, low=low, high=high, step=step, scale=said.scale)
     if kind == "switch":
@@ -85,9 +87,15 @@ CONTROLS: tuple[Control, ...] = (
 )
 
 
-def controls_for(backend: Backend) -> tuple[Control, ...]:
-    """The controls that have an effect with this backend: no switch that its chat template lacks, for example."""
-    return tuple(control for control in CONTROLS if control.name not in backend.unsupported)
+def controls_for(backend: Backend, *, order: str = "llmlab") -> tuple[Control, ...]:
+    """The controls that have an effect with this backend: no switch that its chat template lacks, for example.
+
+    Those of a user's stages are among them, and `order` is one of the orders to choose from.
+    """
+    users = (control_of(field) for field in user_fields().values() if not isinstance(field.control, str))
+    orders = _ORDER._replace(choices=tuple(dict.fromkeys([*ORDERS, order])))
+    own = [orders if control is _ORDER else control for control in CONTROLS]
+    return tuple(control for control in (*own, *users) if control.name not in backend.unsupported)
 
 
 def fields_of(values: Mapping[str, Any], controls: Sequence[Control] = CONTROLS) -> dict[str, Any]:

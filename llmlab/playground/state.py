@@ -24,6 +24,7 @@ from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.protocol.export import as_lab_call
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
 from llmlab.results.stream import Stream, branch_stream
+from llmlab.sampling.registry import user_fields
 
 if TYPE_CHECKING:
     from llmlab.results.next_token import NextToken
@@ -83,7 +84,7 @@ class State:
     def __init__(self, model: ChatModel, view: View, *, request: Request, order: str = "llmlab") -> None:
         self.model = model
         self.view = view
-        self.controls = controls_for(model.backend)
+        self.controls = controls_for(model.backend, order=order)
         values = values_of(request, order=order, controls=self.controls)
         self.sides = {name: Side(name, values) for name in "AB"}
         self.both = False  #: whether B is in use as well
@@ -218,7 +219,7 @@ class State:
         acting = {one.name for one in self.controls if one.effect in ("distribution", "answer")} - {"n", "seed"}
         fields = {
             field: getattr(request, field) if field in request.model_fields_set else None  # None: its default
-            for field in acting & type(request).model_fields.keys()
+            for field in acting & {*type(request).model_fields, *user_fields()}
         }
         ask = partial(branch_stream, side.result, side.position, token, choice=side.choice, order=order, **fields)
         self._start(name, ask, order=order, position=side.position)
@@ -344,7 +345,8 @@ class State:
 
     def _all(self, request: Request, acting: set[str]) -> dict[str, Any]:
         """Every sampling field, also those at their defaults: otherwise the step would use the answer's own fields."""
-        return {field: getattr(request, field) for field in acting if field in type(request).model_fields}
+        known = {*type(request).model_fields, *user_fields()}
+        return {field: getattr(request, field) for field in acting & known}
 
     def _take_prompt(self, request: Request) -> None:
         self.raw = isinstance(request, PromptRequest)

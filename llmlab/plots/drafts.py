@@ -29,6 +29,8 @@ def plot_draft(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         frame: `Result.draft_frame()`, or some of its rows.
         ax: where to draw; by default a new figure.
     """
+    from matplotlib.ticker import MaxNLocator
+
     frame = check_frame(frame, ["choice", "guesses", "guessed", "passes"], source="Result.draft_frame()")
     ax = new_axes(ax, width=5.6, height=3.6)
     choices = list(dict.fromkeys(frame["choice"]))
@@ -46,7 +48,7 @@ def plot_draft(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     share = f"{right} of {guesses} guesses right" if guesses else "nothing was guessed"
     title(ax, f"{len(frame)} tokens, {share}")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+        axis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("passes of the model")
     ax.set_ylabel("tokens")
     ax.set_xlim(0, most)

@@ -6,17 +6,18 @@ Each check returns the value in a standard form (a NumPy integer as a Python one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from llmlab.errors import RequestError, short
 from llmlab.protocol.checks import FieldError, check_integer, check_number
-from llmlab.sampling.stages import ORDERS
+from llmlab.sampling.orders import is_order, order_key
 
 __all__ = [
+    "OrderLike",
     "PlaceError",
     "check_lab",
     "choice_at",
@@ -27,9 +28,14 @@ __all__ = [
     "number",
     "one_of",
     "order_name",
+    "order_or_several",
+    "orders_of",
     "place",
     "whole",
 ]
+
+#: An order of the sampler's stages: its name, or a list of stages, their names and names of orders.
+OrderLike: TypeAlias = str | Sequence[Any]
 
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
@@ -88,8 +94,26 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def order_name(value: Any) -> str:
-    """The name of an order of the sampler's stages."""
-    return one_of("order", value, ORDERS)
+    """The key of an order of the sampler's stages, which is its name or a list of stages.
+
+    A user's stages in it are known from then on, by their names and their fields.
+    """
+    return order_key(value)
+
+
+def orders_of(name: str, value: Any) -> list[str]:
+    """The keys of several orders, from a list of orders or a single one; a list of stages is one order."""
+    found = order_or_several(name, value)
+    return [found] if isinstance(found, str) else found
+
+
+def order_or_several(name: str, value: Any) -> str | list[str]:
+    """The key of one order, or the keys of a list of orders; a list of stages is one order."""
+    if isinstance(value, str):
+        return order_name(value)
+    items = listed(name, value, of="orders")
+    several = all(is_order(item) or isinstance(item, list) for item in items)
+    return [order_name(item) for item in items] if several else order_name(items)
 
 
 def place(position: Any, *, among: Sized, choice: int, after_last: bool = False) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from llmlab.errors import short
+from llmlab.errors import RequestError, cut, short
 from llmlab.sampling.fields import Field
 
 #: How deeply lists and objects may be nested.
@@ -224,3 +224,15 @@ def check_of(field: Field) -> Callable[[Any], Any]:
         case "value":
             assert field.check is not None, f"{field.name} has no check"
             return field.check
+
+
+def checked(field: Field, name: str, value: Any) -> Any:
+    """The value of a field in its standard form.
+
+    Raises:
+        RequestError: it is wrong; the error names the field.
+    """
+    try:
+        return check_of(field)(value)
+    except FieldError as bad:
+        raise RequestError(f"{name}{cut(bad.path)} {cut(str(bad))}", param=name) from None

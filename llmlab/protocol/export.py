@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from llmlab.protocol.fields import EXTENSIONS
+from llmlab.sampling.registry import user_fields
 
 _WIDTH = 100
 _LONGEST = 2_000
@@ -39,8 +40,8 @@ for chunk in stream:
 
 def as_openai_call(fields: Mapping[str, Any], *, base_url: str) -> str:
     """A program that sends the request with the `openai` package and prints the answer; extensions in `extra_body`."""
-    known = {name: value for name, value in fields.items() if name not in EXTENSIONS}
-    extra = {name: value for name, value in fields.items() if name in EXTENSIONS}
+    known = {name: value for name, value in fields.items() if not _is_extension(name)}
+    extra = {name: value for name, value in fields.items() if _is_extension(name)}
     arguments = {**known, **({"extra_body": extra} if extra else {})}
     streamed = bool(fields.get("stream"))
     return _SNIPPET.format(
@@ -153,3 +154,8 @@ def _literal(value: Any, *, indent: int = 0) -> str:
         return line
     space = " " * indent
     return opening + "".join(f"\n{space}    {item}," for item in inner) + f"\n{space}{closing}"
+
+
+def _is_extension(name: str) -> bool:
+    """Whether the `openai` package sends the field from `extra_body`."""
+    return name in EXTENSIONS or name in user_fields()

@@ -6,7 +6,6 @@ and the JSON schema that pydantic uses. `FIELDS` is the whole table, for everyth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -43,9 +42,11 @@ from llmlab.protocol.schemas import (
     schema_of,
 )
 from llmlab.sampling.fields import Control, Field
+from llmlab.sampling.library import LIBRARY_FIELDS
+from llmlab.sampling.registry import further_fields, reserve
 from llmlab.sampling.stages import FIELDS as STAGE_FIELDS
 
-__all__ = ["EXTENSIONS", "FIELDS", "NO_EFFECT", "ChatFields", "PromptFields", "SharedFields", "markdown_table"]
+__all__ = ["EXTENSIONS", "FIELDS", "NO_EFFECT", "ChatFields", "PromptFields", "SharedFields", "field_named"]
 
 
 class Fieldspec:
@@ -78,7 +79,8 @@ def without_effect(kind: Any, **more: Any) -> Fieldspec:
 class _First(BaseModel):
     """The fields that every request has, up to those of the sampler's stages."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # A request refuses names that it does not know; the fields of stages that a user has defined are kept as extras.
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
     model: Annotated[
         str | None, Fieldspec("text", "The model's name; the loaded model is the default.", control="the lab's")
@@ -128,6 +130,7 @@ if TYPE_CHECKING:
 
 else:
     _PYTHON = {"number": float, "integer": int, "flag": bool, "choice": str, "by_token": dict[int, float]}
+    _PYTHON |= {"value": tuple[str, ...] | None}
     _WithStages = create_model(
         "_WithStages",
         __base__=_First,
@@ -136,7 +139,7 @@ else:
                 Annotated[_PYTHON[field.kind], Fieldspec.of(field)],
                 pydantic.Field(default_factory=dict) if field.kind == "by_token" else field.default,
             )
-            for field in STAGE_FIELDS.values()
+            for field in (*STAGE_FIELDS.values(), *LIBRARY_FIELDS.values())
         },
     )
 
@@ -366,34 +369,13 @@ def _table(*models: type[BaseModel]) -> Iterator[tuple[str, Field]]:
 
 #: Every field of a request, by name.
 FIELDS: Mapping[str, Field] = MappingProxyType(dict(_table(ChatFields, PromptFields)))
+reserve(FIELDS)
 #: Fields that the `openai` package does not know as arguments of its own; it sends them from `extra_body`.
 EXTENSIONS = frozenset(name for name, field in FIELDS.items() if field.extension and name != "prompt")
 #: Fields of the API that a local engine accepts, and that change nothing there.
 NO_EFFECT = frozenset(name for name, field in FIELDS.items() if field.effect == "nothing")
 
 
-def markdown_table() -> str:
-    """The fields as a table in Markdown, one row per field: name, values and default, meaning."""
-    rows = ["| field | values; default | meaning |", "|---|---|---|"]
-    subject_first = sorted(FIELDS.items(), key=lambda item: item[0] not in ("messages", "prompt"))
-    for name, field in subject_first:
-        default = "" if field.default in (None, {}) or field.off else f"; {json.dumps(field.default)}"
-        rows.append(f"| `{name}` | {_values(field)}{default} | {field.text} |")
-    return "\n".join(rows)
-
-
-def _values(field: Field) -> str:
-    low, high = field.low, field.high
-    if field.kind in ("number", "integer", "by_token"):
-        assert low is not None
-        if high == 2**63 - 1:
-            return "a signed 64-bit integer"
-        if high is None or high == 2**31 - 1:  # what an int32 holds is no limit to a reader
-            return f"at least {low:g}"
-        within = f"above {low:g}, to {high:g}" if field.above else f"{low:g} to {high:g}"
-        within = f"token id: {within}" if field.kind == "by_token" else within
-        return within + (f"; off: null, {', '.join(map(str, field.off))}" if field.off else "")
-    if field.kind == "choice":
-        return ", ".join(f"`{choice}`" for choice in field.choices)
-    words = {"flag": "true or false", "text": "a text", "object": "an object"}
-    return words.get(field.kind, field.values)
+def field_named(name: str) -> Field | None:
+    """The field with this name, also that of a stage which a user has defined; None where there is none."""
+    return FIELDS.get(name) or further_fields().get(name)

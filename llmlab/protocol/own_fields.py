@@ -10,8 +10,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from llmlab.errors import RequestError, cut
-from llmlab.protocol.checks import FieldError, check_of
+from llmlab.protocol.checks import checked
 from llmlab.protocol.fields import Fieldspec
 from llmlab.sampling.fields import Field
 
@@ -36,15 +35,8 @@ class OwnFields(BaseModel):
         own = {name: cls.model_fields[name].get_default() for name in declared}
         for name, value in fields.items():
             if name in declared and value is not None:
-                own[name] = _checked(declared[name], name, value)
+                own[name] = checked(declared[name], name, value)
         return own, {name: value for name, value in fields.items() if name not in declared}
-
-
-def _checked(field: Field, name: str, value: Any) -> Any:
-    try:
-        return check_of(field)(value)
-    except FieldError as bad:
-        raise RequestError(f"{name}{cut(bad.path)} {cut(str(bad))}", param=name) from None
 
 
 def specs(model: type[BaseModel]) -> dict[str, Field]:

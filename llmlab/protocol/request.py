@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 
 from llmlab.errors import RequestError, cut, short
 from llmlab.protocol import export
-from llmlab.protocol.checks import FieldError
+from llmlab.protocol.checks import FieldError, checked
 from llmlab.protocol.conversations import begins_with_system, with_system
 from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFields
+from llmlab.protocol.schemas import schema_of
+from llmlab.sampling.registry import user_fields
 
 __all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request"]
 
@@ -50,6 +52,17 @@ R = TypeVar("R", bound="SamplingRequest")
 _SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
 
 
+def _said(description: str) -> Callable[[dict[str, Any]], None]:
+    """What the JSON schema of a request says besides its fields: what it is, and the fields of a user's stages."""
+
+    def add(schema: dict[str, Any]) -> None:
+        schema |= {"description": description, "additionalProperties": False}
+        more = {name: {**schema_of(field), "default": field.default} for name, field in user_fields().items()}
+        schema["properties"] = {**schema["properties"], **more}
+
+    return add
+
+
 class SamplingRequest(SharedFields):
     """What the two kinds of request share: all fields except those that say what is to be answered.
 
@@ -61,10 +74,16 @@ class SamplingRequest(SharedFields):
     missing: ClassVar[str]
 
     def __init__(self, /, **fields: Any) -> None:
+        users = user_fields() if fields.keys() - type(self).model_fields.keys() else {}
         for name, value in fields.items():
-            if name not in type(self).model_fields and (value is not None or name not in _REFUSED):
+            if (
+                name not in type(self).model_fields
+                and name not in users
+                and (value is not None or name not in _REFUSED)
+            ):
                 raise RequestError(self._unknown(name), param=str(name))
         given = {name: value for name, value in fields.items() if value is not None and name not in _REFUSED}
+        given |= {name: checked(users[name], name, given[name]) for name in users if name in given}
         if self.subject not in given:
             raise RequestError(f"{self.subject} is missing: {self.missing}", param=self.subject)
         try:
@@ -86,7 +105,7 @@ class SamplingRequest(SharedFields):
     def to_dict(self) -> dict[str, Any]:
         """The request as API JSON: the fields that were given, lists for tuples, strings for token ids."""
         plain = self.model_dump(mode="json", exclude_unset=True)
-        return {name: plain[name] for name in self.names() if name in plain}
+        return {name: plain[name] for name in (*self.names(), *(self.model_extra or {})) if name in plain}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The request as the API's JSON: what a POST would send."""
@@ -110,15 +129,17 @@ class SamplingRequest(SharedFields):
         return tuple(name for name in given if not (plain and name == "response_format"))
 
     def _given(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.names() if name in self.model_fields_set}
+        own = {name: getattr(self, name) for name in self.names() if name in self.model_fields_set}
+        return {**own, **(self.model_extra or {})}
 
     @classmethod
     def _unknown(cls, name: Any) -> str:
         if name in _REFUSED:
             return f"{name} is not supported: {_REFUSED[name]}"
-        near = difflib.get_close_matches(str(name), cls.model_fields, n=1, cutoff=0.6)
+        near = difflib.get_close_matches(str(name), [*cls.model_fields, *user_fields()], n=1, cutoff=0.6)
         meant = _ELSEWHERE.get(str(name)) or (near[0] if near else None)
-        hint = f"did you mean {meant!r}?" if meant in cls.model_fields else f"the fields are {', '.join(cls.names())}"
+        known = meant in cls.model_fields or meant in user_fields()
+        hint = f"did you mean {meant!r}?" if known else f"the fields are {', '.join(cls.names())}"
         return f"unknown field {name!r}; {hint}"
 
     def _agree(self) -> None:
@@ -145,6 +166,14 @@ class SamplingRequest(SharedFields):
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream=true", param="stream_options")
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in user_fields():  # not given
+                return user_fields()[name].default
+            raise
+
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={short(value)}" for name, value in self._given().items())
         return f"{type(self).__name__}({given})"
@@ -169,7 +198,7 @@ class ChatRequest(SamplingRequest, ChatFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"description": "A chat-completion request; a field that is not known is an error."}
+        json_schema_extra=_said("A chat-completion request; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "messages"
@@ -233,7 +262,7 @@ class PromptRequest(SamplingRequest, PromptFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"description": "A request to continue a raw prompt; a field that is not known is an error."}
+        json_schema_extra=_said("A request to continue a raw prompt; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "prompt"

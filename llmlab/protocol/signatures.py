@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import PromptRequest
+from llmlab.sampling.library import LIBRARY_FIELDS
 from llmlab.sampling.stages import FIELDS as STAGE_FIELDS
 
 __all__ = ["PROMPT_FIELDS", "SAMPLING_FIELDS", "STREAMING", "shows_fields"]
@@ -26,7 +27,7 @@ PROMPT_FIELDS = tuple(PromptRequest.model_fields)
 #: The fields that say how an answer is returned; a method that returns a whole answer does not have them.
 STREAMING = ("stream", "stream_options")
 #: The fields that change the next-token distribution or what is drawn from it, given the model's logits.
-SAMPLING_FIELDS = (*STAGE_FIELDS, "seed")
+SAMPLING_FIELDS = (*STAGE_FIELDS, *LIBRARY_FIELDS, "seed")
 
 
 class _Unchanged:

@@ -13,7 +13,7 @@ from llmlab.distributions.probabilities import entropy, log_softmax
 from llmlab.distributions.step import Step
 from llmlab.distributions.trace import last
 from llmlab.errors import RequestError
-from llmlab.protocol.arguments import listed, most, order_name, whole
+from llmlab.protocol.arguments import OrderLike, listed, most, order_name, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
@@ -43,7 +43,8 @@ class NextToken:
 
     Methods take sampling fields under the names that a request has (`temperature`, `top_k`, `logit_bias`, ...); a field
     that is not given has the value of `request`. Tokens are named by id, by exact text or by bytes. An `order` is the
-    name of an order of the sampler's stages ("llmlab", "vllm", "sglang", "llama.cpp"). Log-probabilities are in nats.
+    name of an order of the sampler's stages ("llmlab", "vllm", "sglang", "llama.cpp") or a list of stages.
+    Log-probabilities are in nats.
 
     Attributes:
         logits: the model's, float32 [V], before every stage of the sampler.
@@ -65,7 +66,7 @@ class NextToken:
         request: Request,
         prompt_ids: Int32[np.ndarray, " L"],
         made: Int32[np.ndarray, " T"] | None = None,
-        order: str = "llmlab",
+        order: OrderLike = "llmlab",
         seed: int | None = None,
         choice: int = 0,
         drawn: int | None = None,
@@ -108,7 +109,7 @@ class NextToken:
         return self._step.ranking
 
     @_shows_fields
-    def sampling_logprobs(self, *, order: str | None = None, **fields: Any) -> Float64[np.ndarray, " V"]:
+    def sampling_logprobs(self, *, order: OrderLike | None = None, **fields: Any) -> Float64[np.ndarray, " V"]:
         """Log-probabilities of the distribution that these fields sample from, in nats; -inf for a removed token.
 
         Raises:
@@ -117,7 +118,7 @@ class NextToken:
         return log_softmax(self._final(order, fields))
 
     @_shows_fields
-    def top(self, count: int = 10, *, order: str | None = None, **fields: Any) -> list[TokenProbability]:
+    def top(self, count: int = 10, *, order: OrderLike | None = None, **fields: Any) -> list[TokenProbability]:
         """The `count` most likely tokens of the raw distribution, with their probabilities; `frame` has more of them.
 
         Raises:
@@ -129,14 +130,14 @@ class NextToken:
         )
 
     @_shows_fields
-    def plot(self, *, top: int = 12, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+    def plot(self, *, top: int = 12, order: OrderLike | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """Draw the most likely tokens at the request's temperature, and what top_k, top_p and min_p remove."""
         temperature = self._asked.changed(fields).temperature
         others = {name: value for name, value in fields.items() if name != "temperature"}
         return self.plot_temperatures([temperature], top=top, order=order, ax=ax, **others)
 
     @_shows_fields
-    def frame(self, *, top: int | None = 20, order: str | None = None, **fields: Any) -> pd.DataFrame:
+    def frame(self, *, top: int | None = 20, order: OrderLike | None = None, **fields: Any) -> pd.DataFrame:
         """One row per token: the `top` most likely tokens of the raw distribution (None: all V).
 
         Columns: token, token_id, bytes, logprob (raw), sampling_logprob (of the distribution that these fields sample
@@ -156,7 +157,7 @@ class NextToken:
         self,
         seeds: Iterable[int],
         *,
-        order: str | None = None,
+        order: OrderLike | None = None,
         choice: int | None = None,
         position: int | None = None,
         **fields: Any,
@@ -181,7 +182,7 @@ class NextToken:
         return sample_ids(self._final(order, fields), words, choice=noise_choice, position=noise_position)
 
     @_shows_fields
-    def sweep(self, *, order: str | None = None, **fields: Any) -> NextTokenGrid:
+    def sweep(self, *, order: OrderLike | None = None, **fields: Any) -> NextTokenGrid:
         """The distributions of a whole grid: every field that is given a list is varied, all against all.
 
             next_token.sweep(temperature=[0.5, 1.0, 1.5], top_p=[0.8, 1.0]).frame(top=5)
@@ -205,7 +206,7 @@ class NextToken:
         *,
         top: int | None = 20,
         tokens: Token | Iterable[Token] | None = None,
-        order: str | None = None,
+        order: OrderLike | None = None,
         **fields: Any,
     ) -> pd.DataFrame:
         """One row per token and stage of the sampler: its logit and probability after it, and what removed the token.
@@ -232,13 +233,15 @@ class NextToken:
         )
 
     @_shows_fields
-    def plot_stages(self, token: Token, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+    def plot_stages(
+        self, token: Token, *, order: OrderLike | None = None, ax: Axes | None = None, **fields: Any
+    ) -> Axes:
         """Draw the probability of one token after each stage that these fields ask for; see `plot_stages`."""
         from llmlab.plots.distribution import plot_stages
 
         return plot_stages(self._token_stages(token, order=order, **fields), ax=ax)
 
-    def _token_stages(self, token: Token, *, order: str | None = None, **fields: Any) -> TokenStages:
+    def _token_stages(self, token: Token, *, order: OrderLike | None = None, **fields: Any) -> TokenStages:
         from llmlab.distributions.stages import token_stages
 
         token_id = self.token_names.id_of(token)
@@ -250,7 +253,7 @@ class NextToken:
         self,
         token: Token,
         *,
-        order: str | None = None,
+        order: OrderLike | None = None,
         choice: int | None = None,
         position: int | None = None,
         **fields: Any,
@@ -259,7 +262,9 @@ class NextToken:
 
         One parameter is varied while the others, the penalties and the order are held. The ends are exact, not scanned
         (`llmlab.distributions.flip_points` explains how): float64, from the engine's float32 logits. The engine rounds
-        a value to float32, so that a value right at an end may fall on either side.
+        a value to float32, so that a value right at an end may fall on either side. With a stage of one's own or of the
+        library in the order, they are scanned (`llmlab.distributions.flip_scan`); its parameters have rows too, and
+        several where a token comes and goes more than once.
 
         Columns: parameter (temperature, top_k, top_p, min_p; temperatures below 1e-5, at which only the most likely
         token is left, have a row of their own), event (kept, drawn), low, high (both inside; NaN for never; an infinite
@@ -291,7 +296,7 @@ class NextToken:
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
         *,
         top: int = 12,
-        order: str | None = None,
+        order: OrderLike | None = None,
         **fields: Any,
     ) -> TemperatureDistributions:
         """The distribution at several temperatures, and what top_k, top_p and min_p remove from each, as arrays.
@@ -322,7 +327,7 @@ class NextToken:
         temperatures: Iterable[float] = (0.3, 0.7, 1.0, 1.5),
         *,
         top: int = 12,
-        order: str | None = None,
+        order: OrderLike | None = None,
         ax: Axes | None = None,
         **fields: Any,
     ) -> Axes:
@@ -332,21 +337,21 @@ class NextToken:
         return plot_temperatures(self.temperatures(temperatures, top=top, order=order, **fields), ax=ax)
 
     @_shows_fields
-    def truncation(self, *, order: str | None = None, **fields: Any) -> TruncationCurve:
+    def truncation(self, *, order: OrderLike | None = None, **fields: Any) -> TruncationCurve:
         """The probabilities before top_k, top_p and min_p, falling, and what each of these removes, as arrays."""
         from llmlab.distributions.stages import truncation_curve
 
         return truncation_curve(self._step, row=self._asked.row(fields), order=self._order(order))
 
     @_shows_fields
-    def plot_truncation(self, *, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+    def plot_truncation(self, *, order: OrderLike | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
         """Draw which ranks top_k, top_p and min_p remove, and their probability; see `truncation`."""
         from llmlab.plots.distribution import plot_truncation
 
         return plot_truncation(self.truncation(order=order, **fields), ax=ax)
 
     @_shows_fields
-    def penalties(self, *, top: int = 15, order: str | None = None, **fields: Any) -> PenaltyShifts:
+    def penalties(self, *, top: int = 15, order: OrderLike | None = None, **fields: Any) -> PenaltyShifts:
         """The `top` most likely tokens before and after bias and penalties, as arrays.
 
         Raises:
@@ -360,7 +365,9 @@ class NextToken:
         )
 
     @_shows_fields
-    def plot_penalties(self, *, top: int = 15, order: str | None = None, ax: Axes | None = None, **fields: Any) -> Axes:
+    def plot_penalties(
+        self, *, top: int = 15, order: OrderLike | None = None, ax: Axes | None = None, **fields: Any
+    ) -> Axes:
         """Draw how bias and penalties move the probabilities of the most likely tokens; see `penalties`."""
         from llmlab.plots.distribution import plot_penalties
 
@@ -384,9 +391,9 @@ class NextToken:
         known = list(ids)
         return token_labels([self.token_names.bytes_of(i) for i in known], known, self.token_names.names)
 
-    def _order(self, order: str | None) -> str:
+    def _order(self, order: OrderLike | None) -> str:
         return self.order if order is None else order_name(order)
 
-    def _final(self, order: str | None, fields: dict[str, Any]) -> Float32[np.ndarray, " V"]:
+    def _final(self, order: OrderLike | None, fields: dict[str, Any]) -> Float32[np.ndarray, " V"]:
         """The logits after the last stage."""
         return last(self._step.trace([self._asked.row(fields)], order=self._order(order)))[0]

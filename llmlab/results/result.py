@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.errors import RequestError, short
-from llmlab.protocol.arguments import check_lab
+from llmlab.protocol.arguments import OrderLike, check_lab, order_name
 from llmlab.protocol.backend import Backend, Stream
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import STREAMING, shows_fields
@@ -171,7 +171,7 @@ class Result(Answer):
         return prompt_frame(self, self._asker().backend)
 
     @shows_fields(without=STREAMING, unchanged=True)
-    def rerun(self, *, order: str | None = None, **changes: Any) -> Result:
+    def rerun(self, *, order: OrderLike | None = None, **changes: Any) -> Result:
         """Runs the same request with the same noise under other parameters; returns a result whose `parent` this is.
 
             r.rerun(temperature=0.3).diff()
@@ -189,7 +189,8 @@ class Result(Answer):
         """
         from llmlab.counterfactuals.rerun import rerun
 
-        return self._result(rerun(self, self._asker().backend, order=order, changes=changes))
+        key = None if order is None else order_name(order)
+        return self._result(rerun(self, self._asker().backend, order=key, changes=changes))
 
     @shows_fields(without=STREAMING, unchanged=True)
     def branch(
@@ -198,7 +199,7 @@ class Result(Answer):
         token: Token | None = None,
         *,
         choice: int = 0,
-        order: str | None = None,
+        order: OrderLike | None = None,
         **changes: Any,
     ) -> Result:
         """Continues a choice from any position, with another token there; returns a result whose `parent` this is.
@@ -229,7 +230,8 @@ class Result(Answer):
         from llmlab.counterfactuals.branch import branch
 
         backend, one, at = self._asker().backend, self._choice(choice), self._at(position, choice)
-        return self._result(branch(self, backend, one, at, token, order=order, changes=changes))
+        key = None if order is None else order_name(order)
+        return self._result(branch(self, backend, one, at, token, order=key, changes=changes))
 
     @shows_fields(without=STREAMING, unchanged=True)
     def tree(
@@ -239,7 +241,7 @@ class Result(Answer):
         *,
         choice: int = 0,
         position: Position = 0,
-        order: str | None = None,
+        order: OrderLike | None = None,
         **changes: Any,
     ) -> Tree:
         """Likely continuations from a position on: the `width` best tokens, the best after each of them, and so on.
@@ -262,7 +264,8 @@ class Result(Answer):
         from llmlab.counterfactuals.tree import tree
 
         backend, one, at = self._asker().backend, self._choice(choice), self._at(position, choice)
-        return tree(self, backend, one, depth=depth, width=width, position=at, order=order, changes=changes)
+        key = None if order is None else order_name(order)
+        return tree(self, backend, one, depth=depth, width=width, position=at, order=key, changes=changes)
 
     def sensitivity(self, **moved: Any) -> Sensitivity:
         """Reruns the request with several values of one parameter, and finds where each choice first differs.

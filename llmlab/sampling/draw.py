@@ -12,11 +12,14 @@ Here both words of a block are used, 48 bits per token. And a seed gives the sam
 
 from __future__ import annotations
 
+import zlib
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jaxtyping import Float32, Int32, Integer, UInt32
 
+from llmlab.sampling.stage import Inputs, Seen
 from llmlab.sampling.truncation import argmax
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -26,6 +29,24 @@ _PARITY = np.uint32(0x1BD11BDA)
 def draw(logits: Float32[Array, "B V"], noise: Float32[Array, "B V"]) -> Int32[Array, " B"]:
     """The token that each row samples: distributed as softmax(logits), and never one that was removed."""
     return argmax(logits + noise)
+
+
+def uniform(inputs: Inputs, history: Seen, *, stream: str) -> Float32[Array, " B"]:
+    """A random number in [0, 1) for each row, from its seed, choice and position, for a stage that draws.
+
+    It is independent of the noise that tokens are drawn with, and of the numbers of other streams.
+
+    Args:
+        inputs: the rows' settings.
+        history: what they have seen.
+        stream: any name, such as that of the stage.
+    """
+    seed, choice, position = jnp.asarray(inputs.seed), jnp.asarray(inputs.choice), jnp.asarray(history.position)
+    key = threefry(seed[:, 0], seed[:, 1], choice.astype(jnp.uint32), position.astype(jnp.uint32))
+    # The noise of tokens has 0 as its first word; CRC-32 gives 0 for no name in use, and 1 stands for it.
+    name = jnp.full_like(key[0], max(zlib.crc32(stream.encode()), 1))
+    high, _ = threefry(*key, name, jnp.zeros_like(name))
+    return (high >> 8).astype(jnp.int32).astype(jnp.float32) * np.float32(2.0**-24)
 
 
 def noise(

@@ -93,12 +93,12 @@ class Field:
         return self.kind in ("number", "integer")
 
 
-def number(name: str, low: float, high: float, *, default: float, text: str, **more: Any) -> Field:
+def number(name: str, low: float, high: float, *, default: float, text: str = "", **more: Any) -> Field:
     """A stage's field that holds a number in [low, high], or in (low, high] with `above=True`."""
     return Field(name, "number", text, default, low, high, **{"effect": "distribution", **more})
 
 
-def integer(name: str, low: int, high: int | None, *, default: int, text: str, **more: Any) -> Field:
+def integer(name: str, low: int, high: int | None, *, default: int, text: str = "", **more: Any) -> Field:
     """A stage's field that holds an integer in [low, high]; `high` may be None."""
     return Field(name, "integer", text, default, low, high, **{"effect": "distribution", **more})
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, make_dataclass
+from dataclasses import field, make_dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from llmlab.sampling.fields import Field
+from llmlab.sampling.registry import further_fields, further_fields_of
+from llmlab.sampling.stage import Order
 from llmlab.sampling.stages import FIELDS
 
 #: The type of a field's value in one row, and of its array in a batch.
@@ -37,6 +39,7 @@ _ROW = [
     ("stop_token_ids", tuple[int, ...], field(default=())),
     ("logprob_token_ids", tuple[int, ...], field(default=())),
     ("statistics", bool, field(default=True)),
+    ("extra", Mapping[str, float], field(default_factory=dict)),
 ]
 _Row: Any = make_dataclass("_Row", _ROW, frozen=True)
 
@@ -47,7 +50,8 @@ class SamplingParams(_Row):
     Ranges are the request's to check. `top_k` 0 is off. `seed` is a signed 64-bit integer, `choice` the index among the
     n answers to one request; together with the position they fix the noise. `stop_token_ids` are tokens that end this
     row besides the model's own end tokens, `logprob_token_ids` tokens whose logprobs are recorded at every step.
-    `statistics` is false where nobody asks for logprobs, ranks or entropies, which then cost nothing.
+    `statistics` is false where nobody asks for logprobs, ranks or entropies, which then cost nothing. `extra` holds the
+    values of the fields that further stages own (`llmlab.sampling.registry`), without those at their neutral values.
     """
 
     @classmethod
@@ -56,11 +60,26 @@ class SamplingParams(_Row):
         fields = {name: getattr(request, name) for name in FIELDS}
         named = ("stop_token_ids", "logprob_token_ids")
         tokens = {name: tuple(getattr(request, name, None) or ()) for name in named}
-        return cls(**fields, **tokens, seed=seed, choice=choice)
+        further = {name: getattr(request, name, one.neutral) for name, one in further_fields().items()}
+        # Also fields of a stage that was defined anew since the request was made.
+        further |= getattr(request, "model_extra", None) or {}
+        return cls(**fields, **tokens, seed=seed, choice=choice).changed(**further)
+
+    def changed(self, **values: Any) -> SamplingParams:
+        """These settings with other values of some fields, those of further stages among them."""
+        own = {name: value for name, value in values.items() if name in FIELDS}
+        extra = {**self.extra, **{name: value for name, value in values.items() if name not in FIELDS}}
+        known = further_fields()
+        on = {name: value for name, value in extra.items() if name not in known or value != known[name].neutral}
+        return replace(self, **own, extra=on)
+
+    def value_of(self, one: Field) -> Any:
+        """The value of a field of any stage."""
+        return getattr(self, one.name) if one.name in FIELDS else self.extra.get(one.name, one.neutral)
 
 
 #: The arrays of a batch besides one per numeric field.
-_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched", "statistics")
+_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched", "statistics", "extra")
 #: The most tokens whose logprobs a row can ask for by their ids.
 WATCHED = 20
 # Neither the type checker nor a reader knows the fields by name here: `stages` lists them.
@@ -81,9 +100,16 @@ class SamplerInputs(_Batch):
         choice: int32 [B].
         watched: int32 [B, WATCHED], tokens whose logprobs are recorded; -1 past a row's own.
         statistics: bool [B], whether the statistics of the row's tokens are wanted.
+        extra: name -> one array [B] per field of the stages that an order has beyond the built-in ones. Its entries can
+            be read as attributes too, so that a stage need not know where its fields are held.
     """
 
     __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in self.extra:
+            raise AttributeError(f"no stage of this order has a field {name!r}")
+        return self.extra[name]
 
 
 class History(NamedTuple):
@@ -92,6 +118,9 @@ class History(NamedTuple):
     prompt: Bool[Any, "B V"]  #: the tokens that occur in the prompt
     counts: Int32[Any, "B V"]  #: how often each token was generated, reasoning included
     position: Int32[Any, " B"]  #: how many tokens were generated
+    #: The tokens so far, the prompt's first; what lies from `length` on means nothing. None where no stage reads them.
+    ids: Int32[Any, "B S"] | None = None
+    length: Int32[Any, " B"] | None = None  #: how many tokens there are so far, the prompt's among them
 
 
 def seed_words(seed: int) -> tuple[int, int]:
@@ -101,12 +130,14 @@ def seed_words(seed: int) -> tuple[int, int]:
     return (seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF
 
 
-def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int] = ()) -> SamplerInputs:
+def stack(
+    rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int] = (), order: Order = ()
+) -> SamplerInputs:
     """The rows as numpy arrays, ready to be put on a device; nothing is compiled.
 
     `ends` are the ids of the tokens that end every row; `min_tokens` holds them back, and a row's own. There is no mask
-    yet: a program with grammars replaces `mask` and `masked`. Raises ValueError for a bias or an end outside the
-    vocabulary.
+    yet: a program with grammars replaces `mask` and `masked`. The fields of the stages of `order` beyond the built-in
+    ones are in `extra`. Raises ValueError for a bias or an end outside the vocabulary.
     """
     bias = np.zeros((len(rows), vocab_size), np.float32)
     for row, params in enumerate(rows):
@@ -129,6 +160,7 @@ def stack(rows: Sequence[SamplingParams], *, vocab_size: int, ends: Iterable[int
         mask=None,
         masked=np.zeros(len(rows), bool),
         ends=is_end,
+        extra={one.name: _stacked(one, rows, vocab_size=vocab_size) for one in further_fields_of(order)},
     )
 
 
@@ -150,4 +182,28 @@ def numbers(rows: Sequence[SamplingParams]) -> dict[str, np.ndarray]:
 
 def same_tokens(one: SamplingParams, other: SamplingParams) -> bool:
     """Whether two rows name the same tokens, so that their arrays of `stack` over the vocabulary are equal."""
-    return one.stop_token_ids == other.stop_token_ids and one.logit_bias == other.logit_bias
+    same = one.stop_token_ids == other.stop_token_ids and one.logit_bias == other.logit_bias
+    fields = further_fields()
+    return same and all(
+        one.value_of(fields[name]) == other.value_of(fields[name])
+        for name in {*one.extra, *other.extra}
+        if name in fields and not fields[name].is_scalar
+    )
+
+
+def further(rows: Sequence[SamplingParams], *, among: Iterable[str]) -> dict[str, np.ndarray]:
+    """The numbers of `SamplerInputs.extra` of these rows, for those of its fields that hold numbers."""
+    known = further_fields()
+    fields = [known[name] for name in among if name in known]
+    return {one.name: _stacked(one, rows, vocab_size=0) for one in fields if one.is_scalar}
+
+
+def _stacked(one: Field, rows: Sequence[SamplingParams], *, vocab_size: int) -> np.ndarray:
+    """The values of a further field: numbers [B], or bool [B, V] for sets of tokens."""
+    values = [params.value_of(one) for params in rows]
+    if one.is_scalar:
+        return np.array(values, _TYPES[one.kind][1])
+    found = np.zeros((len(values), vocab_size), bool)
+    for row, tokens in enumerate(values):
+        found[row, list(tokens or ())] = True
+    return found

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Float32, Int32
 
+from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.draw import draw, noise
 from llmlab.sampling.fields import GREEDY
 from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, no_statistics, token_statistics
@@ -145,4 +146,4 @@ def _walk(
     return tuple(lefts)
 
 
-_compiled_walk = jax.jit(_lefts, static_argnames="order")
+_compiled_walk = PerOrder(_lefts)

@@ -38,7 +38,7 @@ class _Row:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._of, name)
-        return None if value is None else lax.dynamic_slice_in_dim(value, self._at, 1, axis=0)
+        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, self._at, 1, axis=0), value)
 
 
 class _Drawn(NamedTuple):

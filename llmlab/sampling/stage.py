@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Inputs: TypeAlias = Any
 #: What the rows have seen so far: a `llmlab.sampling.params.History`.
 Seen: TypeAlias = Any
+#: "logits" moves the logits of single tokens, "mask" forbids tokens whatever their logits, "temperature" scales all
+#: logits, "truncation" removes tokens by their place in the distribution.
+StageKind: TypeAlias = Literal["logits", "mask", "temperature", "truncation"]
 
 
 class Stage(NamedTuple):
@@ -24,14 +27,14 @@ class Stage(NamedTuple):
     removed token has the logit -inf, and no stage brings it back. `apply` imports JAX inside itself, because a
     request, which is made of the stages' fields, must not need it.
 
-    A "temperature" or a "truncation" looks at the logits and its own fields alone, neither at ids nor at the history:
-    where `most` has left a few tokens, the sampler runs the stages after it on those alone.
+    A "temperature" or a "truncation" looks at the logits and its own fields alone, neither at ids nor at what was
+    generated: where `most` has left a few tokens, the sampler runs the stages after it on those alone.
+
+    `llmlab.sampling.define_stage` makes one from a function and checks it.
     """
 
     name: str
-    #: "logits" moves the logits of single tokens, "mask" forbids tokens whatever their logits, "temperature" scales all
-    #: logits, "truncation" removes tokens by their place in the distribution.
-    kind: Literal["logits", "mask", "temperature", "truncation"]
+    kind: StageKind
     fields: tuple[Field, ...]
     active: Callable[[Inputs], Array]  #: [B] bool: the rows that ask for it
     apply: Callable[[Array, Inputs, Seen], Array]  #: [B, V] -> [B, V]
@@ -40,6 +43,12 @@ class Stage(NamedTuple):
     most: Callable[[Inputs], Array] | None = None
     #: Whether of the front of a ranking it leaves what it leaves of it in the whole row; not where it adds up a mass.
     by_front: bool = False
+    #: The stage that it follows where a request asks for it in an order that lacks it, by the name of that order; ""
+    #: stands for all other orders. Without an entry a truncation comes last, a temperature directly before the
+    #: temperature, and any other stage before the first of these.
+    after: tuple[tuple[str, str], ...] = ()
+    #: Whether it reads `history.ids`, the sequence of tokens, which is kept only where an order has such a stage.
+    reads_ids: bool = False
 
 
 Order: TypeAlias = tuple[Stage, ...]

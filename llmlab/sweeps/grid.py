@@ -24,7 +24,7 @@ COMPLETIONS = 16
 SEEDS = 2**31
 
 #: Fields whose value is itself a list, and the type of its items. A list of anything else is a list of values to sweep.
-_LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping}
+_LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping, "dry_sequence_breakers": str}
 #: Fields that cannot be given to a sweep, and why.
 _REFUSED = {"stream": "a sweep waits for its answers", "stream_options": "a sweep waits for its answers"}
 
@@ -191,11 +191,6 @@ def _check_models(names: Sequence[Any], models: Sequence[str]) -> None:
 def _check_orders(orders: Sequence[Any]) -> None:
     if list(orders) == ["llmlab"]:
         return  # the usual case, which need not import the sampler
-    from llmlab.sampling.pipeline import ORDERS
-
-    for order in orders:
-        if order not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
 
 
 def _check_apart(axes: Mapping[str, tuple[Any, ...]], swept: Mapping[str, tuple[Any, ...]]) -> None:

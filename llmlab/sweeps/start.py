@@ -9,7 +9,7 @@ from typing import Any
 
 from llmlab.errors import RequestError
 from llmlab.metrics import Metric
-from llmlab.protocol.arguments import flag, listed
+from llmlab.protocol.arguments import OrderLike, flag, order_or_several
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.request import Request
 from llmlab.sweeps.grid import Grid, build
@@ -23,7 +23,7 @@ def sweep(
     messages: Any,
     *,
     request: Callable[..., Request],
-    order: str | Sequence[str],
+    order: OrderLike,
     n: int | None,
     seed: int | None,
     independent: bool,
@@ -42,7 +42,7 @@ def sweep(
     if not isinstance(resume, Sweep):
         flag("resume", resume)
     flag("independent", independent)
-    order = order if isinstance(order, str) else listed("order", order, of="orders")
+    order = order_or_several("order", order)
     if getattr(messages, "ndim", 0) == 1:
         messages = messages.tolist()  # a frame's column of prompts
     path = target(save)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from llmlab.distributions.flip_points import COLD, LIMITS, Interval, Ranking, Settings, flip_points
+from llmlab.distributions.flip_points import COLD, Interval, Ranking, Settings, flip_points
 from llmlab.distributions.step import CUTS, FIXED, NO_CUTS, cut_settings
 from llmlab.errors import RequestError
 from llmlab.frames.distribution import FLIP_POINTS_COLUMNS
@@ -209,10 +209,17 @@ def test_the_stages_by_kind_are_those_of_the_orders() -> None:
     assert cut_settings(SamplingParams(top_p=0.9, min_p=0.1)) == {"top_p": 0.9, "min_p": 0.1}
 
 
-def test_a_stage_without_a_closed_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    next_token = first_token(FakeBackend(), ChatRequest.build("hello", min_p=0.1))
-    monkeypatch.delitem(LIMITS, "min_p")
-    with pytest.raises(RequestError, match="flip points cannot be computed with min_p") as caught:
-        next_token.flip_points_frame(3)
-    assert caught.value.param == "min_p"
-    assert len(next_token.flip_points_frame(3, min_p=0.0)) == 4
+def test_the_scan_that_serves_any_stage_finds_what_is_computed() -> None:
+    """With a stage in the order that does nothing, the intervals are scanned; the others are in closed form."""
+    next_token = first_token(FakeBackend(), ChatRequest.build("hello", seed=3, temperature=0.9, top_p=0.95))
+    asked = {"order": ["llmlab", "typical_p"]}
+    seen = 0
+    for token in next_token.ranking[:4].tolist():
+        computed = next_token.flip_points_frame(token).set_index(["parameter", "event"])
+        scanned = next_token.flip_points_frame(token, **asked).set_index(["parameter", "event"])
+        assert set(scanned.index) - set(computed.index) == {("typical_p", "kept"), ("typical_p", "drawn")}
+        for at in computed.index:
+            theirs, ours = computed.loc[at, ["low", "high"]], scanned.loc[[at], ["low", "high"]].to_numpy(float)
+            np.testing.assert_allclose(ours, [theirs.to_numpy(float)], rtol=2e-6, atol=2e-5, err_msg=f"{token} {at}")
+            seen += bool(np.isfinite(ours).all())
+    assert seen > 10

@@ -8,6 +8,7 @@ from llmlab.errors import RequestError
 from llmlab.playground.controls import CONTROLS, WITHOUT_CONTROL, controls_for, fields_of, values_of
 from llmlab.protocol.backend import Backend
 from llmlab.protocol.request import ChatRequest, PromptRequest
+from llmlab.sampling.library import LIBRARY_FIELDS
 
 DEFAULTS = {control.name: control.default for control in CONTROLS}
 TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
@@ -19,6 +20,9 @@ EVERYTHING = {
     "response_format": {"type": "json_object"}, "tools": [TOOL], "tool_choice": "none",
     "parallel_tool_calls": False, "chat_template_kwargs": {"deep": [1, None]},
     "context_length_exceeded_behavior": "error",
+    **{name: 0.5 * (one.low + one.high) for name, one in LIBRARY_FIELDS.items() if one.kind == "number"},
+    **{name: 3 for name, one in LIBRARY_FIELDS.items() if one.kind == "integer"},
+    "p_less": 2, "dry_sequence_breakers": ["\n", ":"],
 }  # fmt: skip
 #: Fields that cannot stand beside response_format.
 FILTERS = {"bad_words": ["sorry", '"'], "allowed_token_ids": [1, 2]}
@@ -43,7 +47,7 @@ def test_a_slider_ends_where_the_contract_does(control) -> None:
     for value in (control.low, control.high, control.default):
         cast = float(value) if control.kind == "number" else int(value)
         assert getattr(ChatRequest.build("x", max_tokens=500, **{control.name: cast}), control.name) == cast
-    if control.name not in ("min_tokens",):  # which has no upper end
+    if control.name not in ("min_tokens", "dry_penalty_last_n"):  # which have no upper end
         with pytest.raises(RequestError, match=control.name):
             ChatRequest.build("x", **{control.name: control.high + 1})
 

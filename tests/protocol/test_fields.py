@@ -13,9 +13,11 @@ import pytest
 
 from llmlab.errors import RequestError
 from llmlab.protocol.checks import check_of
-from llmlab.protocol.fields import EXTENSIONS, FIELDS, NO_EFFECT, markdown_table
+from llmlab.protocol.field_table import markdown_table
+from llmlab.protocol.fields import EXTENSIONS, FIELDS, NO_EFFECT
 from llmlab.protocol.request import ChatRequest, PromptRequest
 from llmlab.sampling.fields import Field
+from llmlab.sampling.library import LIBRARY_FIELDS
 from llmlab.sampling.params import SamplerInputs, SamplingParams, stack
 from llmlab.sampling.stages import FIELDS as STAGE_FIELDS
 from llmlab.sampling.stages import ORDERS, STAGES
@@ -85,7 +87,10 @@ def test_every_stage_is_listed_and_owns_its_fields() -> None:
         for stage in order:
             own = named[stage.name.removesuffix("_joint")]
             assert (stage.kind, stage.fields) == (own.kind, own.fields)
-    assert {name for name, field in FIELDS.items() if field.effect == "distribution"} == set(STAGE_FIELDS)
+    assert {name for name, field in FIELDS.items() if field.effect == "distribution"} == {
+        *STAGE_FIELDS,
+        *LIBRARY_FIELDS,
+    }
 
 
 def test_a_row_without_settings_asks_for_no_stage() -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from llmlab.errors import LLMLabError
 from llmlab.protocol.completions_request import CompletionsRequest
 from llmlab.protocol.request import ChatRequest
+from llmlab.sampling.library import LIBRARY_FIELDS
 from llmlab.serve import openapi
 from llmlab.serve.app import create_app
 from llmlab.serve.routes import ROUTES
@@ -49,7 +50,7 @@ def accepted(**fields):
 
 
 def test_every_field_is_there_and_no_other():
-    assert set(FIELDS) == set(ChatRequest.model_fields) and len(NUMBERS) == 14
+    assert set(FIELDS) == set(ChatRequest.model_fields) and len(NUMBERS) == 14 + len(LIBRARY_FIELDS)
     jsonschema.Draft202012Validator.check_schema(REQUEST)
     assert all(field["description"] for field in FIELDS.values())
 

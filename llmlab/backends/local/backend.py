@@ -289,12 +289,12 @@ class LocalBackend(LoadedModel, LogitsBackend):
         return self._start(request, order="llmlab", statistics=request.logprobs)
 
     def _start(self, request: Request, *, order: str, statistics: bool) -> LocalStream:
-        self.check_order(order)
         prompt = self.render(request)
         grammar = self.grammar(request, prompt)
         budget = self.token_budget(request, len(prompt))
         seed = request.seed if request.seed is not None else draw_seed()
         first = replace(self.sampling_params(request, seed=seed), statistics=statistics)
+        self.check_order(order, first)
         params = [replace(first, choice=i) for i in range(request.n)]
         which = self.adapter(request.model)
         rows = [

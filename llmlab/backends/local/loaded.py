@@ -21,8 +21,9 @@ from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.protocol.completion import Header
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
+from llmlab.sampling.orders import asks, order_key, placed
 from llmlab.sampling.params import SamplingParams
-from llmlab.sampling.pipeline import ORDERS
+from llmlab.sampling.repetition import BREAKERS, DRY
 from llmlab.text.segments import Segmenter, prompt_tail
 from llmlab.text.stops import StopMatcher
 from llmlab.text.template import ChatTemplate
@@ -58,6 +59,7 @@ class LoadedModel:
         self.token_names: Mapping[int, str] = {i: tokenizer.name(i) for i in unspelled}
         self.delimiters = template.format.controls(self.token_names)
         self.end_ids = engine.ends
+        self._broken: tuple[tuple[str, ...], tuple[int, ...]] | None = None
         switches = {"enable_thinking": False, "reasoning_effort": template.has_switch("reasoning_effort")}
         self.unsupported = frozenset(n for n, has in switches.items() if not has and template.thinking_switch is None)
 
@@ -169,7 +171,20 @@ class LoadedModel:
             RequestError: a field names a token that is not in the vocabulary.
         """
         self._check_tokens(request)
-        return SamplingParams.of(request, seed=seed, choice=choice)
+        params = SamplingParams.of(request, seed=seed, choice=choice)
+        if not asks(DRY, params):
+            return params
+        texts = params.extra.get("dry_sequence_breakers", BREAKERS)
+        return params.changed(dry_sequence_breakers=self._breakers(texts))
+
+    def _breakers(self, texts: tuple[str, ...]) -> tuple[int, ...]:
+        """The tokens that hold one of the texts; those of the last texts are kept, because every choice asks again."""
+        if self._broken is not None and self._broken[0] == texts:
+            return self._broken[1]
+        wanted = [text.encode() for text in texts]
+        found = tuple(i for i, raw in enumerate(self.token_bytes) if raw and any(text in raw for text in wanted))
+        self._broken = texts, found
+        return found
 
     def grammar(self, request: Request, prompt: np.ndarray) -> Grammar | None:
         """Returns the grammar that answers to the request must follow; None where they are free.
@@ -216,10 +231,9 @@ class LoadedModel:
             param=param,
         )
 
-    def check_order(self, order: str) -> None:
-        """Raises RequestError where the sampler has no order of stages with this name."""
-        if not isinstance(order, str) or order not in ORDERS:
-            raise RequestError(f"order must be one of {', '.join(ORDERS)}, got {order!r}", param="order")
+    def check_order(self, order: str, params: SamplingParams) -> None:
+        """Raises RequestError where the sampler has no such order, or it lacks a stage that a row asks for."""
+        placed(order_key(order), [params])
 
     def header(self, request: Request, prompt: np.ndarray, *, seed: int, order: str) -> Header:
         """Returns what is known of an answer before its first token, with a new id."""

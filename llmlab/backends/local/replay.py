@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,10 +25,12 @@ from llmlab.grammar.matcher import Grammar, fill_masks
 from llmlab.protocol.backend import Candidates, GivenTokens, Scoring
 from llmlab.protocol.completion import Completion, Delta, Timing
 from llmlab.protocol.request import Request
+from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, logprobs_and_entropy
+from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, stack
-from llmlab.sampling.pipeline import ORDERS, process
+from llmlab.sampling.pipeline import process
 from llmlab.text.stops import StopMatcher
 
 __all__ = ["continue_from", "grammar_masks", "next_candidates", "score_all"]
@@ -141,11 +142,12 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
     except RequestError:
         return None
     row, V = start.row(GivenTokens(0, ids)), model.engine.config.vocab_size
-    inputs = stack([row.params], vocab_size=V, ends=model.end_ids)
+    order = placed(start.order, [row.params])
+    inputs = stack([row.params], vocab_size=V, ends=model.end_ids, order=order_of(order))
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
-    history = history_of(start.prompt, ids, vocab_size=V)
+    history = history_of(start.prompt, ids, vocab_size=V, order=order_of(order))
     raw, processed = _logprobs(
-        model.engine.next_logits(row.given, adapter=row.adapter)[None, :], inputs, history, order=start.order
+        model.engine.next_logits(row.given, adapter=row.adapter)[None, :], inputs, history, order=order
     )
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[:V].astype(bool)
     allowed[list(model.end_ids)] &= len(ids) >= start.request.min_tokens
@@ -154,10 +156,10 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
     return Candidates(best.astype(np.int32), raw[best], processed[best]) if len(best) else None
 
 
-@partial(jax.jit, static_argnames="order")
+@PerOrder
 def _logprobs(logits: Array, inputs: SamplerInputs, history: History, *, order: str) -> tuple[Array, Array]:
     """The logprobs [V] of the raw and of the processed distribution, from logits [1, V]."""
-    final = process(logits, inputs, history, order=ORDERS[order])
+    final = process(logits, inputs, history, order=order_of(order))
     return logprobs_and_entropy(logits)[0][0], logprobs_and_entropy(final)[0][0]
 
 
@@ -188,7 +190,7 @@ class _Start(NamedTuple):
 
     @classmethod
     def of(cls, model: LoadedModel, request: Request, *, seed: int, order: str) -> _Start:
-        model.check_order(order)
+        model.check_order(order, model.sampling_params(request, seed=seed))
         prompt = model.render(request)
         return cls(model, request, prompt, model.grammar(request, prompt), seed, order)
 

@@ -20,6 +20,7 @@ from llmlab.backends.remote.omissions import EMPTY, REFUSALS, Search, shape_of, 
 from llmlab.backends.remote.said import named_fields
 from llmlab.errors import EngineError, LLMLabError, RequestError
 from llmlab.protocol.request import ChatRequest, Request
+from llmlab.sampling.registry import further_stages
 from llmlab.sampling.stages import STAGES
 
 #: A note; it also makes `stream` move the logprobs to the columns they belong to.
@@ -218,7 +219,7 @@ def _changes_distribution(request: Request) -> bool:
     """Whether the request's sampling fields make the processed distribution differ from the model's own."""
     return any(
         getattr(request, field.name) != field.neutral
-        for stage in STAGES
+        for stage in (*STAGES, *further_stages())
         if stage.kind != "mask"
         for field in stage.fields
     )
