@@ -230,14 +230,14 @@ class Engine:
     ) -> None:
         """Compiles the programs for every shape the engine can meet; `progress` is called with (done, total)."""
         widths = {length: self._lanes.allowed_widths(length) for length in self.lengths}
-        visits = [
+        every = [
             *visits(self.programs, widths=widths, orders=orders),
             *shared_visits(self.programs, lengths=self.lengths, widths=self._lanes.shared_widths, orders=orders),
         ]
-        for done, visit in enumerate(visits):
+        for done, visit in enumerate(every):
             self._call(visit)
             if progress:
-                progress(done + 1, len(visits))
+                progress(done + 1, len(every))
 
     def close(self) -> None:
         """Ends the driver thread and frees the weights; unfinished rows and later submissions get an EngineError."""
