@@ -29,6 +29,7 @@ def load(
     token: str | None = None,
     adapter: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    attention: str = "auto",
     quiet: bool = False,
 ) -> Lab:
     """Loads a model into this process, shows what it runs on, and returns a lab of it.
@@ -63,6 +64,9 @@ def load(
         adapter: a LoRA adapter, which is merged into the weights: a folder as peft saves it, or a hub repository.
         adapters: name -> a LoRA adapter beside the weights, so that the model and its adapters answer in one lab:
             `model=` of a request, or of a sweep, is the name of one of them, or the model's own (`lab.backend.models`).
+        attention: "plain" is XLA's own products, on every device. "kernel" is a kernel that reads only what is filled
+            of the cache, on one CUDA GPU or TPU. "auto" is what was measured to be best: "plain" so far, because no GPU
+            or TPU was measured; `llmlab bench --parts attention` compares both on yours.
         quiet: show no banner.
 
     Raises:
@@ -98,6 +102,7 @@ def load(
             token=token,
             adapter=adapter,
             adapters=adapters,
+            attention=attention,
             progress=tell,
         )
     lab = Lab(backend)
@@ -155,7 +160,7 @@ def connect(
     from llmlab.backends.remote.backend import RemoteBackend
     from llmlab.backends.remote.fleet import Fleet
 
-    here = sorted(set(options) & {"dtype", "max_context", "slots", "mesh", "chat_template", "revision"})
+    here = sorted(set(options) & {"dtype", "max_context", "slots", "mesh", "chat_template", "revision", "attention"})
     if here:
         raise RequestError(
             f"{here[0]} is for a model that llmlab.load runs in this process; an endpoint was started with its own",
