@@ -13,7 +13,7 @@ from flax import nnx
 
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
-from llmlab.models.families import build_model, empty_cache, read_config
+from llmlab.models.families import build_model, read_config
 from llmlab.models.kv.attend import HIDDEN, Scores, Sight, Sums, divided
 from llmlab.models.kv.dense import DenseCache, KernelCache
 from llmlab.models.kv.joined import Joined, Prefix
@@ -57,10 +57,9 @@ def result(sums):
 CASES = [
     (2, 7, 64, 128, jnp.float32, None, 2e-6),
     (1, 3, 80, 1024, jnp.float32, 1.5, 2e-6),
-    (2, 1, 96, 64, jnp.float32, None, 2e-6),
-    (1, 8, 256, 512, jnp.float32, None, 2e-6),
+    (2, 1, 96, 64, jnp.float16, None, 2e-3),
     (1, 4, 128, 256, jnp.bfloat16, 2.0, 2e-2),
-    (1, 5, 8, 32, jnp.float16, None, 2e-3),
+    (1, 8, 256, 32, jnp.float32, None, 2e-6),
 ]
 
 
@@ -125,15 +124,21 @@ def lowered(kernel, platform, *, heads, queries, size, room, dtype, batch=4):
 
 
 @pytest.mark.parametrize(
-    "heads, queries, size, room",
-    [(2, 7, 64, 1024), (8, 4, 128, 4096), (1, 8, 256, 256), (2, 3, 80, 128), (2, 2 * 512, 96, 2048)],
+    "heads, queries, size, room, dtype",
+    [
+        (2, 7, 64, 1024, jnp.float32),
+        (8, 4, 128, 4096, jnp.bfloat16),
+        (1, 8, 256, 256, jnp.float32),
+        (2, 3, 80, 128, jnp.float16),
+        (2, 2 * 512, 96, 2048, jnp.bfloat16),
+    ],
     ids=lambda x: str(x),
 )
-def test_it_lowers_for_its_device(heads, queries, size, room):
+def test_it_lowers_for_its_device(heads, queries, size, room, dtype):
+    """A step's queries, and a prompt's piece. A TPU has no float16."""
     shape = {"heads": heads, "queries": queries, "size": size, "room": room}
-    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
-        assert "xla.gpu.triton" in lowered(gpu_sums, "cuda", dtype=dtype, **shape)
-    for dtype in (jnp.float32, jnp.bfloat16):
+    assert "xla.gpu.triton" in lowered(gpu_sums, "cuda", dtype=dtype, **shape)
+    if dtype != jnp.float16:
         assert "tpu_custom_call" in lowered(tpu_sums, "tpu", dtype=dtype, **shape)
 
 
@@ -154,7 +159,7 @@ def test_each_device_gets_its_own():
 def test_a_cache_whose_length_has_no_blocks_is_refused():
     q, keys, values = drawn(np.random.default_rng(0), 1, 1, 1, 16, 24)
     with pytest.raises(ValueError, match="24"):
-        gpu_sums(q, keys, values, np.zeros((1, 1), np.int32), np.ones((1, 1), np.int32), interpret=True)
+        gpu_sums(q, keys, values, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32), interpret=True)
 
 
 def test_who_sees_nothing_gets_a_number_and_counts_for_nothing():
@@ -169,50 +174,47 @@ def test_who_sees_nothing_gets_a_number_and_counts_for_nothing():
         assert not np.asarray(divided(sums, queries, scores)).any()
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gpt_oss"])
-def test_a_decoder_says_the_same_by_kernel(family):
-    """Windows and softcaps, sinks; a piece of a prompt, then steps, over whole rows and over a prefix."""
-    config = read_config(tiny_config(family))
-    graph, weights = nnx.split(build_model(config, rngs=nnx.Rngs(0)))
-    model = nnx.merge(graph, jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, weights))
-    by_kernel = replace(config, attention_kernel=True)
-    rng = np.random.default_rng(2)
-    prompt, steps = 13, 2
-    ids = rng.integers(0, 256, (3, prompt + steps)).astype(np.int32)
-    ids[:2, :prompt] = ids[0, :prompt]
+def test_a_pass_gives_the_same_by_kernel():
+    """Several new tokens, through a window and with sinks, over a prefix and a row's own; one row has no prefix."""
+    rng = np.random.default_rng(4)
+    width, new, heads, key_heads, size, room, count = 3, 2, 4, 2, 8, 32, 11
 
-    def at(start, stop, rows=3):
-        return jnp.broadcast_to(jnp.arange(start, stop, dtype=jnp.int32)[None], (rows, stop - start))
+    def cache(kind, rows, filled):
+        k, v = (jnp.asarray(rng.normal(size=(rows, key_heads, *shape)), jnp.float32) for shape in ((8, 32), (32, 8)))
+        return kind((k,), (v,), jnp.zeros((rows, room))).truncated(jnp.asarray(filled, jnp.int32))
 
-    call = jax.jit(lambda ids, at, over: model(ids, at, over))
-    whole = empty_cache(config, batch=3, length=32, dtype=jnp.float32)
-    own = empty_cache(by_kernel, batch=3, length=32, dtype=jnp.float32)
-    one = empty_cache(by_kernel, batch=1, length=16, dtype=jnp.float32)
-    assert type(whole) is DenseCache and type(own) is KernelCache and isinstance(own, SharedCache)
-    expected, whole = call(jnp.asarray(ids[:, :prompt]), at(0, prompt), whole)
-    found, own = call(jnp.asarray(ids[:, :prompt]), at(0, prompt), own)
-    np.testing.assert_allclose(found, expected, atol=2e-5)
-    _, one = call(jnp.asarray(ids[:1, :prompt]), at(0, prompt, rows=1), one)
-    own = own.truncated(jnp.array([0, 0, prompt], jnp.int32))
-    shared = jnp.array([prompt, prompt, 0], jnp.int32)
-    for step in range(prompt, prompt + steps):
-        token = jnp.asarray(ids[:, step : step + 1])
-        expected, whole = call(token, at(step, step + 1), whole)
-        found, own = call(token, at(step, step + 1), Joined(own, Prefix(one, jnp.int32(prompt)), shared))
-        np.testing.assert_allclose(found, expected, atol=2e-5)
-    assert type(own) is KernelCache
+    shared, written = np.array([count, count, 0], np.int32), np.array([5, 0, 9], np.int32)
+    scores = Scores(scale=0.4, window=9, softcap=4.0, sinks=jnp.array([0.5, -1.0, 3.0, 0.0]))
+    q, k, v = (
+        jnp.asarray(rng.normal(size=(width, new, each, size)), jnp.float32) for each in (heads, key_heads, key_heads)
+    )
+    positions = jnp.asarray((shared + written)[:, None] + np.arange(new)[None], jnp.int32)
+
+    @jax.jit
+    def run(own, prefix):
+        over = Joined(own, Prefix(prefix, jnp.int32(count)), jnp.asarray(shared)).begin(positions)
+        return over.attend(0, q, k, v, scores=scores), over.cache_after()
+
+    found = []
+    for kind in (DenseCache, KernelCache):
+        rng = np.random.default_rng(5)
+        out, after = run(cache(kind, width, written), cache(kind, 1, [count + 3]))
+        assert type(after) is kind and isinstance(after, SharedCache)
+        found.append([out, *jax.tree.leaves(after)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
 def test_an_engine_by_kernel_makes_the_plain_engine_s_tokens():
-    """Greedy, several rows of one prompt (a shared prefix) and one of its own; of random weights, margins are wide."""
-    config = read_config(tiny_config())
+    """Greedy, rows of two prompts side by side; of weights as large as these, margins are wide."""
+    config = read_config(tiny_config(num_hidden_layers=1))
     graph, weights = nnx.split(build_model(config, rngs=nnx.Rngs(0)))
     model = nnx.merge(graph, jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, weights))
     rng = np.random.default_rng(3)
-    prompts = [rng.integers(0, 256, 40).astype(np.int32)] * 3 + [rng.integers(0, 256, 5).astype(np.int32)]
+    prompts = [rng.integers(0, 256, 20).astype(np.int32)] + [rng.integers(0, 256, 5).astype(np.int32)]
     found = []
     for kernel in (False, True):
-        engine = Engine(replace(config, attention_kernel=kernel), model, slots=4, max_context=128)
+        engine = Engine(replace(config, attention_kernel=kernel), model, slots=2, max_context=128)
         rows = [Row(one, SamplingParams(temperature=0.0, seed=1), budget=6, ignore_ends=True) for one in prompts]
         made = [[] for _ in rows]
         for block in engine.submit(rows):

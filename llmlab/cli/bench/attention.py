@@ -92,7 +92,7 @@ def _run(
     scores = Scores(config.scale_of(0), window=config.window_of(0), softcap=config.attention_softcap)
     positions = jnp.full((q.shape[0], 1), at, jnp.int32)
 
-    def step(_: int, state: tuple[Any, Array]) -> tuple[Any, Array]:
+    def step(_: Any, state: tuple[Any, Array]) -> tuple[Any, Array]:
         cache, out = state
         over = cache.begin(positions)
         # The next step's queries depend on this one's result, so that none is left out.

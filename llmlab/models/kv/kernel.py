@@ -32,7 +32,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from llmlab.models.kv.attend import Scores, Sight, Sums
 from llmlab.models.kv.kernel_gpu import gpu_sums
@@ -57,15 +57,36 @@ def kernel_sums(
     q = (q * scores.scale).astype(q.dtype)
     q = jnp.transpose(q.reshape(batch, length, kv_heads, groups, size), (0, 2, 3, 1, 4))
     first = jnp.zeros_like(sight.at) if scores.window is None else jnp.maximum(sight.at - scores.window + 1, 0)
-    weighed, most, total = jax.lax.platform_dependent(
+    return _sums(
         q.reshape(batch, kv_heads, groups * length, size),
         keys,
         values,
         jnp.tile(first, (1, groups)),
         jnp.tile(jnp.minimum(sight.end, values.shape[2]), (1, groups)),
-        cuda=partial(gpu_sums, softcap=scores.softcap),
-        tpu=partial(tpu_sums, softcap=scores.softcap),
-        default=partial(gpu_sums, softcap=scores.softcap, interpret=True),
+        softcap=scores.softcap,
+    )
+
+
+@partial(jax.jit, static_argnames="softcap")  # so that it is traced once, and not for every layer
+def _sums(
+    q: Float[Array, "B K Q H"],
+    keys: Float[Array, "B K H S"],
+    values: Float[Array, "B K S V"],
+    first: Int32[Array, "B Q"],
+    end: Int32[Array, "B Q"],
+    *,
+    softcap: float | None,
+) -> Sums:
+    """The sums by the kernel of the platform that the program is compiled for."""
+    sums: Sums = jax.lax.platform_dependent(
+        q,
+        keys,
+        values,
+        first,
+        end,
+        cuda=partial(gpu_sums, softcap=softcap),
+        tpu=partial(tpu_sums, softcap=softcap),
+        default=partial(gpu_sums, softcap=softcap, interpret=True),
     )
     # Where nothing is seen; the lowest maximum leaves it out of what it is joined with.
-    return Sums(weighed, most, jnp.where(total == 0, 1.0, total))
+    return sums._replace(total=jnp.where(sums.total == 0, 1.0, sums.total))
