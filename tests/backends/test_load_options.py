@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import llmlab
 from llmlab.backends.local.load_options import CACHE_SHARE, by_kernel, check_context, check_options, plan_context
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.models.config import Latent, ModelConfig, Rope
@@ -142,3 +143,10 @@ def test_a_kernel_is_for_the_devices_it_was_made_for() -> None:
 def test_an_attention_that_is_unknown_is_refused() -> None:
     with pytest.raises(RequestError, match="'flash'"):
         check_options(dtype=None, max_context=None, slots=None, attention="flash")
+
+
+def test_a_kernel_is_refused_before_any_weight_is_read(tmp_path) -> None:
+    folder = tiny_checkpoint(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match=r"attention='kernel'.*\(cpu\)"):
+        llmlab.load(folder, attention="kernel", quiet=True)

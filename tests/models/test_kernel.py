@@ -216,10 +216,12 @@ def test_an_engine_by_kernel_makes_the_plain_engine_s_tokens():
     for kernel in (False, True):
         engine = Engine(replace(config, attention_kernel=kernel), model, slots=2, max_context=128)
         rows = [Row(one, SamplingParams(temperature=0.0, seed=1), budget=6, ignore_ends=True) for one in prompts]
-        made = [[] for _ in rows]
-        for block in engine.submit(rows):
-            for piece in block:
-                made[piece.row].extend(np.asarray(piece.tokens).tolist())
+        beside = [piece for block in engine.submit(rows) for piece in block]
+        alone = [piece for block in engine.submit(rows[:1]) for piece in block]
         engine.close()
-        found.append(made)
-    assert found[0] == found[1] and all(len(each) == 6 for each in found[0])
+        found.append([np.concatenate([each.tokens for each in beside if each.row == row]) for row in range(2)])
+        both = [[each for each in pieces if each.row == 0] for pieces in (beside, alone)]
+        for ours, theirs in zip(*(np.concatenate([x.figures.logprob for x in part]) for part in both), strict=True):
+            np.testing.assert_array_equal(ours, theirs)  # to the bit
+    np.testing.assert_array_equal(*found)
+    assert np.shape(found) == (2, 2, 6)
