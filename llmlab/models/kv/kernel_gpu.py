@@ -17,8 +17,8 @@ from llmlab.models.kv.kernel_block import Running, in_sight, nothing_seen, with_
 
 #: The programs that are to run side by side at least: about two for each multiprocessor of a large GPU.
 PROGRAMS = 256
-#: The most parts that the positions of one row are divided into.
-PARTS = 16
+#: The most parts that the positions of one row are divided into. One row of few key heads needs many.
+PARTS = 64
 #: The bytes of one block of keys. Two stages of keys and values then fit into the shared memory of every GPU since
 #: Turing (64 kB).
 BLOCK_BYTES = 16 * 1024
