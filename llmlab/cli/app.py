@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Option(help="demo, a checkpoint folder, or a Hugging Face repository.")]
+Attention = Annotated[str, typer.Option(help="auto, plain, or kernel (CUDA GPUs and TPUs).")]
 Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the same answers.")]
 
 
@@ -192,6 +193,7 @@ def serve(
         list[str] | None,
         typer.Option(help="MODULE:NAME: a stage of the sampler made by define_stage, whose fields requests may set."),
     ] = None,
+    attention: Attention = "auto",
     warmup: Annotated[bool, typer.Option(help="Compile all programs before the first request.")] = True,
     mesh: Annotated[
         str | None, typer.Option(help="'auto': spread the model over all devices, also those of other processes.")
@@ -235,6 +237,7 @@ def serve(
         mesh=mesh,
         chat_template=chat_template,
         adapters=adapters or None,
+        attention=attention,
         quiet=True,
     )
     assert sock is not None
@@ -278,6 +281,7 @@ def bench(
     tokens: Annotated[int, typer.Option(min=2, help="The number of generated tokens per row.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="The number of runs; the median counts.")] = 3,
     dtype: Annotated[str | None, typer.Option(help="As in llmlab serve.")] = None,
+    attention: Attention = "auto",
     parts: Annotated[str | None, typer.Option(help="What to measure, separated by commas; by default all.")] = None,
     peers: Annotated[bool, typer.Option("--peers", help="Also run the same checkpoint in other programs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -285,17 +289,18 @@ def bench(
     """Measure what this device can do, and what share of it loading, decoding, sampling and a notebook's work reach."""
     from llmlab.cli.bench import parts as measuring
     from llmlab.cli.bench import report
-    from llmlab.cli.bench.subject import Options, check
+    from llmlab.cli.bench.subject import Options, check, counts
 
     chosen = tuple(parts.split(",")) if parts else tuple(measuring.PARTS)
     if unknown := [name for name in chosen if name not in (*measuring.PARTS, *measuring.WITH_PEERS)]:
         _fail(f"--parts: there is no {unknown[0]!r}; there are {', '.join(measuring.PARTS)}", code=2)
-    check(model, dtype=dtype, peers=peers)
+    check(model, dtype=dtype, peers=peers, attention=attention)
     options = Options(
         model=model,
         dtype=dtype,
-        rows=_counts("--rows", rows),
-        contexts=_counts("--contexts", contexts),
+        attention=attention,
+        rows=counts("--rows", rows),
+        contexts=counts("--contexts", contexts),
         prompt=prompt,
         tokens=tokens,
         repeats=repeats,
@@ -320,17 +325,6 @@ def _adapters(given: Iterable[str]) -> dict[str, str]:
             _fail(f"--adapter names {name!r} twice: {found[name]} and {folder}", code=2)
         found[name] = folder
     return found
-
-
-def _counts(option: str, text: str) -> tuple[int, ...]:
-    """Positive integers that are separated by commas."""
-    try:
-        counts = tuple(int(count) for count in text.split(","))
-    except ValueError:
-        counts = ()
-    if not counts or min(counts) < 1:
-        _fail(f"{option} must be positive integers separated by commas, got {text!r}", code=2)
-    return counts
 
 
 @app.command()

@@ -29,6 +29,7 @@ def load(
     token: str | None = None,
     adapter: str | Path | None = None,
     adapters: Mapping[str, str | Path] | None = None,
+    attention: str = "auto",
     draft: int | None = None,
     quiet: bool = False,
 ) -> Lab:
@@ -64,6 +65,9 @@ def load(
         adapter: a LoRA adapter, which is merged into the weights: a folder as peft saves it, or a hub repository.
         adapters: name -> a LoRA adapter beside the weights, so that the model and its adapters answer in one lab:
             `model=` of a request, or of a sweep, is the name of one of them, or the model's own (`lab.backend.models`).
+        attention: "plain" is XLA's own products, on every device. "kernel" is a kernel that reads only what is filled
+            of the cache, on one CUDA GPU or TPU. "auto" is what was measured to be best: "plain" so far, because no GPU
+            or TPU was measured; `llmlab bench --parts attention` compares both on yours.
         draft: how many tokens, 1 to 16, are guessed at a time, as what followed the last two tokens where they occurred
             before in the text (prompt lookup). One pass of the model reads the guesses, and each is kept iff it is the
             token that would have been drawn: a seed gives the same tokens, up to the rounding of a pass over several.
@@ -105,6 +109,7 @@ def load(
             token=token,
             adapter=adapter,
             adapters=adapters,
+            attention=attention,
             draft=draft,
             progress=tell,
         )
@@ -163,7 +168,8 @@ def connect(
     from llmlab.backends.remote.backend import RemoteBackend
     from llmlab.backends.remote.fleet import Fleet
 
-    here = sorted(set(options) & {"dtype", "max_context", "slots", "mesh", "chat_template", "revision", "draft"})
+    own = {"dtype", "max_context", "slots", "mesh", "chat_template", "revision", "attention", "draft"}
+    here = sorted(set(options) & own)
     if here:
         raise RequestError(
             f"{here[0]} is for a model that llmlab.load runs in this process; an endpoint was started with its own",

@@ -123,6 +123,7 @@ class ModelConfig:
 
     Args:
         kv_copies: how often each key head is held; more than once where a mesh has more devices than there are.
+        attention_kernel: the cache is read by a kernel that was written for the device (`models.kv.kernel`).
         rope: how queries and keys are rotated; of the layers with the longest sight where layers differ.
         ropes: one for each layer where layers differ, None for a layer that does not rotate; () is `rope` in each.
         windows: for each layer the number of tokens that a token sees, itself included, None for all; () is all.
@@ -161,6 +162,7 @@ class ModelConfig:
     head_dim: int
     max_position: int
     kv_copies: int = 1
+    attention_kernel: bool = False
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
     rope: Rope = Rope()

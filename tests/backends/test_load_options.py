@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from llmlab.backends.local.load_options import CACHE_SHARE, check_context, plan_context
+import llmlab
+from llmlab.backends.local.load_options import CACHE_SHARE, by_kernel, check_context, check_options, plan_context
 from llmlab.errors import ContextLengthError, RequestError
-from llmlab.models.config import ModelConfig, Rope
+from llmlab.models.config import Latent, ModelConfig, Rope
 from llmlab.protocol.request import ChatRequest
 from llmlab.testing import tiny_checkpoint
 
@@ -100,3 +104,49 @@ def test_a_model_that_is_served_says_how_much_context_it_got(monkeypatch, tmp_pa
     with pytest.raises(ContextLengthError, match="context of 1024"):
         backend.complete(ChatRequest.build("x" * 1100))
     backend.close()
+
+
+def device(platform: str, *, version: str = "", capability: str = "") -> SimpleNamespace:
+    """What JAX says of a device."""
+    client = SimpleNamespace(platform_version=version)
+    return SimpleNamespace(platform=platform, device_kind="X", client=client, compute_capability=capability)
+
+
+A100 = device("gpu", version="cuda 12090", capability="8.0")
+LATENT = Latent(rank=8, query_rank=0, plain=4, rotated=4, value=8)
+
+
+@pytest.mark.parametrize("attention", ["auto", "plain"])
+def test_the_plain_product_is_what_every_device_gets(attention: str) -> None:
+    for one in (device("cpu"), device("tpu"), A100):
+        assert not by_kernel(attention, shape(2, 2, 64, 128), device=one, dtype="float16", mesh=object())
+
+
+def test_a_kernel_is_for_the_devices_it_was_made_for() -> None:
+    config = shape(2, 2, 64, 128)
+    for one in (A100, device("tpu")):
+        assert by_kernel("kernel", config, device=one, dtype="bfloat16")
+    refused = [
+        ({"device": device("cpu")}, "cpu"),
+        ({"device": device("gpu", version="PJRT, rocm 60300", capability="gfx90a")}, "CUDA"),
+        ({"device": device("gpu", version="cuda 12090", capability="7.5")}, "7.5"),
+        ({"device": device("tpu"), "dtype": "float16"}, "bfloat16"),
+        ({"config": replace(config, latent=LATENT)}, "latent"),
+        ({"mesh": object()}, "mesh"),
+    ]
+    for changed, word in refused:
+        with pytest.raises(RequestError, match=word) as error:
+            by_kernel("kernel", **{"config": config, "device": A100, "dtype": "float32", **changed})
+        assert error.value.param == "attention" and "plain" in error.value.message
+
+
+def test_an_attention_that_is_unknown_is_refused() -> None:
+    with pytest.raises(RequestError, match="'flash'"):
+        check_options(dtype=None, max_context=None, slots=None, attention="flash")
+
+
+def test_a_kernel_is_refused_before_any_weight_is_read(tmp_path) -> None:
+    folder = tiny_checkpoint(tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match=r"attention='kernel'.*\(cpu\)"):
+        llmlab.load(folder, attention="kernel", quiet=True)

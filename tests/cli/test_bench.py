@@ -17,6 +17,7 @@ from llmlab.checkpoints.load import load_model
 from llmlab.checkpoints.opened import open_checkpoint
 from llmlab.cli.app import app
 from llmlab.cli.bench import ceilings, parts, peers, report
+from llmlab.cli.bench.attention import compare
 from llmlab.cli.bench.contenders.gguf_file import write_gguf
 from llmlab.cli.bench.decode import Work, ideal
 from llmlab.cli.bench.figures import Figure, ceilings_of, from_line, in_turn, to_line
@@ -50,6 +51,7 @@ def test_the_command_prints_each_figure_and_its_json():
     [
         "decode",
         "scoring",
+        "attention",
         *(pytest.param(one, marks=pytest.mark.slow) for one in ("many", "turns", "mixed", "structured")),
     ],
 )
@@ -59,6 +61,14 @@ def test_a_part_measures_something_or_says_why_not(name):
     assert all(one.note if one.value is None else np.isfinite(one.value) and one.value >= 0 for one in figures)
 
 
+def test_attention_is_compared_by_time_and_by_what_it_gives():
+    """Here the kernel runs in interpret mode, which the part itself does not do."""
+    config = read_config(SHAPES["tiny"])
+    took, apart, read = compare(config, "float32", rows=2, context=20, room=32, repeats=1)
+    assert set(took) == {"plain", "kernel"} and min(took.values()) > 0
+    assert apart < 1e-5 and read == 2 * 2 * 20 * 2 * 16 * 4
+
+
 def test_what_is_asked_for_wrongly_is_one_line():
     for asked, word in (
         (["--rows", "1,x"], "1,x"),
@@ -66,6 +76,7 @@ def test_what_is_asked_for_wrongly_is_one_line():
         (["--parts", "speed"], "'speed'"),
         (["--model", "shape:huge"], "'huge'"),
         (["--dtype", "float8"], "'float8'"),
+        (["--attention", "flash"], "'flash'"),
         (["--dtype", "int8", "--model", "shape:tiny"], "int8"),
         (["--dtype", "int8", "--peers"], "int8"),
     ):

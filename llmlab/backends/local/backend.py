@@ -18,7 +18,7 @@ from llmlab.backends.local.adapters import open_adapters, untied
 from llmlab.backends.local.devices import device_facts, free_memory, own_devices
 from llmlab.backends.local.dtypes import choose_dtypes
 from llmlab.backends.local.kept_programs import keep_programs
-from llmlab.backends.local.load_options import CACHE_SHARE, check_context, check_options, plan_context
+from llmlab.backends.local.load_options import CACHE_SHARE, by_kernel, check_context, check_options, plan_context
 from llmlab.backends.local.loaded import LoadedModel, draw_seed
 from llmlab.backends.local.meshes import chosen_mesh, mesh_named, mesh_order
 from llmlab.backends.local.processes import team_for
@@ -62,6 +62,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         token: str | None = None,
         adapter: str | Path | None = None,
         adapters: Mapping[str, str | Path] | None = None,
+        attention: str = "auto",
         draft: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> LocalBackend:
@@ -85,6 +86,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
             token: an access token of the hub, for private and gated repositories.
             adapter: a LoRA adapter to merge into the weights: a folder as peft saves it, or a hub repository.
             adapters: name -> an adapter that lies beside the weights: a request names it as its `model`.
+            attention: "plain", "kernel" or "auto", see `load_options.ATTENTIONS`.
             draft: how many tokens are guessed at a time from what a text has said before; by default none.
             progress: is told (bytes of weights loaded, bytes in total).
 
@@ -96,7 +98,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         """
         given: dict[str, Any] = {
             "dtype": dtype, "max_context": max_context, "slots": slots, "revision": revision, "adapter": adapter,
-            "adapters": adapters, "draft": draft,
+            "adapters": adapters, "attention": attention, "draft": draft,
         }  # fmt: skip
         own: dict[str, Any] = {"token": token, "progress": progress}
         team = team_for(mesh, lambda order: cls._follow(order, **own)) if mesh is not None else None
@@ -129,6 +131,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         token: str | None,
         adapter: str | Path | None,
         adapters: Mapping[str, str | Path] | None,
+        attention: str,
         draft: int | None,
         progress: Callable[[int, int], None] | None,
         chat_template: str | Path | None = None,
@@ -141,15 +144,17 @@ class LocalBackend(LoadedModel, LogitsBackend):
         from llmlab.checkpoints.load import load_model
         from llmlab.checkpoints.opened import open_checkpoint
 
-        check_options(dtype=dtype, max_context=max_context, slots=slots, draft=draft, mesh=mesh)
+        check_options(dtype=dtype, max_context=max_context, slots=slots, attention=attention, draft=draft, mesh=mesh)
         gc.collect()  # a lab that was dropped may still hold its weights: its results refer to it in a circle
         keep_programs()
         label, path = resolve(name, revision=revision, token=token)
         checkpoint = open_checkpoint(path)
         raw = checkpoint.config
         check_context(read_config(raw), max_context, draft=draft)
-        weights, floats, notes = choose_dtypes(raw, dtype, device=jax.local_devices()[0])
+        device = jax.local_devices()[0]
+        weights, floats, notes = choose_dtypes(raw, dtype, device=device)
         mesh = chosen_mesh(mesh, read_config(raw), dtype=weights)
+        kernel = by_kernel(attention, read_config(raw), device=device, dtype=floats, mesh=mesh)
         own_facts = json.dumps([raw, weights, floats], sort_keys=True, default=str)
         if facts not in (None, own_facts):
             raise CheckpointError(f"{name} has another config.json there, or its devices take another dtype")
@@ -165,7 +170,9 @@ class LocalBackend(LoadedModel, LogitsBackend):
                 adapter=opened.merged,
                 beside=opened.beside,
             )
+        config = replace(config, attention_kernel=kernel)
         notes += opened.notes
+        notes += ("attention is computed by a kernel of this package",) if kernel else ()
         if read_config(raw).tie_word_embeddings != config.tie_word_embeddings:
             raw = untied(raw)
         tokenizer = checkpoint.read_tokenizer()

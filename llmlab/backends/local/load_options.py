@@ -1,4 +1,4 @@
-"""Checks the arguments of `load` before anything large is read: counts, the dtype, memory for pinned slots."""
+"""Checks the arguments of `load` before anything large is read: counts, dtype, attention, memory for pinned slots."""
 
 from __future__ import annotations
 
@@ -10,21 +10,34 @@ from llmlab.errors import RequestError, short
 from llmlab.models.config import ModelConfig
 from llmlab.models.families import cache_bytes
 
-__all__ = ["CACHE_SHARE", "check_context", "check_options", "plan_context"]
+__all__ = ["ATTENTIONS", "CACHE_SHARE", "by_kernel", "check_context", "check_options", "plan_context"]
 
 #: The share of the free memory that the caches may take.
 CACHE_SHARE = 0.5
 
+#: How attention may be computed. "auto" is what was measured to be best on the device. So far that is "plain"
+#: everywhere, because no GPU or TPU was measured.
+ATTENTIONS = ("auto", "plain", "kernel")
+#: The least compute capability of the GPUs that Triton compiles for.
+_TRITON_SINCE = 8
 
 #: The most tokens that are guessed at a time.
 MOST_GUESSES = 16
 
 
 def check_options(
-    *, dtype: str | None, max_context: int | None, slots: int | None, draft: int | None = None, mesh: Any = None
+    *,
+    dtype: str | None,
+    max_context: int | None,
+    slots: int | None,
+    attention: str = "auto",
+    draft: int | None = None,
+    mesh: Any = None,
 ) -> None:
     """Raises RequestError for values that make no sense for any model."""
     check_dtype(dtype)
+    if attention not in ATTENTIONS:
+        raise RequestError(f"attention must be auto, plain or kernel, got {short(attention)}", param="attention")
     if draft is not None:
         if isinstance(draft, bool) or not isinstance(draft, int) or not 0 <= draft <= MOST_GUESSES:
             raise RequestError(f"draft must be an integer from 0 to {MOST_GUESSES}, got {short(draft)}", param="draft")
@@ -33,6 +46,37 @@ def check_options(
     for name, value in (("max_context", max_context), ("slots", slots)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise RequestError(f"{name} must be a positive integer, got {value!r}", param=name)
+
+
+def by_kernel(attention: str, config: ModelConfig, *, device: Any, dtype: str, mesh: Any = None) -> bool:
+    """Returns whether a kernel computes attention (`models.kv.kernel`), and not the plain product.
+
+    Args:
+        attention: one of `ATTENTIONS`.
+        config: the model.
+        device: the device, or the first of several alike.
+        dtype: of the activations and the cache.
+        mesh: the devices, if there are several.
+
+    Raises:
+        RequestError: a kernel is asked for, and there is none for this device, dtype or model.
+    """
+    if attention != "kernel":
+        return False
+    problem = None
+    if device.platform not in ("gpu", "tpu") or "rocm" in device.client.platform_version.lower():
+        problem = f"is for CUDA GPUs and TPUs, and the device is {device.device_kind!r} ({device.platform})"
+    elif device.platform == "gpu" and float(device.compute_capability) < _TRITON_SINCE:
+        problem = f"needs a GPU of compute capability {_TRITON_SINCE}.0, and this one has {device.compute_capability}"
+    elif device.platform == "tpu" and dtype == "float16":
+        problem = "has no float16 on a TPU; dtype='bfloat16' would do"
+    elif config.latent is not None:
+        problem = "does not read the cache of latent attention, which this model has"
+    elif mesh is not None:
+        problem = "is for one device, and mesh= asks for several"
+    if problem:
+        raise RequestError(f"attention='kernel' {problem}; attention='plain' works everywhere", param="attention")
+    return True
 
 
 def check_context(config: ModelConfig, max_context: int | None, *, draft: int | None = None) -> None:

@@ -65,11 +65,12 @@ class LoadedModel:
 
     @property
     def system_fingerprint(self) -> str:
-        """What results depend on besides the request: versions, device, dtype, matmul precision and batch width."""
+        """What results depend on besides the request: versions, device, dtype, precision, batch width and kernel."""
         engine = self.engine
         width = f"slots{engine.widths[0]}" if len(engine.widths) == 1 else "slots-auto"
         kind = jax.devices()[0].device_kind.replace(" ", "-").lower()
         kind += f"-x{engine.mesh.size}" if engine.mesh else ""
+        width += "/kernel" if engine.config.attention_kernel else ""
         return f"llmlab-{__version__}/jax-{jax.__version__}/{kind}/{engine.programs.weights_dtype}/highest/{width}"
 
     @property

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from llmlab.backends.local.backend import LocalBackend
-from llmlab.backends.local.dtypes import check_dtype, choose_dtypes
+from llmlab.backends.local.dtypes import choose_dtypes
+from llmlab.backends.local.load_options import by_kernel, check_options
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
 from llmlab.errors import RequestError
@@ -23,6 +25,7 @@ __all__ = [
     "Options",
     "Subject",
     "check",
+    "counts",
     "float_dtype",
     "prompt_of",
     "rows_of",
@@ -72,6 +75,7 @@ class Options(NamedTuple):
 
     model: str = "demo"  #: as in `llmlab.load`, or shape:NAME
     dtype: str | None = None
+    attention: str = "auto"  #: as in `llmlab.load`
     rows: tuple[int, ...] = (1, 8, 32, 128)
     contexts: tuple[int, ...] = (128, 1024, 8192)
     prompt: int = 64
@@ -87,9 +91,24 @@ class Subject(NamedTuple):
     backend: LocalBackend | None
 
 
-def check(model: str, *, dtype: str | None, peers: bool = False) -> None:
-    """Raises RequestError if there is no such shape or dtype, or if int8 is asked of what is in floats."""
-    check_dtype(dtype)
+def counts(option: str, text: str) -> tuple[int, ...]:
+    """Positive integers that are separated by commas.
+
+    Raises:
+        RequestError: the text is something else.
+    """
+    try:
+        found = tuple(int(count) for count in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise RequestError(f"{option} must be positive integers separated by commas, got {text!r}", param=option)
+    return found
+
+
+def check(model: str, *, dtype: str | None, peers: bool = False, attention: str = "auto") -> None:
+    """Raises RequestError if there is no such shape, dtype or attention, or if int8 is asked of what is in floats."""
+    check_options(dtype=dtype, max_context=None, slots=None, attention=attention)
     kind, _, name = model.partition(":")
     if kind == "shape" and name not in SHAPES:
         raise RequestError(f"there is no shape {name!r}; there are {', '.join(SHAPES)}", param="model")
@@ -113,17 +132,18 @@ def subject(options: Options, **load: Any) -> Iterator[Subject]:
     """
     kind, _, name = options.model.partition(":")
     if kind != "shape":
-        backend = LocalBackend.load(options.model, dtype=options.dtype, **load)
+        backend = LocalBackend.load(options.model, dtype=options.dtype, attention=options.attention, **load)
         found = Subject(backend.engine, backend)
     else:
-        found = Subject(_engine_of(name, options.dtype, **load), None)
+        found = Subject(_engine_of(name, options, **load), None)
     try:
         yield found
     finally:
         found.engine.close()
 
 
-def _engine_of(shape: str, dtype: str | None, **load: Any) -> Engine:
+def _engine_of(shape: str, options: Options, **load: Any) -> Engine:
+    import jax
     import jax.numpy as jnp
 
     from llmlab.backends.local.kept_programs import keep_programs
@@ -131,9 +151,10 @@ def _engine_of(shape: str, dtype: str | None, **load: Any) -> Engine:
     from llmlab.testing import random_model
 
     keep_programs()
-    config = read_config(SHAPES[shape])
-    model = random_model(config, dtype=jnp.dtype(float_dtype(dtype)))
-    return Engine(config, model, **load)
+    config, dtype = read_config(SHAPES[shape]), float_dtype(options.dtype)
+    kernel = by_kernel(options.attention, config, device=jax.devices()[0], dtype=dtype, mesh=load.get("mesh"))
+    model = random_model(config, dtype=jnp.dtype(dtype))
+    return Engine(replace(config, attention_kernel=kernel), model, **load)
 
 
 def prompt_of(engine: Engine, length: int, *, seed: int = 0) -> np.ndarray:

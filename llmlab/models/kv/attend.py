@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int32
 
 #: Added to the logits of positions that must not be seen. Finite, so that a row that sees nothing gives a number.
 HIDDEN = -1e30
@@ -26,6 +26,19 @@ class Scores(NamedTuple):
     window: int | None = None
     softcap: float | None = None
     sinks: Float32[Array, " N"] | None = None
+
+
+class Sight(NamedTuple):
+    """What each of L new tokens per row sees of a cache's positions, its window aside.
+
+    It is there twice: as a mask for the plain product, and as numbers for a kernel that does not read what is hidden.
+    XLA drops the one that is not used.
+    """
+
+    bias: Float32[Array, "B #L S"]  #: what is added to the logits: 0 where seen, else `HIDDEN`
+    back: Int32[Array, "B L S"]  #: how many positions each one lies before the token; below 0 if it lies after
+    at: Int32[Array, "B L"]  #: the token's own position, which may lie beyond the cache
+    end: Int32[Array, "B L"]  #: the token sees the first `end` positions, and no others
 
 
 class Sums(NamedTuple):

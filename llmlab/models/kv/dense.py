@@ -4,6 +4,12 @@ Keys are stored as [W, K, H, S] and values as [W, K, S, H]: each is the right-ha
 XLA's CPU backend, keys in the layout of the values are packed again at every step, which costs more than the product
 (1.3 to 2 times the whole attention at batch 64), and [W, S, K, H] is several times slower still. Layers are separate
 arrays because a stacked array would be copied slice by slice.
+
+The plain product reads the whole bucket, which is up to twice as long as what is filled. Reading less of it does not
+pay on a CPU, because a slice of the cache is copied before its product. With 55 % filled, a loop over blocks took 0.8
+to 1.3 times as long as the whole with one row and 1.8 to 4.5 times with 8 and 32, and a product with the first three
+quarters 1.3 to 2.4 times with 8 and 32 (heads of 48 and 64; with all filled, the loop took up to twice as long with one
+row).
 """
 
 from __future__ import annotations
@@ -18,8 +24,9 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.config import ModelConfig
 from llmlab.models.kv import filled as masks
-from llmlab.models.kv.attend import Scores, attend, windowed
+from llmlab.models.kv.attend import Scores, Sight
 from llmlab.models.kv.protocol import Entries
+from llmlab.models.kv.reading import attend_over
 from llmlab.models.parameter import KEY_HEADS, ROWS
 
 
@@ -35,18 +42,23 @@ class DenseCache(NamedTuple):
         """S, the positions that each row has room for."""
         return self.filled.shape[1]
 
+    @property
+    def kernel(self) -> bool:
+        """Whether a kernel reads it (`kv.kernel`)."""
+        return False
+
     def begin(self, positions: Int32[Array, "W L"]) -> DensePass:
         """Makes the mask for L new tokens per row at these positions, which are consecutive in each row."""
         return DensePass(self, positions)
 
     def of_layer(self, layer: int) -> Entries:
         """One layer's keys and values."""
-        return Entries(self.keys[layer], self.values[layer], "hs")
+        return Entries(self.keys[layer], self.values[layer], "hs", self.kernel)
 
     def entries_of(self, *entry: Float[Array, "W L K H"]) -> Entries:
         """The keys and values of new tokens by themselves."""
         k, v = (x.astype(self.keys[0].dtype) for x in entry)
-        return Entries(jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2), "hs")
+        return Entries(jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2), "hs", self.kernel)
 
     def truncated(self, counts: Int32[Array, " W"]) -> DenseCache:
         """The cache with only the first `counts` positions of each row filled."""
@@ -55,7 +67,7 @@ class DenseCache(NamedTuple):
     def lengthened(self, length: int) -> DenseCache:
         """The cache with room for more positions."""
         more = (0, length - self.length)
-        return DenseCache(
+        return self._replace(
             keys=tuple(jnp.pad(x, ((0, 0), (0, 0), (0, 0), more)) for x in self.keys),
             values=tuple(jnp.pad(x, ((0, 0), (0, 0), more, (0, 0))) for x in self.values),
             filled=masks.lengthened(self.filled, length),
@@ -63,7 +75,7 @@ class DenseCache(NamedTuple):
 
     def taken(self, start: Int32[Array, ""], size: int) -> DenseCache:
         """A copy of `size` positions from `start` on, as a cache of that length."""
-        return DenseCache(
+        return self._replace(
             keys=tuple(jax.lax.dynamic_slice_in_dim(x, start, size, axis=3) for x in self.keys),
             values=tuple(jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in self.values),
             filled=jax.lax.dynamic_slice_in_dim(self.filled, start, size, axis=1),
@@ -72,7 +84,7 @@ class DenseCache(NamedTuple):
     def placed(self, piece: DenseCache, start: Int32[Array, ""]) -> DenseCache:
         """The cache with the positions of `piece`, which was `taken` from another, from `start` on."""
         write = jax.lax.dynamic_update_slice_in_dim
-        return DenseCache(
+        return self._replace(
             keys=tuple(write(x, new, start, axis=3) for x, new in zip(self.keys, piece.keys, strict=True)),
             values=tuple(write(x, new, start, axis=2) for x, new in zip(self.values, piece.values, strict=True)),
             filled=write(self.filled, piece.filled, start, axis=1),
@@ -81,44 +93,50 @@ class DenseCache(NamedTuple):
     def axes(self) -> DenseCache:
         """How a mesh divides each array: all by rows, keys and values by key heads too."""
         by_heads: tuple = tuple(PartitionSpec(ROWS, KEY_HEADS) for _ in self.keys)
-        return DenseCache(keys=by_heads, values=by_heads, filled=PartitionSpec(ROWS))  # type: ignore[arg-type]
+        return self._replace(keys=by_heads, values=by_heads, filled=PartitionSpec(ROWS))  # type: ignore[arg-type]
+
+
+class KernelCache(DenseCache):
+    """A dense cache that a kernel reads (`kv.kernel`)."""
+
+    @property
+    def kernel(self) -> bool:
+        """Whether a kernel reads it."""
+        return True
 
 
 class DensePass:
     """One forward pass over a dense cache."""
 
     def __init__(self, cache: DenseCache, positions: Int32[Array, "W L"]):
-        self._keys, self._values = list(cache.keys), list(cache.values)
+        self._cache, self._keys, self._values = cache, list(cache.keys), list(cache.values)
         self._start = positions[:, 0]
-        self._back = masks.back(positions, cache.length)
-        self._filled, self._bias = masks.filling(cache.filled, positions)
+        self._filled, self._sight = masks.sight(cache.filled, positions)
 
     def attend(
         self, layer: int, q: Float[Array, "W L N H"], *entry: Float[Array, "W L K H"], scores: Scores
     ) -> Float[Array, "W L N H"]:
         """Writes the layer's new keys and values, which are the entry, and attends over all that is filled."""
-        (keys, values, _), bias = self.write(layer, *entry, window=scores.window)
-        return attend(q, keys.astype(q.dtype), values.astype(q.dtype), bias, scores)
+        return attend_over(q, *self.write(layer, *entry), scores)
 
-    def write(
-        self, layer: int, *entry: Float[Array, "W L K H"], window: int | None
-    ) -> tuple[Entries, Float32[Array, "W L S"]]:
+    def write(self, layer: int, *entry: Float[Array, "W L K H"]) -> tuple[Entries, Sight]:
         """Writes the layer's new keys and values; returns all of them, and what each token sees."""
         k, v = entry
         keys = self._keys[layer] = write_keys(self._keys[layer], k, self._start)
         values = self._values[layer] = write_values(self._values[layer], v, self._start)
-        return Entries(keys, values, "hs"), windowed(self._bias, self._back, window)
+        return Entries(keys, values, "hs", self._cache.kernel), self._sight
 
     def cache_after(self) -> DenseCache:
         """The cache with the new entries of all layers."""
-        return DenseCache(tuple(self._keys), tuple(self._values), self._filled)
+        return self._cache._replace(keys=tuple(self._keys), values=tuple(self._values), filled=self._filled)
 
 
 def empty_dense_cache(config: ModelConfig, *, batch: int, length: int, dtype: DTypeLike) -> DenseCache:
     """A cache for `batch` rows of `length` positions, none of them filled."""
     heads, dim = config.held_kv_heads, config.head_dim
     layers = range(config.num_layers)
-    return DenseCache(
+    kind = KernelCache if config.attention_kernel else DenseCache
+    return kind(
         keys=tuple(jnp.zeros((batch, heads, dim, length), dtype) for _ in layers),
         values=tuple(jnp.zeros((batch, heads, length, dim), dtype) for _ in layers),
         filled=masks.none_filled(batch, length),

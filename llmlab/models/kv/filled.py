@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
-from llmlab.models.kv.attend import HIDDEN
+from llmlab.models.kv.attend import HIDDEN, Sight
 
 
 def none_filled(batch: int, length: int) -> Float32[Array, "W S"]:
@@ -41,6 +41,15 @@ def filling(
     # Filled positions after a token's own are those of the tokens that come with it, or stale.
     earlier = at[None, None, :] <= positions[:, :, None]
     return filled, jnp.where(earlier, filled[:, None, :], jnp.float32(HIDDEN))
+
+
+def sight(filled: Float32[Array, "W S"], positions: Int32[Array, "W L"]) -> tuple[Float32[Array, "W S"], Sight]:
+    """The mask after L new tokens per row at these positions, and what each token sees: itself and all before it.
+
+    The entries before the new ones are filled without a gap.
+    """
+    after, bias = filling(filled, positions)
+    return after, Sight(bias, back(positions, filled.shape[1]), positions, positions + 1)
 
 
 def back(positions: Int32[Array, "W L"], length: int) -> Int32[Array, "W L S"]:

@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32
 
 from llmlab.models.kv import filled as masks
-from llmlab.models.kv.attend import HIDDEN, Scores, Sums, divided, joined, part_sums, windowed
+from llmlab.models.kv.attend import HIDDEN, Scores, Sight, Sums, divided, joined, part_sums, windowed
 from llmlab.models.kv.protocol import Entries, PartPass, SharedCache
+from llmlab.models.kv.reading import sums_over
 
 #: The positions of a prefix that a CPU reads at a time: no more of a long bucket than is filled, and no more than its
 #: caches hold together with the weights of 32 rows. An accelerator, which would stop at the borders, reads all of it in
-#: one product; so does a CPU where there are two blocks at most, since to copy them and to join their sums takes time.
+#: one product, unless a kernel reads it. So does a CPU where there are two blocks at most, since it takes time to copy
+#: them and to join their sums.
 BLOCK = 256
 
 
@@ -58,14 +60,17 @@ class JoinedPass:
         count = jnp.asarray(source.prefix.filled, jnp.int32)
         self._blocks = -(-count // BLOCK)
         there = jnp.arange(length, dtype=jnp.int32) < count
-        self._filled = jnp.where(there, jnp.float32(0), jnp.float32(HIDDEN))[None, None, :]
-        self._back = masks.back(positions.reshape(1, -1), length)
+        flat = positions.reshape(1, -1)
+        self._sight = Sight(
+            bias=jnp.where(there, jnp.float32(0), jnp.float32(HIDDEN))[None, None, :],
+            back=masks.back(flat, length),
+            at=flat,
+            end=jnp.broadcast_to(jnp.where(self._uses, count, 0), positions.shape).reshape(1, -1),
+        )
 
     def attend(self, layer: int, q: Float[Array, "W L N H"], *entry: Array, scores: Scores) -> Float[Array, "W L N V"]:
         """Writes the layer's new entries to the rows' own, and attends over the prefix and them."""
-        own, bias = self._own.write(layer, *entry, window=scores.window)
-        keys, values = own.keys.astype(q.dtype), own.values.astype(q.dtype)
-        after = part_sums(q, keys, values, bias, scores, keys=own.layout)
+        after = sums_over(q, *self._own.write(layer, *entry), scores)
         before = self._before(q, self._prefix.cache.of_layer(layer), scores)
         return divided(joined(before, after), q, scores)[..., : entry[-1].shape[-1]]
 
@@ -78,14 +83,11 @@ class JoinedPass:
         """The sums over the prefix. To it all rows are one text, of W L tokens."""
         width, length, heads, dim = q.shape
         flat = q.reshape(1, width * length, heads, dim)
-        bias = windowed(self._filled, self._back, scores.window)
-        keys, values = entries.keys.astype(q.dtype), entries.values.astype(q.dtype)
-        room = values.shape[2]
-        if room <= 2 * BLOCK or room % BLOCK or jax.default_backend() != "cpu":
-            sums = part_sums(flat, keys, values, bias, scores, keys=entries.layout)
+        kv_heads, room = entries.values.shape[1:3]
+        if entries.kernel or room <= 2 * BLOCK or room % BLOCK or jax.default_backend() != "cpu":
+            sums = sums_over(flat, entries, self._sight, scores)
         else:
-            sums = self._by_blocks(flat, entries._replace(keys=keys, values=values), bias, scores)
-        kv_heads = keys.shape[1]
+            sums = self._by_blocks(flat, entries, scores)
 
         def by_rows(x: Float32[Array, "1 K Q V"]) -> Float32[Array, "W K P V"]:
             apart = x.reshape(kv_heads, heads // kv_heads, width, length, x.shape[-1])
@@ -95,16 +97,15 @@ class JoinedPass:
         most = jnp.where(self._uses[:, :, None, None], most, jnp.float32(HIDDEN))
         return Sums(weighed, most, total)
 
-    def _by_blocks(
-        self, q: Float[Array, "1 L N H"], entries: Entries, bias: Float32[Array, "1 _ P"], scores: Scores
-    ) -> Sums:
+    def _by_blocks(self, q: Float[Array, "1 L N H"], entries: Entries, scores: Scores) -> Sums:
+        bias = windowed(self._sight.bias, self._sight.back, scores.window)
         axis = 3 if entries.layout == "hs" else 2
 
         def block(at: Int32[Array, ""]) -> Sums:
             def cut(x: Array, axis: int) -> Array:
                 return jax.lax.dynamic_slice_in_dim(x, at * BLOCK, BLOCK, axis=axis)
 
-            keys, values = cut(entries.keys, axis), cut(entries.values, 2)
+            keys, values = cut(entries.keys, axis).astype(q.dtype), cut(entries.values, 2).astype(q.dtype)
             return part_sums(q, keys, values, cut(bias, 2), scores, keys=entries.layout)
 
         first = block(jnp.int32(0))

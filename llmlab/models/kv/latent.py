@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from llmlab.models.config import ModelConfig
 from llmlab.models.kv import filled as masks
-from llmlab.models.kv.attend import Scores, attend, windowed
+from llmlab.models.kv.attend import Scores, Sight
 from llmlab.models.kv.dense import write_values
 from llmlab.models.kv.protocol import Entries
+from llmlab.models.kv.reading import attend_over
 from llmlab.models.parameter import ROWS
 
 
@@ -79,8 +80,7 @@ class LatentPass:
     def __init__(self, cache: LatentCache, positions: Int32[Array, "W L"]):
         self._entries = list(cache.entries)
         self._start = positions[:, 0]
-        self._back = masks.back(positions, cache.length)
-        self._filled, self._bias = masks.filling(cache.filled, positions)
+        self._filled, self._sight = masks.sight(cache.filled, positions)
 
     def attend(
         self, layer: int, q: Float[Array, "W L N C"], *entry: Float[Array, "W L 1 _"], scores: Scores
@@ -93,18 +93,14 @@ class LatentPass:
             entry: the new entries, and the values, which are their first R numbers.
             scores: how the layer weighs what it sees.
         """
-        (held, _, layout), bias = self.write(layer, *entry, window=scores.window)
-        held = held.astype(q.dtype)
         # The whole entries are weighed and the end cut off the sum: to cut the values out of the entries would copy
         # most of the cache.
-        return attend(q, held, held, bias, scores, keys=layout)[..., : entry[-1].shape[-1]]
+        return attend_over(q, *self.write(layer, *entry), scores)[..., : entry[-1].shape[-1]]
 
-    def write(
-        self, layer: int, *entry: Float[Array, "W L 1 _"], window: int | None
-    ) -> tuple[Entries, Float32[Array, "W L S"]]:
+    def write(self, layer: int, *entry: Float[Array, "W L 1 _"]) -> tuple[Entries, Sight]:
         """Writes the layer's new entries; returns all of them, and what each token sees."""
         held = self._entries[layer] = write_values(self._entries[layer], entry[0], self._start)
-        return Entries(held, held, "sh"), windowed(self._bias, self._back, window)
+        return Entries(held, held, "sh"), self._sight
 
     def cache_after(self) -> LatentCache:
         """The cache with the new entries of all layers."""

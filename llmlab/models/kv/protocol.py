@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Int32
 
-from llmlab.models.kv.attend import Scores
+from llmlab.models.kv.attend import Scores, Sight
 
 
 class Entries(NamedTuple):
-    """One layer of a cache as attention takes it: keys [W, K, H, S] with the layout "hs", or [W, K, S, H] with "sh"."""
+    """One layer of a cache as attention takes it: keys [W, K, H, S] with the layout "hs", or [W, K, S, H] with "sh".
+
+    `kernel` says that a kernel of the device's own reads it (`kv.kernel`), and not the plain product.
+    """
 
     keys: Float[Array, "W K _ _"]
     values: Float[Array, "W K S V"]
     layout: str
+    kernel: bool = False
 
 
 @runtime_checkable
@@ -96,8 +100,8 @@ class Cache(Attendable, Protocol):
 class PartPass(Pass, Protocol):
     """A pass that also leaves the attention to its caller, who joins it with that over other positions."""
 
-    def write(self, layer: int, *entry: Array, window: int | None) -> tuple[Entries, Float32[Array, "W L S"]]:
-        """Writes the layer's new entries; returns the layer, and what each token sees of it, as an added bias."""
+    def write(self, layer: int, *entry: Array) -> tuple[Entries, Sight]:
+        """Writes the layer's new entries; returns the layer, and what each token sees of it."""
         ...
 
 
