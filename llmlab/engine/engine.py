@@ -99,8 +99,7 @@ class Engine:
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
         self.mesh, self._relay = mesh, relay
-        self.programs = Programs(config, model, mesh=mesh, relay=relay, guesses=guesses)
-        self.programs.context = self.max_context
+        self.programs = Programs(config, model, mesh=mesh, relay=relay, guesses=guesses, context=self.max_context)
         self._mail: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

@@ -73,13 +73,14 @@ class Programs:
         mesh: Mesh | None = None,
         relay: Relay | None = None,
         guesses: int = 0,
+        context: int = 1,
     ):
         self.config, self.mesh, self.guesses = config, mesh, guesses
         # Split once: walking the module at every call would cost more than a small model's step.
         graph, weights = nnx.split(model)
         # A list, because an nnx.State is flattened in Python at every call, which a call of a single step would feel.
         self._weights, tree = jax.tree.flatten(weights)
-        self.context = 1  #: the most tokens of a row, which the engine knows
+        self.context = context
         self._graph, self._tree = graph, tree
         self.weight_bytes = sum(x.nbytes for x in self._weights)  #: on all devices together
         self.dtype, self.weights_dtype = model.dtype, model.weights_dtype
