@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Set before JAX is imported, and inherited by the processes that tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# JAX keeps only what took it a second; most of what the tests compile are many shorter programs, again and again.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 # No window, whatever the machine offers; and nothing in the tests may go looking on the hub.
