@@ -30,7 +30,7 @@ from llmlab.models.kv.protocol import Cache, SharedCache
 from llmlab.models.sharding import placed
 from llmlab.models.transformer import Transformer
 from llmlab.sampling.compiled import PerOrder
-from llmlab.sampling.history import history_of
+from llmlab.sampling.history import history_of, reads_ids
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.orders import layout_of, order_of
 from llmlab.sampling.params import History, SamplerInputs
@@ -329,35 +329,39 @@ class Programs:
         for size in piece_sizes(length):
             cache, piece = self.prefill(self.row_cache(length=length), np.zeros((1, size), np.int32), 0, length=1)
             self.place(cache, piece, 0)
-        slots = self.admit(self.empty(width=1, length=length), self.row_cache(length=length), self._nobody(), 0)
-        jax.block_until_ready(self.forward(slots))
-        nobody = self._nobody()
         scored = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length, adapter=self.adapter(0))[0]
         self.feed(self.copy(self.row_cache(length=length)), scored)
-        inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
         for order in orders:
+            nobody, empty = self._nobody(order), self.empty(width=1, length=length, order=order)
+            slots = self.admit(empty, self.row_cache(length=length), nobody, 0)
+            jax.block_until_ready(self.forward(slots))
+            inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
             self.score(self.row_cache(length=length), scored, inputs, nobody.history, order=order)
-            for tree in trees.every_size(vocab_size=self.config.vocab_size, adapter=self.adapter(0)):
+            for tree in (
+                ()
+                if reads_ids(order_of(order))
+                else trees.every_size(vocab_size=self.config.vocab_size, adapter=self.adapter(0))
+            ):
                 self.score_tree(self.row_cache(length=length), tree, nobody.inputs, nobody.history, order=order)
 
     def _visit_batch(
         self, *, width: int, length: int, longer: int | None, widths: tuple[int, ...], orders: tuple[str, ...]
     ) -> None:
-        slots = self.empty(width=width, length=length)
         for order in orders:
-            slots, _, _ = self.chunk(slots, 0, order=order)
+            slots, _, _ = self.chunk(self.empty(width=width, length=length, order=order), 0, order=order)
             slots, logits = self.forward(slots)
             mask = np.zeros((width, -(-self.config.vocab_size // 32)), np.uint32)
             slots, _ = self.sample(slots, logits, mask, np.zeros(width, bool), order=order)
-        self.visit_moves(slots, longer=longer, widths=widths)
+            self.visit_moves(slots, longer=longer, widths=widths, order=order)
 
-    def visit_moves(self, slots: Slots, *, longer: int | None, widths: tuple[int, ...]) -> None:
+    def visit_moves(self, slots: Slots, *, longer: int | None, widths: tuple[int, ...], order: str = "llmlab") -> None:
         """Compiles what rows come and go by in slots of this shape, and what leads to the next shapes.
 
-        `longer` is the next cache length in this width, or None; `widths` are those of this length.
+        `longer` is the next cache length in this width, or None; `widths` are those of this length, and `order` is that
+        of the rows.
         """
         width, length = slots.width, slots.length
-        slots = self.admit(slots, self.row_cache(length=length), self._nobody(), 0)
+        slots = self.admit(slots, self.row_cache(length=length), self._nobody(order), 0)
         slots = self.release(slots, np.zeros(width, bool))
         slots = self.advance(slots, 0)
         at = widths.index(width)
@@ -369,8 +373,8 @@ class Programs:
             self.lengthen(self.row_cache(length=length), length=longer)
         jax.block_until_ready(slots)
 
-    def _nobody(self) -> RowFields:
-        return self.row_fields(Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0), ends=())
+    def _nobody(self, order: str = "llmlab") -> RowFields:
+        return self.row_fields(Row(np.zeros(1, np.int32), state.SamplingParams(), budget=0), ends=(), order=order)
 
 
 def _of(prefix: Prefix | None) -> tuple[str, ...]:

@@ -177,12 +177,13 @@ def visits(
     """
 
     def visit(width: int, length: int, prefix: int) -> None:
-        slots = programs.unshare(programs.empty(width=width, length=length))
         shared = _prefix(programs.row_cache(length=prefix), 1)
         for order in orders:
+            slots = programs.unshare(programs.empty(width=width, length=length, order=order))
             slots, _, _ = programs.chunk(slots, 0, order=order, prefix=shared)
-        slots, _ = programs.forward(slots, shared)
-        programs.visit_moves(slots, longer=longer.get(length), widths=widths(length, prefix=prefix))
+            slots, _ = programs.forward(slots, shared)
+            many = widths(length, prefix=prefix)
+            programs.visit_moves(slots, longer=longer.get(length), widths=many, order=order)
 
     after = after_lengths(lengths)
     longer = dict(zip(after, after[1:], strict=False))

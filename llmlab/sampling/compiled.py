@@ -44,6 +44,10 @@ class PerOrder:
         """Calls the program of the order that `others` name."""
         return self.compiled(others[self._static])(*args, **others)
 
+    def lower(self, *args: Any, **others: Any) -> Any:
+        """As `jax.jit(...).lower`."""
+        return self.compiled(others[self._static]).lower(*args, **others)
+
     def compiled(self, key: Any) -> Any:
         """The jitted function that runs an order; JAX drops its programs together with it."""
         if _is_named(key):

@@ -20,6 +20,7 @@ from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.registry import (
     further_fields_of,
     further_stages,
+    is_known,
     label_of,
     owner_of,
     stage_labelled,
@@ -52,7 +53,8 @@ def order_key(value: str | Sequence[Any]) -> str:
             raise _no_order(value)
         order_of(value)
         return value
-    if not isinstance(value, Sequence) or isinstance(value, Stage):
+    names_only = isinstance(value, Sequence) and any(value) and all(is_order(item) for item in value)
+    if not isinstance(value, Sequence) or isinstance(value, Stage) or names_only:
         raise _no_order(value)
     stages = [stage for item in value for stage in _expanded(item)]
     if not any(stage.name == MASK.name for stage in stages):
@@ -74,7 +76,11 @@ def _no_order(value: Any) -> RequestError:
 
 def _expanded(item: Any) -> Order:
     if isinstance(item, Stage):
-        label_of(item)  # defines it where that is needed
+        if not is_known(item):  # made by hand
+            from llmlab.sampling.trial import try_out
+
+            try_out(item, item.apply, own_active=True)
+        label_of(item)
         return (item,)
     if isinstance(item, str):
         return ORDERS[item] if item in ORDERS else (stage_named(item),)
@@ -87,6 +93,8 @@ def _expanded(item: Any) -> Order:
 def _stages(key: str, _: tuple[Stage, ...]) -> Order:
     if _WITH in key:
         base, *labels = key.split(_WITH)
+        if base not in ORDERS:
+            raise _no_order(key)
         return _with(base, [stage_labelled(label) for label in labels])
     parts = [ORDERS.get(label) or (stage_labelled(label),) for label in key.split(_NEXT) if label]
     return tuple(stage for part in parts for stage in part)
@@ -154,8 +162,8 @@ def placed(key: str, rows: Iterable[SamplingParams]) -> str:
         if not missing:
             return key
         known = {stage_labelled(label).name: label for label in labels} | {one.name: label_of(one) for one in missing}
-        added = [known[stage.name] for stage in further_stages() if stage.name in known]
-        return _WITH.join([base, *added])
+        added = [known.pop(stage.name) for stage in further_stages() if stage.name in known]
+        return _WITH.join([base, *added, *known.values()])
     own = {one.name: one for stage in STAGES if stage.name not in names for one in stage.fields}
     lost = [name for name, one in own.items() if any(row.value_of(one) != one.neutral for row in rows)]
     lost += [one.name for stage in missing for one in stage.fields]
