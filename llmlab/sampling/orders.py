@@ -29,14 +29,22 @@ from llmlab.sampling.registry import (
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import MASK, ORDERS, STAGES
 
-__all__ = ["asks", "is_order", "layout_of", "order_key", "order_of", "placed"]
+__all__ = ["asks", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
 
 _NEXT, _WITH = " > ", " + "
+_OWN = frozenset(stage.name for stage in STAGES)
 
 
 def is_order(value: Any) -> bool:
     """Whether a value is the name or the key of an order, rather than something that lists several."""
     return isinstance(value, str) and (value in ORDERS or _NEXT in value or _WITH in value)
+
+
+def is_stage(value: Any) -> bool:
+    """Whether a value is a stage, or the name of one that is there."""
+    return isinstance(value, Stage) or (
+        isinstance(value, str) and (value in {stage.name for stage in further_stages()} or value in _OWN)
+    )
 
 
 def order_key(value: str | Sequence[Any]) -> str:
