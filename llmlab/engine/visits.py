@@ -15,6 +15,8 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
 from llmlab.engine.state import Slots
 from llmlab.models.kv.joined import Prefix
+from llmlab.sampling.history import reads_ids
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import SamplingParams
 
 __all__ = ["chunk_visits", "move_visits", "visits"]
@@ -89,6 +91,8 @@ def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> None:
         jax.block_until_ready(programs.forward(slots))
         inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
         programs.score(programs.row_cache(length=length), scored, inputs, nobody.history, order=order)
+        if reads_ids(order_of(order)):
+            continue  # its texts are scored piece by piece
         for tree in trees.every_size(vocab_size=programs.config.vocab_size, adapter=adapter):
             programs.score_tree(programs.row_cache(length=length), tree, nobody.inputs, nobody.history, order=order)
 

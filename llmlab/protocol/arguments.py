@@ -14,7 +14,7 @@ import numpy as np
 
 from llmlab.errors import RequestError, short
 from llmlab.protocol.checks import FieldError, check_integer, check_number
-from llmlab.sampling.orders import is_order, order_key
+from llmlab.sampling.orders import is_stage, order_key
 
 __all__ = [
     "OrderLike",
@@ -112,7 +112,7 @@ def order_or_several(name: str, value: Any) -> str | list[str]:
     if isinstance(value, str):
         return order_name(value)
     items = listed(name, value, of="orders")
-    several = all(is_order(item) or isinstance(item, list) for item in items)
+    several = all(isinstance(item, list | str) and not is_stage(item) for item in items)
     return [order_name(item) for item in items] if several else order_name(items)
 
 

@@ -44,6 +44,14 @@ class PerOrder:
         """Calls the program of the order that `others` name."""
         return self.compiled(others[self._static])(*args, **others)
 
+    def _cache_size(self) -> int:
+        """How many programs there are, as a function that `jax.jit` returns tells it."""
+        return sum(int(one._cache_size()) for one in (self._named, *self._others.values()))
+
+    def lower(self, *args: Any, **others: Any) -> Any:
+        """As `jax.jit(...).lower`."""
+        return self.compiled(others[self._static]).lower(*args, **others)
+
     def compiled(self, key: Any) -> Any:
         """The jitted function that runs an order; JAX drops its programs together with it."""
         if _is_named(key):

@@ -20,6 +20,7 @@ from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.registry import (
     further_fields_of,
     further_stages,
+    is_known,
     label_of,
     owner_of,
     stage_labelled,
@@ -28,14 +29,22 @@ from llmlab.sampling.registry import (
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import MASK, ORDERS, STAGES
 
-__all__ = ["asks", "is_order", "layout_of", "order_key", "order_of", "placed"]
+__all__ = ["asks", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
 
 _NEXT, _WITH = " > ", " + "
+_OWN = frozenset(stage.name for stage in STAGES)
 
 
 def is_order(value: Any) -> bool:
     """Whether a value is the name or the key of an order, rather than something that lists several."""
     return isinstance(value, str) and (value in ORDERS or _NEXT in value or _WITH in value)
+
+
+def is_stage(value: Any) -> bool:
+    """Whether a value is a stage, or the name of one that is there."""
+    return isinstance(value, Stage) or (
+        isinstance(value, str) and (value in {stage.name for stage in further_stages()} or value in _OWN)
+    )
 
 
 def order_key(value: str | Sequence[Any]) -> str:
@@ -52,7 +61,8 @@ def order_key(value: str | Sequence[Any]) -> str:
             raise _no_order(value)
         order_of(value)
         return value
-    if not isinstance(value, Sequence) or isinstance(value, Stage):
+    names_only = isinstance(value, Sequence) and any(value) and all(is_order(item) for item in value)
+    if not isinstance(value, Sequence) or isinstance(value, Stage) or names_only:
         raise _no_order(value)
     stages = [stage for item in value for stage in _expanded(item)]
     if not any(stage.name == MASK.name for stage in stages):
@@ -74,7 +84,11 @@ def _no_order(value: Any) -> RequestError:
 
 def _expanded(item: Any) -> Order:
     if isinstance(item, Stage):
-        label_of(item)  # defines it where that is needed
+        if not is_known(item):  # made by hand
+            from llmlab.sampling.trial import try_out
+
+            try_out(item, item.apply, own_active=True)
+        label_of(item)
         return (item,)
     if isinstance(item, str):
         return ORDERS[item] if item in ORDERS else (stage_named(item),)
@@ -87,6 +101,8 @@ def _expanded(item: Any) -> Order:
 def _stages(key: str, _: tuple[Stage, ...]) -> Order:
     if _WITH in key:
         base, *labels = key.split(_WITH)
+        if base not in ORDERS:
+            raise _no_order(key)
         return _with(base, [stage_labelled(label) for label in labels])
     parts = [ORDERS.get(label) or (stage_labelled(label),) for label in key.split(_NEXT) if label]
     return tuple(stage for part in parts for stage in part)
@@ -154,8 +170,8 @@ def placed(key: str, rows: Iterable[SamplingParams]) -> str:
         if not missing:
             return key
         known = {stage_labelled(label).name: label for label in labels} | {one.name: label_of(one) for one in missing}
-        added = [known[stage.name] for stage in further_stages() if stage.name in known]
-        return _WITH.join([base, *added])
+        added = [known.pop(stage.name) for stage in further_stages() if stage.name in known]
+        return _WITH.join([base, *added, *known.values()])
     own = {one.name: one for stage in STAGES if stage.name not in names for one in stage.fields}
     lost = [name for name, one in own.items() if any(row.value_of(one) != one.neutral for row in rows)]
     lost += [one.name for stage in missing for one in stage.fields]

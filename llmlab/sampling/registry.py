@@ -19,7 +19,7 @@ from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import FIELDS, ORDERS, STAGES
 
 __all__ = [
-    *("define", "forget", "further_fields", "further_fields_of", "further_stages", "is_user_stage", "label_of"),
+    *("define", "forget", "further_fields", "further_fields_of", "further_stages", "is_known", "label_of"),
     *("owner_of", "reserve", "stage_labelled", "stage_named", "user_fields"),
 ]
 
@@ -133,9 +133,10 @@ def owner_of(field: str) -> Stage | None:
     return next((stage for stage in every if any(field == one.name for one in stage.fields)), None)
 
 
-def is_user_stage(stage: Stage) -> bool:
-    """Whether a stage is neither built in nor one of the library."""
-    return stage not in _BUILT_IN.values()
+def is_known(stage: Stage) -> bool:
+    """Whether a stage is built in, one of the library, or one that a user has defined."""
+    with _LOCK:
+        return stage in _BUILT_IN.values() or stage in _DEFINED.values()
 
 
 def label_of(stage: Stage) -> str:

@@ -117,7 +117,7 @@ def test_a_result_is_compared_as_it_is_also_under_a_grammar(demo):
     assert compared.results["llama.cpp"].text.lstrip().startswith("{")
     with pytest.raises(RequestError, match="rerun it first"):
         demo.compare_orders(formed, temperature=0.2)
-    with pytest.raises(RequestError, match="orders must be one of"):
+    with pytest.raises(RequestError, match="order must be one of"):
         demo.compare_orders("Hello", orders=["theirs"])
 
 

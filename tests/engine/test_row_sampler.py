@@ -81,7 +81,7 @@ def test_a_row_that_has_ended_runs_no_more(decoder, monkeypatch):
         return logits
 
     stage = next(one for one in ORDER if one.name == "presence")._replace(apply=counted)
-    monkeypatch.setattr(decode, "ORDERS", {"llmlab": (stage,)})
+    monkeypatch.setattr(decode, "order_of", {"llmlab": (stage,)}.__getitem__)
     monkeypatch.setattr(pipeline, "ROW_BY_ROW", 0)
     engine = Engine(*decoder, ends=(END,), slots=8)
     budgets = {0.25: 2, 0.5: 9, 0.75: 5}
