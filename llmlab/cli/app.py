@@ -194,6 +194,9 @@ def serve(
         typer.Option(help="MODULE:NAME: a stage of the sampler made by define_stage, whose fields requests may set."),
     ] = None,
     attention: Attention = "auto",
+    draft: Annotated[
+        int | None, typer.Option(min=0, max=16, help="The number of tokens that are guessed from what was said before.")
+    ] = None,
     warmup: Annotated[bool, typer.Option(help="Compile all programs before the first request.")] = True,
     mesh: Annotated[
         str | None, typer.Option(help="'auto': spread the model over all devices, also those of other processes.")
@@ -238,6 +241,7 @@ def serve(
         chat_template=chat_template,
         adapters=adapters or None,
         attention=attention,
+        draft=draft,
         quiet=True,
     )
     assert sock is not None
