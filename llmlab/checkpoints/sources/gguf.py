@@ -28,6 +28,8 @@ _PLAIN = {
     "I32": np.dtype(np.int32),
     "I64": np.dtype(np.int64),
 }
+#: The values that are dequantized at a time: the package makes several arrays of as many on its way.
+_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,12 @@ class GgufSource:
         shape = (stop - start, *stored.shape[1:])
         if stored.kind in _PLAIN:
             return data.view(_PLAIN[stored.kind]).reshape(shape)
-        return self._dequantized(name, data.reshape(stop - start, row)).reshape(shape)
+        found, data = np.empty(shape, np.float32), data.reshape(stop - start, row)
+        step = max(_AT_ONCE // prod(stored.shape[1:]), 1)
+        for at in range(0, len(data), step):
+            some = self._dequantized(name, data[at : at + step])
+            found[at : at + step] = some.reshape(-1, *stored.shape[1:])
+        return found
 
     def _dequantized(self, name: str, data: np.ndarray) -> np.ndarray:
         import gguf
