@@ -7,7 +7,7 @@ request's fields, `values_of` does the opposite. A field at its default is left 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from llmlab.errors import RequestError, short
@@ -15,6 +15,7 @@ from llmlab.protocol.backend import Backend
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
 from llmlab.sampling.fields import Effect, Field
+from llmlab.sampling.library import LIBRARY, LIBRARY_FIELDS
 from llmlab.sampling.registry import user_fields
 from llmlab.sampling.stages import ORDERS
 
@@ -87,15 +88,20 @@ CONTROLS: tuple[Control, ...] = (
 )
 
 
-def controls_for(backend: Backend, *, order: str = "llmlab") -> tuple[Control, ...]:
+def controls_for(
+    backend: Backend, *, order: str = "llmlab", given: Collection[str] = LIBRARY_FIELDS
+) -> tuple[Control, ...]:
     """The controls that have an effect with this backend: no switch that its chat template lacks, for example.
 
-    Those of a user's stages are among them, and `order` is one of the orders to choose from.
+    Those of a user's stages are among them, and those of the library's stages of which a field is among `given`: all of
+    them would be as many again as a page takes. `order` is one of the orders to choose from.
     """
+    unasked = [stage for stage in LIBRARY if not any(field.name in given for field in stage.fields)]
+    left_out = {*backend.unsupported, *(field.name for stage in unasked for field in stage.fields)}
     users = (control_of(field) for field in user_fields().values() if not isinstance(field.control, str))
     orders = _ORDER._replace(choices=tuple(dict.fromkeys([*ORDERS, order])))
     own = [orders if control is _ORDER else control for control in CONTROLS]
-    return tuple(control for control in (*own, *users) if control.name not in backend.unsupported)
+    return tuple(control for control in (*own, *users) if control.name not in left_out)
 
 
 def fields_of(values: Mapping[str, Any], controls: Sequence[Control] = CONTROLS) -> dict[str, Any]:

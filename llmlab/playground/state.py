@@ -84,7 +84,7 @@ class State:
     def __init__(self, model: ChatModel, view: View, *, request: Request, order: str = "llmlab") -> None:
         self.model = model
         self.view = view
-        self.controls = controls_for(model.backend, order=order)
+        self.controls = controls_for(model.backend, order=order, given=request.to_dict().keys())
         values = values_of(request, order=order, controls=self.controls)
         self.sides = {name: Side(name, values) for name in "AB"}
         self.both = False  #: whether B is in use as well

@@ -160,7 +160,7 @@ EPSILON_CUTOFF = Stage(
         number(
             "epsilon_cutoff", 0, 1, default=0.0, extension=True,
             text="Removes tokens whose probability is less than this; 0 is off.",
-            control=Control("more", step=0.0001, scale="log"),
+            control=Control("more", step=0.001, scale="log"),
         ),
     ),
     lambda inputs: inputs.epsilon_cutoff > 0.0,
@@ -182,7 +182,7 @@ ETA_CUTOFF = Stage(
         number(
             "eta_cutoff", 0, 1, default=0.0, extension=True,
             text="Removes tokens less probable than this and than its root times exp(-entropy); 0 is off.",
-            control=Control("more", step=0.0001, scale="log"),
+            control=Control("more", step=0.001, scale="log"),
         ),
     ),
     lambda inputs: inputs.eta_cutoff > 0.0,

@@ -94,6 +94,29 @@ SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
     "structured_outputs": ({"choice": ["yes", "no"]}, {}),
     "bad_words": ([" a", " the", " it"], {"temperature": 0}),
     "allowed_token_ids": ([30, 31, 300], {}),
+    "top_n_sigma": (0.5, {}),
+    "top_h": (0.05, {}),
+    "typical_p": (0.05, {}),
+    "epsilon_cutoff": (0.3, {}),
+    "eta_cutoff": (0.3, {}),
+    "p_less": (1, {}),
+    "xtc_probability": (1, {}),
+    "xtc_threshold": (0.01, {"xtc_probability": 1}),
+    "smoothing_factor": (2, {}),
+    "smoothing_curve": (5, {"smoothing_factor": 0.1}),
+    "dynatemp_range": (1, {}),
+    "dynatemp_exponent": (0.1, {"dynatemp_range": 1}),
+    "no_repeat_ngram_size": (1, {"max_tokens": 48, "ignore_eos": True}),
+    **{
+        name: (value, {"dry_multiplier": 8, "dry_allowed_length": 1, "max_tokens": 48, "ignore_eos": True, **more})
+        for name, value, more in (
+            ("dry_multiplier", 0.5, {}),
+            ("dry_base", 4, {"dry_multiplier": 0.5}),
+            ("dry_allowed_length", 3, {}),
+            ("dry_penalty_last_n", 2, {}),
+            ("dry_sequence_breakers", [" ", "e"], {}),
+        )
+    },
 }
 
 

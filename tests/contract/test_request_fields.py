@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -16,9 +17,12 @@ import pytest
 from llmlab.protocol.fields import NO_EFFECT
 from llmlab.protocol.request import ChatRequest
 from tests.contract.ways import Way, assert_laws, calls, ids, said
+from tests.sampling.test_library import ORACLES
+from tests.sampling.test_sequences import dry_lengths
 
 ANIMAL = "Name an animal."
 STORY = "Tell me a short story."
+AGAIN = "Once there was a fox who lived in Oslo. Once there was a fox who lived in Oslo. Tell me a short story."
 SUM = "What is 12 + 30?"
 WEATHER = "What is the weather in Oslo?"
 PAIR = "What is the weather in Oslo and in Rome?"
@@ -316,6 +320,160 @@ def _(way: Way) -> None:
             expected = (raw / 1.7 if raw > 0 else raw * 1.7) - raw if other.token_id in seen else 0.0
             shift = (other.sampling_logprob - new.sampling_logprob) - (other.logprob - new.logprob)
             assert shift == pytest.approx(expected, abs=5e-3)
+
+
+# ---- the library's stages; tests/sampling/test_library.py and test_sequences.py hold them against oracles more widely
+
+
+def one_token(way: Way, messages: str = ANIMAL, **fields: object) -> tuple[Any, np.ndarray]:
+    """The entry of an answer's first token at temperature 1, and the raw logits [V] that it was drawn from, float64."""
+    answer = way.ask(messages, **fields, seed=2, max_tokens=1, logprobs=True, top_logprobs=20)
+    prompt = way.lab.backend.render(way.lab.request(messages))
+    return answer.choices[0].logprobs.content[0], way.lab.backend.next_logits(prompt).astype(np.float64)
+
+
+def drawn_from(entry: Any, final: np.ndarray) -> None:
+    """The sampling logprobs of an entry are those of these logits, in which removed tokens have -inf."""
+    expected = final - np.logaddexp.reduce(final)
+    for other in (entry, *entry.top_logprobs):
+        want = max(float(expected[other.token_id]), -9999.0)
+        assert want < -20 or other.sampling_logprob == pytest.approx(want, abs=5e-3), other.token
+
+
+def truncated(field: str, value: float, bad: float) -> None:
+    @row(field)
+    def _(way: Way) -> None:
+        entry, logits = one_token(way, **{field: value})
+        kept = ORACLES[field](logits, {field: value}) > 0
+        assert 1 < entry.kept == kept.sum() < len(logits)
+        drawn_from(entry, np.where(kept, logits, -np.inf))
+        assert way.refusal(**{field: bad})[:2] == (400, field)
+
+
+truncated("top_n_sigma", 2.5, -1)
+truncated("typical_p", 0.5, 0)
+truncated("epsilon_cutoff", 0.02, 1.5)
+truncated("eta_cutoff", 0.02, -0.1)
+truncated("p_less", 1, 3)
+
+
+@row("top_h")
+def _(way: Way) -> None:
+    entry, logits = one_token(way, top_h=0.6)
+    front = np.lexsort((np.arange(len(logits)), -logits))
+    kept = np.zeros(len(logits), bool)
+    kept[front[: entry.kept]] = True
+    assert 1 < entry.kept < 100 and one_token(way, top_h=0.9)[0].kept > entry.kept
+    drawn_from(entry, np.where(kept, logits, -np.inf))
+    assert way.refusal(top_h=1.5)[:2] == (400, "top_h")
+
+
+def without_top_choices(logits: np.ndarray, threshold: float) -> np.ndarray:
+    """The logits without the tokens of at least this probability, but for the least likely of them."""
+    probs = np.exp(logits - np.logaddexp.reduce(logits))
+    top = [i for i in np.lexsort((np.arange(len(logits)), -logits)) if probs[i] >= threshold]
+    left = logits.copy()
+    left[top[:-1]] = -np.inf
+    return left
+
+
+@row("xtc_probability")
+def _(way: Way) -> None:
+    entry, logits = one_token(way, xtc_probability=1, xtc_threshold=0.05)
+    left = without_top_choices(logits, 0.05)
+    assert entry.kept == np.isfinite(left).sum() < len(logits)
+    drawn_from(entry, left)
+    never, _ = one_token(way, xtc_probability=0, xtc_threshold=0.05)
+    assert never.kept == len(logits)
+    assert way.refusal(xtc_probability=1.5)[:2] == (400, "xtc_probability")
+
+
+@row("xtc_threshold")
+def _(way: Way) -> None:
+    kept = []
+    for threshold in (0.02, 0.2):
+        entry, logits = one_token(way, xtc_probability=1, xtc_threshold=threshold)
+        drawn_from(entry, without_top_choices(logits, threshold))
+        kept.append(entry.kept)
+    assert kept[0] < kept[1]
+    assert way.refusal(xtc_threshold=0)[:2] == (400, "xtc_threshold")
+
+
+def smoothed(field: str, **fields: float) -> None:
+    @row(field)
+    def _(way: Way) -> None:
+        entry, logits = one_token(way, **fields)
+        factor, curve = fields["smoothing_factor"], fields.get("smoothing_curve", 1.0)
+        away = logits - logits.max()
+        drawn_from(entry, -(3 - curve) / 2 * factor * away**2 + (curve - 1) / 2 * factor * away**3)
+        assert way.refusal(**{field: -1})[:2] == (400, field)
+
+
+smoothed("smoothing_factor", smoothing_factor=0.3)
+smoothed("smoothing_curve", smoothing_factor=0.1, smoothing_curve=2.0)
+
+
+def varied(field: str, **fields: float) -> None:
+    @row(field)
+    def _(way: Way) -> None:
+        entry, logits = one_token(way, **fields, temperature=0.9)
+        probs = np.exp(logits - np.logaddexp.reduce(logits))
+        share = -(probs * np.log(probs)).sum() / np.log(len(probs))
+        low, high = 0.9 - fields["dynatemp_range"], 0.9 + fields["dynatemp_range"]
+        drawn_from(entry, logits / (low + (high - low) * share ** fields.get("dynatemp_exponent", 1.0)))
+        assert way.refusal(**{field: -1})[:2] == (400, field)
+
+
+varied("dynatemp_range", dynatemp_range=0.5)
+varied("dynatemp_exponent", dynatemp_range=0.5, dynatemp_exponent=0.4)
+
+
+@row("no_repeat_ngram_size")
+def _(way: Way) -> None:
+    asked = {"seed": 3, "max_tokens": 40, "ignore_eos": True, "logprobs": True}
+    prompt = way.lab.backend.render(way.lab.request(STORY)).tolist()
+    for size, twice in ((0, True), (1, False), (2, False)):
+        text = prompt + ids(way.ask(STORY, **asked, temperature=0.7, no_repeat_ngram_size=size))
+        grams = [tuple(text[at : at + (size or 1)]) for at in range(len(text) - (size or 1) + 1)]
+        new = grams[len(prompt) - (size or 1) + 1 :]
+        assert (len({*new} & {*grams[: len(grams) - len(new)]}) + len(new) - len({*new}) > 0) is twice
+    assert way.refusal(no_repeat_ngram_size=-1)[:2] == (400, "no_repeat_ngram_size")
+
+
+def repeated(field: str, bad: object, **fields: Any) -> None:
+    """A token that would extend a repetition of earlier text loses what the length of that says, against all others."""
+
+    @row(field)
+    def _(way: Way) -> None:
+        asked = {"dry_multiplier": 0.5, "dry_allowed_length": 1, "dry_sequence_breakers": [], **fields}
+        more = {"n": 6, "max_tokens": 48, "temperature": 0.5, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
+        answer = way.ask(AGAIN, **asked, **more, seed=4)
+        texts = [text.encode() for text in asked["dry_sequence_breakers"]]
+        known = way.lab.backend.token_bytes
+        breakers = {i for i, raw in enumerate(known) if raw is not None and any(text in raw for text in texts)}
+        base, allowed = asked.get("dry_base", 1.75), asked["dry_allowed_length"]
+        prompt, seen = way.lab.backend.render(way.lab.request(AGAIN)).tolist(), set()
+        for choice in answer.choices:
+            text = list(prompt)
+            for entry in choice.logprobs.content:
+                lengths = dry_lengths(text, breakers, asked.get("dry_penalty_last_n", -1))
+                new = next(other for other in entry.top_logprobs if lengths.get(other.token_id, 0) < allowed)
+                for other in entry.top_logprobs:
+                    match = lengths.get(other.token_id, 0)
+                    shift = (other.sampling_logprob - new.sampling_logprob) - (other.logprob - new.logprob) / 0.5
+                    penalty = asked["dry_multiplier"] * base ** (match - allowed) if match >= allowed else 0.0
+                    assert shift == pytest.approx(-penalty / 0.5, abs=1e-2), (other.token, match)
+                    seen.add(match)
+                text.append(entry.token_id)
+        assert max(seen) >= allowed, "something was repeated"
+        assert way.refusal(**{field: bad})[:2] == (400, field)
+
+
+repeated("dry_multiplier", -1, dry_multiplier=0.8)
+repeated("dry_base", 0.5, dry_base=3.0)
+repeated("dry_allowed_length", 0, dry_allowed_length=2, dry_multiplier=0.05)
+repeated("dry_penalty_last_n", -2, dry_penalty_last_n=12)
+repeated("dry_sequence_breakers", [5], dry_sequence_breakers=[" a"])
 
 
 @row("logit_bias")

@@ -393,9 +393,37 @@ CHANGES: dict[str, Any] = {
     "bad_words": ["a", "e"],
     "allowed_token_ids": [30, 31],
     "structured_outputs": {"choice": ["yes", "no"]},
+    "top_n_sigma": 1.0,
+    "top_h": 0.1,
+    "typical_p": 0.1,
+    "epsilon_cutoff": 0.2,
+    "eta_cutoff": 0.2,
+    "p_less": 1,
+    "xtc_probability": 1,
+    "xtc_threshold": 0.01,
+    "smoothing_factor": 2,
+    "smoothing_curve": 5,
+    "dynatemp_range": 1,
+    "dynatemp_exponent": 0.1,
+    "no_repeat_ngram_size": 1,
+    "dry_multiplier": 8,
+    "dry_base": 4,
+    "dry_allowed_length": 1,
+    "dry_penalty_last_n": 100,
+    "dry_sequence_breakers": [],
 }
 #: What else is asked where the value alone would change nothing.
-BESIDE: dict[str, dict[str, Any]] = {"include_stop": {"stop": " a"}}
+BESIDE: dict[str, dict[str, Any]] = {
+    "include_stop": {"stop": " a"},
+    "xtc_threshold": {"xtc_probability": 1},
+    "smoothing_curve": {"smoothing_factor": 0.1},
+    "dynatemp_exponent": {"dynatemp_range": 1},
+    "dry_base": {"dry_multiplier": 2, "dry_allowed_length": 1, "ignore_eos": True},
+    "dry_allowed_length": {"dry_multiplier": 8, "ignore_eos": True},
+    "dry_penalty_last_n": {"dry_multiplier": 8, "dry_allowed_length": 1, "dry_penalty_last_n": 1, "ignore_eos": True},
+    "dry_sequence_breakers": {"dry_multiplier": 8, "dry_allowed_length": 1, "ignore_eos": True},
+    "dry_multiplier": {"ignore_eos": True},
+}
 
 
 def same_as_a_chat(field: str) -> None:

@@ -101,6 +101,8 @@ def test_a_switch_that_a_model_lacks_is_not_offered() -> None:
 
     names = {control.name for control in CONTROLS}
     assert {control.name for control in controls_for(Lacking())} == names
+    asked = {control.name for control in controls_for(Lacking(), given=["temperature", "xtc_probability"])}
+    assert asked == (names - set(LIBRARY_FIELDS)) | {"xtc_probability", "xtc_threshold"}
     assert {control.name for control in controls_for(Lacking("enable_thinking"))} == names - {"enable_thinking"}
     assert {control.name for control in controls_for(Lacking("order", "prompt"))} == names - {"order"}
     with pytest.raises(RequestError, match="enable_thinking cannot be set here") as caught:
