@@ -111,7 +111,7 @@ SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
         name: (value, {"dry_multiplier": 8, "dry_allowed_length": 1, "max_tokens": 48, "ignore_eos": True, **more})
         for name, value, more in (
             ("dry_multiplier", 0.5, {}),
-            ("dry_base", 4, {"dry_multiplier": 0.5}),
+            ("dry_base", 4, {"dry_multiplier": 0.3, "temperature": 0, "max_tokens": 96}),
             ("dry_allowed_length", 3, {}),
             ("dry_penalty_last_n", 2, {}),
             ("dry_sequence_breakers", [" ", "e"], {}),
