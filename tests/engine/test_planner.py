@@ -99,8 +99,12 @@ def test_time_alone_is_no_credit():
 
 @pytest.fixture
 def noted(decoder, monkeypatch):
-    """An engine, and the names of its calls in their order; no piece is known to fit between two chunks but the one."""
+    """An engine, and the names of its calls in their order; no piece is known to fit between two chunks but the one.
+
+    A chunk has a single step, so that a stream has many, however quick the machine is.
+    """
     monkeypatch.setattr("llmlab.engine.planner.READ_SECONDS", 0.0)
+    monkeypatch.setattr("llmlab.engine.lanes.CHUNK_SECONDS", 0.0)
     engine = Engine(*decoder, ends=(END,), slots=8)
     calls = []
     for name in ("prefill", "chunk", "forward"):
