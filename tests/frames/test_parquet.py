@@ -76,6 +76,7 @@ def test_everything_that_an_answer_may_have(make_tokens, make_completion, tmp_pa
     choices = list(completion.choices)
     choices[0] = dataclasses.replace(choices[0], reasoning="hm\n", tool_calls=(call, call), given=2)
     choices[1] = dataclasses.replace(choices[1], text="\0 \ud7ff é\r\n", reasoning="", finish_reason="interrupted")
+    choices[2] = dataclasses.replace(choices[2], guessed=np.array([3], np.int32))
     changed: dict[str, Any] = {
         "choices": tuple(choices), "reported_usage": {"completion_tokens": 3}, "notes": ("one", "two"),
         "seed": -(2**63), "prompt_ids": np.zeros(0, np.int32), "control_tokens": {}, "order": "vllm",
@@ -111,7 +112,7 @@ def test_no_field_is_forgotten() -> None:
     assert known == {field.name for field in dataclasses.fields(Tokens)}
     # A new field of a choice needs a column, and a case above.
     assert {field.name for field in dataclasses.fields(Choice)} == {
-        "index", "text", "tokens", "finish_reason", "reasoning", "tool_calls", "given",
+        "index", "text", "tokens", "finish_reason", "reasoning", "tool_calls", "given", "guessed",
     }  # fmt: skip
 
 
