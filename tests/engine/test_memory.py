@@ -126,9 +126,9 @@ def test_the_warmup_keeps_to_the_memory_and_leaves_nothing_out(decoder, monkeypa
     engine = Engine(config, model, ends=(END,), max_context=256, memory=memory)
     sizes, empty = [], engine.programs.empty
 
-    def noted(*, width, length):
+    def noted(*, width, length, order):
         sizes.append(cache_bytes(config, batch=width, length=length, dtype=np.float32))
-        return empty(width=width, length=length)
+        return empty(width=width, length=length, order=order)
 
     monkeypatch.setattr(engine.programs, "empty", noted)
     engine.warmup()
