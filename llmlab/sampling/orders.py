@@ -129,7 +129,7 @@ def layout_of(key: str) -> str:
 def _with(base: str, added: Sequence[Stage]) -> Order:
     """A named order with further stages, each at its place."""
     stages = list(ORDERS[base])
-    behind: dict[str, int] = {}  # how many stages were put after this one
+    following: dict[str, int] = {}  # how many stages were put after this one
     for stage in added:
         after = dict(stage.after).get(base) or dict(stage.after).get("")
         names = [one.name for one in stages]
@@ -141,8 +141,8 @@ def _with(base: str, added: Sequence[Stage]) -> Order:
         elif after is None or after not in names:
             stages.append(stage)
         else:
-            stages.insert(names.index(after) + 1 + behind.get(after, 0), stage)
-            behind[after] = behind.get(after, 0) + 1
+            stages.insert(names.index(after) + 1 + following.get(after, 0), stage)
+            following[after] = following.get(after, 0) + 1
     return tuple(stages)
 
 

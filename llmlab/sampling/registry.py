@@ -23,7 +23,7 @@ __all__ = [
     *("owner_of", "reserve", "stage_labelled", "stage_named", "user_fields"),
 ]
 
-#: How many definitions are kept, so that a session that defines a stage a thousand times does not grow without bound.
+#: How many definitions are kept, so that a notebook that defines a stage a thousand times does not grow without bound.
 _KEPT = 256
 
 
