@@ -75,6 +75,15 @@ def _compiled_programs_are_freed() -> Iterator[None]:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_stages_are_forgotten() -> Iterator[None]:
+    """A stage that a file defines has its fields in every request from then on: no other file is to see them."""
+    yield
+    registry = sys.modules.get("llmlab.sampling.registry")
+    for name in list(registry._CURRENT) if registry else ():
+        registry.forget(name)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real tokenizers and templates that lie beside a checkout; a test that wants them says what it misses."""
