@@ -80,8 +80,8 @@ def _own_stages_are_forgotten() -> Iterator[None]:
     """A stage that a file defines has its fields in every request from then on: no other file is to see them."""
     yield
     registry = sys.modules.get("llmlab.sampling.registry")
-    for name in list(registry._CURRENT) if registry else ():
-        registry.forget(name)
+    for stage in registry.user_stages() if registry else ():
+        registry.forget(stage.name)
 
 
 @pytest.fixture(scope="session")

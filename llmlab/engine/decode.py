@@ -41,19 +41,31 @@ def forward(
 
     `prefix` is what the rows with `slots.shared` begin with; None where there are none.
     """
+    slots, logits = read(graph, weights, slots, slots.token[:, None], prefix)
+    return slots, logits[:, 0]
+
+
+def read(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    slots: Slots,
+    tokens: Int32[Array, "W L"],
+    prefix: Prefix | None = None,
+) -> tuple[Slots, Float32[Array, "W L V"]]:
+    """Writes the keys and values of L tokens of every row, from its position on; returns the logits after each.
+
+    `prefix` is as in `forward`.
+    """
     model = nnx.merge(graph, weights)
     if slots.adapter is not None:
         model.choose(slots.adapter)
-    hidden, cache = model(slots.token[:, None], slots.position[:, None], attendable(slots, prefix))
-    return slots._replace(cache=cache), model.logits(hidden)[:, 0]
-
-
-def attendable(slots: Slots, prefix: Prefix | None) -> Attendable:
-    """What the model runs over: the rows' cache, with the prefix that some of them share."""
-    if prefix is None:
-        return slots.cache
-    assert isinstance(slots.cache, SharedCache), "this cache cannot be shared"
-    return Joined(slots.cache, prefix, slots.shared)
+    over: Attendable = slots.cache
+    if prefix is not None:
+        assert isinstance(slots.cache, SharedCache), "this cache cannot be shared"
+        over = Joined(slots.cache, prefix, slots.shared)
+    positions = slots.position[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    hidden, cache = model(tokens, positions, over)
+    return slots._replace(cache=cache), model.logits(hidden)
 
 
 def sample(
@@ -78,9 +90,6 @@ def sample(
     history = joined(slots.history, token, drew)
     budget = slots.budget - one
     ended = slots.stops[rows, token]
-    text = slots.text
-    if text is not None:
-        text = text.at[rows, jnp.where(drew, slots.position + 1, text.shape[1])].set(token, mode="drop")
     slots = slots._replace(
         token=jnp.where(drew, token, slots.token),
         # A row that ended keeps its position: it must not run past the cache while other rows go on.
@@ -88,7 +97,6 @@ def sample(
         active=drew & ~ended & (budget > 0),
         budget=budget,
         history=history,
-        text=text,
     )
     return slots, token, figures
 

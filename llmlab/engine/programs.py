@@ -129,7 +129,7 @@ class Programs:
         self._release = plain(state.release)
         self._advance = plain(state.advance)
         self._unshare = plain(state.unshare)
-        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted, keeps_text=guesses > 0)
+        empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted, keeps_ids=guesses > 0)
         self._empty = plain(empty, jit=PerOrder, more=("width", "length", "context"))
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
@@ -208,7 +208,7 @@ class Programs:
             shared=shared,
             order=order,
             context=self.context,
-            keeps_text=self.guesses > 0,
+            keeps_ids=self.guesses > 0,
         )
 
     def history(self, prompt: np.ndarray, made: np.ndarray, *, order: str) -> History:

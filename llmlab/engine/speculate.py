@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float32, Int32
 
-from llmlab.engine.decode import CHUNK, Emitted, attendable, sample
+from llmlab.engine.decode import CHUNK, Emitted, read, sample
 from llmlab.engine.state import Guessed, Slots
 from llmlab.models.kv.joined import Prefix
 from llmlab.sampling.logprobs import TokenStatistics
@@ -76,37 +76,33 @@ def chunk(
     rows = jnp.arange(slots.width)
     taken = 1 + count
 
-    def read(slots: Slots, guessed: Int32[Array, "W G"]) -> tuple[Slots, Float32[Array, "W L V"]]:
-        model = nnx.merge(graph, weights)
-        if slots.adapter is not None:
-            model.choose(slots.adapter)
+    def after(slots: Slots, guessed: Int32[Array, "W G"]) -> tuple[Slots, Float32[Array, "W L V"]]:
         tokens = jnp.concatenate([slots.token[:, None], jnp.maximum(guessed, 0)], axis=1)
-        positions = slots.position[:, None] + jnp.arange(taken, dtype=jnp.int32)[None, :]
-        hidden, cache = model(tokens, positions, attendable(slots, prefix))
-        return slots._replace(cache=cache), model.logits(hidden)
+        return read(graph, weights, slots, tokens, prefix)
 
     def draw(
         state: _Drawing, logits: Float32[Array, "W V"], going: Bool[Array, " W"], guessed: Guessed
     ) -> tuple[_Drawing, Int32[Array, " W"], Bool[Array, " W"]]:
         """Draws a token for the rows that go on; returns which of them may draw another."""
         active = state.slots.active
-        after, token, figures = sample(
+        drawn, token, figures = sample(
             state.slots._replace(active=going), logits, order=order, asking=asking, by_rows=by_rows
         )
         new = Emitted(token=token, made=going, figures=figures, guessed=guessed)
         # Each row's tokens lie one after the other; those of a row that draws nothing are dropped.
         at = jnp.where(going, state.made, CHUNK)
         out = jax.tree.map(lambda all, x: all.at[at, rows].set(x, mode="drop"), state.out, new)
-        slots = after._replace(active=jnp.where(going, after.active, active))
-        return _Drawing(slots, state.made + going.astype(jnp.int32), out), token, going & after.active
+        slots = drawn._replace(active=jnp.where(going, drawn.active, active))
+        return _Drawing(slots, state.made + going.astype(jnp.int32), out), token, going & drawn.active
 
     def one_pass(state: _Drawing) -> _Drawing:
-        assert state.slots.text is not None, "slots without their text"
-        guessed = guesses(state.slots.text, state.slots.position, count=count)
+        ids = state.slots.history.ids
+        assert ids is not None, "slots without their tokens"
+        guessed = guesses(ids, state.slots.position, count=count)
         # What is read beyond the room in the cache is not kept, and so must not be drawn after.
         at = (state.slots.position - state.slots.shared)[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None, :]
         guessed = jnp.where(at < state.slots.length, guessed, -1)
-        fed, logits = read(state.slots, guessed)
+        fed, logits = after(state.slots, guessed)
         offered = jnp.sum(guessed >= 0, axis=1, dtype=jnp.int32)
 
         def more(carry: tuple[Int32[Array, ""], Bool[Array, " W"], _Drawing]) -> Bool[Array, ""]:
@@ -130,7 +126,7 @@ def chunk(
         return state._replace(slots=state.slots._replace(cache=state.slots.cache.truncated(filled)))
 
     def first(slots: Slots) -> TokenStatistics:
-        fed, logits = read(slots, jnp.zeros((slots.width, count), jnp.int32))
+        fed, logits = after(slots, jnp.zeros((slots.width, count), jnp.int32))
         return sample(fed, logits[:, 0], order=order, by_rows=by_rows)[2]
 
     figures = jax.eval_shape(first, slots)

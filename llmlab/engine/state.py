@@ -41,8 +41,6 @@ class Slots(NamedTuple):
     inputs: SamplerInputs
     history: History
     adapter: Int32[Array, " W"] | None = None  #: from 1, or 0 for the base; None in a decoder without adapters
-    #: The row's tokens, the pending one at `position`; None where nothing is guessed from them.
-    text: Int32[Array, "W C"] | None = None
 
     @property
     def width(self) -> int:
@@ -80,7 +78,6 @@ class RowFields(NamedTuple):
     inputs: SamplerInputs
     history: History
     adapter: np.ndarray | None = None
-    text: np.ndarray | None = None
 
 
 def row_fields(
@@ -96,19 +93,16 @@ def row_fields(
     shared: int = 0,
     order: str = "llmlab",
     context: int = 0,
-    keeps_text: bool = False,
+    keeps_ids: bool = False,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
-    `order` is that of the sampler's stages, and `context` the most tokens of a row, for stages that read them.
-    `keeps_text` tells whether the row's tokens are kept in order, for guesses.
+    `order` is that of the sampler's stages, and `context` the most tokens of a row, for what reads them; `keeps_ids`
+    tells whether something does besides the stages.
     """
     made = np.zeros(0, np.int32) if made is None else made
-    text = None
-    if keeps_text:
-        text = np.zeros((1, context), np.int32)
-        text[0, : len(prompt) + len(made)] = [*prompt, *made]
+    stages = order_of(order)
     stops = np.zeros((1, vocab_size), bool)
     stops[:, [*params.stop_token_ids, *(() if ignore_ends else ends)]] = True
     return RowFields(
@@ -118,10 +112,9 @@ def row_fields(
         active=np.array([True]),
         budget=np.array([budget], np.int32),
         stops=stops,
-        inputs=stack([params], vocab_size=vocab_size, ends=ends, order=order_of(order)),
-        history=history_of(prompt, made, vocab_size=vocab_size, order=order_of(order), room=context),
+        inputs=stack([params], vocab_size=vocab_size, ends=ends, order=stages),
+        history=history_of(prompt, made, vocab_size=vocab_size, order=stages, room=context, keeps_ids=keeps_ids),
         adapter=None if adapter is None else np.array([adapter], np.int32),
-        text=text,
     )
 
 
@@ -156,12 +149,12 @@ def empty(
     adapted: bool = False,
     order: str = "llmlab",
     context: int = 1,
-    keeps_text: bool = False,
+    keeps_ids: bool = False,
 ) -> Slots:
     """Returns W inactive slots, which ask for no stage of the sampler: their settings have the neutral values.
 
     `adapted` tells whether the decoder has adapters, `order` which stages the rows to come may ask for, and `context`
-    the most tokens of a row; `keeps_text` is as in `row_fields`.
+    the most tokens of a row; `keeps_ids` is as in `row_fields`.
     """
     like = row_fields(
         np.zeros(1, np.int32),
@@ -172,7 +165,7 @@ def empty(
         ends=(),
         adapter=0 if adapted else None,
         order=order,
-        keeps_text=keeps_text,
+        keeps_ids=keeps_ids,
         context=context,
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)

@@ -90,11 +90,12 @@ def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> None:
         slots = programs.admit(slots, programs.row_cache(length=length), _NOBODY, at=[0], ends=(), order=order)
         jax.block_until_ready(programs.forward(slots))
         inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
-        programs.score(programs.row_cache(length=length), scored, inputs, nobody.history, order=order)
+        history = programs.history(_NOBODY.prompt, _NOBODY.made, order=order)
+        programs.score(programs.row_cache(length=length), scored, inputs, history, order=order)
         if reads_ids(order_of(order)):
             continue  # its texts are scored piece by piece
         for tree in trees.every_size(vocab_size=programs.config.vocab_size, adapter=adapter):
-            programs.score_tree(programs.row_cache(length=length), tree, nobody.inputs, nobody.history, order=order)
+            programs.score_tree(programs.row_cache(length=length), tree, nobody.inputs, history, order=order)
 
 
 def _batch(

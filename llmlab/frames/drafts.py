@@ -10,7 +10,7 @@ from llmlab.frames.schema import DRAFT_COLUMNS, build
 from llmlab.frames.tokens import logprobs_frame
 from llmlab.protocol.completion import Completion
 
-__all__ = ["acceptance", "draft_frame"]
+__all__ = ["acceptance_rate", "draft_frame"]
 
 
 def draft_frame(completion: Completion) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def draft_frame(completion: Completion) -> pd.DataFrame:
     return build({**columns, "guesses": np.maximum(values, 0), "guessed": guessed, "passes": passes}, DRAFT_COLUMNS)
 
 
-def acceptance(frame: pd.DataFrame) -> float:
+def acceptance_rate(frame: pd.DataFrame) -> float:
     """The share of guesses that were right, of a draft frame or some of its rows; NaN where nothing was guessed."""
     guesses = int(frame["guesses"].sum())
     return float(frame["guessed"].sum()) / guesses if guesses else float("nan")

@@ -180,11 +180,21 @@ class Answer:
         """Which tokens were guessed rightly, where the model is loaded with `draft=`; one row per token.
 
         Columns: choice, position, token, token_id, guesses, guessed, passes; see `llmlab.frames.drafts.draft_frame`.
-        `frame.guessed.sum() / frame.guesses.sum()` is the acceptance rate.
         """
         from llmlab.frames.drafts import draft_frame
 
         return draft_frame(self.data)
+
+    @property
+    def acceptance_rate(self) -> float:
+        """The share of guesses that were right, of all choices; NaN where there was none.
+
+        Raises:
+            RequestError: the model is loaded without `draft=`.
+        """
+        from llmlab.frames.drafts import acceptance_rate
+
+        return acceptance_rate(self.draft_frame())
 
     @property
     def perplexity(self) -> float:

@@ -24,7 +24,13 @@ def reads_ids(order: Order) -> bool:
 
 
 def history_of(
-    prompt: np.ndarray, made: np.ndarray, *, vocab_size: int, order: Order = (), room: int | None = None
+    prompt: np.ndarray,
+    made: np.ndarray,
+    *,
+    vocab_size: int,
+    order: Order = (),
+    room: int | None = None,
+    keeps_ids: bool = False,
 ) -> History:
     """The `History` of one row as host arrays with a leading dimension of 1.
 
@@ -34,12 +40,13 @@ def history_of(
         vocab_size: V, the width of the logits.
         order: the stages that will read it; the sequence of ids is there only if one of them needs it.
         room: the number of ids that there is room for; by default few enough for few programs.
+        keeps_ids: whether the sequence is there in any case.
     """
     seen = np.zeros((1, vocab_size), bool)
     seen[0, prompt] = True
     counts = np.bincount(made, minlength=vocab_size).astype(np.int32)[None, :]
     history = History(prompt=seen, counts=counts, position=np.array([len(made)], np.int32))
-    if not reads_ids(order):
+    if not (keeps_ids or reads_ids(order)):
         return history
     given = np.concatenate([prompt, made]).astype(np.int32)
     ids = np.zeros((1, 1 << (len(given) + _ROOM - 1).bit_length() if room is None else room), np.int32)

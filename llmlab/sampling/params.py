@@ -118,7 +118,7 @@ class History(NamedTuple):
     prompt: Bool[Any, "B V"]  #: the tokens that occur in the prompt
     counts: Int32[Any, "B V"]  #: how often each token was generated, reasoning included
     position: Int32[Any, " B"]  #: how many tokens were generated
-    #: The tokens so far, the prompt's first; what lies from `length` on means nothing. None where no stage reads them.
+    #: The tokens so far, the prompt's first; what lies from `length` on means nothing. None where nothing reads them.
     ids: Int32[Any, "B S"] | None = None
     length: Int32[Any, " B"] | None = None  #: how many tokens there are so far, the prompt's among them
 

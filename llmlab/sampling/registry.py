@@ -20,7 +20,7 @@ from llmlab.sampling.stages import FIELDS, ORDERS, STAGES
 
 __all__ = [
     *("define", "forget", "further_fields", "further_fields_of", "further_stages", "is_known", "label_of"),
-    *("owner_of", "reserve", "stage_labelled", "stage_named", "user_fields"),
+    *("owner_of", "reserve", "stage_labelled", "stage_named", "user_fields", "user_stages"),
 ]
 
 #: How many definitions are kept, so that a notebook that defines a stage a thousand times does not grow without bound.
@@ -105,10 +105,15 @@ def _check_names(stage: Stage) -> None:
             )
 
 
-def further_stages() -> tuple[Stage, ...]:
-    """All stages beyond the built-in ones: the library's, then the user's in their latest definitions."""
+def user_stages() -> tuple[Stage, ...]:
+    """The stages that a user has defined, in their latest definitions."""
     with _LOCK:
-        return (*LIBRARY, *(_DEFINED[label] for label in _CURRENT.values()))
+        return tuple(_DEFINED[label] for label in _CURRENT.values())
+
+
+def further_stages() -> tuple[Stage, ...]:
+    """All stages beyond the built-in ones: the library's, then the user's."""
+    return (*LIBRARY, *user_stages())
 
 
 def further_fields() -> dict[str, Field]:
@@ -118,8 +123,7 @@ def further_fields() -> dict[str, Field]:
 
 def user_fields() -> dict[str, Field]:
     """The fields of the stages that a user has defined, by name."""
-    with _LOCK:
-        return {one.name: one for label in _CURRENT.values() for one in _DEFINED[label].fields}
+    return {one.name: one for stage in user_stages() for one in stage.fields}
 
 
 def further_fields_of(order: Order) -> tuple[Field, ...]:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from llmlab.checkpoints.load import load_model
+from llmlab.engine import engine as engine_module
 from llmlab.engine.engine import Engine
 from llmlab.testing import tiny_checkpoint
 from tests.engine.rows import END
@@ -28,3 +29,12 @@ def free(decoder):
     engine = Engine(*decoder, ends=(END,))
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def few_widths():
+    """One lane of up to 8 rows, so that few programs are compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "WIDTHS", (1, 8))
+        patch.setattr(engine_module, "lane_count", lambda: 1)
+        yield

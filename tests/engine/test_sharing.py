@@ -21,15 +21,7 @@ from tests.engine.test_step_logits import logprob
 
 PROMPT = "In the beginning was the word, and the word was a token. " * 5
 OTHER = "A prompt of somebody else, of another length, that is as long. " * 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_widths():
-    """One lane of up to 8 rows, so that few programs are compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "WIDTHS", (1, 8))
-        patch.setattr(engine_module, "lane_count", lambda: 1)
-        yield
+pytestmark = pytest.mark.usefixtures("few_widths")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from llmlab.checkpoints.load import load_model
-from llmlab.engine import engine as engine_module
 from llmlab.engine import speculate
 from llmlab.engine.engine import Engine
 from llmlab.engine.speculate import guesses
@@ -23,13 +22,7 @@ SETTINGS = [
     {"temperature": 1.5, "min_tokens": 30, "stop_token_ids": tuple(range(97, 123))},
 ]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_widths():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_module, "WIDTHS", (1, 8))
-        patch.setattr(engine_module, "lane_count", lambda: 1)
-        yield
+pytestmark = pytest.mark.usefixtures("few_widths")
 
 
 @pytest.fixture(scope="module")

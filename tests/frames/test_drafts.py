@@ -10,7 +10,7 @@ import pytest
 import llmlab
 from llmlab.errors import RequestError
 from llmlab.frames import parquet
-from llmlab.frames.drafts import acceptance, draft_frame
+from llmlab.frames.drafts import acceptance_rate, draft_frame
 from llmlab.plots import plot_draft
 from tests.completions import guessed_story
 
@@ -20,7 +20,7 @@ def test_passes_and_right_guesses_are_counted_for_each_choice():
     first, second = (frame[frame["choice"] == choice].reset_index(drop=True) for choice in (0, 1))
     assert first["guesses"].tolist() == [0, 4, 0, 0, 2, 3, 0, 0, 0, 1, 0] == second["guesses"].tolist()
     assert first["passes"].tolist() == [1, 2, 2, 2, 3, 4, 4, 4, 4, 5, 6] == second["passes"].tolist()
-    assert acceptance(first) == 5 / 10 and np.isnan(acceptance(first[:1]))
+    assert acceptance_rate(first) == 5 / 10 and np.isnan(acceptance_rate(first[:1]))
 
 
 def test_a_choice_of_which_nothing_was_guessed_took_a_pass_for_each_token():
@@ -65,6 +65,7 @@ def test_a_lab_that_guesses_answers_as_one_that_does_not(demo):
         frame = found.draft_frame()
         assert frame.groupby("choice").size().tolist() == [24, 24]
         assert 0 < frame["guessed"].sum() <= frame["guesses"].sum()
+        assert found.acceptance_rate == frame["guessed"].sum() / frame["guesses"].sum()
         # A branch's given tokens were not guessed, and its own are.
         branch = found.branch(5)
         assert not branch.draft_frame()["guessed"][:5].any() and len(branch.draft_frame()) == len(branch.tokens)
