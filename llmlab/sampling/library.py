@@ -17,18 +17,12 @@ from typing import TYPE_CHECKING
 
 from llmlab.sampling.fields import Control, Field, integer, number
 from llmlab.sampling.repetition import DRY, NO_REPEAT_NGRAM
-from llmlab.sampling.stage import Inputs, Order, Seen, Stage
+from llmlab.sampling.stage import Inputs, Order, Seen, Stage, late
 
 if TYPE_CHECKING:
     from jax import Array
 
 __all__ = ["LIBRARY", "LIBRARY_FIELDS"]
-
-
-def _apply_quadratic(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.reshaping import apply_quadratic
-
-    return apply_quadratic(logits, factor=inputs.smoothing_factor, curve=inputs.smoothing_curve)
 
 
 QUADRATIC = Stage(
@@ -47,16 +41,8 @@ QUADRATIC = Stage(
         ),
     ),
     lambda inputs: inputs.smoothing_factor > 0.0,
-    _apply_quadratic,
+    late("reshaping.apply_quadratic", factor="smoothing_factor", curve="smoothing_curve"),
 )  # fmt: skip
-
-
-def _apply_dynamic_temperature(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.reshaping import apply_dynamic_temperature
-
-    return apply_dynamic_temperature(
-        logits, temperature=inputs.temperature, reach=inputs.dynatemp_range, exponent=inputs.dynatemp_exponent
-    )
 
 
 DYNAMIC_TEMPERATURE = Stage(
@@ -75,14 +61,10 @@ DYNAMIC_TEMPERATURE = Stage(
         ),
     ),
     lambda inputs: inputs.dynatemp_range > 0.0,
-    _apply_dynamic_temperature,
+    late(
+        "reshaping.apply_dynamic_temperature", "temperature", reach="dynatemp_range", exponent="dynatemp_exponent"
+    ),
 )  # fmt: skip
-
-
-def _apply_top_n_sigma(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.cutoffs import apply_top_n_sigma
-
-    return apply_top_n_sigma(logits, top_n_sigma=inputs.top_n_sigma)
 
 
 TOP_N_SIGMA = Stage(
@@ -96,15 +78,9 @@ TOP_N_SIGMA = Stage(
         ),
     ),
     lambda inputs: inputs.top_n_sigma > 0.0,
-    _apply_top_n_sigma,
+    late("cutoffs.apply_top_n_sigma", "top_n_sigma"),
     after=(("llama.cpp", "presence"), ("", "temperature")),
 )  # fmt: skip
-
-
-def _apply_top_h(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.cutoffs import apply_top_h
-
-    return apply_top_h(logits, top_h=inputs.top_h)
 
 
 TOP_H = Stage(
@@ -118,17 +94,11 @@ TOP_H = Stage(
         ),
     ),
     lambda inputs: inputs.top_h > 0.0,
-    _apply_top_h,
+    late("cutoffs.apply_top_h", "top_h"),
     most=lambda inputs: (inputs.top_h > 0.0).astype("int32") * 100,
     by_front=True,
     after=(("llama.cpp", "presence"), ("", "temperature")),
 )  # fmt: skip
-
-
-def _apply_typical_p(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.cutoffs import apply_typical_p
-
-    return apply_typical_p(logits, typical_p=inputs.typical_p)
 
 
 TYPICAL_P = Stage(
@@ -142,15 +112,9 @@ TYPICAL_P = Stage(
         ),
     ),
     lambda inputs: inputs.typical_p < 1.0,
-    _apply_typical_p,
+    late("cutoffs.apply_typical_p", "typical_p"),
     after=(("llama.cpp", "top_k"),),
 )  # fmt: skip
-
-
-def _apply_epsilon_cutoff(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.cutoffs import apply_epsilon_cutoff
-
-    return apply_epsilon_cutoff(logits, epsilon=inputs.epsilon_cutoff)
 
 
 EPSILON_CUTOFF = Stage(
@@ -164,15 +128,9 @@ EPSILON_CUTOFF = Stage(
         ),
     ),
     lambda inputs: inputs.epsilon_cutoff > 0.0,
-    _apply_epsilon_cutoff,
+    late("cutoffs.apply_epsilon_cutoff", epsilon="epsilon_cutoff"),
     after=(("llama.cpp", "min_p"),),
 )  # fmt: skip
-
-
-def _apply_eta_cutoff(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.cutoffs import apply_eta_cutoff
-
-    return apply_eta_cutoff(logits, epsilon=inputs.eta_cutoff)
 
 
 ETA_CUTOFF = Stage(
@@ -186,7 +144,7 @@ ETA_CUTOFF = Stage(
         ),
     ),
     lambda inputs: inputs.eta_cutoff > 0.0,
-    _apply_eta_cutoff,
+    late("cutoffs.apply_eta_cutoff", epsilon="eta_cutoff"),
     after=(("llama.cpp", "min_p"),),
 )  # fmt: skip
 

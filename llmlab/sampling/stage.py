@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from llmlab.sampling.fields import Field
@@ -52,3 +53,22 @@ class Stage(NamedTuple):
 
 
 Order: TypeAlias = tuple[Stage, ...]
+
+
+def late(function: str, *fields: str, **named: str) -> Callable[[Array, Inputs, Seen], Array]:
+    """A stage's `apply` that needs the logits and some fields alone: a function of this room, imported late.
+
+    Args:
+        function: its file and its name, such as "truncation.apply_top_k".
+        fields: the fields that it takes as keyword arguments of the same names.
+        named: its other keyword arguments, each with the field that it takes.
+    """
+    file, name = function.split(".")
+    taken = {field: field for field in fields} | named
+
+    def apply(logits: Array, inputs: Inputs, history: Seen) -> Array:
+        computed = getattr(import_module(f"llmlab.sampling.{file}"), name)
+        found: Array = computed(logits, **{argument: getattr(inputs, field) for argument, field in taken.items()})
+        return found
+
+    return apply

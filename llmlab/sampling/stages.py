@@ -27,18 +27,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llmlab.sampling.fields import GREEDY, Control, Field, integer, number
-from llmlab.sampling.stage import Inputs, Order, Seen, Stage
+from llmlab.sampling.stage import Inputs, Order, Seen, Stage, late
 
 if TYPE_CHECKING:
     from jax import Array
 
 __all__ = ["FIELDS", "ORDER", "ORDERS", "STAGES"]
-
-
-def _apply_logit_bias(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.penalties import apply_logit_bias
-
-    return apply_logit_bias(logits, bias=inputs.bias, biased=inputs.biased)
 
 
 LOGIT_BIAS = Stage(
@@ -51,7 +45,7 @@ LOGIT_BIAS = Stage(
         ),
     ),
     lambda inputs: inputs.biased,
-    _apply_logit_bias,
+    late("penalties.apply_logit_bias", "bias", "biased"),
 )  # fmt: skip
 
 
@@ -141,12 +135,6 @@ MASK = Stage(
 )  # fmt: skip
 
 
-def _apply_temperature(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.truncation import apply_temperature
-
-    return apply_temperature(logits, temperature=inputs.temperature)
-
-
 TEMPERATURE = Stage(
     "temperature",
     "temperature",
@@ -158,16 +146,10 @@ TEMPERATURE = Stage(
         ),
     ),
     lambda inputs: inputs.temperature != 1.0,
-    _apply_temperature,
+    late("truncation.apply_temperature", "temperature"),
     most=lambda inputs: inputs.temperature < GREEDY,
     by_front=True,
 )  # fmt: skip
-
-
-def _apply_top_k(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.truncation import apply_top_k
-
-    return apply_top_k(logits, top_k=inputs.top_k)
 
 
 TOP_K = Stage(
@@ -181,16 +163,10 @@ TOP_K = Stage(
         ),
     ),
     lambda inputs: inputs.top_k > 0,
-    _apply_top_k,
+    late("truncation.apply_top_k", "top_k"),
     most=lambda inputs: inputs.top_k,
     by_front=True,
 )  # fmt: skip
-
-
-def _apply_top_p(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.truncation import apply_top_p
-
-    return apply_top_p(logits, top_p=inputs.top_p)
 
 
 TOP_P = Stage(
@@ -204,14 +180,8 @@ TOP_P = Stage(
         ),
     ),
     lambda inputs: inputs.top_p < 1.0,
-    _apply_top_p,
+    late("truncation.apply_top_p", "top_p"),
 )  # fmt: skip
-
-
-def _apply_min_p(logits: Array, inputs: Inputs, history: Seen) -> Array:
-    from llmlab.sampling.truncation import apply_min_p
-
-    return apply_min_p(logits, min_p=inputs.min_p)
 
 
 MIN_P = Stage(
@@ -225,7 +195,7 @@ MIN_P = Stage(
         ),
     ),
     lambda inputs: inputs.min_p > 0.0,
-    _apply_min_p,
+    late("truncation.apply_min_p", "min_p"),
     by_front=True,
 )  # fmt: skip
 
