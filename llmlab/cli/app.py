@@ -197,7 +197,7 @@ def serve(
     draft: Annotated[
         int | None, typer.Option(min=0, max=16, help="The number of tokens that are guessed from what was said before.")
     ] = None,
-    warmup: Annotated[bool, typer.Option(help="Compile all programs before the first request.")] = True,
+    warmup: Annotated[bool, typer.Option(help="Compile all programs while no request is running.")] = True,
     mesh: Annotated[
         str | None, typer.Option(help="'auto': spread the model over all devices, also those of other processes.")
     ] = None,
@@ -247,7 +247,7 @@ def serve(
     assert sock is not None
     joining.stop_where_one_is_lost(lab.backend)
     if warmup:
-        lab.warmup()
+        lab.warmup(wait=False)
     url = server.listen(sock)  # before the address is printed, so that clients can connect
     key = " -H 'Authorization: Bearer '$LLMLAB_API_KEY" if api_key else ""
     typer.echo(

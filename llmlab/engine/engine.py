@@ -26,13 +26,12 @@ The life of a request, from its token ids to the tokens that come back:
 
 from __future__ import annotations
 
-import atexit
 import os
 import queue
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,15 +39,15 @@ from jax.sharding import Mesh
 
 from llmlab.engine.admission import Admission
 from llmlab.engine.lanes import Lanes, lane_count
-from llmlab.engine.mail import Call, Cancel, Message, Retire, wait_for
+from llmlab.engine.mail import Call, Cancel, Message, Retire, Warm, wait_for
+from llmlab.engine.opened import OPENED
 from llmlab.engine.passes import joined
 from llmlab.engine.programs import Programs
 from llmlab.engine.relay import Relay
-from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths
+from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths, check_ids
 from llmlab.engine.score_plan import Text
-from llmlab.engine.sharing import visits as shared_visits
 from llmlab.engine.soundness import as_engine_error
-from llmlab.engine.visits import visits
+from llmlab.engine.warmup import Spare, every_visit
 from llmlab.errors import EngineError, LLMLabError
 from llmlab.models.config import ModelConfig
 from llmlab.models.transformer import Transformer
@@ -58,8 +57,6 @@ from llmlab.sampling.params import SamplingParams
 
 #: Seconds without work after which the driver thread frees the batch and ends; the next submission starts it again.
 IDLE_SECONDS = 2.0
-
-_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 class Engine:
@@ -94,12 +91,15 @@ class Engine:
         self.config = config
         self.max_context = min(max_context or config.context, config.longest_context)
         self.ends = tuple(sorted(set(ends)))
+        self._check = partial(check_ids, context=self.max_context, vocab_size=config.vocab_size)
         # Two programs that each use all devices would only wait for each other.
         count = 1 if slots or mesh else lane_count()
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
         self.lengths = cache_lengths(self.max_context)[-1:] if slots else cache_lengths(self.max_context)
         self.mesh, self._relay = mesh, relay
-        self.programs = Programs(config, model, mesh=mesh, relay=relay, guesses=guesses, context=self.max_context)
+        self.programs = Programs(
+            config, model, mesh=mesh, relay=relay, guesses=guesses, pinned=slots is not None, context=self.max_context
+        )
         self._mail: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -107,6 +107,7 @@ class Engine:
         self._process = os.getpid()
         # Only the driver thread touches the attributes below.
         self._queue = Scheduler()
+        self._spare = Spare()
         self._lanes = Lanes(
             self.programs,
             count=count,
@@ -118,7 +119,7 @@ class Engine:
         )
         self._admission = Admission(self._queue, self._lanes, failed=self._refuse)
         self._retired = False
-        _ENGINES.add(self)
+        OPENED.add(self)
 
     @property
     def prefills(self) -> int:
@@ -220,21 +221,27 @@ class Engine:
 
     def _parts(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Yields the items of an iterator; the driver thread advances it between two chunks of decoding."""
-        found = self._call(start)
-        while (part := self._call(lambda: next(found, None))) is not None:
+        found, end = self._call(start), object()
+        while (part := self._call(lambda: next(found, end))) is not end:
             yield part
 
     def warmup(
-        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        orders: tuple[str, ...] = ("llmlab",),
+        progress: Callable[[int, int], None] | None = None,
+        wait: bool = True,
     ) -> None:
-        """Compiles the programs for every shape the engine can meet; `progress` is called with (done, total)."""
-        widths = {length: self._lanes.allowed_widths(length) for length in self.lengths}
-        every = [
-            *visits(self.programs, widths=widths, orders=orders),
-            *shared_visits(self.programs, lengths=self.lengths, widths=self._lanes.shared_widths, orders=orders),
-        ]
+        """Compiles the programs for every shape the engine can meet; `progress` is called with (done, total).
+
+        Without `wait` they are compiled while the engine has nothing else to do, and without a report of progress.
+        """
+        every = every_visit(self.programs, self._lanes, lengths=self.lengths, orders=orders)
+        if not wait:
+            self._post(Warm(every))
+            return
         for done, visit in enumerate(every):
-            self._call(visit)
+            list(self._parts(visit.steps))
             if progress:
                 progress(done + 1, len(every))
 
@@ -263,14 +270,6 @@ class Engine:
         if self._thread is None:
             self.programs.free()
 
-    def _check(self, prompt: np.ndarray, *, budget: int) -> None:
-        if len(prompt) < 1:
-            raise ValueError("a row needs at least one prompt token")
-        if len(prompt) + budget > self.max_context:
-            raise ValueError(f"{len(prompt)} prompt tokens and {budget} more exceed {self.max_context} positions")
-        if np.min(prompt) < 0 or np.max(prompt) >= self.config.vocab_size:
-            raise ValueError(f"prompt ids must lie in 0..{self.config.vocab_size - 1}")
-
     def _cancel(self, job: Job, rows: Iterable[int] | None) -> None:
         # This may run inside a garbage collection on any thread, so it touches only a set and a re-entrant queue.
         which = tuple(range(len(job.rows)) if rows is None else rows)
@@ -284,7 +283,7 @@ class Engine:
     def _lost(self) -> EngineError | None:
         return self._relay.lost if self._relay else None
 
-    def _post(self, message: Job | Call) -> None:
+    def _post(self, message: Job | Call | Warm) -> None:
         if os.getpid() != self._process:
             raise EngineError(
                 "this process was forked from the one that loaded the model, and a fork has no copy of the engine's "
@@ -318,10 +317,15 @@ class Engine:
         while True:
             busy = bool(self._lanes.live or self._queue.waiting(order=None))
             try:
-                message = self._mail.get(block=not busy, timeout=0 if self._retired else IDLE_SECONDS)
+                idle = not busy and not self._spare
+                message = self._mail.get(block=idle, timeout=0 if self._retired else IDLE_SECONDS)
             except queue.Empty:
                 if busy:
+                    self._spare.pause()
                     return True
+                if self._spare:
+                    self._spare.step()
+                    continue
                 with self._starting:
                     if not self._mail.empty():
                         continue
@@ -340,6 +344,9 @@ class Engine:
                 self._drop(message.job, set(message.rows))
             elif isinstance(message, Retire):
                 self._retired = True
+                self._spare.clear()
+            elif isinstance(message, Warm):
+                self._spare.add(message.visits)
             else:
                 message.run(self._told)
 
@@ -391,10 +398,3 @@ class Engine:
                 job.results.put(None)
         for job, error in failed.items():
             self._drop(job, set(range(len(job.rows))), error)
-
-
-@atexit.register
-def close_engines() -> None:
-    """Ends all driver threads at exit: one inside XLA while the interpreter shuts down would abort the process."""
-    for engine in list(_ENGINES):
-        engine.close()

@@ -7,6 +7,7 @@ from concurrent.futures import Future, wait
 from typing import Any, NamedTuple, TypeAlias
 
 from llmlab.engine.scheduler import WAIT_SECONDS, Job
+from llmlab.engine.visits import Visit
 from llmlab.errors import EngineError
 
 
@@ -43,4 +44,10 @@ class Retire(NamedTuple):
     """Nobody will submit anything more: the engine is to free its memory once its rows have ended."""
 
 
-Message: TypeAlias = Job | Cancel | Call | Retire
+class Warm(NamedTuple):
+    """What is to be compiled while there is nothing else to do."""
+
+    visits: list[Visit]
+
+
+Message: TypeAlias = Job | Cancel | Call | Retire | Warm

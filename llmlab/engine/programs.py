@@ -73,6 +73,7 @@ class Programs:
         mesh: Mesh | None = None,
         relay: Relay | None = None,
         guesses: int = 0,
+        pinned: bool = False,
         context: int = 1,
     ):
         self.config, self.mesh, self.guesses = config, mesh, guesses
@@ -113,7 +114,7 @@ class Programs:
         by_device = placed(decode.forward, mesh, by_rows=True)
         chunk = partial(decode.chunk, forward=by_device, by_rows=by_rows)
         self._chunk = over_weights(chunk, jit=PerOrder, donate_argnames="slots")
-        guessing = partial(speculate.chunk, count=guesses, by_rows=by_rows)
+        guessing = partial(speculate.chunk, count=guesses, by_rows=by_rows, pinned=pinned)
         self._guessing = over_weights(guessing, jit=PerOrder, donate_argnames="slots")
         self._sample = plain(partial(decode.sample_masked, by_rows=by_rows), jit=PerOrder, donate_argnames="slots")
         self._feed = over_weights(scoring.feed, donate_argnames="cache")

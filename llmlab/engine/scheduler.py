@@ -46,6 +46,16 @@ def bucket(lengths: Sequence[int], length: int) -> int:
     return next((each for each in lengths if each >= length), lengths[-1])
 
 
+def check_ids(given: np.ndarray, *, budget: int, context: int, vocab_size: int) -> None:
+    """Raises ValueError if a row has no tokens [L], is too long with its budget, or has ids outside the vocabulary."""
+    if len(given) < 1:
+        raise ValueError("a row needs at least one prompt token")
+    if len(given) + budget > context:
+        raise ValueError(f"{len(given)} prompt tokens and {budget} more exceed {context} positions")
+    if np.min(given) < 0 or np.max(given) >= vocab_size:
+        raise ValueError(f"prompt ids must lie in 0..{vocab_size - 1}")
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One sequence to generate.

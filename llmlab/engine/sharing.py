@@ -12,7 +12,7 @@ import numpy as np
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import SHORTEST, Row, bucket
-from llmlab.engine.visits import chunk_visits, move_visits
+from llmlab.engine.visits import Visit, chunk_visits, move_visits
 from llmlab.models.kv.joined import Prefix
 from llmlab.models.kv.protocol import Cache, SharedCache
 
@@ -167,8 +167,8 @@ def visits(
     lengths: tuple[int, ...],
     widths: Callable[..., tuple[int, ...]],
     orders: tuple[str, ...],
-) -> Iterator[Callable[[], None]]:
-    """Yields calls that together compile every program of batches with a shared prompt, as `visits.visits` does.
+) -> Iterator[Visit]:
+    """Yields visits that together compile every program of batches with a shared prompt, as `visits.visits` does.
 
     Args:
         programs: the compiled programs.
@@ -177,19 +177,21 @@ def visits(
         orders: the names of the orders of the sampler's stages.
     """
 
-    def visit(width: int, length: int, prefix: int) -> None:
+    def steps(width: int, length: int, prefix: int) -> Iterator[None]:
         shared = _prefix(programs.row_cache(length=prefix), 1)
         for order in orders:
             slots = programs.unshare(programs.empty(width=width, length=length, order=order))
-            slots = chunk_visits(programs, slots, order=order, prefix=shared)
-            move_visits(programs, slots, longer=longer.get(length), widths=widths(length, prefix=prefix), order=order)
+            slots = yield from chunk_visits(programs, slots, order=order, prefix=shared)
+            yield
+            others = widths(length, prefix=prefix)
+            yield from move_visits(programs, slots, longer=longer.get(length), widths=others, order=order)
 
     after = after_lengths(lengths)
     longer = dict(zip(after, after[1:], strict=False))
     for prefix in prefix_lengths(lengths):
         for length in after:
             for width in widths(length, prefix=prefix):
-                yield partial(visit, width, length, prefix)
+                yield Visit(prefix + width * length, partial(steps, width, length, prefix))
 
 
 def _prefix(cache: Cache, filled: int) -> Prefix:

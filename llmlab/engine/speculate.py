@@ -5,10 +5,10 @@ is that of the row's seed and of the position, and where penalties have counted 
 the one that decoding without guesses gives, whatever the guesses are, up to the rounding of a pass over several tokens.
 (The rejection sampling of Leviathan et al. 2023, arXiv:2211.17192, keeps the distribution, but not a seed's tokens.)
 
-The guesses are what followed the last two tokens, or else the last one, where they occurred last in the row's own text,
-prompt included ("prompt lookup", Saxena 2023; Yang et al. 2023, arXiv:2304.04487). A pass over a few tokens takes
-hardly longer than one over a single token where reading the weights is what takes the time. Which guesses are read
-follows from a row's own text, and from where the room in its cache ends.
+The guesses are what followed the last two tokens where they occurred last in the row's own text, prompt included
+("prompt lookup", Saxena 2023; Yang et al. 2023, arXiv:2304.04487). A pass over a few tokens takes hardly longer than
+one over a single token where reading the weights is what takes the time. Which guesses are read follows from a row's
+own text, and from where the room in its cache ends. A pass in which no row has a guess reads one token per row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Drawing(NamedTuple):
 
 
 def guesses(text: Int32[Array, "W C"], position: Int32[Array, " W"], *, count: int) -> Int32[Array, "W G"]:
-    """The next `count` tokens of each row, by what its text has said before; -1 where it says nothing.
+    """The next `count` tokens of each row, if its last two tokens occurred before in its text; -1 for no guess.
 
     Args:
         text: the token ids of each row from its first token on; anything past `position`.
@@ -45,12 +45,10 @@ def guesses(text: Int32[Array, "W C"], position: Int32[Array, " W"], *, count: i
     at = jnp.arange(text.shape[1], dtype=jnp.int32)[None, :]
     here = jnp.take_along_axis(text, position[:, None], axis=1)
     before = jnp.take_along_axis(text, jnp.maximum(position - 1, 0)[:, None], axis=1)
-    one = (text == here) & (at < position[:, None])
-    two = one & (jnp.roll(text, 1, axis=1) == before) & (at > 0)
-    # Two tokens before one, and of equal ones the last.
-    last = jnp.max(jnp.where(two, at + text.shape[1], jnp.where(one, at, -1)), axis=1)
+    seen = (text == here) & (jnp.roll(text, 1, axis=1) == before) & (at > 0) & (at < position[:, None])
+    last = jnp.max(jnp.where(seen, at, -1), axis=1)
     found = last >= 0
-    ahead = (last % text.shape[1])[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None, :]
+    ahead = last[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None, :]
     known = found[:, None] & (ahead <= position[:, None])
     guess = jnp.take_along_axis(text, jnp.minimum(ahead, text.shape[1] - 1), axis=1)
     return jnp.where(known, guess, -1)
@@ -66,11 +64,13 @@ def chunk(
     order: str,
     count: int,
     by_rows: bool | None = None,
+    pinned: bool = False,
 ) -> tuple[Slots, Emitted]:
     """Up to `steps` passes over 1 + `count` tokens per row; fewer where every row ends, or the output is full, before.
 
     The caller sees to it that the cache has room for the tokens that can be drawn, and for the guesses of each pass too
-    where W is 1 or there is a prefix. `prefix` is as in `decode.forward`.
+    where W is 1 or there is a prefix. `prefix` is as in `decode.forward`. With `pinned`, every pass is over guesses, so
+    that a row's bits do not depend on whether another row has any.
     """
     asking = slots.active
     rows = jnp.arange(slots.width)
@@ -79,6 +79,10 @@ def chunk(
     def after(slots: Slots, guessed: Int32[Array, "W G"]) -> tuple[Slots, Float32[Array, "W L V"]]:
         tokens = jnp.concatenate([slots.token[:, None], jnp.maximum(guessed, 0)], axis=1)
         return read(graph, weights, slots, tokens, prefix)
+
+    def one_token(slots: Slots, guessed: Int32[Array, "W G"]) -> tuple[Slots, Float32[Array, "W L V"]]:
+        fed, logits = read(graph, weights, slots, slots.token[:, None], prefix)
+        return fed, jnp.pad(logits, ((0, 0), (0, count), (0, 0)))
 
     def draw(
         state: _Drawing, logits: Float32[Array, "W V"], going: Bool[Array, " W"], guessed: Guessed
@@ -102,8 +106,12 @@ def chunk(
         # What is read beyond the room in the cache is not kept, and so must not be drawn after.
         at = (state.slots.position - state.slots.shared)[:, None] + 1 + jnp.arange(count, dtype=jnp.int32)[None, :]
         guessed = jnp.where(at < state.slots.length, guessed, -1)
-        fed, logits = after(state.slots, guessed)
         offered = jnp.sum(guessed >= 0, axis=1, dtype=jnp.int32)
+        if pinned:
+            fed, logits = after(state.slots, guessed)
+        else:
+            some = jnp.any(state.slots.active & (offered > 0))
+            fed, logits = jax.lax.cond(some, after, one_token, state.slots, guessed)
 
         def more(carry: tuple[Int32[Array, ""], Bool[Array, " W"], _Drawing]) -> Bool[Array, ""]:
             return jnp.any(carry[1])

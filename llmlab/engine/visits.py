@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,16 +20,21 @@ from llmlab.sampling.history import reads_ids
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import SamplingParams
 
-__all__ = ["chunk_visits", "move_visits", "visits"]
+__all__ = ["Visit", "chunk_visits", "move_visits", "visits"]
 
 #: A row that stands for any other.
 _NOBODY = Row(np.zeros(1, np.int32), SamplingParams(), budget=0)
 
 
-def visits(
-    programs: Programs, *, widths: Mapping[int, tuple[int, ...]], orders: tuple[str, ...]
-) -> Iterator[Callable[[], None]]:
-    """Yields calls that together compile every program of rows that share nothing.
+class Visit(NamedTuple):
+    """Calls of one shape. `steps` makes them one after the other and yields between two of them."""
+
+    size: int  #: positions of the shape's cache, of all rows together: small batches are met first
+    steps: Callable[[], Iterator[None]]
+
+
+def visits(programs: Programs, *, widths: Mapping[int, tuple[int, ...]], orders: tuple[str, ...]) -> Iterator[Visit]:
+    """Yields visits that together compile every program of rows that share nothing.
 
     Args:
         programs: the compiled programs.
@@ -37,23 +43,27 @@ def visits(
     """
     lengths = list(widths)
     for length, longer in zip(lengths, [*lengths[1:], None], strict=True):
-        yield partial(_row, programs, length=length, orders=orders)
+        yield Visit(length, partial(_row, programs, length=length, orders=orders))
         for width in widths[length]:
             grows = longer if longer and width in widths[longer] else None
-            yield partial(
-                _batch, programs, width=width, length=length, longer=grows, widths=widths[length], orders=orders
-            )
+            batch = partial(_batch, programs, width=width, length=length, longer=grows, widths=widths[length])
+            yield Visit(width * length, partial(batch, orders=orders))
 
 
-def chunk_visits(programs: Programs, slots: Slots, *, order: str, prefix: Prefix | None = None) -> Slots:
+def chunk_visits(
+    programs: Programs, slots: Slots, *, order: str, prefix: Prefix | None = None
+) -> Generator[None, None, Slots]:
     """Compiles the chunks of slots of one shape, and returns the slots."""
     for guess in (False, True)[: 2 if programs.guesses else 1]:
         slots, _, _ = programs.chunk(slots, 0, order=order, prefix=prefix, guess=guess)
+        yield
     slots, _ = programs.forward(slots, prefix)
     return slots
 
 
-def move_visits(programs: Programs, slots: Slots, *, longer: int | None, widths: tuple[int, ...], order: str) -> None:
+def move_visits(
+    programs: Programs, slots: Slots, *, longer: int | None, widths: tuple[int, ...], order: str
+) -> Iterator[None]:
     """Compiles what rows come and go by in slots of one shape, and what leads to the next shapes.
 
     Args:
@@ -67,6 +77,7 @@ def move_visits(programs: Programs, slots: Slots, *, longer: int | None, widths:
     slots = programs.admit(slots, programs.row_cache(length=length), _NOBODY, at=[0], ends=(), order=order)
     slots = programs.release(slots, np.zeros(width, bool))
     slots = programs.advance(slots, 0)
+    yield
     at = widths.index(width)
     for other in widths[max(at - 1, 0) : at] + widths[at + 1 : at + 2]:
         programs.resize(slots, np.zeros(other, np.int32), np.zeros(other, bool))
@@ -77,10 +88,11 @@ def move_visits(programs: Programs, slots: Slots, *, longer: int | None, widths:
     jax.block_until_ready(slots)
 
 
-def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> None:
+def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> Iterator[None]:
     for size in piece_sizes(length):
         cache, piece = programs.prefill(programs.row_cache(length=length), np.zeros((1, size), np.int32), 0, length=1)
         programs.place(cache, piece, 0)
+        yield
     adapter = programs.adapter(0)
     scored = scoring.pieces(np.zeros(2, np.int32), prompt=1, length=length, adapter=adapter)[0]
     programs.feed(programs.copy(programs.row_cache(length=length)), scored)
@@ -89,13 +101,16 @@ def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> None:
         slots = programs.empty(width=1, length=length, order=order)
         slots = programs.admit(slots, programs.row_cache(length=length), _NOBODY, at=[0], ends=(), order=order)
         jax.block_until_ready(programs.forward(slots))
+        yield
         inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
         history = programs.history(_NOBODY.prompt, _NOBODY.made, order=order)
         programs.score(programs.row_cache(length=length), scored, inputs, history, order=order)
+        yield
         if reads_ids(order_of(order)):
             continue  # its texts are scored piece by piece
         for tree in trees.every_size(vocab_size=programs.config.vocab_size, adapter=adapter):
             programs.score_tree(programs.row_cache(length=length), tree, nobody.inputs, history, order=order)
+            yield
 
 
 def _batch(
@@ -106,10 +121,13 @@ def _batch(
     longer: int | None,
     widths: tuple[int, ...],
     orders: tuple[str, ...],
-) -> None:
+) -> Iterator[None]:
     for order in orders:
-        slots = chunk_visits(programs, programs.empty(width=width, length=length, order=order), order=order)
+        empty = programs.empty(width=width, length=length, order=order)
+        slots = yield from chunk_visits(programs, empty, order=order)
+        yield
         slots, logits = programs.forward(slots)
         mask = np.zeros((width, -(-programs.config.vocab_size // 32)), np.uint32)
         slots, _ = programs.sample(slots, logits, mask, np.zeros(width, bool), order=order)
-        move_visits(programs, slots, longer=longer, widths=widths, order=order)
+        yield
+        yield from move_visits(programs, slots, longer=longer, widths=widths, order=order)

@@ -258,16 +258,22 @@ class Lab(Model):
 
         return client(self.backend, **options)
 
-    def warmup(self, *, orders: OrderLike = ("llmlab",)) -> None:
+    def warmup(self, *, orders: OrderLike = ("llmlab",), wait: bool = True) -> None:
         """Compiles every program beforehand, so that no request has to wait for it; an endpoint has nothing to compile.
 
         Args:
             orders: the orders of the sampler's stages that will be used.
+            wait: whether to return once all are compiled, with a bar that shows how far it is. False returns at once:
+                the programs are compiled one by one whenever no request is running, those of single short texts first,
+                and a request waits for one of them at most.
 
         Raises:
             RequestError: there is no such order.
         """
         names = orders_of("orders", orders)
+        if not wait:
+            self.backend.warmup(orders=tuple(names), wait=False)
+            return
         with progress_bar(total=None, unit="program", description="compiling") as bar:
 
             def tell(done: int, everything: int) -> None:

@@ -136,9 +136,16 @@ class Backend(Protocol):
         """Facts about the model for the banner: name, device, dtype, memory and notes, where they are known."""
 
     def warmup(
-        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        orders: tuple[str, ...] = ("llmlab",),
+        progress: Callable[[int, int], None] | None = None,
+        wait: bool = True,
     ) -> None:
-        """Compile every program that requests with these stage orders need; `progress` is told (done, total)."""
+        """Compile every program that requests with these stage orders need; `progress` is told (done, total).
+
+        Without `wait`, while there is nothing else to do, and without a report of progress.
+        """
 
     def together(self) -> AbstractContextManager[None]:
         """Returns a context in which all requests started count as one client's, such as the requests of a sweep."""

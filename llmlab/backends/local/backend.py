@@ -237,10 +237,17 @@ class LocalBackend(LoadedModel, LogitsBackend):
         }
 
     def warmup(
-        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        orders: tuple[str, ...] = ("llmlab",),
+        progress: Callable[[int, int], None] | None = None,
+        wait: bool = True,
     ) -> None:
-        """Compile every program that requests with these stage orders need; `progress` is told (done, total)."""
-        self.engine.warmup(orders=orders, progress=progress)
+        """Compile every program that requests with these stage orders need; `progress` is told (done, total).
+
+        Without `wait`, while there is nothing else to do, and without a report of progress.
+        """
+        self.engine.warmup(orders=orders, progress=progress, wait=wait)
 
     def together(self) -> AbstractContextManager[None]:
         """Returns a context in which all requests started count as one client's: they get slots one after another."""

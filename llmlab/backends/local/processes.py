@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 
 from llmlab.backends.local.follower import follow
 from llmlab.backends.local.team import Team
-from llmlab.engine.engine import close_engines
+from llmlab.engine.opened import close_engines
 from llmlab.engine.programs import Programs
 from llmlab.errors import EngineError, RequestError
 

@@ -132,7 +132,11 @@ class RemoteBackend(BodyBackend):
         }
 
     def warmup(
-        self, *, orders: tuple[str, ...] = ("llmlab",), progress: Callable[[int, int], None] | None = None
+        self,
+        *,
+        orders: tuple[str, ...] = ("llmlab",),
+        progress: Callable[[int, int], None] | None = None,
+        wait: bool = True,
     ) -> None:
         """An endpoint has nothing to compile."""
 
