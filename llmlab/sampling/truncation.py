@@ -207,11 +207,13 @@ def last_kept(
         edge=top,
         settled=jnp.zeros_like(top, bool),
     )
-    state = lax.while_loop(
-        lambda state: ~jnp.all(state.settled),
-        lambda state: look(lax.fori_loop(0, _NEXT, halve, state)),
-        look(lax.fori_loop(0, _FIRST, halve, start)),
-    )
+
+    # One loop whose first round is longer: a loop of its own for that round would be compiled a second time.
+    def round_of(carry: tuple[Array, _Search]) -> tuple[Array, _Search]:
+        halvings, state = carry
+        return jnp.int32(_NEXT), look(lax.fori_loop(0, halvings, halve, state))
+
+    _, state = lax.while_loop(lambda carry: ~jnp.all(carry[1].settled), round_of, (jnp.int32(_FIRST), start))
 
     # Several tokens may share the last logit. Of those, the first few ids are kept: the j-th while j of them still fit.
     tied = logits == state.edge[:, None]

@@ -55,7 +55,7 @@ OF_A_DIVIDED_VOCABULARY = {"all-reduce": 1, "all-gather": 1}
             OF_A_DIVIDED_VOCABULARY,
             marks=[pytest.mark.slow, pytest.mark.exhaustive],
         ),
-        (
+        pytest.param(
             {
                 "family": "llama",
                 "vocab_size": 262,
@@ -64,6 +64,7 @@ OF_A_DIVIDED_VOCABULARY = {"all-reduce": 1, "all-gather": 1}
                 "mlp_bias": True,
             },
             OF_A_DIVIDED_VOCABULARY,
+            marks=pytest.mark.slow,
         ),
     ],
     ids=lambda value: value.get("family"),

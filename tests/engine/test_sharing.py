@@ -192,6 +192,8 @@ def test_rows_that_wait_are_counted_by_what_they_begin_with():
     assert queue.alike(first.rows[0]) == 0 and not queue._alike
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_after_the_warmup_nothing_of_it_compiles(decoder):
     engine = Engine(*decoder, ends=(END,), max_context=256)
     engine.warmup()

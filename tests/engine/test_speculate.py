@@ -113,6 +113,7 @@ def test_with_pinned_slots_a_row_has_the_same_bits_beside_others(decoder):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_after_the_warmup_nothing_compiles(decoder):
     engine = Engine(*decoder, ends=(END,), max_context=128, guesses=2)
     engine.warmup()
@@ -125,7 +126,10 @@ def test_after_the_warmup_nothing_compiles(decoder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gemma3_text", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize(
+    "family",
+    ["gemma3_text", *(pytest.param(one, marks=pytest.mark.exhaustive) for one in ("deepseek_v3", "gpt_oss"))],
+)
 def test_windows_latent_vectors_and_sinks(family, tmp_path):
     loaded = load_model(tiny_checkpoint(tmp_path / family, family=family), dtype=jnp.float32)
     found = []

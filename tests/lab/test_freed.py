@@ -36,7 +36,7 @@ def asked(lab: llmlab.Lab) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=[pytest.mark.slow, pytest.mark.exhaustive]), "int8"])
 def test_close_frees_the_weights_and_the_caches_at_once(folder: Path, dtype: str) -> None:
     gc.collect()
     kept, before = [], live_bytes()

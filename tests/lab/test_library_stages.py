@@ -15,7 +15,13 @@ ASK = "Tell me a story about a cat and a dog and a cat and a dog."
 
 @pytest.mark.parametrize(
     "fields",
-    [{"no_repeat_ngram_size": 2}, {"dry_multiplier": 5.0, "dry_allowed_length": 1, "dry_sequence_breakers": []}],
+    [
+        {"no_repeat_ngram_size": 2},
+        pytest.param(
+            {"dry_multiplier": 5.0, "dry_allowed_length": 1, "dry_sequence_breakers": []},
+            marks=[pytest.mark.slow, pytest.mark.exhaustive],
+        ),
+    ],
     ids=["ngram", "dry"],
 )
 def test_no_pair_of_tokens_occurs_twice(demo: Lab, fields: dict[str, Any]) -> None:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from llmlab.cli.bench import ceilings
-from llmlab.cli.bench.figures import Figure, in_turn, seconds
+from llmlab.cli.bench.figures import Figure, compiled, in_turn, seconds
 from llmlab.cli.bench.subject import PLAIN, SAMPLED, Options, Subject, prompt_of, rows_of, run_rows, subject
 from llmlab.engine.engine import Engine
 from llmlab.models.plan import abstract_mesh, footprint
 
-__all__ = ["Work", "decode", "ideal", "prefill"]
+__all__ = ["Work", "decode", "growth", "ideal", "prefill"]
 
 
 class Work(NamedTuple):
@@ -52,14 +51,7 @@ def prefill(options: Options) -> Iterator[Figure]:
 
 def decode(options: Options) -> Iterator[Figure]:
     """Batches of several widths after prompts of several lengths, without and with the stages of the sampler."""
-    compiled: list[float] = []
-
-    def count(event: str, duration_secs: float, **_: str | int) -> None:
-        if event.endswith("backend_compile_duration"):
-            compiled.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    with subject(options) as found:
+    with subject(options) as found, compiled() as programs:
         engine = found.engine
         lengths = sorted({options.prompt, *options.contexts})
         for length in lengths:
@@ -69,7 +61,43 @@ def decode(options: Options) -> Iterator[Figure]:
                     yield Figure("decode", setting, None, "tokens/s", note="longer than the context")
                     continue
                 yield from _decode(found, options, rows=rows, length=length, setting=setting)
-    yield Figure("compile", "decode", len(compiled), "programs", note=f"{sum(compiled):.1f} s in all")
+    yield Figure("compile", "decode", len(programs), "programs", note=f"{sum(programs):.1f} s in all")
+
+
+#: Rows of the batch in which the time of a step is measured against the context: enough that the cache counts.
+_GROWING = 8
+
+
+def growth(options: Options) -> Iterator[Figure]:
+    """The time of a step against the context: its slope over that of the bytes to read, and how straight it is.
+
+    The contexts fill the buckets of the cache, of which every position is read.
+    """
+    with subject(options) as found:
+        engine, tokens = found.engine, 17
+        contexts = [length - tokens - 1 for length in engine.lengths if length <= min(8192, engine.max_context)]
+        if len(contexts) < 3:
+            yield Figure("growth", "slope", None, "x", note="the context is too short")
+            return
+
+        def run(context: int, made: int) -> Callable[[], int]:
+            # Prompts of their own: rows that share one would read it once.
+            prompts = [prompt_of(engine, context, seed=seed) for seed in range(_GROWING)]
+            rows = [row for prompt in prompts for row in rows_of(prompt, count=1, tokens=made)]
+            return lambda: run_rows(engine, rows)
+
+        runs = {(context, made): run(context, made) for context in contexts for made in (1, tokens)}
+        took = in_turn(runs, repeats=options.repeats)
+        steps = [(took[context, tokens] - took[context, 1]) / (tokens - 1) for context in contexts]
+        read = [_GROWING * engine.programs.cache_bytes(width=1, length=length) for length in engine.lengths]
+        read = read[: len(contexts)]
+        slope, start = np.polyfit(read, steps, 1)
+        off = float(np.max(np.abs(np.polyval([slope, start], read) - steps)) / max(steps))
+        yield Figure("growth", "most that a step differs from the line / the longest step", off, "x")
+        if rate := options.ceilings.get(ceilings.VECTOR):
+            yield Figure(
+                "growth", "seconds for a byte of the cache / at the matrix-vector rate", float(slope * rate), "x"
+            )
 
 
 def _decode(found: Subject, options: Options, *, rows: int, length: int, setting: str) -> Iterator[Figure]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO, TypeVar
 
-__all__ = ["Figure", "ceilings_of", "from_line", "in_turn", "last_line", "seconds", "to_line"]
+__all__ = ["Figure", "ceilings_of", "compiled", "from_line", "in_turn", "last_line", "seconds", "to_line"]
 
 
 K = TypeVar("K")
@@ -56,6 +57,25 @@ def _timed(run: Callable[[], Any]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
+
+
+@contextmanager
+def compiled() -> Iterator[list[float]]:
+    """A list that the seconds of each compilation are added to while the context lasts."""
+    import jax
+
+    found: list[float] = []
+    open_ = [True]
+
+    def count(event: str, duration_secs: float, **_: str | int) -> None:
+        if open_ and event.endswith("backend_compile_duration"):
+            found.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        yield found
+    finally:
+        open_.clear()  # jax has no public way to take a listener back
 
 
 def last_line(said: TextIO) -> str:

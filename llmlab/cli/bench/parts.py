@@ -43,6 +43,7 @@ PARTS: dict[str, Callable[[Options], Iterator[Figure]]] = {
     "memory": _part("start", "loading"),
     "prefill": _part("decode", "prefill"),
     "decode": _part("decode", "decode"),
+    "growth": _part("decode", "growth"),
     "attention": _part("attention", "attention"),
     "sampler": _part("sampler", "sampler"),
     "many": _part("work", "many"),

@@ -30,6 +30,10 @@ _OTHERS = {
 }
 
 
+#: Rows, tokens of the prompt and tokens of each answer in the case of many answers to one long prompt.
+MANY = (128, 512, 64)
+
+
 class _Contender:
     """A running contender."""
 
@@ -88,16 +92,20 @@ def peers(options: Options) -> Iterator[Figure]:
                 yield Figure("peers", name, None, "x", note=error.message)
             if absent:
                 yield Figure("peers", name, None, "x", note=f"{', '.join(absent)} is not installed")
-        for rows in options.rows:
-            asked = Asked(rows=rows, prompt=options.prompt, tokens=options.tokens, vocab_size=size)
+        work = [(rows, options.prompt, options.tokens) for rows in options.rows]
+        # Many answers to a long prompt, where so many are asked for.
+        work += [(rows, *MANY[1:]) for rows in options.rows if rows == MANY[0]]
+        for rows, prompt, tokens in work:
+            asked = Asked(rows=rows, prompt=prompt, tokens=tokens, vocab_size=size)
+            setting = f"rows {rows}, prompt {prompt}"
             for one in running.values():
                 one.seconds(asked)
             rounds = [{name: one.seconds(asked) for name, one in running.items()} for _ in range(options.repeats)]
             took = {name: statistics.median(each[name] for each in rounds) for name in running}
             for name in running:
-                yield Figure("peers", f"rows {rows}, {name}", rows * options.tokens / took[name], "tokens/s")
+                yield Figure("peers", f"{setting}, {name}", rows * tokens / took[name], "tokens/s")
             for name in [name for name in running if name != "llmlab"]:
-                yield Figure("peers", f"rows {rows}: llmlab / {name}", took[name] / took["llmlab"], "x")
+                yield Figure("peers", f"{setting}: llmlab / {name}", took[name] / took["llmlab"], "x")
 
 
 def starts(options: Options) -> Iterator[Figure]:

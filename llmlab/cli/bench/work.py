@@ -9,9 +9,10 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import jax
 import numpy as np
 
-from llmlab.cli.bench.figures import Figure, in_turn, seconds
+from llmlab.cli.bench.figures import Figure, compiled, in_turn, seconds
 from llmlab.cli.bench.subject import PLAIN, SAMPLED, Options, prompt_of, rows_of, run_rows, subject
 from llmlab.engine.engine import Engine
 from llmlab.engine.scheduler import Row
@@ -45,6 +46,18 @@ def many(options: Options) -> Iterator[Figure]:
             yield Figure("many", f"{setting}: first tokens of all / of one", took["all"] / took["one"], "x")
             decoding = took["whole"] - took["all"]
             yield Figure("many", f"{setting}: speed of decoding / with prompts of 16", took["short"] / decoding, "x")
+            needed = engine.programs.cache_bytes(width=1, length=length + 64 * count)
+            held = _most_bytes(engine, rows_of(fresh(length), count=count, tokens=64))
+            yield Figure("many", f"{setting}: bytes of the cache / of one prompt and the answers", held / needed, "x")
+
+
+def _most_bytes(engine: Engine, rows: list[Row]) -> int:
+    """The most bytes that the caches of a batch take on the device while it is decoded."""
+    most = 0
+    for _ in engine.submit(rows):
+        # Arrays with rows, positions and heads: only caches have as many axes.
+        most = max(most, sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4))
+    return most
 
 
 def turns(options: Options) -> Iterator[Figure]:
@@ -131,6 +144,19 @@ def structured(options: Options) -> Iterator[Figure]:
             yield Figure("structured", f"n {n}: tokens/s with a schema", with_, "tokens/s")
             yield Figure("structured", f"n {n}: time a token with a schema / without", without / with_, "x")
 
+        def plain() -> float:
+            return run(1, ignore_eos=True)
+
+        def beside() -> float:
+            with lab.stream("Numbers?", seed=2, max_tokens=200, response_format=form) as other:
+                next(iter(other))
+                return plain()
+
+        beside()
+        pairs = [(beside(), plain()) for _ in range(options.repeats)]
+        with_, without = (float(np.median(column)) for column in zip(*pairs, strict=True))
+        yield Figure("structured", "a plain row beside one with a schema: speed / alone", with_ / without, "x")
+
 
 def sweep(options: Options) -> Iterator[Figure]:
     """1,000 answers of uneven length to one prompt, against as many tokens in even rows."""
@@ -147,16 +173,17 @@ def sweep(options: Options) -> Iterator[Figure]:
 
         even = [int(lengths.mean())] * 128
         before = engine.prefills
-        took = in_turn(
-            {
-                "uneven": lambda: run_rows(engine, rows(lengths.tolist())),
-                "even": lambda: run_rows(engine, rows(even)),
-            },
-            repeats=max(1, options.repeats // 2),
-        )
+        runs = {
+            "uneven": lambda: run_rows(engine, rows(lengths.tolist())),
+            "even": lambda: run_rows(engine, rows(even)),
+        }
+        in_turn(runs, repeats=0)
+        with compiled() as programs:
+            took = in_turn(runs, repeats=max(1, options.repeats // 2))
         busy = (lengths.sum() / took["uneven"]) / (sum(even) / took["even"])
         yield Figure("sweep", "1,000 uneven answers: speed / of full even batches", float(busy), "x")
         yield Figure("sweep", "prompts read for all of them", engine.prefills - before, "prompts")
+        yield Figure("sweep", "compiled after the first run", len(programs), "programs")
 
 
 def scoring(options: Options) -> Iterator[Figure]:
