@@ -90,7 +90,7 @@ class ChunkedBatch(Batch):
         """Starts a chunk of at most `most` steps; one `after` another runs once that is done, in the room it has."""
         steps = min(self._fitting(seconds), most)
         if after is None:
-            self._have_room(steps * self._taken)
+            self._have_room(min(steps * self._taken, CHUNK))
         slots, self._slots = self._held(), None
         passes = self._passes(steps, slots, after) if self._taken > 1 else 0
         steps = passes or steps
@@ -104,12 +104,12 @@ class ChunkedBatch(Batch):
     def _passes(self, steps: int, slots: Slots, after: _Flight | None) -> int:
         """How many of so many steps can be passes over guesses; 0 where tokens are to be drawn one by one.
 
-        Several rows that share nothing may guess beyond the end of their caches, where nothing is written: whether one
-        of them guesses does then not depend on the others.
+        A chunk of passes ends where the room in the cache does. Several rows that share nothing may guess beyond it,
+        where nothing is written: whether one of them guesses does then not depend on the others.
         """
         if slots.width > 1 and self.sharing.prefix is None:
             return steps
-        return min(steps, (slots.length - _furthest(self.live, after)) // self._taken)
+        return steps if slots.length - _furthest(self.live, after) >= self._taken else 0
 
     @property
     def _taken(self) -> int:
@@ -124,7 +124,9 @@ class ChunkedBatch(Batch):
         at = [live.position + flight.within(live) for live in going]
         if switch := self.programs.config.context_switch:
             steps = min([steps, *(switch - position for position in at if position <= switch)])
-        needed = min(_furthest(going, flight) + steps * self._taken + 1, max(live.reserve for live in going))
+        needed = min(
+            _furthest(going, flight) + min(steps * self._taken, CHUNK) + 1, max(live.reserve for live in going)
+        )
         return steps if needed <= self._held().length else 0
 
     def _rows(self) -> dict[Live, int]:

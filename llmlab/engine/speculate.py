@@ -68,9 +68,9 @@ def chunk(
 ) -> tuple[Slots, Emitted]:
     """Up to `steps` passes over 1 + `count` tokens per row; fewer where every row ends, or the output is full, before.
 
-    The caller sees to it that the cache has room for the tokens that can be drawn, and for the guesses of each pass too
-    where W is 1 or there is a prefix. `prefix` is as in `decode.forward`. With `pinned`, every pass is over guesses, so
-    that a row's bits do not depend on whether another row has any.
+    Where W is 1 or there is a prefix, a pass is made only while the cache has room for all of its tokens; else the
+    caller sees to it that there is room for the tokens that can be drawn. `prefix` is as in `decode.forward`. With
+    `pinned`, every pass is over guesses, so that a row's bits do not depend on whether another row has any.
     """
     asking = slots.active
     rows = jnp.arange(slots.width)
@@ -144,12 +144,15 @@ def chunk(
         figures=jax.tree.map(lambda x: jnp.zeros((CHUNK, *x.shape), x.dtype), figures),
         guessed=Guessed(jnp.zeros((CHUNK, slots.width), jnp.int32), jnp.zeros((CHUNK, slots.width), bool)),
     )
+    room = jnp.int32(CHUNK)
+    if slots.width == 1 or prefix is not None:
+        furthest = jnp.max(jnp.where(slots.active, slots.position - slots.shared, 0))
+        room = jnp.minimum(room, slots.length - furthest)
     nothing = _Drawing(slots, jnp.zeros(slots.width, jnp.int32), emitted)
 
     def more(carry: tuple[Int32[Array, ""], _Drawing]) -> Bool[Array, ""]:
         i, state = carry
-        room = jnp.max(state.made) + taken <= CHUNK
-        return (i < steps) & jnp.any(state.slots.active) & room
+        return (i < steps) & jnp.any(state.slots.active) & (jnp.max(state.made) + taken <= room)
 
     _, done = jax.lax.while_loop(
         more, lambda carry: (carry[0] + 1, one_pass(carry[1])), (jnp.zeros((), jnp.int32), nothing)

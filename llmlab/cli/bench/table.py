@@ -111,7 +111,10 @@ _LINES = (
         "most that the time of a step differs from a line in the context",
         _DEMO, "growth", ("most that a step differs from the line / the longest step",), ("<= 0.2",),
     ),
-    _Line("32 rows in pinned slots, speed over the free engine", _DEMO, "pinned", ("32 rows: pinned slots / free",), (">= 0.9",)),
+    _Line(
+        "32 rows in pinned slots, speed over the free engine",
+        _DEMO, "pinned", ("32 rows: pinned slots / free",), (">= 0.9",),
+    ),
 )  # fmt: skip
 
 
