@@ -71,8 +71,8 @@ def load(
         draft: how many tokens, 1 to 16, are guessed at a time, as what followed the last two tokens where they occurred
             before in the text (prompt lookup). One pass of the model reads the guesses, and each is kept iff it is the
             token that would have been drawn: a seed gives the same tokens, up to the rounding of a pass over several.
-            On a CPU it gains only where an answer repeats its prompt (README has the measurement). `result.draft_frame()`
-            and `result.plot_draft()` show how many passes of the model it saved.
+            On a CPU it gains only where an answer repeats its prompt (README has the measurement).
+            `result.draft_frame()` and `result.plot_draft()` show how many passes of the model it saved.
             Requests with a grammar guess nothing.
         quiet: show no banner.
 
