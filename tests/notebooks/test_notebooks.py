@@ -35,7 +35,10 @@ def test_a_notebook_is_committed_with_the_outputs_of_its_code(path: Path) -> Non
 
 
 #: The longest, which CI leaves to a run by hand; that their outputs are of their code is seen without running them.
-LONG = ("02_requests", "03_temperature", "04_truncation", "05_penalties", "07_counterfactuals")
+LONG = (
+    *("02_requests", "03_temperature", "04_truncation", "05_penalties", "07_counterfactuals", "11_write_a_sampler"),
+    "12_audit",
+)
 
 
 @pytest.mark.slow
