@@ -98,7 +98,7 @@ def beam_search(
         if tell is not None:
             tell(length)
         live = [one for group in every if group.open for one in group.live]
-        if not live:
+        if not live or length == max_tokens:
             break
         nodes, tokens = np.array([one.node for one in live]), np.array([one.path.tokens[-1] for one in live])
         logprobs = space.advance(nodes, tokens)
@@ -121,7 +121,7 @@ def _step(
     """Gives each beam of a group one more token: keeps the best that go on, and notes those that end.
 
     Only what is among the best `size` continuations of all can be a result; what ends below them is lost, and does not
-    take the place of a beam that goes on.
+    take the place of a beam that goes on. After the last step the beams that went on tell what the group chose.
     """
     own = logprobs[[one.node for one in group.live]]
     totals = np.array([one.total for one in group.live])[:, None] + own - penalties
@@ -136,10 +136,9 @@ def _step(
         row, token = divmod(int(at), width)
         one, total = group.live[row], float(totals[row, token])
         path = one.path.then(token, own[row, token])
-        if last or token in ends:
-            if place < group.size:
-                ended.append(_beam(path, total, "stop" if token in ends else "length", group, power=power))
-        elif len(going) < group.size:
+        if (last or token in ends) and place < group.size:
+            ended.append(_beam(path, total, "stop" if token in ends else "length", group, power=power))
+        if token not in ends and len(going) < group.size:
             going.append(_Live(path, total, one.node))
     group.live = going
     group.found = sorted([*group.found, *ended], key=lambda beam: -beam.score)[: group.size]

@@ -6,7 +6,7 @@ The searches know nothing of a model. They take a `Space`, which a test can make
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int64
 __all__ = ["Path", "Space"]
 
 
+@runtime_checkable
 class Space(Protocol):
     """The tree of all answers to one prompt. A step goes from K nodes to the log-probabilities of what follows them."""
 
