@@ -29,7 +29,7 @@ from llmlab.engine.planner import CHUNK_SECONDS, Shares
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
-from llmlab.engine.search import Frontier
+from llmlab.engine.search import SearchRows
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.soundness import no_room
 from llmlab.engine.steps import SteppedBatch
@@ -96,7 +96,7 @@ class Lanes:
         self.passes = Passes(programs, self._prompts, lengths=lengths, ends=ends, width=width, sharing=sharing)
         self._widths, self._lengths = widths, lengths
         #: The searches that are open, whose caches lie beside those of the batches.
-        self._frontiers: weakref.WeakSet[Frontier] = weakref.WeakSet()
+        self._searches: weakref.WeakSet[SearchRows] = weakref.WeakSet()
         self._pool: ThreadPoolExecutor | None = None
 
     def share_with(self, alike: Callable[[Row], int]) -> None:
@@ -114,7 +114,7 @@ class Lanes:
         """What reads the rows' prompts, and keeps them."""
         return self._prompts
 
-    def search(self, row: Row, *, rows: int) -> Frontier:
+    def search(self, row: Row, *, rows: int) -> SearchRows:
         """Makes room for a search of up to `rows` rows, which are no more than the widest batch has.
 
         Raises:
@@ -122,19 +122,19 @@ class Lanes:
         """
         width = next(width for width in self._widths if width >= rows)
         programs, lengths = self.programs, self._lengths
-        found = Frontier(programs, self._prompts, self._sharing, row, width=width, lengths=lengths)
+        found = SearchRows(programs, self._prompts, self._sharing, row, width=width, lengths=lengths)
         if self._memory is not None:
             beside = sum(batch.claim for batch in self._batches) + self._searched
             if found.bytes > self._memory - beside:
                 raise no_room(found.bytes, of=self._memory, beside=beside, rows=width, budget=row.budget)
             self._prompts.give_way(beside + found.bytes)
-        self._frontiers.add(found)
+        self._searches.add(found)
         return found
 
     @property
     def _searched(self) -> int:
         """The most bytes that the searches which are open can need on each device."""
-        return sum(frontier.bytes for frontier in self._frontiers)
+        return sum(search.bytes for search in self._searches)
 
     def rest(self) -> None:
         """Frees the batches' memory and ends the worker threads; the prompts' pieces stay."""

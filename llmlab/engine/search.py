@@ -28,10 +28,10 @@ from llmlab.errors import EngineError
 from llmlab.models.kv.joined import Prefix
 from llmlab.models.kv.protocol import Cache
 
-__all__ = ["Frontier", "Search"]
+__all__ = ["SearchRows", "Search"]
 
 
-class Frontier:
+class SearchRows:
     """The rows of a search on the device. All methods except `clear` are called on the driver thread.
 
     Args:
@@ -150,24 +150,24 @@ class Search:
     One thread uses it at a time. An error or an interrupt during a step closes it.
 
     Args:
-        frontier: the rows on the device.
+        held: the rows on the device.
         row: the given tokens, and how many may follow them.
         rows: the most rows of a step.
         call: calls a function on the driver thread.
     """
 
-    def __init__(self, frontier: Frontier, row: Row, *, rows: int, call: Callable[[Callable[[], Any]], Any]) -> None:
-        self._frontier, self._row, self._call = frontier, row, call
-        self.rows, self.vocab_size = rows, frontier.vocab_size
+    def __init__(self, held: SearchRows, row: Row, *, rows: int, call: Callable[[Callable[[], Any]], Any]) -> None:
+        self._held, self._row, self._call = held, row, call
+        self.rows, self.vocab_size = rows, held.vocab_size
         #: Of each row: its last token, and that token's position.
         self._tokens = row.given[-1:]
         self._positions = np.array([len(row.given) - 1], np.int32)
-        self._texts: list[np.ndarray] | None = None if frontier.switch is None else [np.zeros(0, np.int32)]
+        self._texts: list[np.ndarray] | None = None if held.switch is None else [np.zeros(0, np.int32)]
 
     @classmethod
     def open(
         cls,
-        make: Callable[..., Frontier],
+        make: Callable[..., SearchRows],
         row: Row,
         *,
         rows: int,
@@ -191,7 +191,7 @@ class Search:
             raise ValueError(f"a search has 1 to {widest} rows, got {rows}")
         search = cls(call(lambda: make(row, rows=rows)), row, rows=rows, call=call)
         try:
-            reading = search._frontier.begin()
+            reading = search._held.begin()
             while call(lambda: next(reading, False)):
                 pass
         except BaseException:
@@ -240,7 +240,7 @@ class Search:
                 np.append(old[p], t) if more else old[p] for p, t, more in zip(parents, tokens, moved, strict=True)
             ]
         try:
-            found = self._call(lambda: self._frontier.step(parents, tokens, positions, texts))
+            found = self._call(lambda: self._held.step(parents, tokens, positions, texts))
         except BaseException:
             self.close()
             raise
@@ -250,7 +250,7 @@ class Search:
 
     def close(self) -> None:
         """Frees the search's memory. It may be called at any time, and more than once."""
-        self._frontier.clear()
+        self._held.clear()
 
     def __enter__(self) -> Search:
         return self
