@@ -11,7 +11,7 @@ To begin:
     connect         returns a `Lab` on an endpoint that speaks the chat-completion API
 
 What they return, and what that returns:
-    Lab             chat, stream, complete, score, next_token, sweep, compare_orders, playground, client
+    Lab             chat, stream, complete, score, next_token, sweep, beam_search, compare_orders, playground, client
     Result          the answer to a request: text, frames, plots, rerun, branch, diff; `Result.load` reads a saved one
     NextToken       the exact distribution of the next token, under any sampling parameters
     Sweep           the answers to a grid of requests, with intervals; `Sweep.load` reads a saved one

@@ -46,6 +46,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.relay import Relay
 from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths, check_ids
 from llmlab.engine.score_plan import Text
+from llmlab.engine.search import Search
 from llmlab.engine.soundness import as_engine_error
 from llmlab.engine.warmup import Spare, every_visit
 from llmlab.errors import EngineError, LLMLabError
@@ -109,14 +110,9 @@ class Engine:
         self._queue = Scheduler()
         self._spare = Spare()
         self._lanes = Lanes(
-            self.programs,
-            count=count,
-            together=not mesh and lane_count() > 1,
-            widths=self.widths,
-            lengths=self.lengths,
-            memory=memory,
-            ends=self.ends,
-        )
+            self.programs, count=count, together=not mesh and lane_count() > 1, widths=self.widths,
+            lengths=self.lengths, memory=memory, ends=self.ends,
+        )  # fmt: skip
         self._admission = Admission(self._queue, self._lanes, failed=self._refuse)
         self._retired = False
         OPENED.add(self)
@@ -162,8 +158,7 @@ class Engine:
         """Returns the raw logits [V], float32, of the token that follows the prompt [L]; `adapter` as in `Row`."""
         self._check(prompt, budget=0)
         row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0, adapter=adapter)
-        logits: np.ndarray = self._call(lambda: self._lanes.passes.next_logits(row))
-        return logits
+        return np.asarray(self._call(lambda: self._lanes.passes.next_logits(row)))
 
     def score(
         self, row: Row, tokens: np.ndarray, *, masks: np.ndarray | None = None, order: str = "llmlab"
@@ -216,8 +211,12 @@ class Engine:
         """
         self._check(np.concatenate([row.given, tokens]), budget=0)
         parts = self._parts(lambda: self._lanes.passes.step_logits(row, tokens, rows=rows))
-        logits: np.ndarray = list(parts)[-1]
-        return logits
+        return np.asarray(list(parts)[-1])
+
+    def search(self, row: Row, *, rows: int) -> Search:
+        """Opens a search over continuations of a row's given tokens, of up to `rows` rows; see `Search.open`."""
+        self._check(row.given, budget=row.budget)
+        return Search.open(self._lanes.search, row, rows=rows, widest=self.widths[-1], call=self._call)
 
     def _parts(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """Yields the items of an iterator; the driver thread advances it between two chunks of decoding."""

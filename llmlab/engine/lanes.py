@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,7 +29,9 @@ from llmlab.engine.planner import CHUNK_SECONDS, Shares
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row
+from llmlab.engine.search import SearchRows
 from llmlab.engine.sharing import Sharing
+from llmlab.engine.soundness import no_room
 from llmlab.engine.steps import SteppedBatch
 
 #: The rows that one lane takes before a second lane is used.
@@ -74,6 +77,7 @@ class Lanes:
         memory: int | None,
         ends: tuple[int, ...],
     ):
+        self.programs = programs
         self._prompts = Prompts(programs, lengths=lengths, memory=memory)
         self._memory = memory
         options = {"widths": widths, "lengths": lengths, "memory": memory, "ends": ends}
@@ -88,8 +92,11 @@ class Lanes:
             return first.width_for(_share(rows, lanes=count), length=length)
 
         #: Runs the model over texts that are given whole; single steps have the width that the first lane has.
-        sharing = Sharing(programs, self._prompts, lengths=lengths, pinned=len(widths) == 1)
+        self._sharing = sharing = Sharing(programs, self._prompts, lengths=lengths, pinned=len(widths) == 1)
         self.passes = Passes(programs, self._prompts, lengths=lengths, ends=ends, width=width, sharing=sharing)
+        self._widths, self._lengths = widths, lengths
+        #: The searches that are open, whose caches lie beside those of the batches.
+        self._searches: weakref.WeakSet[SearchRows] = weakref.WeakSet()
         self._pool: ThreadPoolExecutor | None = None
 
     def share_with(self, alike: Callable[[Row], int]) -> None:
@@ -106,6 +113,28 @@ class Lanes:
     def prompts(self) -> Prompts:
         """What reads the rows' prompts, and keeps them."""
         return self._prompts
+
+    def search(self, row: Row, *, rows: int) -> SearchRows:
+        """Makes room for a search of up to `rows` rows, which are no more than the widest batch has.
+
+        Raises:
+            EngineError: there is no memory for it beside the rows that are being generated and other searches.
+        """
+        width = next(width for width in self._widths if width >= rows)
+        programs, lengths = self.programs, self._lengths
+        found = SearchRows(programs, self._prompts, self._sharing, row, width=width, lengths=lengths)
+        if self._memory is not None:
+            beside = sum(batch.claim for batch in self._batches) + self._searched
+            if found.bytes > self._memory - beside:
+                raise no_room(found.bytes, of=self._memory, beside=beside, rows=width, budget=row.budget)
+            self._prompts.give_way(beside + found.bytes)
+        self._searches.add(found)
+        return found
+
+    @property
+    def _searched(self) -> int:
+        """The most bytes that the searches which are open can need on each device."""
+        return sum(search.bytes for search in self._searches)
 
     def rest(self) -> None:
         """Frees the batches' memory and ends the worker threads; the prompts' pieces stay."""
@@ -164,7 +193,7 @@ class Lanes:
         coming = max(1, min(waiting, share - len(batch.live)))
         taken = batch.room(rows[:coming])
         others = sum(other.claim for other in self._batches if other is not batch)
-        self._prompts.give_way(others + batch.claim_with(rows[:taken], coming=coming))
+        self._prompts.give_way(others + batch.claim_with(rows[:taken], coming=coming) + self._searched)
         return _Choice(batch, coming, taken)
 
     def release(self, job: Job, rows: set[int]) -> int:
@@ -264,12 +293,12 @@ class Lanes:
     def _limit(self) -> None:
         """Tells each lane what memory the others leave it. Rows in another lane may have to end first."""
         # A batch has a claim where it has rows.
-        claims = [batch.claim for batch in self._batches]
+        claims, searched = [batch.claim for batch in self._batches], self._searched
         for batch, claim in zip(self._batches, claims, strict=True):
             others = sum(claims) - claim
             batch.spare = others > 0
             if self._memory is not None:
-                batch.memory = self._memory - others
+                batch.memory = self._memory - others - searched
 
 
 def _share(rows: int, *, lanes: int) -> int:

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Float32
 
-from llmlab.engine import decode, speculate, state
+from llmlab.engine import decode, expand, speculate, state
 from llmlab.engine import score as scoring
 from llmlab.engine import score_tree as trees
 from llmlab.engine.decode import Emitted
@@ -52,7 +52,7 @@ _NAMES = (
         "resize",
         "lengthen",
     ),
-    *("copy", "release", "advance", "unshare", "place", "empty", "cache"),
+    *("copy", "release", "advance", "unshare", "place", "empty", "cache", "expand", "seat", "take"),
 )
 
 
@@ -123,6 +123,9 @@ class Programs:
         read, logits = placed(trees.read_tree, mesh), placed(trees.logits_of, mesh)
         of_tree = partial(trees.score_tree, read=read, logits=logits, by_rows=by_rows)
         self._score_tree = over_weights(of_tree, jit=PerOrder)
+        self._expand = over_weights(expand.expand, donate_argnames="cache")
+        self._seat = plain(expand.seat, donate_argnames="cache")
+        self._take = plain(expand.take, donate_argnames="cache")
         self._copy = plain(state.copied)
         self._admit = plain(state.admit, donate_argnames="slots")
         self._resize = plain(state.resize)
@@ -133,7 +136,7 @@ class Programs:
         empty = partial(state.empty, config, dtype=self.dtype, adapted=self.adapted, keeps_ids=guesses > 0)
         self._empty = plain(empty, jit=PerOrder, more=("width", "length", "context"))
         self._place = plain(state.place, donate_argnames="cache")
-        self._cache = plain(lambda length: empty(width=1, length=length).cache, static_argnums=0)
+        self._cache = plain(lambda length, width: empty(width=width, length=length).cache, static_argnums=(0, 1))
         one_row = partial(empty_cache, config, batch=1, length=SHORTEST, dtype=self.dtype)
         #: Whether rows can share the cache of what they begin with. A text beyond the switch is read anew from there.
         self.shares = config.context_switch is None and isinstance(jax.eval_shape(one_row), SharedCache)
@@ -223,10 +226,10 @@ class Programs:
         with self._shape("slots", width, length, layout):
             return self._empty(width=width, length=length, order=layout, context=self.context)
 
-    def row_cache(self, *, length: int) -> Cache:
-        """Returns an empty cache for one prompt."""
-        with self._shape("cache", length):
-            return self._cache(length)
+    def row_cache(self, *, length: int, width: int = 1) -> Cache:
+        """Returns an empty cache for one prompt, or for the rows of a search."""
+        with self._shape("cache", length, width):
+            return self._cache(length, width)
 
     def adapter(self, number: int) -> np.ndarray | None:
         """The adapter of one row as the programs take it: [1], or None in a decoder without adapters."""
@@ -302,6 +305,33 @@ class Programs:
         with self._shape("feed", cache.length):
             fed: tuple[Cache, Array] = self._feed(self._weights, cache=cache, piece=piece)
         return fed
+
+    def expand(
+        self,
+        cache: Cache,
+        *,
+        parents: np.ndarray,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        prefix: Prefix | None = None,
+        adapter: int = 0,
+    ) -> tuple[Cache, Float32[Array, "W V"]]:
+        """Feeds one token to each row of a search, which goes on from its parent; the prefix stays valid."""
+        at = {"parents": parents, "tokens": tokens, "positions": positions}
+        which = np.full(len(tokens), adapter, np.int32) if self.adapted else None
+        with self._shape("search", len(tokens), cache.length, *_of(prefix)):
+            fed: tuple[Cache, Array] = self._expand(self._weights, cache=cache, **at, prefix=prefix, adapter=which)
+        return fed
+
+    def seat(self, cache: Cache, one: Cache, rows: Bool[np.ndarray, " W"], count: int) -> Cache:
+        """Puts the first positions of a prompt's cache, which stays valid, into some rows of a search."""
+        with self._shape("seat", len(rows), one.length):
+            return self._seat(cache=cache, one=one, rows=rows, count=np.int32(count))
+
+    def take(self, cache: Cache, parents: np.ndarray) -> Cache:
+        """Returns the cache of a search in which each row is its parent's."""
+        with self._shape("take", len(parents), cache.length):
+            return self._take(cache=cache, parents=parents)
 
     def copy(self, cache: Cache) -> Cache:
         """Returns a copy of one prompt's cache, for a program that takes it while others still need it."""

@@ -1,4 +1,4 @@
-"""What ends a row with an error: logits that are not numbers, a grammar that fails on the way, a device that fails.
+"""What ends a row or a search with an error: logits that are not numbers, a grammar or a device that fails, no memory.
 
 Nothing that is drawn, ranked or plotted from logits that are not numbers would mean anything.
 """
@@ -35,6 +35,20 @@ def sound(logits: np.ndarray, dtype: DTypeLike) -> np.ndarray:
 def grammar_failed(reason: str) -> EngineError:
     """Returns the error of a row whose grammar failed on the way: the request is to blame, so its status is 400."""
     return EngineError(f"the grammar cannot go on: {reason}", status=400, code="grammar_failed")
+
+
+def no_room(needed: int, *, of: int, beside: int, rows: int, budget: int) -> EngineError:
+    """Returns the error of a search for whose rows, of up to `budget` tokens each, there is no memory.
+
+    `needed`, `of` and `beside` are bytes: those of its caches, all that caches may take, and what others have.
+    """
+    used = f" of which {beside / 2**20:,.0f} MiB are in use" if beside else ""
+    return EngineError(
+        f"a search with {rows} rows of up to {budget} tokens needs {needed / 2**20:,.0f} MiB, and caches may take "
+        f"{of / 2**20:,.0f} MiB{',' if used else ''}{used}: ask for fewer rows (beams, n) or a smaller max_tokens",
+        status=503 if needed <= of else 400,
+        code="search_too_large",
+    )
 
 
 def as_engine_error(error: BaseException) -> EngineError:

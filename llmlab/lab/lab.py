@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.display import banner
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
-from llmlab.lab.model import Model
+from llmlab.lab.searches import Searches
 from llmlab.protocol.arguments import OrderLike, order_name, orders_of
 from llmlab.protocol.request import Request
 from llmlab.protocol.signatures import STREAMING, shows_fields
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmlab.sweeps.sweep import Sweep
 
 
-class Lab(Model):
+class Lab(Searches):
     """A model, and what can be asked of it; `llmlab.load` and `llmlab.connect` return one.
 
         lab.chat("Tell me a story.")        # a whole answer: a Result, with frames and plots
@@ -36,6 +36,7 @@ class Lab(Model):
         lab.next_token("Name an animal.")   # the exact distribution of the next token
         lab.score("Name an animal.", "Cat") # the logprobs of a given answer
         lab.sweep("Name an animal.", temperature=[0, 1])    # every combination of some parameters
+        lab.beam_search("Name an animal.", beams=8)         # the most likely answers; also samples without replacement
 
     Every method takes the request's fields by the names that the API gives them (temperature, top_p, seed, n, ...). A
     wrong field or value raises a `RequestError` that names it, before the model is asked.

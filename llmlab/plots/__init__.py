@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmlab.plots.distribution import plot_penalties, plot_stages, plot_temperatures, plot_truncation
     from llmlab.plots.diversity import plot_diversity
     from llmlab.plots.drafts import plot_draft
+    from llmlab.plots.search import plot_search
     from llmlab.plots.sweep import plot_heatmap, plot_lines
 
 #: The file that each public name comes from; it is imported when the name is first used.
@@ -42,6 +43,7 @@ _PLACES = {
     "plot_logprobs": "completion",
     "plot_orders": "counterfactual",
     "plot_penalties": "distribution",
+    "plot_search": "search",
     "plot_stages": "distribution",
     "plot_surprisal": "completion",
     "plot_temperatures": "distribution",
@@ -64,6 +66,7 @@ __all__ = [
     "plot_logprobs",
     "plot_orders",
     "plot_penalties",
+    "plot_search",
     "plot_stages",
     "plot_surprisal",
     "plot_temperatures",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt32
+from jaxtyping import Bool, Float32, Int32, Integer, UInt32
 
 from llmlab.protocol.completion import Completion, Delta, Header, TokenBytes
 from llmlab.protocol.request import ChatRequest, Request
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmlab.sampling.params import SamplingParams
 
 
-__all__ = ["Backend", "BodyBackend", "Candidates", "GivenTokens", "LogitsBackend", "Scoring", "Stream"]
+__all__ = ["Backend", "BodyBackend", "Candidates", "Frontier", "GivenTokens", "LogitsBackend", "Scoring", "Stream"]
 
 
 class GivenTokens(NamedTuple):
@@ -156,6 +156,37 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Frontier(Protocol):
+    """Continuations of one prompt, advanced together: rows that go on from any row of the step before.
+
+    A context that frees its memory at the end. One thread uses it at a time.
+    """
+
+    def start(self) -> Float32[np.ndarray, " V"]:
+        """Raw logits of the first token after the prompt; there is one row then. It comes before every step."""
+
+    def advance(
+        self, parents: Sequence[int] | Integer[np.ndarray, " K"], tokens: Sequence[int] | Integer[np.ndarray, " K"]
+    ) -> Float32[np.ndarray, "K V"]:
+        """Raw logits after K rows, which take the place of those of the step before; K may differ at every step.
+
+        Args:
+            parents: the row that each goes on from, counted among those of the step before.
+            tokens: the token id that each gets; -1 keeps a row as it is.
+
+        Raises:
+            ValueError: too many rows, no such parent or token, or no room for another token of a row.
+        """
+
+    def close(self) -> None:
+        """Free its memory. May be called at any time, and more than once."""
+
+    def __enter__(self) -> Frontier: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@runtime_checkable
 class BodyBackend(Backend, Protocol):
     """An endpoint elsewhere, which can be sent a request's JSON as it is, and whose answer can be seen as it comes."""
 
@@ -201,6 +232,16 @@ class LogitsBackend(Backend, Protocol):
     def sampling_params(self, request: Request, *, seed: int, choice: int = 0) -> SamplingParams:
         """The request's sampling fields, as the sampler takes them."""
 
+    def token_budget(self, request: Request, prompt: int) -> int:
+        """How many tokens an answer may have after a prompt of `prompt` tokens.
+
+        Raises:
+            ContextLengthError: the prompt, or `max_tokens` after it, does not fit.
+        """
+
+    def ends_of(self, request: Request) -> tuple[int, ...]:
+        """The tokens that end an answer to the request."""
+
     # --- logits ---
 
     # `model` is the name that the request has, None for the model's own.
@@ -233,6 +274,19 @@ class LogitsBackend(Backend, Protocol):
         self, prompt: Int32[np.ndarray, " L"], tokens: Int32[np.ndarray, " T"], *, model: str | None = None
     ) -> Iterator[Float32[np.ndarray, "C V"]]:
         """Raw logits that predict each of the `tokens`, in pieces of C rows that add up to T."""
+
+    @property
+    def widest_search(self) -> int:
+        """The most rows that `search` can have."""
+
+    def search(
+        self, prompt: Int32[np.ndarray, " L"], *, rows: int, max_tokens: int, model: str | None = None
+    ) -> Frontier:
+        """Read a prompt once, and open up to `rows` rows of up to `max_tokens` tokens each that go on from it.
+
+        Raises:
+            EngineError: there is no memory for so many.
+        """
 
     # --- the request's grammar ---
 

@@ -110,6 +110,16 @@ def test_a_row_has_the_adapter_that_it_names(tmp_path, family):
     np.testing.assert_allclose(logits(beside, rows=[0, 0, 0]), plain, atol=2e-5)
 
 
+def test_a_search_has_the_adapter_that_it_names(lab):
+    prompt, found = list(range(20, 60)), []
+    for name in (None, *ADAPTERS):
+        greedy = lab.complete(prompt, model=name, temperature=0, max_tokens=6)
+        beam = lab.beam_search(prompt=prompt, model=name, beams=1, early_stopping=True, max_tokens=6)
+        np.testing.assert_array_equal(beam[0].tokens.ids, greedy[0].tokens.ids)
+        found.append(tuple(greedy[0].tokens.ids.tolist()))
+    assert len(set(found)) > 2
+
+
 def test_one_lab_answers_with_all_of_them_in_one_batch(lab, base, folders):
     prompt = np.arange(20, 60)
     texts = {}

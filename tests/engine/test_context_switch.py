@@ -140,3 +140,24 @@ def test_a_text_is_read_again_once(engine, rows):
     ticket = engine.submit([fresh])
     read(ticket, 1)
     assert engine.prefills == before + 2
+
+
+@pytest.mark.parametrize("count", [50, 66, 70, 71])
+def test_a_search_reads_its_rows_anew(engine, logprobs, rows, count):
+    one = Row(
+        rows[2].prompt[:count] if count <= 70 else np.append(rows[2].prompt, 5)[:count], rows[2].params, budget=30
+    )
+    rng = np.random.default_rng(count)
+    with engine.search(one, rows=3) as search:
+        texts, logits = [()], search.start()[None]
+        for step in range(26):
+            for text, found in zip(texts, logits, strict=True):
+                if abs(count + len(text) - SWITCH) < 4 or step == 25:
+                    exact = logprobs(np.concatenate([one.prompt, text]).astype(np.int32))
+                    shifted = found - np.log(np.exp(found.astype(np.float64)).sum())
+                    np.testing.assert_allclose(shifted, exact, atol=2e-4)
+            # The rows have different lengths, so that they pass the switch at different steps.
+            parents, tokens = rng.integers(0, len(texts), 3), rng.integers(0, 250, 3)
+            tokens = np.where(rng.random(3) < 0.3, -1, tokens)
+            logits = search.advance(parents, tokens)
+            texts = [texts[p] if t < 0 else (*texts[p], int(t)) for p, t in zip(parents, tokens, strict=True)]

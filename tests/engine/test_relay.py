@@ -68,6 +68,11 @@ def ids(engine, *rows):
     return found
 
 
+def searched(engine, row):
+    with engine.search(row, rows=2) as search:
+        return np.concatenate([search.start()[None], search.advance([0, 0], [3, 4]), search.advance([1], [5])])
+
+
 def test_a_follower_holds_what_the_leader_holds(engine):
     alone = Engine(CONFIG, make_model(), slots=2, max_context=128)
     rows = [Row(np.arange(1, 40, dtype=np.int32), SamplingParams(seed=seed), budget=12) for seed in range(3)]
@@ -78,6 +83,7 @@ def test_a_follower_holds_what_the_leader_holds(engine):
         lambda each: each.score(rows[0], given).logprob,
         lambda each: np.concatenate(list(each.logits(rows[0], given))),
         lambda each: each.step_logits(rows[0], given),
+        lambda each: searched(each, rows[0]),
     ):
         np.testing.assert_array_equal(ask(engine), ask(alone))
     alone.close()

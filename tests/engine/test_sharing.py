@@ -247,13 +247,20 @@ for shape in ((2, 2), None):
     engine = Engine(*load_model(folder, dtype=jnp.float32, mesh=mesh), max_context=256, mesh=mesh)
     tokens, figures, _ = run(engine, *rows)
     shared = any("after 256" in shape for shape in engine.programs._met)
-    found.append([tokens, [each[0].tolist() for each in figures], shared])
+    with engine.search(rows[0], rows=6) as search:
+        search.start(), search.advance([0] * 5, range(5))
+        searched = search.advance([4, 0, 4, 3], [7, 8, -1, 9])
+    found.append([tokens, [each[0].tolist() for each in figures], shared, searched.tolist()])
     engine.close()
 print(json.dumps(found))
 """
 
 
 def test_over_a_mesh_that_divides_rows_and_heads(tmp_path):
-    (tokens, logprobs, shared), (expected, theirs, _) = json.loads(on_devices(4, CODE, tmp_path / "tiny"))
+    (tokens, logprobs, shared, logits), (expected, theirs, _, alone) = json.loads(
+        on_devices(4, CODE, tmp_path / "tiny")
+    )
     assert shared and tokens == expected
     np.testing.assert_allclose(logprobs, theirs, atol=1e-4)
+    # Rows of a search, whose cache lies on the devices as that of a batch does.
+    np.testing.assert_allclose(logits, alone, atol=1e-3)

@@ -48,6 +48,7 @@ def frames(demo) -> dict[str, pd.DataFrame]:
     check = demo.check_sampler("Name a colour.", draws=200)
     truth = [{"messages": "Name a colour.", "distribution": {"Red": 0.5, "Blue": 0.5}}]
     calibration = demo.check_calibration(truth)
+    beams = demo.beam_search("Name an animal.", beams=3, max_tokens=4)
     return {
         "Audit.frame": demo.audit(only=["top_k", "stop"], seed=1).frame(),
         "Answer.logprobs_frame": story.logprobs_frame(),
@@ -72,6 +73,8 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Orders.summary_frame": orders.summary_frame(),
         "Sweep.frame": sweep.frame(metrics={"mine": lambda tokens: None}),
         "Sweep.summary_frame": sweep.summary_frame(),
+        "SearchResult.frame": beams.frame(),
+        "SearchResult.tokens_frame": beams.tokens_frame(),
         "SamplerCheck.frame": check.frame(),
         "Calibration.frame": calibration.frame(),
         "Calibration.prompts_frame": calibration.prompts_frame(),

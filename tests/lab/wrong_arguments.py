@@ -118,6 +118,12 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "choice of all", lambda d, r, w, s: r.next_tokens(choice="0"), "choice must be an integer, got '0'"
     yield "one of all", lambda d, r, w, s: r.next_tokens()[1.5], "position must be an integer, got 1.5"
     yield "an order", lambda d, r, w, s: d.compare_orders(QUESTION, orders=3), "orders must be a list of orders, got 3"
+    yield "beams", lambda d, r, w, s: d.beam_search(QUESTION, beams=2.5), "beams must be an integer, got 2.5"
+    yield "long", lambda d, r, w, s: d.beam_search(QUESTION, length_penalty="a"), "length_penalty must be a number"
+    yield "early", lambda d, r, w, s: d.beam_search(QUESTION, early_stopping="always"), 'False or "never", got \'always'
+    yield "early one", lambda d, r, w, s: d.beam_search(QUESTION, early_stopping=1), 'False or "never", got 1'
+    yield "n drawn", lambda d, r, w, s: d.sample_without_replacement(QUESTION, n="3"), "n must be an integer, got '3'"
+    yield "n codes", lambda d, r, w, s: d.arithmetic_sample(QUESTION, n=[3]), "n must be an integer, got"
     yield (
         "every",
         lambda d, r, w, s: list(d.stream(QUESTION, max_tokens=1).partial_results(every="a")),

@@ -187,6 +187,7 @@ CALLS = {
     "tree.plot(leaves=[3])": "leaves",
     "tree.plot(leaves=0)": "leaves",
     "plots.plot_tree(tree)": "frame",
+    "plots.plot_search(frame)": "frame",
     "check.plot(top=[3])": "top",
     "plots.plot_check(check)": "frame",
     "plots.plot_check(check.frame(), draws=[20])": "draws",

@@ -24,6 +24,7 @@ from llmlab.frames.tokens import logprobs_frame, surprisal_frame
 from llmlab.plots.style import slot
 from tests.completions import _assert_nothing_clipped, guessed_story, make_completion, make_tokens
 from tests.plots.test_counterfactual import a_tree, divergence_frame, orders_frame
+from tests.plots.test_search import search_frame
 
 LABELS = (
     "␣responsibilities",
@@ -192,6 +193,13 @@ PLOTS: dict[str, Callable[[Axes], Axes]] = {
     "named sensitivity": lambda ax: plots.plot_sensitivity(
         divergence_frame([f"a value with a long name {at}" for at in range(5)], [(at, -1) for at in range(5)]),
         parameter="temperature", ax=ax,
+    ),
+    "search": lambda ax: plots.plot_search(
+        search_frame(6, score=-np.arange(6) / 10, group=[0, 0, 1, 1, 2, 2]),
+        heading="beam search, beams 6, groups 3", ax=ax,
+    ),
+    "long search": lambda ax: plots.plot_search(
+        search_frame(24, perturbed_logprob=-np.arange(24) / 3), threshold=-9.0, heading="without replacement", ax=ax
     ),
     "tree": lambda ax: plots.plot_tree(a_tree(3, 3).frame(), ax=ax),
     "deep tree": lambda ax: plots.plot_tree(a_tree(5, 3).frame(), ax=ax),

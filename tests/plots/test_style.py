@@ -20,6 +20,7 @@ from llmlab.plots.labels import length, points
 from llmlab.plots.style import style
 from llmlab.protocol.completion import Completion
 from tests.plots.test_counterfactual import a_tree, divergence_frame, orders_frame
+from tests.plots.test_search import search_frame
 
 DOLLARS = "$x_1$"
 
@@ -41,6 +42,9 @@ DRAWN: dict[str, Callable[[Completion], Callable[..., Axes]]] = {
     ),
     "orders": lambda _: lambda ax: llmlab.plots.plot_orders(orders_frame(30), ax=ax),
     "tree": lambda _: lambda ax: llmlab.plots.plot_tree(a_tree(2, 5).frame(), ax=ax),
+    "search": lambda _: (
+        lambda ax: llmlab.plots.plot_search(search_frame(4, text=f"{DOLLARS} ", score=[0.0] * 4), ax=ax)
+    ),
     "divergences": lambda _: (
         lambda ax: llmlab.plots.plot_sensitivity(
             divergence_frame([DOLLARS, "b"], [(1,), (2,)]), parameter="temperature", ax=ax

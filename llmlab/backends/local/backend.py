@@ -28,6 +28,7 @@ from llmlab.checkpoints.hub import resolve
 from llmlab.engine.engine import Engine
 from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
+from llmlab.engine.search import Search
 from llmlab.errors import CheckpointError, RequestError
 from llmlab.models.families import parameter_count, read_config
 from llmlab.protocol.backend import Candidates, GivenTokens, LogitsBackend, Scoring
@@ -347,6 +348,16 @@ class LocalBackend(LoadedModel, LogitsBackend):
     def logits(self, prompt: np.ndarray, tokens: np.ndarray, *, model: str | None = None) -> Iterator[np.ndarray]:
         """Yields the raw logits that predict each of `tokens` [T] after a prompt, in pieces [C, V] of T rows in all."""
         return self.engine.logits(Row(prompt, SamplingParams(), budget=0, adapter=self.adapter(model)), tokens)
+
+    @property
+    def widest_search(self) -> int:
+        """The most rows that `search` can have: those of the widest batch."""
+        return self.engine.widths[-1]
+
+    def search(self, prompt: np.ndarray, *, rows: int, max_tokens: int, model: str | None = None) -> Search:
+        """Reads a prompt once, and opens up to `rows` rows of up to `max_tokens` tokens each; see `Engine.search`."""
+        row = Row(prompt, SamplingParams(), budget=max_tokens, adapter=self.adapter(model))
+        return self.engine.search(row, rows=rows)
 
     def grammar_masks(self, request: Request, *, prompt: np.ndarray, made: np.ndarray) -> np.ndarray | None:
         """Returns which tokens the grammar allows at each position, as packed bits; see `replay.grammar_masks`."""

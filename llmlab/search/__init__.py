@@ -1,0 +1,1 @@
+"""Search over a model's answers: beams, samples without replacement, and samples from a lattice of codes."""
