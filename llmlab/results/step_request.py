@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, UInt32
 
 from llmlab.distributions.step import SamplerRow
 from llmlab.errors import RequestError
@@ -14,6 +15,7 @@ from llmlab.protocol.arguments import listed, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import CONSTRAINTS, Request
 from llmlab.sampling.params import SamplingParams
+from llmlab.sampling.trail import Trail
 from llmlab.text.token_names import TokenNames
 
 #: Fields that the prompt or the logits depend on: with another value, it is another step.
@@ -95,7 +97,14 @@ class StepRequest:
             RequestError: as in `changed` and `mask`.
         """
         request = self.changed(fields)
-        return SamplerRow(self.params(request), self.mask(request))
+        mask = self.mask(request)
+        return SamplerRow(self.params(request), mask, None if mask is None else partial(self._masks_before, request))
+
+    def _masks_before(self, request: Request) -> UInt32[np.ndarray, "T W"]:
+        """What the request's grammar allowed at each of the tokens before this step."""
+        found = self._backend.grammar_masks(request, prompt=self._prompt_ids, made=self._made)
+        assert found is not None
+        return found[: len(self._made)]
 
     def noise_place(self, choice: Any, position: Any) -> tuple[int, int]:
         """The choice and the position that the noise depends on; by default this step's."""
@@ -103,6 +112,13 @@ class StepRequest:
             self._choice if choice is None else whole("choice", choice, least=0, most=_INT32),
             len(self._made) if position is None else whole("position", position, least=0, most=_INT32),
         )
+
+
+def trail_of(
+    backend: LogitsBackend, request: Request, *, prompt_ids: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+) -> Trail:
+    """The tokens of an answer with their logits, which the model is asked for when a stage's state needs them."""
+    return Trail(partial(backend.logits, prompt_ids, made, model=request.model), prompt=prompt_ids, made=made)
 
 
 def token_ids(tokens: Any, names: TokenNames) -> list[int]:
