@@ -118,7 +118,7 @@ def trail_of(
     backend: LogitsBackend, request: Request, *, prompt_ids: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
 ) -> Trail:
     """The tokens of an answer with their logits, which the model is asked for when a stage's state needs them."""
-    return Trail(partial(backend.logits, prompt_ids, made, model=request.model), prompt=prompt_ids, made=made)
+    return Trail(lambda: backend.logits(prompt_ids, made, model=request.model), prompt=prompt_ids, made=made)
 
 
 def token_ids(tokens: Any, names: TokenNames) -> list[int]:
