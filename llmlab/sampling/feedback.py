@@ -52,9 +52,9 @@ MIROSTAT = Stage(
             control=Control("more", step=2),
         ),
         number(
-            "mirostat_tau", 0, 100, default=5.0, extension=True,
+            "mirostat_tau", 0, 20, default=5.0, extension=True,
             text="The surprise per token, in bits, that mirostat steers to; its limit begins at twice this.",
-            control=Control("more", high=10, step=0.1),
+            control=Control("more", step=0.1),
         ),
         number(
             "mirostat_eta", 0, 1, default=0.1, extension=True,

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from llmlab.sampling.stage import Inputs, Order, Seen, Stage, State
 
 if TYPE_CHECKING:
+    import numpy as np
     from jax import Array
 
 __all__ = ["advanced", "chosen", "no_states", "state_of", "stateful"]
@@ -27,6 +26,8 @@ def stateful(order: Order) -> tuple[Stage, ...]:
 
 def no_states(order: Order, *, rows: int) -> dict[str, np.ndarray] | None:
     """What is held for rows before their first token; None where no stage has a state."""
+    import numpy as np
+
     found = {
         stage.name: np.zeros((rows,) if stage.state.size is None else (rows, stage.state.size), np.float32)
         for stage in order
