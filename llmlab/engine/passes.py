@@ -146,7 +146,7 @@ class Passes:
             first = int(piece.start + piece.first) + 1 - len(row.given)
             inputs = with_masks(fields.inputs, piece, text.masks, first=first)
             cache, found, after = self.programs.score(cache, piece, inputs, history, order=order)
-            states.update(after or {})
+            states.update(jax.device_get(after) or {})
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             held: TokenStatistics = jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], jax.device_get(found))
             if np.isnan(held.entropy).any():

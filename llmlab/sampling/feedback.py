@@ -33,9 +33,12 @@ def _next_surprise(limit: Array, before: Array, after: Array, token: Array, inpu
 
 
 def _apply_mirostat(logits: Array, inputs: Inputs, history: Seen) -> Array:
+    import jax.numpy as jnp
+
     from llmlab.sampling.steering import apply_mirostat
 
-    return apply_mirostat(logits, limit=state_of("mirostat", _SURPRISE, inputs, history))
+    limit = state_of("mirostat", _SURPRISE, inputs, history)
+    return apply_mirostat(logits, limit=jnp.where(inputs.mirostat == 2, limit, jnp.inf))
 
 
 _SURPRISE = State(_first_surprise, _next_surprise)

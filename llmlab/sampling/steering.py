@@ -25,6 +25,8 @@ _WIDTH, _PEAK, _SHARPNESS = 0.3, 5.0, 10.0
 def apply_mirostat(logits: Float32[Array, "B V"], *, limit: Float32[Array, " B"]) -> Float32[Array, "B V"]:
     """Removes tokens whose surprise is above the limit, except the most likely one, of equal ones the lowest id.
 
+    An infinite limit is off.
+
     Mirostat 2 (Basu et al. 2021, arXiv:2007.14966, algorithm 2).
     """
     kept = summary_of(logits).logprob(logits) >= -_BIT * limit[:, None]
@@ -66,12 +68,12 @@ def apply_adaptive_p(
     """Logits that fall with the distance of a token's probability from the one that is wanted now.
 
     Adaptive-p (MrJackSpade and ddh0 2025, llama.cpp pull request 17927). Wanted is 2 * target - mean, in 0..1; the
-    logit is 5 - 10 d^2 / (1 + d), where d is the distance divided by 0.3.
+    logit is 5 - 10 d^2 / (1 + d), where d is the distance divided by 0.3. A target below 0 is off.
     """
     wanted = jnp.clip(2.0 * target - mean, 0.0, 1.0)[:, None]
     distance = jnp.abs(jnp.exp(summary_of(logits).logprob(logits)) - wanted) / _WIDTH
     left = _PEAK - _SHARPNESS * distance * distance / (1.0 + distance)
-    return jnp.where(logits > -jnp.inf, left, logits)
+    return jnp.where((logits > -jnp.inf) & (target >= 0.0)[:, None], left, logits)
 
 
 def next_adaptive_mean(

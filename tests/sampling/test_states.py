@@ -73,6 +73,7 @@ def one_step(logits: Any, inputs: Any, history: Any, *, order: Any, by_rows: boo
     return token, statistics, joined(history, token, jnp.ones(token.shape, bool), states)
 
 
+unasked = jax.jit(partial(run, order=ORDERS["llmlab"], by_rows=False))
 gumbel = jax.jit(partial(noise, vocab_size=V))
 
 
@@ -191,7 +192,7 @@ def test_whole_sequences_are_those_of_the_oracle(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_in_a_mixed_batch_are_those_alone_to_the_bit(name: str) -> None:
+def test_rows_in_a_mixed_batch_are_those_alone(name: str) -> None:
     rows, logits = cases(name)
     together, order = sampled(name), order_of(placed("llmlab", rows))
     plain = [SamplingParams(seed=1), SamplingParams(seed=2, temperature=0.5)]
@@ -199,6 +200,11 @@ def test_rows_in_a_mixed_batch_are_those_alone_to_the_bit(name: str) -> None:
         for by_rows in (False, True):
             alone = Sequence([rows[at], *plain], logits[:, [at, 3, 4]], order, name=name, by_rows=by_rows)
             for i in range(STEPS):
+                if not by_rows:  # one that does not ask for it is left alone, beside one that does
+                    token, statistics = unasked(logits[i, [3, 4]], *start(plain, ORDERS["llmlab"]))
+                    if i == 0:
+                        assert alone.tokens[i][1:].tolist() == token.tolist()
+                    assert alone.kept[i][1:].tolist() == statistics.kept.tolist()
                 assert alone.tokens[i][0] == together.tokens[i][at]
                 assert alone.kept[i][0] == together.kept[i][at]
                 np.testing.assert_allclose(alone.states[i][0], together.states[i][at], rtol=1e-6, atol=1e-6)
