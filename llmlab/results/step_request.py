@@ -55,6 +55,7 @@ class StepRequest:
         self._prompt_ids, self._made = prompt_ids, made
         self._seed, self._choice = seed, choice
         self._mask: tuple[str, Bool[np.ndarray, " V"] | None] | None = None
+        self._before: tuple[str, UInt32[np.ndarray, "T W"]] | None = None
 
     def changed(self, fields: Mapping[str, Any]) -> Request:
         """The request with some of its sampling fields changed.
@@ -84,7 +85,7 @@ class StepRequest:
         Raises:
             RequestError: the grammar cannot be compiled, or it forbids the tokens before this step.
         """
-        key = repr([getattr(request, name) for name in CONSTRAINTS])
+        key = _grammar_key(request)
         if self._mask is None or self._mask[0] != key:
             allowed = self._backend.allowed_tokens(request, prompt=self._prompt_ids, made=self._made)
             self._mask = (key, allowed)
@@ -102,9 +103,12 @@ class StepRequest:
 
     def _masks_before(self, request: Request) -> UInt32[np.ndarray, "T W"]:
         """What the request's grammar allowed at each of the tokens before this step."""
-        found = self._backend.grammar_masks(request, prompt=self._prompt_ids, made=self._made)
-        assert found is not None
-        return found[: len(self._made)]
+        key = _grammar_key(request)
+        if self._before is None or self._before[0] != key:
+            found = self._backend.grammar_masks(request, prompt=self._prompt_ids, made=self._made)
+            assert found is not None
+            self._before = key, found[: len(self._made)]
+        return self._before[1]
 
     def noise_place(self, choice: Any, position: Any) -> tuple[int, int]:
         """The choice and the position that the noise depends on; by default this step's."""
@@ -112,6 +116,11 @@ class StepRequest:
             self._choice if choice is None else whole("choice", choice, least=0, most=_INT32),
             len(self._made) if position is None else whole("position", position, least=0, most=_INT32),
         )
+
+
+def _grammar_key(request: Request) -> str:
+    """The same for requests that have the same grammar."""
+    return repr([getattr(request, name) for name in CONSTRAINTS])
 
 
 def trail_of(

@@ -5,9 +5,9 @@ source. Their arithmetic is in `cutoffs` and `reshaping`; those that read the se
 and those with a state in `feedback`.
 
 Where they stand in the orders of other engines: in llama.cpp's (`common/common.h`) dry and then top_n_sigma come before
-top_k, typical_p between top_k and top_p, xtc after min_p, and the temperature with its dynamic range last. The other
-engines have none of them. There, and in our own order, they stand where transformers has them: top_h between the
-temperature and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
+top_k, typical_p between top_k and top_p, xtc after min_p, then the temperature with its dynamic range, and mirostat or
+adaptive_p last. The other engines have none of them. There, and in our own order, they stand where transformers has
+them: top_h between the temperature and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
 """
 
 from __future__ import annotations
