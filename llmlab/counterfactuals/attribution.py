@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from llmlab.errors import RequestError
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
+from llmlab.sampling.trail import Trail
 
 #: Fields that decide how an answer is returned or when it ends; no next-token distribution depends on them.
 _STEP = {"seed", "model"}  # the noise, and the weights
@@ -137,6 +139,7 @@ class Step:
         self._made, self._choice, self._tokens = made, choice, tokens
         self._given, self._rows, self._by_steps = given, rows, False
         self._logits: dict[tuple[str | None, bytes], np.ndarray] = {}
+        self._trails: dict[tuple[str | None, bytes], Trail] = {}
         self._seen: dict[tuple[str, ...], Drawn | None] = {}
 
     def reason(self, names: Sequence[str]) -> Reason:
@@ -192,6 +195,8 @@ class Step:
         key = setting.request.model, prompt.tobytes()
         if key not in self._logits:
             self._logits[key] = self._next_logits(prompt, setting.request.model)
+            read = partial(self._backend.logits, prompt, self._made, model=setting.request.model)
+            self._trails[key] = Trail(read, prompt=prompt, made=self._made)
         mask = self._backend.grammar_masks(setting.request, prompt=prompt, made=self._made)
         params = self._backend.sampling_params(setting.request, seed=setting.seed, choice=self._choice)
         final, perturbed = perturb(
@@ -202,6 +207,8 @@ class Step:
             ends=self._backend.end_ids,
             mask=None if mask is None else mask[-1],
             order=setting.order,
+            trail=self._trails[key],
+            masks=None if mask is None else lambda: mask[:-1],
         )
         if not np.isfinite(final).any():
             raise RequestError("the grammar leaves no token here", param="response_format")

@@ -13,7 +13,7 @@ from llmlab.counterfactuals.alignment import first_difference
 from llmlab.counterfactuals.answered import Answered
 from llmlab.counterfactuals.rerun import changed_request, start
 from llmlab.display.html import Markup, fragment
-from llmlab.distributions.statistics import POSITIONS, OrderStatistics, order_statistics
+from llmlab.distributions.statistics import POSITIONS, OrderStatistics, States, order_statistics
 from llmlab.errors import RequestError
 from llmlab.frames.schema import build
 from llmlab.protocol.arguments import OrderLike, choice_at, orders_of
@@ -22,6 +22,7 @@ from llmlab.protocol.completion import Choice
 from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import stack
+from llmlab.sampling.states import no_states
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ class Orders:
         masks = backend.grammar_masks(request, prompt=prompt, made=ids)
         orders = tuple(placed(name, [params]) for name in self.results)
         every = tuple(dict.fromkeys(stage for name in orders for stage in order_of(name)))
+        # Each order's own, along the same tokens.
+        states: States = tuple(no_states(order_of(name), rows=1) for name in orders)
         parts, at = [], 0
         for raw in backend.logits(prompt, ids, model=request.model):
             C, V = raw.shape
@@ -188,9 +191,9 @@ class Orders:
             if masks is not None:
                 piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
                 inputs = inputs._replace(mask=piece, masked=np.arange(POSITIONS) < C)
-            history = history_of(prompt, ids[:at], vocab_size=V, order=every)
+            history = history_of(prompt, ids[:at], vocab_size=V, order=every, states={})
             padded = np.pad(raw, ((0, room), (0, 0))), np.pad(ids[at : at + C], (0, room))
-            found = order_statistics(*padded, inputs, history, orders=orders)
+            found, states = order_statistics(*padded, inputs, history, states, np.int32(C), orders=orders)
             parts.append(OrderStatistics(*(np.asarray(x)[..., :C] for x in found)))
             at += C
         count = len(self.results)

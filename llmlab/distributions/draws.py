@@ -17,6 +17,7 @@ from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, seed_words, stack
 from llmlab.sampling.pipeline import process
+from llmlab.sampling.trail import Masks, Trail
 
 __all__ = ["Noise", "coupled_difference", "perturb", "sample_ids"]
 
@@ -101,6 +102,8 @@ def perturb(
     ends: Sequence[int],
     mask: np.ndarray | None,
     order: str,
+    trail: Trail | None = None,
+    masks: Masks | None = None,
 ) -> tuple[Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
     """The logits after the last stage, and the same plus the noise of the position; the largest of these is sampled.
 
@@ -112,13 +115,16 @@ def perturb(
         ends: the tokens that end an answer.
         mask: the tokens that the grammar allows, packed into words [W]; None without a grammar.
         order: the name of the order of the sampler's stages.
+        trail: the logits that `made` were drawn from, for stages with a state.
+        masks: what the grammar allowed at each of `made`.
     """
     V = len(logits)
     order = placed(order, [params])
     inputs = stack([params], vocab_size=V, ends=ends, order=order_of(order))
+    states = None if trail is None else trail.states(inputs, order=order, rows=[params], masks=[masks])
     if mask is not None:
         inputs = inputs._replace(mask=mask[None, :], masked=np.array([True]))
-    history = history_of(prompt, made, vocab_size=V, order=order_of(order))
+    history = history_of(prompt, made, vocab_size=V, order=order_of(order), states=states)
     final, values = _perturbed(logits[None, :], inputs, history, order=order)
     return np.asarray(final), np.asarray(final) + np.asarray(values)
 

@@ -39,7 +39,7 @@ _REACH = 100
 class Parameter(NamedTuple):
     """A parameter that is varied: its name, the least and the largest value, and whether it is an integer.
 
-    `off` tells whether the least value switches its stage off, and is left out.
+    `off` tells whether the least value switches its stage off, and is left out; so are integers that it cannot be.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Parameter(NamedTuple):
     high: float
     whole: bool
     off: bool = False
+    refused: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, field: Field) -> Parameter:
@@ -54,12 +55,13 @@ class Parameter(NamedTuple):
         low = 0.0 if field.low is None else float(field.low)
         high = low + _REACH if field.high is None else float(field.high)
         low = float(np.nextafter(np.float32(low), np.float32(high))) if field.above else low
-        return cls(field.name, low, high, field.kind == "integer", field.neutral == field.low)
+        return cls(field.name, low, high, field.kind == "integer", field.neutral == field.low, (*field.refused,))
 
     def grid(self) -> np.ndarray:
         """The values at which it is first evaluated, rising."""
         if self.whole:
-            return np.unique(np.linspace(self.low + self.off, self.high, 2 * _BETWEEN + 5).round())
+            whole = np.unique(np.linspace(self.low + self.off, self.high, 2 * _BETWEEN + 5).round())
+            return np.setdiff1d(whole, self.refused)
         width = self.high - self.low
         shares = np.concatenate([np.linspace(0, 1, _LINEAR)[self.off :], np.geomspace(1e-6, 0.03, _LOG)])
         return np.unique(np.float32(self.low + width * shares)).astype(np.float64)
@@ -168,7 +170,7 @@ def _change(
     while True:
         between = np.linspace(low, high, _BETWEEN + 2)[1:-1]
         between = np.unique(between.round() if one.whole else np.float32(between).astype(np.float64))
-        between = between[(between > low) & (between < high)]
+        between = np.setdiff1d(between[(between > low) & (between < high)], one.refused)
         if not len(between):
             return low, high
         states = np.append(holds(between.tolist()), not state)

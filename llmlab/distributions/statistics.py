@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,10 @@ from llmlab.sampling.history import grown
 from llmlab.sampling.logprobs import logprobs_and_entropy
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs
-from llmlab.sampling.pipeline import process
+from llmlab.sampling.pipeline import process, replay
+
+#: The states of the stages of each of several orders; None for an order without such a stage.
+States: TypeAlias = tuple[Mapping[str, Any] | None, ...]
 
 #: The fewest tokens whose logprobs are computed, so that most frames and all summaries run one program.
 FEWEST_IDS = 32
@@ -59,15 +63,24 @@ class OrderStatistics(NamedTuple):
 
 @partial(PerOrder, static="orders")
 def order_statistics(
-    raw: Array, targets: Array, inputs: SamplerInputs, history: History, *, orders: tuple[str, ...]
-) -> tuple[Array, ...]:
-    """The fields of an `OrderStatistics` for C consecutive positions.
+    raw: Array,
+    targets: Array,
+    inputs: SamplerInputs,
+    history: History,
+    states: States,
+    count: Array,
+    *,
+    orders: tuple[str, ...],
+) -> tuple[tuple[Array, ...], States]:
+    """The fields of an `OrderStatistics` for C consecutive positions, and the states of each order after them.
 
     Args:
         raw: logits [C, V] of the positions.
         targets: the tokens [C] that are there; each counts as generated for the positions after it.
         inputs: settings with a leading dimension of 1, or C for the masks.
         history: the tokens before the first position, with a leading dimension of 1.
+        states: for each order, the states of its stages before the first position; None where no stage has one.
+        count: how many positions there are; the rest is padding.
         orders: the names of O orders.
     """
     C, V = raw.shape
@@ -77,14 +90,30 @@ def order_statistics(
 
     seen = grown(history, jnp.asarray(targets, jnp.int32), jnp.ones(C, jnp.int32))
     every = jax.tree.map(rows, inputs)
-    finals = [process(raw, every, seen, order=order_of(name)) for name in orders]
+    finals: list[Array] = []
+    after: list[Mapping[str, Any] | None] = []
+    for name, held in zip(orders, states, strict=True):
+        if held is None:
+            finals.append(process(raw, every, seen, order=order_of(name)))
+            after.append(held)
+            continue
+        one = jax.tree.map(lambda x: x[:1], inputs._replace(mask=None))
+        masks = None if inputs.mask is None else (inputs.mask[:, None], inputs.masked[:, None])
+        ended, left = replay(
+            raw, jnp.asarray(targets, jnp.int32), jnp.arange(C) < count, one, history._replace(states=held),
+            order=order_of(name), masks=masks,
+        )  # fmt: skip
+        assert left is not None
+        finals.append(left[:, 0])
+        after.append(ended.states)
     logprobs, entropies = zip(*(logprobs_and_entropy(final) for final in finals), strict=True)
     values = noise(every.seed, every.choice, seen.position, V)
     probs = [jnp.exp(x) for x in logprobs]
-    return (
+    found = (
         jnp.stack([jnp.take_along_axis(x, targets[:, None], axis=-1)[:, 0] for x in logprobs]),
         jnp.stack(entropies),
         jnp.stack([jnp.sum(final > -jnp.inf, axis=-1, dtype=jnp.int32) for final in finals]),
         jnp.stack([draw(final, values) for final in finals]),
         jnp.stack([jnp.stack([0.5 * jnp.sum(jnp.abs(p - q), axis=-1) for q in probs]) for p in probs]),
     )
+    return found, tuple(after)

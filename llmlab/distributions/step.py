@@ -16,6 +16,7 @@ from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 from llmlab.sampling.stages import ORDER
+from llmlab.sampling.trail import Masks, Trail
 
 _CUTS = tuple(stage for stage in ORDER if stage.kind == "truncation")
 #: The stages that remove tokens by their place in the distribution; the others reshape it.
@@ -31,6 +32,7 @@ class SamplerRow(NamedTuple):
 
     params: SamplingParams
     mask: Bool[np.ndarray, " V"] | None = None  #: the tokens that the grammar allows; None without a grammar
+    masks: Masks | None = None  #: what the grammar allowed at each token before; None without a grammar
 
 
 class StepInputs(NamedTuple):
@@ -38,7 +40,7 @@ class StepInputs(NamedTuple):
 
     logits: Float32[np.ndarray, " V"]
     inputs: SamplerInputs
-    history: History  #: with a leading dimension of 1
+    history: History  #: with a leading dimension of 1; its states have B
 
 
 class Step:
@@ -49,6 +51,7 @@ class Step:
         prompt_ids: the prompt's token ids [L].
         made: the token ids generated after it [T]; penalties count them.
         end_ids: the tokens that end an answer, which `min_tokens` holds back.
+        trail: the logits that `made` were drawn from, for stages with a state.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class Step:
         prompt_ids: Int32[np.ndarray, " L"],
         made: Int32[np.ndarray, " T"],
         end_ids: Sequence[int] = (),
+        trail: Trail | None = None,
     ) -> None:
         self.logits = logits
         self.prompt_ids = prompt_ids
         self.made = made
         self.end_ids = end_ids
+        self.trail = trail
 
     @cached_property
     def logprobs(self) -> Float64[np.ndarray, " V"]:
@@ -78,16 +83,20 @@ class Step:
         """The sampler's arguments for these rows, padded to a bucket with copies of the last one."""
         V = len(self.logits)
         padded = [*rows, *[rows[-1]] * (bucket(len(rows)) - len(rows))]
-        inputs = stack([row.params for row in padded], vocab_size=V, ends=self.end_ids, order=order_of(order))
+        params, stages = [row.params for row in padded], order_of(order)
+        inputs = stack(params, vocab_size=V, ends=self.end_ids, order=stages)
+        states = None
+        if self.trail is not None:
+            masks = [row.masks for row in padded]
+            states = self.trail.states(inputs, order=order, rows=params, masks=masks, count=len(self.made))
         if any(row.mask is not None for row in padded):
             bits = np.zeros((len(padded), -(-V // 32) * 32), bool)
             for at, row in enumerate(padded):
                 bits[at, :V] = True if row.mask is None else row.mask
             packed = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
             inputs = inputs._replace(mask=packed, masked=np.array([row.mask is not None for row in padded]))
-        return StepInputs(
-            self.logits, inputs, history_of(self.prompt_ids, self.made, vocab_size=V, order=order_of(order))
-        )
+        history = history_of(self.prompt_ids, self.made, vocab_size=V, order=stages, states=states)
+        return StepInputs(self.logits, inputs, history)
 
     def trace(self, rows: Sequence[SamplerRow], *, order: str) -> dict[str, Float32[np.ndarray, "B V"]]:
         """The logits after each stage of an order, "raw" first, for B rows; a removed token has -inf."""
@@ -99,7 +108,7 @@ class Step:
         order = placed_rows(order, rows)
         logits, inputs, history = self.inputs(rows, order=order)
         B = len(inputs.temperature)
-        spread = jax.tree.map(lambda x: np.repeat(x, B, axis=0), history)
+        spread = jax.tree.map(lambda x: np.broadcast_to(x, (B, *x.shape[1:])), history)
         lefts = trace(jnp.asarray(np.tile(logits, (B, 1))), inputs, spread, order=order_of(order))
         return {stage: np.asarray(left)[: len(rows)] for stage, left in lefts.items()}
 

@@ -6,6 +6,7 @@ How the rows get their tokens is the subclasses' part: `ChunkedBatch` and `Stepp
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts, Reading
 from llmlab.engine.scheduler import Job, Row, bucket
 from llmlab.engine.sharing import Sharing
-from llmlab.engine.state import Slots
+from llmlab.engine.state import Slots, states_at
 from llmlab.grammar.matcher import Matcher
 from llmlab.sampling.orders import layout_of
 
@@ -202,7 +203,7 @@ class Batch:
         """Reads the text of every row anew that the next step takes past `ModelConfig.context_switch`."""
         for slot, live in enumerate(self._live):
             if live is not None and live.made and live.position == self.programs.config.context_switch:
-                row = live.so_far
+                row = replace(live.so_far, states=states_at(self._held().history, slot))
                 self._lengthen(self._bucket(_begin(row, shared=0)))
                 slots = self._held()
                 cache = self.prompts.read(row, length=slots.length)

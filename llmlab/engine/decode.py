@@ -16,7 +16,7 @@ from llmlab.models.kv.protocol import Attendable, SharedCache
 from llmlab.sampling.history import joined
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.orders import order_of
-from llmlab.sampling.pipeline import is_by_rows, run
+from llmlab.sampling.pipeline import is_by_rows, step
 
 #: The most steps of one chunk, and so the size of the output buffers; the number of steps to run is traced.
 CHUNK = 32
@@ -84,10 +84,12 @@ def sample(
     drew = slots.active
     by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
     asking = drew if by_rows or asking is None else asking
-    token, figures = run(logits, slots.inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows)
+    token, figures, states = step(
+        logits, slots.inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows
+    )
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
-    history = joined(slots.history, token, drew)
+    history = joined(slots.history, token, drew, states)
     budget = slots.budget - one
     ended = slots.stops[rows, token]
     slots = slots._replace(
@@ -138,11 +140,11 @@ def chunk(
     # Of the chunk, not of each step: whether a stage runs is then known before the loop, and XLA computes it once.
     asking = slots.active
 
-    def step(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
+    def one(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
         fed, logits = forward(graph, weights, state, prefix)
         return sample(fed, logits, order=order, asking=asking, by_rows=by_rows)
 
-    shapes = jax.eval_shape(step, slots)
+    shapes = jax.eval_shape(one, slots)
     token, figures = shapes[1], shapes[2]
     emitted = Emitted(
         token=jnp.zeros((CHUNK, *token.shape), token.dtype),
@@ -157,7 +159,7 @@ def chunk(
     def body(carry: tuple[Int32[Array, ""], Slots, Emitted]) -> tuple[Int32[Array, ""], Slots, Emitted]:
         i, state, out = carry
         drew = state.active
-        state, token, figures = step(state)
+        state, token, figures = one(state)
         new = Emitted(token=token, made=drew, figures=figures)
         out = jax.tree.map(lambda buffer, x: jax.lax.dynamic_update_index_in_dim(buffer, x, i, axis=0), out, new)
         return i + 1, state, out

@@ -5,9 +5,10 @@ They run between the chunks of decoding, on the driver thread, with caches of th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from llmlab.engine.score_plan import Text, plan
 from llmlab.engine.score_tree import branches, tree_sizes
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.soundness import not_numbers, sound
-from llmlab.sampling.history import history_of, reads_ids
+from llmlab.sampling.history import history_of, in_sequence
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.orders import order_of
 
@@ -83,20 +84,21 @@ class Passes:
 
     def score(self, texts: Sequence[Text], *, order: str) -> Iterator[list[Scored]]:
         """Yields the statistics of texts in any order, those of one pass of the model at a time."""
-        sequences = reads_ids(order_of(order))
+        sequences = in_sequence(order_of(order))
+        states: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # of each text, as it is read
         near: list[tuple[int, int, Text]] = []
         far: list[tuple[int, int, Text]] = []
         for number, text in enumerate(texts):
             for row, targets, first in stretches(text.row, text.tokens, switch=self._switch):
                 masks = None if text.masks is None else text.masks[first : first + len(targets)]
                 part = Text(row, targets, masks)
-                # In a tree, texts share tokens; a stage that reads the sequence needs each text's own.
+                # In a tree, texts share tokens; what depends on the sequence needs each text's own.
                 long = sequences or len(targets) > tree_sizes()[-1] or len(part.fed) > (self._switch or len(part.fed))
                 (far if long else near).append((number, first, part))
         for alike in _alike([part for _, _, part in near]):
             yield from self._score_trees([near[at] for at in alike], order=order)
         for number, first, part in far:
-            for found in self._score_pieces(part, order=order):
+            for found in self._score_pieces(part, order=order, states=states[number]):
                 yield [Scored(number, first, found)]
                 first += len(found.logprob)
 
@@ -126,19 +128,25 @@ class Passes:
                 begin = end
             yield scored
 
-    def _score_pieces(self, text: Text, *, order: str) -> Iterator[TokenStatistics]:
-        """Scores a text that is too long for a tree, or rotated as a long one: piece by piece, into a cache."""
+    def _score_pieces(self, text: Text, *, order: str, states: dict[str, Any]) -> Iterator[TokenStatistics]:
+        """Scores a text that is too long for a tree, or rotated as a long one: piece by piece, into a cache.
+
+        `states` has the states of the stages that have one before the text, and has them after it in the end.
+        """
         row = text.row
         given = np.append(text.fed, text.tokens[-1:]).astype(np.int32)
         length = bucket(self.lengths, len(given))
+        states.update(row.states or {})
+        row = replace(row, states=states or None)
         fields = self.programs.row_fields(row, ends=self.ends, order=order)
         cache = self.programs.copy(self.prompts.read(row, length=length))
         for piece in pieces(given, prompt=len(row.given), length=length, adapter=self.programs.adapter(row.adapter)):
             made = given[len(row.prompt) : piece.start + piece.first + 1]
-            history = self.programs.history(row.prompt, made, order=order)
+            history = self.programs.history(row.prompt, made, order=order, states=states or None)
             first = int(piece.start + piece.first) + 1 - len(row.given)
             inputs = with_masks(fields.inputs, piece, text.masks, first=first)
-            cache, found = self.programs.score(cache, piece, inputs, history, order=order)
+            cache, found, after = self.programs.score(cache, piece, inputs, history, order=order)
+            states.update(jax.device_get(after) or {})
             count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             held: TokenStatistics = jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], jax.device_get(found))
             if np.isnan(held.entropy).any():

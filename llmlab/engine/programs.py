@@ -213,12 +213,15 @@ class Programs:
             order=order,
             context=self.context,
             keeps_ids=self.guesses > 0,
+            states=row.states,
         )
 
-    def history(self, prompt: np.ndarray, made: np.ndarray, *, order: str) -> History:
-        """The history of one row as the programs of an order take it: prompt ids [L], generated ids [T]."""
+    def history(
+        self, prompt: np.ndarray, made: np.ndarray, *, order: str, states: Mapping[str, Any] | None = None
+    ) -> History:
+        """The history of one row as the programs of an order take it: prompt ids [L], generated ids [T], its states."""
         size = self.config.vocab_size
-        return history_of(prompt, made, vocab_size=size, order=order_of(order), room=self.context)
+        return history_of(prompt, made, vocab_size=size, order=order_of(order), room=self.context, states=states)
 
     def empty(self, *, width: int, length: int, order: str = "llmlab") -> Slots:
         """Returns W inactive slots of S positions for rows that are sampled in an order."""
@@ -282,10 +285,10 @@ class Programs:
 
     def score(
         self, cache: Cache, piece: scoring.Piece, inputs: SamplerInputs, history: History, *, order: str
-    ) -> tuple[Cache, TokenStatistics]:
-        """Returns the statistics of a piece's targets."""
+    ) -> tuple[Cache, TokenStatistics, Mapping[str, Array] | None]:
+        """Returns the statistics of a piece's targets, and the states of the stages after them."""
         with self._shape("score", cache.length, order):
-            fed: tuple[Cache, TokenStatistics] = self._score(
+            fed: tuple[Cache, TokenStatistics, Mapping[str, Array] | None] = self._score(
                 self._weights, cache=cache, piece=piece, inputs=inputs, history=history, order=order
             )
         return fed
@@ -357,6 +360,7 @@ class Programs:
             self.row_fields(rows[0], ends=ends, shared=shared, order=order),
             [row.params for row in rows],
             budgets=[row.budget for row in rows],
+            states=[row.states for row in rows],
             width=width,
         )
         where, count = np.array([*at, *[0] * (width - len(rows))], np.int32), np.int32(len(rows))

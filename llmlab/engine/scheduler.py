@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from heapq import heapify, heappop, heapreplace
@@ -17,7 +17,9 @@ import numpy as np
 from llmlab.engine.state import Guessed
 from llmlab.grammar.matcher import Grammar
 from llmlab.sampling.logprobs import TokenStatistics
+from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import SamplingParams, same_tokens
+from llmlab.sampling.states import stateful
 
 #: The batch widths that programs are compiled for; `load(slots=N)` pins one width instead. 64 is there for CPUs, where
 #: the time of a small model's step is proportional to its width: 64 rows in 128 slots would take nearly twice as long.
@@ -70,6 +72,8 @@ class Row:
         made: token ids that count as generated already. They follow the prompt, penalties count them, and the noise of
             the next token is that of its position after them.
         adapter: the number of the decoder's adapter that the row has, from 1; 0 for the base alone.
+        states: the states of the sampler's stages after `made`, each with 1 as first axis; None where the order has no
+            stage with a state, or where nothing was made.
     """
 
     prompt: np.ndarray
@@ -79,6 +83,7 @@ class Row:
     grammar: Grammar | None = None
     made: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     adapter: int = 0
+    states: Mapping[str, np.ndarray] | None = None
 
     @cached_property
     def given(self) -> np.ndarray:
@@ -143,6 +148,8 @@ class Job:
         return self if self.client is None else self.client
 
     def __post_init__(self) -> None:
+        if any(len(row.made) and row.states is None for row in self.rows) and (lost := stateful(order_of(self.order))):
+            raise ValueError(f"rows that begin with generated tokens need the state of the stage {lost[0].name}")
         self.waiting.extend(range(len(self.rows)))
         self.open.update(range(len(self.rows)))
 

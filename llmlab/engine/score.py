@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from llmlab.sampling.history import grown
 from llmlab.sampling.logprobs import TokenStatistics, token_statistics
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs
-from llmlab.sampling.pipeline import process
+from llmlab.sampling.pipeline import process, replay
+from llmlab.sampling.states import stateful
 
 #: The positions C of one pass. Memory bounds it: a pass holds several arrays [C, V], one distribution per position.
 PIECE = 32
@@ -119,8 +120,10 @@ def score(
     order: str,
     feed: Callable[..., tuple[Cache, Float[Array, "C V"]]] = feed,
     by_rows: bool | None = None,
-) -> tuple[Cache, TokenStatistics]:
+) -> tuple[Cache, TokenStatistics, Mapping[str, Array] | None]:
     """Feeds a piece and returns the statistics [C, ...] of its targets under one row's inputs.
+
+    The last value has the states of the order's stages after the targets; None where no stage has one.
 
     `inputs` (except the masks) and `history` have 1 as first axis. The history is that before the target `first`; each
     target joins it for the targets after it. `feed` may be given with its results put in their places on a mesh, as for
@@ -128,12 +131,24 @@ def score(
     """
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)
-    asked = (jnp.arange(count, dtype=jnp.int32) >= piece.first).astype(jnp.int32)
+    at = jnp.arange(count, dtype=jnp.int32)
+    stages = order_of(order)
+    if stateful(stages):
+        # The tokens after the text's last are padding, and must not move a state.
+        counts = (at >= piece.first) & (piece.start + at < piece.length)
+        masks = None if inputs.mask is None else (inputs.mask[:, None], inputs.masked[:, None])
+        after, kept = replay(
+            raw, piece.targets, counts, inputs, history, order=stages, masks=masks, by_rows=by_rows
+        )  # fmt: skip
+        assert kept is not None
+        watched = jnp.broadcast_to(inputs.watched, (count, inputs.watched.shape[-1]))
+        return cache, token_statistics(raw, kept[:, 0], piece.targets, watched=watched), after.states
+    asked = (at >= piece.first).astype(jnp.int32)
     before = grown(history, jnp.asarray(piece.targets), asked)
 
     def rows(x: Array) -> Array:
         return jnp.broadcast_to(x, (count, *x.shape[1:]))
 
     inputs = jax.tree.map(rows, inputs)
-    final = process(raw, inputs, before, order=order_of(order), by_rows=by_rows)
-    return cache, token_statistics(raw, final, piece.targets, watched=inputs.watched)
+    final = process(raw, inputs, before, order=stages, by_rows=by_rows)
+    return cache, token_statistics(raw, final, piece.targets, watched=inputs.watched), None

@@ -6,7 +6,7 @@ can be put into several slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -94,12 +94,13 @@ def row_fields(
     order: str = "llmlab",
     context: int = 0,
     keeps_ids: bool = False,
+    states: Mapping[str, np.ndarray] | None = None,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
     `order` is that of the sampler's stages, and `context` the most tokens of a row, for what reads them; `keeps_ids`
-    tells whether something does besides the stages.
+    tells whether something does besides the stages. `states` are those of the stages after `made`, as in `Row`.
     """
     made = np.zeros(0, np.int32) if made is None else made
     stages = order_of(order)
@@ -113,13 +114,20 @@ def row_fields(
         budget=np.array([budget], np.int32),
         stops=stops,
         inputs=stack([params], vocab_size=vocab_size, ends=ends, order=stages),
-        history=history_of(prompt, made, vocab_size=vocab_size, order=stages, room=context, keeps_ids=keeps_ids),
+        history=history_of(
+            prompt, made, vocab_size=vocab_size, order=stages, room=context, keeps_ids=keeps_ids, states=states
+        ),
         adapter=None if adapter is None else np.array([adapter], np.int32),
     )
 
 
 def fields_of_all(
-    fields: RowFields, params: Sequence[SamplingParams], *, budgets: Sequence[int], width: int
+    fields: RowFields,
+    params: Sequence[SamplingParams],
+    *,
+    budgets: Sequence[int],
+    width: int,
+    states: Sequence[Mapping[str, np.ndarray] | None] = (),
 ) -> RowFields:
     """Returns the fields of rows that have those of their first row, `fields`, except numbers of their own.
 
@@ -130,6 +138,7 @@ def fields_of_all(
         params: of all rows; they name the same tokens (`same_tokens`).
         budgets: of all rows.
         width: W.
+        states: of all rows, as in `Row`.
     """
     at = np.minimum(np.arange(width), len(params) - 1)
     own = {name: values[at] for name, values in numbers(params).items()}
@@ -137,7 +146,14 @@ def fields_of_all(
         name: values[at] for name, values in further(params, among=fields.inputs.extra).items()
     }
     inputs = fields.inputs._replace(**own, extra=extra)
-    return fields._replace(budget=np.array(budgets, np.int32)[at], inputs=inputs)
+    history = fields.history
+    if given := [one for one in states if one is not None]:
+        history = history._replace(
+            states={name: np.concatenate([one[name] for one in given])[at] for name in given[0]}
+        )  # fmt: skip
+    elif history.states is not None:
+        history = history._replace(states={name: np.repeat(x, width, axis=0) for name, x in history.states.items()})
+    return fields._replace(budget=np.array(budgets, np.int32)[at], inputs=inputs, history=history)
 
 
 def empty(
@@ -188,6 +204,13 @@ def admit(slots: Slots, cache: Cache, fields: RowFields, at: Int32[Array, " W"],
 
     # One row after the other: no more is written than there is, and any number of rows is one program.
     return jax.lax.fori_loop(0, count, lambda i, held: jax.tree.map(partial(put, i=i), held, rows), slots)
+
+
+def states_at(history: History, slot: int) -> dict[str, np.ndarray] | None:
+    """The states of the stages of the row in a slot, as host arrays with 1 as first axis."""
+    if history.states is None:
+        return None
+    return {name: np.asarray(jax.device_get(x))[slot : slot + 1] for name, x in history.states.items()}
 
 
 def place(cache: Cache, piece: Cache, start: Int32[Array, ""]) -> Cache:

@@ -16,7 +16,7 @@ from llmlab.engine.programs import Programs
 from llmlab.engine.scheduler import Row
 from llmlab.engine.state import Slots
 from llmlab.models.kv.joined import Prefix
-from llmlab.sampling.history import reads_ids
+from llmlab.sampling.history import in_sequence
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import SamplingParams
 
@@ -106,7 +106,7 @@ def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> Iterato
         history = programs.history(_NOBODY.prompt, _NOBODY.made, order=order)
         programs.score(programs.row_cache(length=length), scored, inputs, history, order=order)
         yield
-        if reads_ids(order_of(order)):
+        if in_sequence(order_of(order)):
             continue  # its texts are scored piece by piece
         for tree in trees.every_size(vocab_size=programs.config.vocab_size, adapter=adapter):
             programs.score_tree(programs.row_cache(length=length), tree, nobody.inputs, history, order=order)

@@ -128,6 +128,14 @@ def check_integer_or_off(value: Any, low: int, high: int, *, off: tuple[int, ...
     return number
 
 
+def check_integer_except(value: Any, low: int, high: int, *, refused: Mapping[int, str]) -> int:
+    """An integer in [low, high] that is none of `refused`, whose texts say why not and what to do."""
+    number = check_integer(value, low, high)
+    if number in refused:
+        raise FieldError(f"must not be {number}: {refused[number]}")
+    return number
+
+
 def check_choice(value: Any, choices: tuple[str, ...]) -> str:
     """One of some texts."""
     if not isinstance(value, str) or value not in choices:
@@ -209,6 +217,8 @@ def check_of(field: Field) -> Callable[[Any], Any]:
             return partial(check_number, low=low, high=high, above=field.above)
         case "integer" if field.off:
             return partial(check_integer_or_off, low=low, high=high, off=field.off, default=field.default)
+        case "integer" if field.refused:
+            return partial(check_integer_except, low=low, high=high, refused=field.refused)
         case "integer":
             return partial(check_integer, low=low, high=high)
         case "by_token":

@@ -28,6 +28,9 @@ def _values(field: Field) -> str:
             return "a signed 64-bit integer"
         if high is None or high == 2**31 - 1:  # what an int32 holds is no limit to a reader
             return f"at least {low:g}"
+        if field.refused:
+            assert isinstance(low, int) and isinstance(high, int)
+            return " or ".join(str(value) for value in range(low, high + 1) if value not in field.refused)
         within = f"above {low:g}, to {high:g}" if field.above else f"{low:g} to {high:g}"
         within = f"token id: {within}" if field.kind == "by_token" else within
         return within + (f"; off: null, {', '.join(map(str, field.off))}" if field.off else "")

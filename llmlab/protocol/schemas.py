@@ -34,7 +34,8 @@ def _plain(field: Field) -> Schema:
             "propertyNames": {"pattern": "^[0-9]{1,9}$"},
             "additionalProperties": {"type": "number", **_bounds(field)},
         }
-    return {"type": _TYPES[field.kind], **_bounds(field)}
+    but = {"not": {"enum": list(field.refused)}} if field.refused else {}
+    return {"type": _TYPES[field.kind], **_bounds(field), **but}
 
 
 def _bounds(field: Field) -> Schema:

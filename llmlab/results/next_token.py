@@ -17,7 +17,7 @@ from llmlab.protocol.arguments import OrderLike, listed, most, order_name, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
-from llmlab.results.step_request import StepRequest, token_ids
+from llmlab.results.step_request import StepRequest, token_ids, trail_of
 from llmlab.results.token_probability import TokenProbability, token_probabilities
 from llmlab.text.token_names import Token, TokenNames
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llmlab.distributions.stages import PenaltyShifts, TemperatureDistributions, TokenStages, TruncationCurve
     from llmlab.results.next_token_grid import NextTokenGrid
+    from llmlab.sampling.trail import Trail
 
 __all__ = ["NextToken"]
 
@@ -71,6 +72,7 @@ class NextToken:
         choice: int = 0,
         drawn: int | None = None,
         token_names: TokenNames | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self.logits = logits
         self.prompt_ids = prompt_ids
@@ -81,7 +83,8 @@ class NextToken:
         self.choice = choice
         self.drawn = drawn
         self.token_names = token_names or TokenNames(backend.token_bytes, backend.token_names, vocab_size=len(logits))
-        self._step = Step(logits, prompt_ids=prompt_ids, made=self.made, end_ids=backend.end_ids)
+        trail = trail or trail_of(backend, request, prompt_ids=prompt_ids, made=self.made)
+        self._step = Step(logits, prompt_ids=prompt_ids, made=self.made, end_ids=backend.end_ids, trail=trail)
         self._asked = StepRequest(
             request, backend=backend, prompt_ids=prompt_ids, made=self.made, seed=self.seed, choice=choice
         )
@@ -148,8 +151,7 @@ class NextToken:
         """
         from llmlab.frames.distribution import next_token_frame
 
-        ids = self.ranking[: most(top)]
-        final = log_softmax(self._final(order, fields))
+        ids, final = self.ranking[: most(top)], log_softmax(self._final(order, fields))
         return next_token_frame(self._step, ids, final[None, ids], names=self.token_names)
 
     @_shows_fields
@@ -245,8 +247,8 @@ class NextToken:
         from llmlab.distributions.stages import token_stages
 
         token_id = self.token_names.id_of(token)
-        (label,) = self._labels([token_id])
-        return token_stages(self._step, token_id, row=self._asked.row(fields), order=self._order(order), label=label)
+        row, (label,) = self._asked.row(fields), self._labels([token_id])
+        return token_stages(self._step, token_id, row=row, order=self._order(order), label=label)
 
     @_shows_fields
     def flip_points_frame(
@@ -314,8 +316,7 @@ class NextToken:
 
         if "temperature" in fields:
             raise RequestError("temperature is what is varied here: give temperatures, a list", param="temperature")
-        asked = listed("temperatures", temperatures, of="temperatures")
-        if not asked:
+        if not (asked := listed("temperatures", temperatures, of="temperatures")):
             raise RequestError("temperatures is empty: give at least one", param="temperatures")
         top = whole("top", top, least=1)
         rows = [self._asked.row({**fields, "temperature": value}) for value in asked]

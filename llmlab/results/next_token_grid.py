@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32
 
 from llmlab.distributions.blocks import blocks
 from llmlab.distributions.statistics import FEWEST_IDS, row_statistics
-from llmlab.distributions.step import SamplerRow, Step, placed_rows
+from llmlab.distributions.step import Step, placed_rows
 from llmlab.errors import RequestError
 from llmlab.frames.schema import column_kind, plain
 from llmlab.protocol.arguments import most
@@ -143,8 +143,7 @@ class NextTokenGrid:
         padded[:K] = ids
         parts = []
         for cells in blocks(self.cells, V=len(self._step.logits)):
-            requests = [self._asked.changed(cell) for cell in cells]
-            rows = [SamplerRow(self._asked.params(one), self._asked.mask(one)) for one in requests]
+            rows = [self._asked.row(cell) for cell in cells]
             order = placed_rows(self.order, rows)
             found = row_statistics(*self._step.inputs(rows, order=order), padded, order=order)
             parts.append([np.asarray(x)[: len(cells)] for x in found])

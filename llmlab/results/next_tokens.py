@@ -17,6 +17,7 @@ from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.next_token import NextToken
 from llmlab.results.next_token_at import SAME, choice_of, model_of, other_weights
 from llmlab.results.next_token_grid import MOST_ROWS
+from llmlab.sampling.trail import Trail
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -127,10 +128,12 @@ def next_tokens(completion: Completion, backend: object, *, choice: int) -> Next
             raise other_weights(completion, position=at, logprob=float(reported[at]))
     V = logits.shape[1]
     names = TokenNames(model.token_bytes, model.token_names, vocab_size=V)
+    trail = Trail(lambda: [logits], prompt=completion.prompt_ids, made=ids)
     steps = [
         NextToken(
             row, backend=model, request=completion.request, prompt_ids=completion.prompt_ids, made=ids[:at],
             order=completion.order, seed=completion.seed, choice=choice, drawn=int(ids[at]), token_names=names,
+            trail=trail,
         )
         for at, row in enumerate(logits)
     ]  # fmt: skip

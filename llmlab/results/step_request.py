@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, UInt32
 
 from llmlab.distributions.step import SamplerRow
 from llmlab.errors import RequestError
@@ -14,6 +15,7 @@ from llmlab.protocol.arguments import listed, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import CONSTRAINTS, Request
 from llmlab.sampling.params import SamplingParams
+from llmlab.sampling.trail import Trail
 from llmlab.text.token_names import TokenNames
 
 #: Fields that the prompt or the logits depend on: with another value, it is another step.
@@ -53,6 +55,7 @@ class StepRequest:
         self._prompt_ids, self._made = prompt_ids, made
         self._seed, self._choice = seed, choice
         self._mask: tuple[str, Bool[np.ndarray, " V"] | None] | None = None
+        self._before: tuple[str, UInt32[np.ndarray, "T W"]] | None = None
 
     def changed(self, fields: Mapping[str, Any]) -> Request:
         """The request with some of its sampling fields changed.
@@ -82,7 +85,7 @@ class StepRequest:
         Raises:
             RequestError: the grammar cannot be compiled, or it forbids the tokens before this step.
         """
-        key = repr([getattr(request, name) for name in CONSTRAINTS])
+        key = _grammar_key(request)
         if self._mask is None or self._mask[0] != key:
             allowed = self._backend.allowed_tokens(request, prompt=self._prompt_ids, made=self._made)
             self._mask = (key, allowed)
@@ -95,7 +98,17 @@ class StepRequest:
             RequestError: as in `changed` and `mask`.
         """
         request = self.changed(fields)
-        return SamplerRow(self.params(request), self.mask(request))
+        mask = self.mask(request)
+        return SamplerRow(self.params(request), mask, None if mask is None else partial(self._masks_before, request))
+
+    def _masks_before(self, request: Request) -> UInt32[np.ndarray, "T W"]:
+        """What the request's grammar allowed at each of the tokens before this step."""
+        key = _grammar_key(request)
+        if self._before is None or self._before[0] != key:
+            found = self._backend.grammar_masks(request, prompt=self._prompt_ids, made=self._made)
+            assert found is not None
+            self._before = key, found[: len(self._made)]
+        return self._before[1]
 
     def noise_place(self, choice: Any, position: Any) -> tuple[int, int]:
         """The choice and the position that the noise depends on; by default this step's."""
@@ -103,6 +116,18 @@ class StepRequest:
             self._choice if choice is None else whole("choice", choice, least=0, most=_INT32),
             len(self._made) if position is None else whole("position", position, least=0, most=_INT32),
         )
+
+
+def _grammar_key(request: Request) -> str:
+    """The same for requests that have the same grammar."""
+    return repr([getattr(request, name) for name in CONSTRAINTS])
+
+
+def trail_of(
+    backend: LogitsBackend, request: Request, *, prompt_ids: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+) -> Trail:
+    """The tokens of an answer with their logits, which the model is asked for when a stage's state needs them."""
+    return Trail(lambda: backend.logits(prompt_ids, made, model=request.model), prompt=prompt_ids, made=made)
 
 
 def token_ids(tokens: Any, names: TokenNames) -> list[int]:

@@ -7,6 +7,14 @@
         return jnp.where(logits >= inputs.least_logit[:, None], logits, -jnp.inf)
 
 `least` is then a `Stage`: `lab.chat("Hello", order=["llmlab", least], least_logit=2.0)`.
+
+A stage that steers by what was drawn remembers numbers of each row. This one asks for one more nat after each token:
+
+    rising = State(initial=lambda inputs: inputs.first, advance=lambda state, before, after, token, inputs: state + 1.0)
+
+    @define_stage(number("first", -1e3, 1e3, default=-1e3), kind="truncation", state=rising)
+    def ever_higher(logits, inputs, history, state):
+        return jnp.where(logits >= jnp.minimum(state[:, None], logits.max(-1, keepdims=True)), logits, -jnp.inf)
 """
 
 from __future__ import annotations
@@ -18,7 +26,8 @@ from typing import TYPE_CHECKING
 from llmlab.errors import RequestError
 from llmlab.sampling.fields import Field
 from llmlab.sampling.registry import define
-from llmlab.sampling.stage import Inputs, Seen, Stage, StageKind
+from llmlab.sampling.stage import Inputs, Seen, Stage, StageKind, State
+from llmlab.sampling.states import state_of
 
 if TYPE_CHECKING:
     from jax import Array
@@ -32,7 +41,8 @@ def define_stage(
     name: str | None = None,
     active: Callable[[Inputs], Array] | None = None,
     after: str | Mapping[str, str] | None = None,
-) -> Callable[[Callable[[Array, Inputs, Seen], Array]], Stage]:
+    state: State | None = None,
+) -> Callable[[Callable[..., Array]], Stage]:
     """Returns a decorator that makes a stage of the sampler of a function; the function's name is the stage's.
 
     The function is pure, written in JAX, and gets `logits` [B, V] (float32; a removed token has -inf), `inputs`, whose
@@ -54,22 +64,26 @@ def define_stage(
             not at its default. The others are left as they are, bit for bit.
         after: the stage that it follows where a request sets a parameter and names no order with the stage in it; or
             such a stage per order ("" for all others). By default a truncation comes last, a temperature directly
-            before the temperature, and any other stage before the first of these.
+            before the temperature, and any other stage before the first of these; `llmlab.sampling.LAST` is the end.
+        state: what the stage remembers of a row: where it begins, and how a drawn token changes it. The function then
+            has a fourth argument, `state`, an array [B] or [B, size].
 
     Raises:
         RequestError: the name of the stage or of a parameter is taken; the function fails, returns another shape, makes
-            a NaN, brings a removed token back, removes all tokens, mixes rows, or does not do what its kind says.
+            a NaN, brings a removed token back, removes all tokens, mixes rows, or does not do what its kind says; the
+            functions of the state fail, return another shape or a NaN, or mix rows.
     """
 
-    def decorate(function: Callable[[Array, Inputs, Seen], Array]) -> Stage:
-        called = name or function.__name__
+    def decorate(written: Callable[..., Array]) -> Stage:
+        called = name or written.__name__
+        function = written if state is None else _reading(written, called, state)
         for one in parameters:
             if not isinstance(one, Field):
                 raise RequestError(f"stage {called}: parameters come from number() or integer(), got {one!r}")
         fields = tuple(replace(one, extension=True) for one in parameters)
         asks = active or _differs(fields)
         places = () if after is None else (("", after),) if isinstance(after, str) else tuple(after.items())
-        stage = Stage(called, kind, fields, asks, _guarded(function, asks), after=places)
+        stage = Stage(called, kind, fields, asks, _guarded(function, asks), after=places, state=state)
         from llmlab.sampling.trial import try_out
 
         try_out(stage, function, own_active=active is not None)
@@ -77,6 +91,17 @@ def define_stage(
         return stage
 
     return decorate
+
+
+def _reading(
+    function: Callable[[Array, Inputs, Seen, Array], Array], name: str, state: State
+) -> Callable[[Array, Inputs, Seen], Array]:
+    """The function, given the stage's state as well."""
+
+    def apply(logits: Array, inputs: Inputs, history: Seen) -> Array:
+        return function(logits, inputs, history, state_of(name, state, inputs, history))
+
+    return apply
 
 
 def _differs(fields: tuple[Field, ...]) -> Callable[[Inputs], Array]:

@@ -62,6 +62,7 @@ class Field:
         check: for a "value": returns it in the form that the request keeps, or raises.
         schema: for a "value": its JSON schema.
         values: for a "value": what it may be, in words.
+        refused: integers within the bounds that the field cannot be, each with what the error says.
         neutral: the value at which a stage leaves every logit as it is; by default, `default`.
     """
 
@@ -81,6 +82,7 @@ class Field:
     check: Callable[[Any], Any] | None = None
     schema: Mapping[str, Any] | None = None
     values: str = ""
+    refused: Mapping[int, str] = field(default_factory=dict)
     neutral: Any = field(default=...)
 
     def __post_init__(self) -> None:

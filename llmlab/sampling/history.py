@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmlab.errors import RequestError
 from llmlab.sampling.params import History
 from llmlab.sampling.stage import Order
+from llmlab.sampling.states import chosen, no_states, stateful
 
 if TYPE_CHECKING:
     from jax import Array
 
-__all__ = ["grown", "history_of", "joined", "reads_ids"]
+__all__ = ["grown", "history_of", "in_sequence", "joined", "reads_ids"]
 
 #: The tokens that there is room for beyond those that are there, where no other room is asked for.
 _ROOM = 64
@@ -23,6 +26,11 @@ def reads_ids(order: Order) -> bool:
     return any(stage.reads_ids for stage in order)
 
 
+def in_sequence(order: Order) -> bool:
+    """Whether what an order does at a token depends on the sequence of tokens before it, or on their distributions."""
+    return reads_ids(order) or bool(stateful(order))
+
+
 def history_of(
     prompt: np.ndarray,
     made: np.ndarray,
@@ -31,6 +39,7 @@ def history_of(
     order: Order = (),
     room: int | None = None,
     keeps_ids: bool = False,
+    states: Mapping[str, np.ndarray] | None = None,
 ) -> History:
     """The `History` of one row as host arrays with a leading dimension of 1.
 
@@ -41,11 +50,23 @@ def history_of(
         order: the stages that will read it; the sequence of ids is there only if one of them needs it.
         room: the number of ids that there is room for; by default few enough for few programs.
         keeps_ids: whether the sequence is there in any case.
+        states: the states of the order's stages after `made`, each with 1 as first axis.
+
+    Raises:
+        RequestError: tokens were generated, a stage has a state, and `states` lacks it.
     """
     seen = np.zeros((1, vocab_size), bool)
     seen[0, prompt] = True
     counts = np.bincount(made, minlength=vocab_size).astype(np.int32)[None, :]
-    history = History(prompt=seen, counts=counts, position=np.array([len(made)], np.int32))
+    if (stages := stateful(order)) and states is None:
+        if len(made):
+            raise RequestError(
+                f"the state of the stage {stages[0].name} after {len(made)} tokens is not known: it follows from the "
+                "logits that they were drawn from"
+            )
+        states = no_states(order, rows=1)
+    position = np.array([len(made)], np.int32)
+    history = History(prompt=seen, counts=counts, position=position, states=states if stages else None)
     if not (keeps_ids or reads_ids(order)):
         return history
     given = np.concatenate([prompt, made]).astype(np.int32)
@@ -54,8 +75,11 @@ def history_of(
     return history._replace(ids=ids, length=np.array([len(given)], np.int32))
 
 
-def joined(history: History, token: Array, drew: Array) -> History:
-    """The history once the rows that `drew` have drawn their tokens [B]."""
+def joined(history: History, token: Array, drew: Array, states: Mapping[str, Array] | None = None) -> History:
+    """The history once the rows that `drew` have drawn their tokens [B]; `states` are those of the stages after them.
+
+    The states of the other rows stay, and all of them where there are none.
+    """
     import jax.numpy as jnp
 
     one = drew.astype(jnp.int32)
@@ -63,6 +87,7 @@ def joined(history: History, token: Array, drew: Array) -> History:
     history = history._replace(
         counts=history.counts.at[rows, token].add(one, unique_indices=True, mode="promise_in_bounds"),
         position=history.position + one,
+        states=chosen(drew, states, history.states),
     )
     if history.ids is None or history.length is None:
         return history

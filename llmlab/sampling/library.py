@@ -1,12 +1,13 @@
 """The library of stages that a request can ask for beyond the built-in ones; nobody pays for those that are not asked.
 
 They are listed in the order in which they run where a request asks for several of them at one place. Each gives its
-source. Their arithmetic is in `cutoffs` and `reshaping`; those that read the sequence of tokens are in `repetition`.
+source. Their arithmetic is in `cutoffs` and `reshaping`; those that read the sequence of tokens are in `repetition`,
+and those with a state in `feedback`.
 
 Where they stand in the orders of other engines: in llama.cpp's (`common/common.h`) dry and then top_n_sigma come before
-top_k, typical_p between top_k and top_p, xtc after min_p, and the temperature with its dynamic range last. The other
-engines have none of them. There, and in our own order, they stand where transformers has them: top_h between the
-temperature and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
+top_k, typical_p between top_k and top_p, xtc after min_p, then the temperature with its dynamic range, and mirostat or
+adaptive_p last. The other engines have none of them. There, and in our own order, they stand where transformers has
+them: top_h between the temperature and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from llmlab.sampling.feedback import ADAPTIVE_P, MIROSTAT
 from llmlab.sampling.fields import Control, Field, integer, number
 from llmlab.sampling.repetition import DRY, NO_REPEAT_NGRAM
 from llmlab.sampling.stage import Inputs, Order, Seen, Stage, late
@@ -213,6 +215,8 @@ LIBRARY: Order = (
     ETA_CUTOFF,
     P_LESS,
     XTC,
+    MIROSTAT,
+    ADAPTIVE_P,
 )
 #: Their fields, by name.
 LIBRARY_FIELDS: Mapping[str, Field] = MappingProxyType({one.name: one for stage in LIBRARY for one in stage.fields})

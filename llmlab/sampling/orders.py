@@ -28,6 +28,7 @@ from llmlab.sampling.registry import (
 )
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import MASK, ORDERS, STAGES
+from llmlab.sampling.states import stateful
 
 __all__ = ["asks", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
 
@@ -119,11 +120,12 @@ def order_of(key: str) -> Order:
 
 
 def layout_of(key: str) -> str:
-    """An order in which rows have the same arrays as in this one; the same name for all that have only built-in fields.
+    """An order in which rows have the same arrays as in this one; the same name for all that have the built-in ones.
 
     Programs that move rows and do not sample are compiled for a layout.
     """
-    return key if further_fields_of(order_of(key)) else "llmlab"
+    order = order_of(key)
+    return key if further_fields_of(order) or stateful(order) else "llmlab"
 
 
 def _with(base: str, added: Sequence[Stage]) -> Order:

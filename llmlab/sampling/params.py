@@ -13,7 +13,7 @@ from dataclasses import field, make_dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Float32, Int32
 
 from llmlab.sampling.fields import Field
 from llmlab.sampling.registry import further_fields, further_fields_of
@@ -121,6 +121,9 @@ class History(NamedTuple):
     #: The tokens so far, the prompt's first; what lies from `length` on means nothing. None where nothing reads them.
     ids: Int32[Any, "B S"] | None = None
     length: Int32[Any, " B"] | None = None  #: how many tokens there are so far, the prompt's among them
+    #: The states of the order's stages that have one, by name, [B] or [B, k]; they mean nothing before the first
+    #: generated token. None where no stage of the order has one.
+    states: Mapping[str, Float32[Any, "B ..."]] | None = None
 
 
 def seed_words(seed: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The sampler compiled: a token for each row, and what every stage left on the way to it.
 
-`run` is what the engine compiles into its step; `trace` keeps what every stage left; both walk the same `Stage`s, which
-`llmlab.sampling.stages` lists and numbers. Everything is float32, [B, V] -> [B, V], and a removed token has -inf.
+`step` is what the engine compiles; `run` is the same without the states of stages; `trace` keeps what every stage left.
+All walk the same `Stage`s, which `llmlab.sampling.stages` lists and numbers. Everything is float32, [B, V] -> [B, V],
+and a removed token has -inf.
 
 A stage that no row asks for is skipped, and a row that does not ask for it goes through bit for bit: what a row gets
 never depends on the rows beside it. Of the token's statistics (`logprobs`), the raw ones are taken before the first
@@ -9,6 +10,9 @@ stage, the others after the last.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +22,15 @@ from jaxtyping import Bool, Float, Float32, Int32
 from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.draw import draw, noise
 from llmlab.sampling.fields import GREEDY
+from llmlab.sampling.history import joined
 from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, no_statistics, token_statistics
 from llmlab.sampling.params import History, SamplerInputs
 from llmlab.sampling.rows import process_rows, run_rows, walk_rows
 from llmlab.sampling.stage import Order, Stage
 from llmlab.sampling.stages import ORDER, ORDERS
+from llmlab.sampling.states import advanced
 
-__all__ = ["ORDER", "ORDERS", "ROW_BY_ROW", "Order", "Stage", "is_by_rows", "process", "run", "trace"]
+__all__ = ["ORDER", "ORDERS", "ROW_BY_ROW", "Order", "Stage", "is_by_rows", "process", "replay", "run", "step", "trace"]
 
 #: The vocabulary from which on a CPU takes the rows one after the other. Measured: at 32,768 tokens that is as fast for
 #: plain rows and up to seven times as fast for others; at 4,096 tokens the steps of the loop cost 32 plain rows as much
@@ -32,7 +38,7 @@ __all__ = ["ORDER", "ORDERS", "ROW_BY_ROW", "Order", "Stage", "is_by_rows", "pro
 ROW_BY_ROW = 16_384
 
 
-def run(
+def step(
     logits: Float[Array, "B V"],
     inputs: SamplerInputs,
     history: History,
@@ -41,10 +47,12 @@ def run(
     alternatives: int = ALTERNATIVES,
     active: Bool[Array, " B"] | None = None,
     by_rows: bool | None = None,
-) -> tuple[Int32[Array, " B"], TokenStatistics]:
-    """Draws a token for each row; returns the tokens [B] and their statistics.
+) -> tuple[Int32[Array, " B"], TokenStatistics, Mapping[str, Array] | None]:
+    """Draws a token for each row; returns the tokens [B], their statistics, and the states of the stages after them.
 
     A row that does not ask for statistics gets zeros, and a NaN as entropy where its logits are not numbers.
+
+    The states are None where no stage of the order has one, which then costs nothing.
 
     To be compiled: only `order`, `alternatives` and `by_rows` are static.
 
@@ -63,7 +71,8 @@ def run(
     raw = logits.astype(jnp.float32)
     if is_by_rows(raw.shape[-1]) if by_rows is None else by_rows:
         return run_rows(raw, inputs, history, order=order, alternatives=alternatives, active=active)
-    final = _walk(raw, inputs, history, order=order, active=active)[-1]
+    lefts = _walk(raw, inputs, history, order=order, active=active)
+    final = lefts[-1]
     # A greedy row has one token left and needs no noise, which is most of the cost of a greedy batch.
     values = lax.cond(
         _asked(inputs.temperature >= GREEDY, active),
@@ -77,7 +86,23 @@ def run(
         lambda: token_statistics(raw, final, token, alternatives=alternatives, watched=watched),
         lambda: no_statistics(raw, alternatives=alternatives, watched=watched),
     )
-    return token, statistics
+    return token, statistics, advanced(order, lefts, token, inputs, history)
+
+
+def run(
+    logits: Float[Array, "B V"],
+    inputs: SamplerInputs,
+    history: History,
+    *,
+    order: Order = ORDER,
+    alternatives: int = ALTERNATIVES,
+    active: Bool[Array, " B"] | None = None,
+    by_rows: bool | None = None,
+) -> tuple[Int32[Array, " B"], TokenStatistics]:
+    """What `step` returns except the states."""
+    return step(
+        logits, inputs, history, order=order, alternatives=alternatives, active=active, by_rows=by_rows
+    )[:2]  # fmt: skip
 
 
 def is_by_rows(vocab_size: int) -> bool:
@@ -104,6 +129,50 @@ def process(
         inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
         return process_rows(logits.astype(jnp.float32), inputs, history, order=order)
     return _walk(logits, inputs, history, order=order)[-1]
+
+
+def replay(
+    logits: Float[Array, "C V"],
+    targets: Int32[Array, " C"],
+    counts: Bool[Array, " C"],
+    inputs: SamplerInputs,
+    history: History,
+    *,
+    order: Order,
+    masks: tuple[Array, Array] | None = None,
+    keeps: bool = True,
+    by_rows: bool | None = None,
+) -> tuple[History, Float32[Array, "C B V"] | None]:
+    """What B rows have seen, states included, once they have the same C tokens; and the processed logits before each.
+
+    One step after the other, as they are sampled. To be compiled, where an order has stages with a state.
+
+    Args:
+        logits: the model's before each of the tokens.
+        targets: the tokens.
+        counts: whether each is a token of the rows; the others change nothing.
+        inputs: the settings of the rows.
+        history: what they have seen before.
+        order: the stages.
+        masks: the packed masks of a grammar [C, B, W] and whether they count [C, B]; by default those of `inputs`.
+        keeps: whether the processed logits are wanted; None is returned otherwise.
+        by_rows: as in `step`.
+    """
+    inputs, history = jax.tree.map(jnp.asarray, (inputs, history))
+    rows = inputs.temperature.shape[0]
+    by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
+
+    def one(seen: History, at: tuple[Array, Array, Array, Any]) -> tuple[History, Array | None]:
+        raw, target, counted, mask = at
+        under = inputs if mask is None else inputs._replace(mask=mask[0], masked=mask[1])
+        every = jnp.broadcast_to(raw.astype(jnp.float32), (rows, *raw.shape))
+        lefts = walk_rows(every, under, seen, order=order) if by_rows else _walk(every, under, seen, order=order)
+        token = jnp.broadcast_to(target, (rows,))
+        states = advanced(order, lefts, token, under, seen)
+        after = joined(seen, token, jnp.broadcast_to(counted, (rows,)), states)
+        return after, lefts[-1] if keeps else None
+
+    return lax.scan(one, history, (logits, targets, counts, masks))
 
 
 def trace(

@@ -11,7 +11,7 @@ and the rest of the sampler sees nothing else. Noise is computed for the tokens 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -23,6 +23,7 @@ from llmlab.sampling.draw import draw, noise, noise_of
 from llmlab.sampling.front import CANDIDATES, Front, front, logits_at, spread
 from llmlab.sampling.logprobs import Summary, TokenStatistics, no_statistics, rank_of, summary_of, top_logprobs
 from llmlab.sampling.stage import Inputs, Order, Seen
+from llmlab.sampling.states import advanced, stateful
 from llmlab.sampling.truncation import argmax
 
 __all__ = ["process_rows", "run_rows", "walk_rows"]
@@ -58,10 +59,10 @@ def run_rows(
     order: Order,
     alternatives: int,
     active: Bool[Array, " B"] | None = None,
-) -> tuple[Int32[Array, " B"], TokenStatistics]:
-    """As `pipeline.run`; zeros for the rows that are not active."""
+) -> tuple[Int32[Array, " B"], TokenStatistics, Mapping[str, Array] | None]:
+    """As `pipeline.step`; zeros for the rows that are not active."""
 
-    def one(at: Array) -> tuple[Array, TokenStatistics]:
+    def one(at: Array) -> tuple[Array, TokenStatistics, Mapping[str, Array] | None]:
         row = lax.dynamic_slice_in_dim(raw, at, 1, axis=0)
         return _run(row, _Row(inputs, at), _Row(history, at), order=order, alternatives=alternatives)
 
@@ -122,7 +123,7 @@ def _over_rows(one: Callable[[Array], T], rows: int, active: Array | None) -> T:
 
 def _run(
     raw: Array, inputs: Inputs, history: Seen, *, order: Order, alternatives: int
-) -> tuple[Array, TokenStatistics]:
+) -> tuple[Array, TokenStatistics, Mapping[str, Array] | None]:
     first = _tail(order)
     asked = inputs.statistics[0]
     watched = inputs.watched
@@ -139,7 +140,12 @@ def _run(
     listed = jnp.concatenate([top_ids[:, :count], jnp.maximum(watched, 0)], axis=-1)
 
     shaped = raw
-    if first:
+    lefts: tuple[Array, ...] = (raw,)
+    if stateful(order):
+        # What these stages were given and what they left is needed once more, for their states.
+        lefts = (raw, *_stages(raw, inputs, history, order=order[:first]))
+        shaped = lefts[-1]
+    elif first:
         shaped = lax.cond(
             _any(stage.active(inputs) for stage in order[:first]),
             lambda: _final(raw, inputs, history, order=order[:first]),
@@ -174,7 +180,8 @@ def _run(
             watched_sampling_logprobs=jnp.where(named, sampling[:, 1 + count :], 0.0),
         )
 
-    return token, lax.cond(asked, statistics, lambda: blank)
+    states = advanced(order[:first], lefts, token, inputs, history) if stateful(order) else None
+    return token, lax.cond(asked, statistics, lambda: blank), states
 
 
 def _from_few(shaped: Array, inputs: Inputs, history: Seen, *, order: Order, listed: Array) -> _Drawn:
@@ -237,9 +244,12 @@ def _final(logits: Array, inputs: Inputs, history: Seen, *, order: Order) -> Arr
 
 
 def _tail(order: Order) -> int:
-    """The number of the first stage after which all look at the logits alone, so that they can run on a few of them."""
+    """The number of the first stage after which all look at the logits alone, so that they can run on a few of them.
+
+    A stage with a state is asked about the drawn token by its id, and so runs on all of them.
+    """
     first = len(order)
-    while first and order[first - 1].kind in ("temperature", "truncation"):
+    while first and order[first - 1].kind in ("temperature", "truncation") and order[first - 1].state is None:
         first -= 1
     return first
 

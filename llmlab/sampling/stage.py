@@ -21,6 +21,25 @@ Seen: TypeAlias = Any
 StageKind: TypeAlias = Literal["logits", "mask", "temperature", "truncation"]
 
 
+#: In `Stage.after`, what the end of an order is called.
+LAST = "(last)"
+
+
+class State(NamedTuple):
+    """What a stage remembers of each row besides its tokens: float32 numbers that every drawn token changes.
+
+    Both functions are pure, written in JAX, and treat each row alone. The state after a sequence of tokens depends on
+    these tokens and on the logits that they were drawn from, so that it can be computed again from them.
+    """
+
+    initial: Callable[[Inputs], Array]  #: from the fields to the state before the first token: [B], or [B, size]
+    #: (state, before, after, token, inputs) -> state: `before` and `after` are the logits [B, V] that the stage was
+    #: given and that it returned, `token` [B] is what was drawn in the end. A token that was given, not drawn, may have
+    #: the logit -inf.
+    advance: Callable[[Array, Array, Array, Array, Inputs], Array]
+    size: int | None = None  #: how many numbers a row has; None for one, without an axis of its own
+
+
 class Stage(NamedTuple):
     """One step of the sampler, as a value. An order is a tuple of stages.
 
@@ -45,11 +64,13 @@ class Stage(NamedTuple):
     #: Whether of the front of a ranking it leaves what it leaves of it in the whole row; not where it adds up a mass.
     by_front: bool = False
     #: The stage that it follows where a request asks for it in an order that lacks it, by the name of that order; ""
-    #: stands for all other orders. Without an entry a truncation comes last, a temperature directly before the
-    #: temperature, and any other stage before the first of these.
+    #: stands for all other orders, and the stage `LAST` for the end. Without an entry a truncation comes last, a
+    #: temperature directly before the temperature, and any other stage before the first of these.
     after: tuple[tuple[str, str], ...] = ()
     #: Whether it reads `history.ids`, the sequence of tokens, which is kept only where an order has such a stage.
     reads_ids: bool = False
+    #: What it remembers of a row; `llmlab.sampling.states.state_of` reads it. None for a stage that remembers nothing.
+    state: State | None = None
 
 
 Order: TypeAlias = tuple[Stage, ...]

@@ -266,7 +266,8 @@ SGLANG: Order = (
 
 #: llama.cpp's (`common/common.h`, the default of `samplers`, and `common_sampler_init` in `common/sampling.cpp`): the
 #: three truncations come first and measure the distribution at temperature 1; the temperature only reshapes what they
-#: left. Its other samplers (dry, top_n_sigma, typ_p, xtc) are off by default and not here. Not carried over: its
+#: left. Its other samplers (dry, top_n_sigma, typ_p, xtc, adaptive_p, mirostat) are off by default and not here: a
+#: request that asks for one gains it at its place. Not carried over: with mirostat its other samplers are off; its
 #: penalties count the last 64 tokens, the prompt's included, not the whole output; and it asks the grammar about the
 #: drawn token, masking and drawing again where that was forbidden, while this order masks first (its own
 #: `grammar_first`).

@@ -14,6 +14,7 @@ from llmlab.sampling.fields import Field
 from llmlab.sampling.history import history_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 from llmlab.sampling.stage import Stage
+from llmlab.sampling.states import no_states
 
 __all__ = ["try_out"]
 
@@ -39,6 +40,7 @@ def try_out(stage: Stage, function: Callable[..., Any], *, own_active: bool) -> 
     for values in _settings(stage.fields):
         inputs, history = _arguments(stage, values, B)
         told = "".join(f", {name}={value:g}" for name, value in values.items())
+        begun = None if stage.state is None else _begun(stage, inputs, rows=B, told=told)
         try:
             shape = jax.eval_shape(
                 lambda a, b=inputs, c=history: function(a, b, c), jax.ShapeDtypeStruct((B, _V), jnp.float32)
@@ -59,6 +61,8 @@ def try_out(stage: Stage, function: Callable[..., Any], *, own_active: bool) -> 
                     f"stage {stage.name} gives a row other logits beside other rows than alone{told}: reduce over the "
                     "last axis, axis=-1, keepdims=True, and give parameters an axis, inputs.name[:, None]"
                 )
+        if begun is not None:
+            _check_state(stage, begun, logits, left, inputs, told)
         _check(stage, logits, np.asarray(left), np.asarray(stage.active(inputs)), told, own_active=own_active)
 
 
@@ -78,6 +82,60 @@ def _check(
         raise RequestError(
             f"stage {name} is a truncation and changed the logit of a token that it kept{told}; give kind='logits'"
         )
+
+
+def _begun(stage: Stage, inputs: SamplerInputs, *, rows: int, told: str) -> np.ndarray:
+    """The state before the first token.
+
+    Raises:
+        RequestError: the function fails, or returns what is no state.
+    """
+    state = stage.state
+    assert state is not None
+    wanted = (rows,) if state.size is None else (rows, state.size)
+    return _called(f"the initial state of the stage {stage.name}", lambda: state.initial(inputs), wanted, told)
+
+
+def _check_state(
+    stage: Stage, begun: np.ndarray, logits: np.ndarray, left: Any, inputs: SamplerInputs, told: str
+) -> None:
+    """Runs the function that changes a state, on tokens that are left and on some that are not.
+
+    Raises:
+        RequestError: it fails, or returns what is no state.
+    """
+    name, state, B = stage.name, stage.state, len(logits)
+    assert state is not None
+    for token in (np.argmax(np.asarray(left), axis=-1), np.argmin(logits, axis=-1)):
+        chosen = token.astype(np.int32)
+
+        def advance(at: slice, chosen: np.ndarray = chosen) -> Any:
+            own = jax.tree.map(lambda x: jnp.asarray(x)[at], inputs)
+            one: Any = (jnp.asarray(x)[at] for x in (begun, logits, left, chosen))
+            return jax.jit(state.advance)(*one, own)
+
+        what = f"the advanced state of the stage {name}"
+        moved = _called(what, lambda: advance(slice(None)), begun.shape, told)
+        for at in range(B):
+            alone = np.asarray(advance(slice(at, at + 1)))[0]
+            if not np.allclose(alone, moved[at], rtol=_CLOSE, atol=_CLOSE):
+                raise RequestError(
+                    f"{what} is another for a row beside other rows than alone{told}: reduce over the last axis"
+                )
+
+
+def _called(what: str, function: Callable[[], Any], wanted: tuple[int, ...], told: str) -> np.ndarray:
+    try:
+        found = function()
+        shape, dtype = jnp.shape(found), jnp.asarray(found).dtype
+    except Exception as error:
+        raise RequestError(f"{what} failed{told}: {error}") from error
+    if shape != wanted or not jnp.issubdtype(dtype, jnp.floating):
+        size = "" if len(wanted) == 1 else f" (size={wanted[1]})"
+        raise RequestError(f"{what} is {dtype}{list(shape)} for {wanted[0]} rows; return float32{list(wanted)}{size}")
+    if not np.isfinite(np.asarray(found)).all():
+        raise RequestError(f"{what} is not a finite number{told}; mind tokens whose logit is -inf")
+    return np.asarray(found)
 
 
 def _logits() -> np.ndarray:
@@ -108,4 +166,8 @@ def _arguments(stage: Stage, values: dict[str, float], rows: int) -> tuple[Sampl
     params = [SamplingParams(extra=values, seed=3, choice=row) for row in range(rows)]
     inputs = stack(params, vocab_size=_V, ends=(0,), order=(stage,))
     one = history_of(np.array([1, 2, 3, 2]), np.array([5, 6, 5]), vocab_size=_V)
-    return inputs, jax.tree.map(lambda x: np.repeat(x, rows, axis=0), one)
+    history = jax.tree.map(lambda x: np.repeat(x, rows, axis=0), one)
+    if stage.state is None:
+        return inputs, history
+    # As before a first token, where the state follows from the parameters.
+    return inputs, history._replace(position=np.zeros(rows, np.int32), states=no_states((stage,), rows=rows))

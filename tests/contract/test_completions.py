@@ -106,6 +106,11 @@ SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
     "smoothing_curve": (5, {"smoothing_factor": 0.1}),
     "dynatemp_range": (1, {}),
     "dynatemp_exponent": (0.1, {"dynatemp_range": 1}),
+    "mirostat": (2, {"mirostat_tau": 1.5}),
+    "mirostat_tau": (0.5, {"mirostat": 2}),
+    "mirostat_eta": (1.0, {"mirostat": 2, "mirostat_tau": 2.0}),
+    "adaptive_target": (0.1, {}),
+    "adaptive_decay": (0.0, {"adaptive_target": 0.4}),
     "no_repeat_ngram_size": (1, {"max_tokens": 48, "ignore_eos": True}),
     **{
         name: (value, {"dry_multiplier": 8, "dry_allowed_length": 1, "max_tokens": 48, "ignore_eos": True, **more})

@@ -428,6 +428,59 @@ varied("dynatemp_range", dynatemp_range=0.5)
 varied("dynatemp_exponent", dynatemp_range=0.5, dynatemp_exponent=0.4)
 
 
+def steered(field: str, bad: object, said: str = "", **fields: float) -> None:
+    """Mirostat 2 in float64 along an answer: its limit begins at 2 tau, and follows the surprise of what was drawn."""
+
+    @row(field)
+    def _(way: Way) -> None:
+        asked = {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.1, **fields}
+        more = {"temperature": 1.5, "max_tokens": 6, "seed": 3, "ignore_eos": True}
+        answer = way.ask(STORY, **asked, **more, logprobs=True, top_logprobs=20)
+        limit, limits, kept = 2 * asked["mirostat_tau"], [], []
+        for entry, _, raw in way.laws(answer, STORY):
+            logits = raw.astype(np.float64) / 1.5
+            surprise = -(logits - np.logaddexp.reduce(logits)) / np.log(2)
+            left = np.where((surprise <= limit) | (surprise == surprise.min()), logits, -np.inf)
+            assert entry.kept == np.isfinite(left).sum()
+            drawn_from(entry, left)
+            kept.append(entry.kept)
+            limits.append(limit)
+            limit -= asked["mirostat_eta"] * (-entry.sampling_logprob / np.log(2) - asked["mirostat_tau"])
+        assert len(set(kept)) > 1 and max(limits) - min(limits) > asked["mirostat_eta"]
+        assert way.refusal(**{field: bad})[:2] == (400, field) and said in way.refusal(**{field: bad}).message
+
+
+steered("mirostat", 1, "only version 2 is offered")
+steered("mirostat_tau", -1, mirostat_tau=1.5)
+steered("mirostat_eta", 2, mirostat_eta=0.9)
+
+
+def adapted(field: str, bad: float, **fields: float) -> None:
+    """Adaptive-p in float64 along an answer: logits fall with the distance of a token's probability from the wanted."""
+
+    @row(field)
+    def _(way: Way) -> None:
+        asked = {"adaptive_target": 0.3, "adaptive_decay": 0.9, **fields}
+        more = {"temperature": 1.5, "max_tokens": 6, "seed": 3, "ignore_eos": True}
+        answer = way.ask(STORY, **asked, **more, logprobs=True, top_logprobs=20)
+        target, decay = asked["adaptive_target"], asked["adaptive_decay"]
+        weighted, weight, wanted = target / (1 - decay), 1 / (1 - decay), []
+        for entry, _, raw in way.laws(answer, STORY):
+            logits = raw.astype(np.float64) / 1.5
+            probs = np.exp(logits - np.logaddexp.reduce(logits))
+            wanted.append(min(max(2 * target - weighted / weight, 0), 1))
+            distance = np.abs(probs - wanted[-1]) / 0.3
+            drawn_from(entry, 5 - 10 * distance**2 / (1 + distance))
+            weighted = probs[entry.token_id] + decay * weighted
+            weight = 1 + decay * weight
+        assert max(wanted) - min(wanted) > 0.01
+        assert way.refusal(**{field: bad})[:2] == (400, field)
+
+
+adapted("adaptive_target", 1.5)
+adapted("adaptive_decay", 1, adaptive_decay=0.3)
+
+
 @row("no_repeat_ngram_size")
 def _(way: Way) -> None:
     asked = {"seed": 3, "max_tokens": 40, "ignore_eos": True, "logprobs": True}

@@ -115,6 +115,20 @@ def test_a_row_goes_on_on_either_side(made, rows, engine, at):
     assert run(engine, rest)[0][0] == tokens[0][at:]
 
 
+def test_the_state_of_a_stage_goes_past_the_switch(engine, rows):
+    """What mirostat leaves is the same where the text is read anew on the way and where it is scored in one go."""
+    extra = {"mirostat": 2, "mirostat_tau": 5.0, "mirostat_eta": 0.5}
+    asked = [dataclasses.replace(one, params=one.params.changed(**extra)) for one in rows[:2]]
+    tokens, figures, _ = run(engine, *asked)
+    for which, one in enumerate(asked):
+        found = engine.score(one, np.array(tokens[which], np.int32))
+        names = found._fields
+        kept, logprobs = (figures[which][names.index(name)] for name in ("kept", "sampling_logprob"))
+        assert len(set(kept.tolist())) > 5
+        assert np.mean(found.kept == kept) > 0.9, "a token may lie within rounding of the limit"
+        np.testing.assert_allclose(found.sampling_logprob, logprobs, atol=2e-2)
+
+
 def test_a_row_with_a_grammar_keeps_its_place_in_it(engine, decoder, logprobs):
     """A list that has to be long: its tokens are drawn one by one, and penalties count what came before the switch."""
     words = Vocabulary([bytes([i]) for i in range(256)], size=decoder[0].vocab_size, ends=(END,))

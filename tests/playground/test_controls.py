@@ -22,7 +22,7 @@ EVERYTHING = {
     "context_length_exceeded_behavior": "error",
     **{name: 0.5 * (one.low + one.high) for name, one in LIBRARY_FIELDS.items() if one.kind == "number"},
     **{name: 3 for name, one in LIBRARY_FIELDS.items() if one.kind == "integer"},
-    "p_less": 2, "dry_sequence_breakers": ["\n", ":"],
+    "p_less": 2, "mirostat": 2, "dry_sequence_breakers": ["\n", ":"],
 }  # fmt: skip
 #: Fields that cannot stand beside response_format.
 FILTERS = {"bad_words": ["sorry", '"'], "allowed_token_ids": [1, 2]}

@@ -34,7 +34,8 @@ ASKED: dict[str, Callable[[float], dict[str, float]]] = {
 
 
 def test_every_stage_is_here() -> None:
-    assert list(ASKED) == [stage.name for stage in LIBRARY if not stage.reads_ids], "test_sequences has the others"
+    others = "test_sequences and test_states have the others"
+    assert list(ASKED) == [stage.name for stage in LIBRARY if not stage.reads_ids and stage.state is None], others
 
 
 def rows(asked: Callable[[float], dict[str, float]], count: int = CASES) -> list[SamplingParams]:
@@ -231,13 +232,15 @@ def test_rows_in_a_mixed_batch_equal_rows_alone_and_neutral_ones_keep_every_bit(
 
 def test_a_request_that_asks_for_a_stage_runs_it_at_its_place() -> None:
     extra = {name: value for one in ASKED.values() for name, value in one(0.4).items()}
-    every = SamplingParams(extra={**extra, "no_repeat_ngram_size": 3, "dry_multiplier": 0.8})
+    extra |= {"no_repeat_ngram_size": 3, "dry_multiplier": 0.8, "mirostat": 2, "adaptive_target": 0.5}
+    every = SamplingParams(extra=extra)
     for base, order in ORDERS.items():
         found = order_of(placed(base, [every]))
         assert tuple(stage for stage in found if stage not in LIBRARY) == order
         assert {stage for stage in found if stage not in order} == set(LIBRARY)
     chain = [stage.name for stage in order_of(placed("llama.cpp", [every]))]
     wanted = ["presence", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature"]
+    wanted += ["mirostat", "adaptive_p"]
     assert [name for name in chain if name in wanted] == wanted
     assert placed("llmlab", [SamplingParams(extra={"xtc_threshold": 0.3})]) == "llmlab", "off without a probability"
     assert placed("llmlab", [SamplingParams(), every]) == placed("llmlab", [every])

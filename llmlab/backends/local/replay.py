@@ -7,8 +7,9 @@ them, and the same writer turns them into text and segments.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -28,9 +29,11 @@ from llmlab.protocol.request import Request
 from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, logprobs_and_entropy
-from llmlab.sampling.orders import order_of, placed
+from llmlab.sampling.orders import order_key, order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, stack
 from llmlab.sampling.pipeline import process
+from llmlab.sampling.states import stateful
+from llmlab.sampling.trail import Trail
 from llmlab.text.stops import StopMatcher
 
 __all__ = ["continue_from", "grammar_masks", "next_candidates", "score_all"]
@@ -145,7 +148,7 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
     order = placed(start.order, [row.params])
     inputs = stack([row.params], vocab_size=V, ends=model.end_ids, order=order_of(order))
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
-    history = history_of(start.prompt, ids, vocab_size=V, order=order_of(order))
+    history = history_of(start.prompt, ids, vocab_size=V, order=order_of(order), states=row.states)
     raw, processed = _logprobs(
         model.engine.next_logits(row.given, adapter=row.adapter)[None, :], inputs, history, order=order
     )
@@ -199,7 +202,7 @@ class _Start(NamedTuple):
         params = self.model.sampling_params(self.request, seed=self.seed, choice=one.choice)
         ignore = self.request.ignore_eos
         adapter = self.model.adapter(self.request.model)
-        return Row(
+        row = Row(
             self.prompt,
             params,
             budget=budget,
@@ -208,6 +211,20 @@ class _Start(NamedTuple):
             made=one.ids,
             adapter=adapter,
         )
+        return replace(row, states=self._states(row)) if len(one.ids) else row
+
+    def _states(self, row: Row) -> Mapping[str, np.ndarray] | None:
+        """The states that the sampler's stages have after a row's given tokens; None where none has one."""
+        order = placed(order_key(self.order), [row.params])
+        stages, engine, grammar = order_of(order), self.model.engine, row.grammar
+        if not stateful(stages):
+            return None
+        inputs = stack([row.params], vocab_size=engine.config.vocab_size, ends=self.model.end_ids, order=stages)
+        trail = Trail(
+            partial(engine.logits, replace(row, made=row.made[:0]), row.made), prompt=row.prompt, made=row.made
+        )
+        masks = None if grammar is None else lambda: _masks(self.model, self.request, grammar, row.made)
+        return trail.states(inputs, order=order, rows=[row.params], masks=[masks])
 
     def is_ended(self, one: GivenTokens) -> bool:
         """Whether the last of the tokens ends the choice."""
