@@ -11,11 +11,13 @@ from jaxtyping import Array, Bool, Float32, Float64
 
 from llmlab.distributions.blocks import blocks, bucket
 from llmlab.distributions.probabilities import log_softmax
+from llmlab.errors import RequestError
 from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
 from llmlab.sampling.pipeline import process
+from llmlab.sampling.states import stateful
 
 __all__ = ["Processed"]
 
@@ -31,7 +33,7 @@ class Processed:
         order: the order of the sampler's stages.
 
     Raises:
-        RequestError: the order lacks a stage that the settings ask for.
+        RequestError: the order lacks a stage that the settings ask for, or has a stage with a state of its own.
     """
 
     def __init__(
@@ -48,6 +50,13 @@ class Processed:
         # One size for the whole search, and a power of two, so that few searches compile anything.
         self._room = 1 << (len(prompt_ids) + most).bit_length()
         self._stages = order_of(self._order)
+        for stage in stateful(self._stages):
+            field = next((one.name for one in stage.fields), stage.name)
+            raise RequestError(
+                f"the stage {stage.name} adjusts itself to every token that is drawn, which a search over many "
+                f"sequences does not do: leave {field} out",
+                param=field,
+            )
         self._neutral: bool | None = None
 
     def _is_neutral(self, vocab_size: int) -> bool:

@@ -241,6 +241,8 @@ WRONG = [
             ("xtc_probability", 0.5, "at random"),
         )
     ),
+    ("mirostat", "beam_search", {"mirostat": 2}, "the stage mirostat adjusts itself.*leave mirostat out"),
+    ("adaptive_target", "arithmetic_sample", {"adaptive_target": 0.3}, "leave adaptive_target out"),
 ]
 
 
