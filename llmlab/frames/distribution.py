@@ -52,6 +52,18 @@ FLIP_POINTS_COLUMNS: dict[str, str] = {
 }
 
 
+#: One row per position and token that could be drawn; see `NextTokens.kept_frame`.
+KEPT_COLUMNS: dict[str, str] = {
+    "position": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "drawn": "flag",
+}
+
+
 def next_token_frame(
     step: Step,
     ids: Int64[np.ndarray, " K"],
@@ -83,6 +95,37 @@ def next_token_frame(
         "kept": np.isfinite(sampling_logprob).ravel(),
     }
     return build(columns, {**(cell_kinds or {}), **NEXT_TOKEN_COLUMNS})
+
+
+def kept_frame(
+    ids: Sequence[Int64[np.ndarray, " _"]],
+    logprobs: Sequence[Float64[np.ndarray, " _"]],
+    sampling_logprobs: Sequence[Float64[np.ndarray, " _"]],
+    *,
+    positions: Sequence[int],
+    drawn: Sequence[int | None],
+    names: TokenNames | None,
+) -> pd.DataFrame:
+    """The frame of the tokens that could be drawn at T positions.
+
+    Args:
+        ids: of each position, most likely first.
+        logprobs: of these tokens, raw.
+        sampling_logprobs: of these tokens in the distribution that is sampled from.
+        positions: the positions.
+        drawn: the token of the answer at each.
+        names: what the tokens are called; None where there are no positions.
+    """
+    every = np.concatenate([*ids, np.zeros(0, np.int64)]).tolist()
+    named = names.columns(every) if names else {"token": [], "token_id": [], "bytes": []}
+    columns: dict[str, object] = {
+        "position": [at for at, some in zip(positions, ids, strict=True) for _ in range(len(some))],
+        **{name: list(values) for name, values in named.items()},
+        "logprob": np.concatenate([*logprobs, np.zeros(0)]),
+        "sampling_logprob": np.concatenate([*sampling_logprobs, np.zeros(0)]),
+        "drawn": [token == own for own, some in zip(drawn, ids, strict=True) for token in some.tolist()],
+    }
+    return build(columns, KEPT_COLUMNS)
 
 
 def stages_frame(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str, names: TokenNames) -> pd.DataFrame:

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from llmlab.distributions.probabilities import log_softmax
 from llmlab.errors import RequestError
-from llmlab.protocol.arguments import most, place
+from llmlab.protocol.arguments import OrderLike, most, place
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.next_token import NextToken
@@ -97,6 +97,42 @@ class NextTokens(Sequence[NextToken]):
             for name in NEXT_TOKEN_COLUMNS:
                 columns[name] += frame[name].tolist()
         return build(columns, kinds)
+
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
+    def kept(self, *, order: OrderLike | None = None, **fields: Any) -> Bool[np.ndarray, "T V"]:
+        """Which tokens could be drawn at each position: those that no stage of the sampler and no grammar removed.
+
+        The mask that training on sampled answers has to lay on the logits where the sampler truncates.
+
+        Raises:
+            RequestError: a field is unknown or out of range.
+        """
+        found = [np.isfinite(step.sampling_logprobs(order=order, **fields)) for step in self._steps]
+        return np.stack(found) if found else np.zeros(self.logits.shape, bool)
+
+    @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
+    def kept_frame(self, *, order: OrderLike | None = None, **fields: Any) -> pd.DataFrame:
+        """One row per position and token that could be drawn there, the most likely first.
+
+        Columns: position, token, token_id, bytes, logprob (raw), sampling_logprob, drawn (whether it is the answer's).
+
+        Raises:
+            RequestError: a field is unknown or out of range, or the frame would have more than 5,000,000 rows.
+        """
+        from llmlab.frames.distribution import kept_frame
+
+        found = [step.sampling_logprobs(order=order, **fields) for step in self._steps]
+        ids = [step.ranking[np.isfinite(one[step.ranking])] for step, one in zip(self._steps, found, strict=True)]
+        if (rows := sum(map(len, ids))) > MOST_ROWS:
+            raise RequestError(f"{rows:,} tokens could be drawn at {len(ids):,} positions: truncate, or take a slice")
+        return kept_frame(
+            ids,
+            [step.logprobs[some] for step, some in zip(self._steps, ids, strict=True)],
+            [one[some] for one, some in zip(found, ids, strict=True)],
+            positions=[len(step.made) for step in self._steps],
+            drawn=[step.drawn for step in self._steps],
+            names=self._steps[0].token_names if self._steps else None,
+        )
 
     def __repr__(self) -> str:
         T = len(self)

@@ -158,6 +158,13 @@ class Result(Answer):
 
         return next_tokens(self.data, self._asker().backend, choice=self._choice(choice).index)
 
+    def kept_frame(self, *, choice: int = 0) -> pd.DataFrame:
+        """The tokens that could be drawn at each position of a choice, by id; see `NextTokens.kept_frame`.
+
+        Raises what `next_tokens` does.
+        """
+        return self.next_tokens(choice=choice).kept_frame()
+
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row per token.
 

@@ -58,6 +58,8 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Result.prompt_logprobs_frame": story.prompt_logprobs_frame(),
         "NextToken.frame": next_token.frame(),
         "NextTokens.frame": story.next_tokens(choice=1).frame(top=3),
+        "NextTokens.kept_frame": story.next_tokens(choice=1).kept_frame(top_k=9),
+        "Result.kept_frame": story.kept_frame(),
         "TokenList.frame": demo.tokenize("Name a colour.").frame(),
         "NextToken.stages_frame": next_token.stages_frame(),
         "NextToken.flip_points_frame": next_token.flip_points_frame(" Blue"),

@@ -86,6 +86,34 @@ def test_they_are_a_sequence_with_a_frame(demo: Lab, monkeypatch: pytest.MonkeyP
     assert list(found[:0].frame().columns) == list(frame.columns)
 
 
+def test_which_tokens_were_kept_by_id(demo: Lab) -> None:
+    """As many as the engine counted, and those that top_k and min_p leave in float64."""
+    result = demo.chat(PROMPT, seed=3, n=2, temperature=1.3, top_k=12, min_p=0.02, max_tokens=9)
+    for choice in (0, 1):
+        found = result.next_tokens(choice=choice)
+        mask, frame = found.kept(), result.kept_frame(choice=choice)
+        assert mask.shape == found.logits.shape and mask.sum(axis=1).tolist() == result[choice].tokens.kept.tolist()
+        for at, logits in enumerate(found.logits.astype(np.float64)):
+            first = np.argsort(-logits, kind="stable")[:12]
+            likely = first[(logits[first] - logits.max()) / 1.3 >= np.log(0.02)]
+            own = frame[frame["position"] == at]
+            assert own["token_id"].tolist() == likely.tolist() and np.flatnonzero(mask[at]).tolist() == sorted(likely)
+            assert own.loc[own["drawn"], "token_id"].tolist() == [result[choice].tokens.ids[at]]
+            expected = logits[likely] / 1.3 - np.log(np.exp(logits[likely] / 1.3).sum())
+            np.testing.assert_allclose(own["sampling_logprob"], expected, atol=1e-4)
+    assert (found.kept(top_k=1, min_p=0.0).sum(axis=1) == 1).all()
+    assert not len(found[:0].kept_frame()) and found[:0].kept().shape == (0, mask.shape[1])
+
+
+def test_what_a_grammar_forbids_was_not_kept(demo: Lab) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["Red", "Blue"]}}}
+    result = demo.chat("Name a colour.", seed=3, response_format=form, max_tokens=12)
+    frame = result.kept_frame()
+    counts = frame.groupby("position").size().tolist()
+    assert counts == result[0].tokens.kept.tolist() and max(counts) < 60
+    assert frame.groupby("position")["drawn"].sum().eq(1).all()
+
+
 def test_where_there_are_none(demo: Lab) -> None:
     result = demo.chat(PROMPT, seed=3, max_tokens=3)
     with pytest.raises(IndexError, match="choice 1 is outside"):
