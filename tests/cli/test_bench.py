@@ -22,6 +22,7 @@ from llmlab.cli.bench.contenders.gguf_file import write_gguf
 from llmlab.cli.bench.decode import Work, ideal
 from llmlab.cli.bench.figures import Figure, ceilings_of, from_line, in_turn, to_line
 from llmlab.cli.bench.subject import SHAPES, Options, float_dtype, subject
+from llmlab.cli.bench.table import table
 from llmlab.cli.load_memory import load_memory
 from llmlab.errors import CheckpointError
 from llmlab.models.families import parameter_count, read_config
@@ -170,3 +171,22 @@ def test_what_llama_cpp_is_not_given_is_one_error(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model", family="gemma2")
     with pytest.raises(CheckpointError, match="llama, qwen2, qwen3"):
         write_gguf(folder, tmp_path / "model.gguf", dtype="float32")
+
+
+def test_the_table_of_goals():
+    figures = [
+        Figure("mixed", "beside / alone", 2.5, "x"),
+        Figure("sweep", "1,000 uneven answers: speed / of full even batches", 0.85, "x"),
+        Figure("sweep", "prompts read for all of them", 1, "prompts"),
+        Figure("decode", "rows 1, context 64, plain", 40.0, "tokens/s", share=0.93, ceiling="matrix-vector"),
+    ]
+    runs = [
+        {**report.facts(), "options": {"model": model}, "figures": [one._asdict() for one in figures]}
+        for model in ("demo", "shape:qwen2-0.5b")
+    ]
+    lines = table(runs).splitlines()
+    assert "| longest gap of a stream beside 7 prompts of 960 tokens over that alone | demo | <= 3 | 2.50 |" in lines
+    [sweep] = [line for line in lines if line.startswith("| 1,000 uneven answers")]
+    assert sweep.endswith("| demo | >= 0.9, <= 1, <= 0 | **0.85**, 1, not measured |")
+    assert any(line.endswith("| qwen2-0.5b | >= 0.9 | 0.93 |") for line in lines)
+    assert jax.devices()[0].device_kind in lines[-1] and jax.__version__ in lines[-1]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from llmlab.cli.bench.figures import Figure
@@ -48,5 +49,7 @@ def facts() -> dict[str, Any]:
 
 def to_json(options: Options, figures: Sequence[Figure]) -> str:
     """Everything about a run; `figures` are objects with the fields of `Figure`."""
-    asked = options._replace(ceilings={})._asdict()
+    # Of a model's folder or file its name alone: where it lies is nobody else's concern.
+    model = Path(options.model).name if Path(options.model).exists() else options.model
+    asked = options._replace(ceilings={}, model=model)._asdict()
     return json.dumps({**facts(), "options": asked, "figures": [one._asdict() for one in figures]}, indent=1)

@@ -72,7 +72,7 @@ _LINES = (
     ),
     _Line(
         "second turn of a chat, time to the first token over the first turn's; prompts read for tree(3, 3)",
-        _DEMO, "turns", ("second turn after 1024 tokens / first", "tree(depth=3, width=3)"), ("<= 0.15", "<= 1"),
+        _DEMO, "turns", ("second turn after 512 tokens / first", "tree(depth=3, width=3)"), ("<= 0.15", "<= 1"),
     ),
     _Line(
         "longest gap of a stream beside 7 prompts of 960 tokens over that alone",
@@ -120,12 +120,13 @@ _LINES = (
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """The Markdown table of runs, which are what `report.to_json` writes, each for another model."""
-    found = {run["options"]["model"].removeprefix("shape:"): run for run in runs}
     lines = ["| work | model | goal | measured |", "| --- | --- | --- | --- |"]
     for line in _LINES:
-        if line.model in found:
-            goal = ", ".join(goal or "-" for goal in line.goals)
-            lines.append(f"| {line.words} | {line.model} | {goal} | {', '.join(_values(line, found[line.model]))} |")
+        for run in runs:
+            # A model's file may say more in its name, such as how it is quantized.
+            if run["options"]["model"].removeprefix("shape:").lower().startswith(line.model):
+                goal = ", ".join(goal or "-" for goal in line.goals)
+                lines.append(f"| {line.words} | {line.model} | {goal} | {', '.join(_values(line, run))} |")
     return "\n".join([*lines, "", *_where(runs)])
 
 
