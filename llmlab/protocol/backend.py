@@ -278,6 +278,7 @@ class LogitsBackend(Backend, Protocol):
     @property
     def widest_search(self) -> int:
         """The most rows that `search` can have."""
+        return 1
 
     def search(
         self, prompt: Int32[np.ndarray, " L"], *, rows: int, max_tokens: int, model: str | None = None

@@ -146,7 +146,7 @@ def test_a_peer_that_is_not_installed_or_does_not_start_is_named(monkeypatch):
         ("transformers", "torch is not installed"),
         ("llama.cpp", "xllamacpp, gguf is not installed"),
     ]
-    assert figures[-1].setting == "rows 1, llmlab" and figures[-1].value > 0
+    assert figures[-1].setting == "rows 1, prompt 8, llmlab" and figures[-1].value > 0
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     monkeypatch.setitem(peers._OTHERS, "transformers", ("nowhere", ()))
     monkeypatch.setitem(peers._OTHERS, "llama.cpp", ("nowhere", ()))

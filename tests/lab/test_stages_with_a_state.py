@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jax.numpy as jnp
 import numpy as np
+import openai
 import pytest
 
 import llmlab
@@ -140,16 +139,15 @@ def test_a_second_sweep_compiles_nothing(demo: Lab, steady: Stage) -> None:
 
 def test_over_http(demo: Lab, steady: Stage) -> None:
     here = demo.chat(ASK, seed=7, max_tokens=8, **FIELDS)
-    body = {"model": "demo", "messages": [{"role": "user", "content": ASK}], "seed": 7, "max_tokens": 8, **FIELDS}
-    with running(demo.backend) as server:
-        address = f"{server.url}/v1/chat/completions"
-        whole = httpx.post(address, json=body).json()
-        assert whole["choices"][0]["message"]["content"] == here.text
-        with httpx.stream("POST", address, json={**body, "stream": True}) as response:
-            chunks = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
-        assert "".join(one["choices"][0]["delta"].get("content") or "" for one in chunks) == here.text
-        refused = httpx.post(address, json={**body, "goal": 9})
-        assert refused.status_code == 400 and refused.json()["error"]["param"] == "goal"
+    asked: Any = {"model": "demo", "messages": [{"role": "user", "content": ASK}], "seed": 7, "max_tokens": 8}
+    with running(demo.backend) as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+        ask = client.chat.completions.create
+        assert ask(**asked, extra_body=FIELDS).choices[0].message.content == here.text
+        chunks = list(ask(**asked, stream=True, extra_body=FIELDS))
+        assert "".join(one.choices[0].delta.content or "" for one in chunks if one.choices) == here.text
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(**asked, extra_body={**FIELDS, "goal": 9})
+        assert refused.value.param == "goal"
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
