@@ -15,7 +15,7 @@ def test_every_peer_answers():
     figures = list(WITH_PEERS["peers"](asked))
     assert [one.note for one in figures] == [""] * len(figures)
     assert {one.setting for one in figures} == {
-        f"rows {rows}{told}"
+        f"rows {rows}, prompt 8{told}"
         for rows in (1, 3)
         for told in (", llmlab", ", transformers", ", llama.cpp", ": llmlab / transformers", ": llmlab / llama.cpp")
     }
