@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float64
 
-from llmlab.search.space import Path, Space
+from llmlab.search.space import Path, Space, largest
 
 __all__ = ["Beam", "EarlyStopping", "beam_search"]
 
@@ -128,12 +128,12 @@ def _step(
     # A row without any token is a text that is complete: it can neither go on nor end with a token.
     complete = [one for one, any_token in zip(group.live, np.isfinite(own).any(axis=1), strict=True) if not any_token]
     group.found += [_beam(one.path, one.total, "stop", group, power=power) for one in complete]
-    best = _best(totals, max(2, 1 + len(ends)) * group.size)
+    best = largest(totals.reshape(-1), max(2, 1 + len(ends)) * group.size)
     width = totals.shape[1]
     going: list[_Live] = []
     ended: list[Beam] = []
     for place, at in enumerate(best):
-        row, token = divmod(int(at), width)
+        row, token = divmod(at, width)
         one, total = group.live[row], float(totals[row, token])
         path = one.path.then(token, own[row, token])
         if (last or token in ends) and place < group.size:
@@ -154,11 +154,3 @@ def _goes_on(group: _Group, early_stopping: EarlyStopping, *, scale: float) -> b
     if len(group.found) < group.size:
         return True
     return early_stopping is not True and group.live[0].total / scale > group.found[-1].score
-
-
-def _best(totals: Float64[np.ndarray, "K V"], count: int) -> list[int]:
-    """The numbers of the largest finite totals in the flattened array, falling; the first of equal ones first."""
-    flat = totals.reshape(-1)
-    least = np.partition(flat, -count)[-count] if count < len(flat) else -np.inf
-    found = np.flatnonzero((flat >= least) & (flat > -np.inf))
-    return [int(at) for at in found[np.argsort(-flat[found], kind="stable")][:count]]

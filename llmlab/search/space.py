@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float64, Int64
 
-__all__ = ["Path", "Space"]
+__all__ = ["Path", "Space", "largest"]
 
 
 @runtime_checkable
@@ -51,3 +51,10 @@ class Path(NamedTuple):
     def logprob(self) -> float:
         """The log-probability of the whole sequence."""
         return float(sum(self.logprobs))
+
+
+def largest(values: Float64[np.ndarray, " N"], count: int) -> list[int]:
+    """Returns where the `count` largest finite values are, falling; the first of equal ones first."""
+    least = np.partition(values, -count)[-count] if count < len(values) else -np.inf
+    found = np.flatnonzero((values >= least) & (values > -np.inf))
+    return [int(at) for at in found[np.argsort(-values[found], kind="stable")][:count]]

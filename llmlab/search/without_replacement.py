@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from llmlab.search.noise import generator
-from llmlab.search.space import Path, Space
+from llmlab.search.space import Path, Space, largest
 
 __all__ = ["Drawn", "Sample", "inclusion_probability", "sample_without_replacement"]
 
@@ -116,7 +116,7 @@ def _step(
         below = node.logprob + own
         noise = -np.log(generator(seed, _CHILDREN, path=node.path.tokens).standard_exponential(len(own)))
         values = _with_maximum(below + noise, node.perturbed)
-        for token in _largest(values, count):
+        for token in largest(values, count):
             reason = "stop" if token in space.ends else "length" if last else None
             child = node.path.then(token, own[token])
             found.append(_Node(child, float(below[token]), float(values[token]), node.row, reason))
@@ -131,10 +131,3 @@ def _with_maximum(values: Float64[np.ndarray, " V"], maximum: float) -> Float64[
         rest = np.where(below > -np.log(2), np.log(-np.expm1(below)), np.log1p(-np.exp(below)))
     v = maximum - values + rest
     return np.asarray(maximum - np.maximum(0.0, v) - np.log1p(np.exp(-np.abs(v))))
-
-
-def _largest(values: Float64[np.ndarray, " V"], count: int) -> list[int]:
-    """The tokens with the largest finite values, falling."""
-    least = np.partition(values, -count)[-count] if count < len(values) else -np.inf
-    found = np.flatnonzero((values >= least) & (values > -np.inf))
-    return [int(at) for at in found[np.argsort(-values[found], kind="stable")][:count]]

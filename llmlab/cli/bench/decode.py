@@ -89,6 +89,9 @@ def growth(options: Options) -> Iterator[Figure]:
         runs = {(context, made): run(context, made) for context in contexts for made in (1, tokens)}
         took = in_turn(runs, repeats=options.repeats)
         steps = [(took[context, tokens] - took[context, 1]) / (tokens - 1) for context in contexts]
+        if min(steps) <= 0:
+            yield Figure("growth", "slope", None, "x", note="too few tokens to be measured")
+            return
         read = [_GROWING * engine.programs.cache_bytes(width=1, length=length) for length in engine.lengths]
         read = read[: len(contexts)]
         slope, start = np.polyfit(read, steps, 1)

@@ -14,7 +14,7 @@ import numpy as np
 
 from llmlab.cli.bench.figures import Figure, compiled, in_turn, seconds
 from llmlab.cli.bench.subject import PLAIN, SAMPLED, Options, prompt_of, rows_of, run_rows, subject
-from llmlab.engine.engine import Engine
+from llmlab.engine.engine import IDLE_SECONDS, Engine
 from llmlab.engine.scheduler import Row
 from llmlab.engine.score_plan import Text
 from llmlab.sampling.params import SamplingParams
@@ -22,15 +22,17 @@ from llmlab.sampling.params import SamplingParams
 __all__ = ["many", "mixed", "pinned", "scoring", "structured", "sweep", "turns"]
 
 
+#: Answers to one prompt, and the prompt's tokens, or as many as the context has room for.
+MANY = ((128, 512), (32, 2048))
+
+
 def many(options: Options) -> Iterator[Figure]:
     """n answers to one prompt against one, and against as many answers to a short prompt."""
     with subject(options) as found:
         engine = found.engine
-        for count, length in ((128, 512), (32, 2048)):
+        for count, length in MANY:
+            length = min(length, engine.max_context - 128)
             setting = f"n {count}, prompt {length}"
-            if length + 64 > engine.max_context:
-                yield Figure("many", setting, None, "x", note="longer than the context")
-                continue
             fresh = _fresh_prompts(engine)
 
             def run(n: int, tokens: int, size: int, fresh: Callable[[int], np.ndarray] = fresh) -> None:
@@ -52,12 +54,15 @@ def many(options: Options) -> Iterator[Figure]:
 
 
 def _most_bytes(engine: Engine, rows: list[Row]) -> int:
-    """The most bytes that the caches of a batch take on the device while it is decoded."""
-    most = 0
-    for _ in engine.submit(rows):
+    """The most bytes of the caches of a batch while it is decoded, on the device, without what was kept before."""
+
+    def held() -> int:
         # Arrays with rows, positions and heads: only caches have as many axes.
-        most = max(most, sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4))
-    return most
+        return sum(x.nbytes for x in jax.live_arrays() if x.ndim == 4)
+
+    time.sleep(IDLE_SECONDS + 1.0)  # until the batch before is freed
+    before = held()
+    return max(held() for _ in engine.submit(rows)) - before
 
 
 def turns(options: Options) -> Iterator[Figure]:
