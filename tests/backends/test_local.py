@@ -293,7 +293,7 @@ def test_ids_that_only_the_model_has_can_be_named_as_they_can_be_drawn(tmp_path)
 def test_a_token_that_only_the_tokenizer_has_is_refused_where_it_is_used(tmp_path):
     lab = llmlab.load(tiny_checkpoint(tmp_path / "short", vocab_size=260), slots=1, max_context=128, quiet=True)
     assert any("the tokenizer has 261 tokens and the model 260" in note for note in lab.describe()["notes"])
-    assert len(lab.complete("Once", max_tokens=3)[0].tokens) == 3
+    assert len(lab.complete("Once", max_tokens=3, ignore_eos=True)[0].tokens) == 3
     assert lab.next_token(prompt="Once").frame(top=None)["token_id"].max() == 259
     for ask in (lambda: lab.complete("Once </think>"), lambda: lab.score(prompt="Once", given="</think>")):
         with pytest.raises(RequestError, match=r"holds '</think>', token id 260, for which the model has no embedding"):
