@@ -58,6 +58,7 @@ ONLY_IN = {
     "transformers": {"text", "checkpoints"},
     "tokenizers": {"text", "checkpoints", "testing"},
     "huggingface_hub": {"checkpoints"},
+    "numba": {"models"},
     "safetensors": {"checkpoints"},
     "gguf": {"checkpoints", "cli"},
     "fastapi": {"serve"},
@@ -278,7 +279,7 @@ def test_what_is_imported_is_declared():
     """Every third-party import of the package is a declared dependency, so that a plain installation has it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
-    declared = [*project["dependencies"], *extras["serve"], *extras["gguf"]]
+    declared = [*project["dependencies"], *extras["serve"], *extras["gguf"], *extras["cpu"]]
     names = {requirement.partition("[")[0].partition(">")[0].strip().replace("-", "_") for requirement in declared}
     # jaxlib comes with jax, IPython with ipywidgets, starlette with fastapi, markupsafe with jinja2, pydantic_core
     # with pydantic.

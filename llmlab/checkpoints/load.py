@@ -24,6 +24,7 @@ from llmlab.checkpoints.placing import load_int8, load_parameter, row_pieces
 from llmlab.checkpoints.sources.protocol import TensorSource
 from llmlab.errors import CheckpointError
 from llmlab.models.config import ModelConfig
+from llmlab.models.cpu.products import usable
 from llmlab.models.families import build_model, family_of, read_config
 from llmlab.models.parameter import declared_axes, summed_axis
 from llmlab.models.sharding import fitted, parameter_sharding
@@ -134,7 +135,8 @@ def model_from(
         if summed is None:  # what is float32 in every decoder, as a router is, stays so
             flat[rule.path] = slot.replace(load_parameter(source, rule, dtype=slot.dtype, sharding=where))
         else:
-            narrow = load_int8(source, rule, summed=summed, dtype=dtype, sharding=where)
+            turned = where is None and summed == -2 and usable()
+            narrow = load_int8(source, rule, summed=summed, dtype=dtype, sharding=where, turned=turned)
             flat[rule.path] = slot.replace(narrow)
         done += prod(rule.shape) * slot.dtype.itemsize
         if progress:

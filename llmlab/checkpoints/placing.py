@@ -62,7 +62,13 @@ def load_parameter(
 
 
 def load_int8(
-    source: TensorSource, rule: Rule, *, summed: int, dtype: DTypeLike, sharding: NamedSharding | None = None
+    source: TensorSource,
+    rule: Rule,
+    *,
+    summed: int,
+    dtype: DTypeLike,
+    sharding: NamedSharding | None = None,
+    turned: bool = False,
 ) -> Int8:
     """Reads a parameter, rounds it to int8 a few outputs at a time, and puts it where it belongs, with its scales.
 
@@ -75,6 +81,7 @@ def load_int8(
         summed: the axis that a product with it sums over, counted from the end.
         dtype: of the activations.
         sharding: as in `load_parameter`.
+        turned: whether the last two axes are exchanged in memory, as `Int8.turned` says.
 
     Raises:
         CheckpointError: as in `load_parameter`.
@@ -86,7 +93,7 @@ def load_int8(
         spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
         spec[axis] = None
         alike = NamedSharding(sharding.mesh, PartitionSpec(*spec))
-    values, scales = _shares(shape, np.int8, sharding), _shares(one, np.float32, alike)
+    values, scales = _shares(shape, np.int8, sharding, turned=turned), _shares(one, np.float32, alike)
     for scale in scales:
         for block in _blocks(scale.place, inputs=shape[axis]):
             inputs = (*block[:axis], slice(0, shape[axis]), *block[axis + 1 :])
@@ -98,13 +105,19 @@ def load_int8(
                 held = (*block[:axis], share.place[axis], *block[axis + 1 :])
                 if share.place[:axis] + share.place[axis + 1 :] == scale.place[:axis] + scale.place[axis + 1 :]:
                     share.value[_within(held, share.place)] = numbers[_within(held, inputs)]
-    return Int8(_put(values, shape, sharding), _put(scales, one, alike), jnp.dtype(dtype))
+    numbers_held = _put(values, shape, sharding, turned=turned)
+    return Int8(numbers_held, _put(scales, one, alike), jnp.dtype(dtype), turned)
 
 
-def _shares(shape: tuple[int, ...], dtype: DTypeLike, sharding: Sharding | None) -> list[_Share]:
-    """The parts of a parameter that this process's devices hold, without values."""
+def _shares(
+    shape: tuple[int, ...], dtype: DTypeLike, sharding: Sharding | None, *, turned: bool = False
+) -> list[_Share]:
+    """The parts of a parameter that this process's devices hold, without values; turned, it lies on one device."""
     if sharding is None:
-        return [_Share(tuple(slice(0, size) for size in shape), _aligned(shape, dtype), [])]
+        place = tuple(slice(0, size) for size in shape)
+        if turned:
+            return [_Share(place, _aligned((*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2), [])]
+        return [_Share(place, _aligned(shape, dtype), [])]
     held: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         ends = tuple(part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True))
@@ -116,9 +129,9 @@ def _shares(shape: tuple[int, ...], dtype: DTypeLike, sharding: Sharding | None)
     return shares
 
 
-def _put(shares: list[_Share], shape: tuple[int, ...], sharding: Sharding | None) -> jax.Array:
+def _put(shares: list[_Share], shape: tuple[int, ...], sharding: Sharding | None, *, turned: bool = False) -> jax.Array:
     if sharding is None:
-        value = jax.device_put(shares[0].value)
+        value = jax.device_put(shares[0].value.swapaxes(-1, -2) if turned else shares[0].value)
     else:
         pieces = [jax.device_put(share.value, device) for share in shares for device in share.devices]
         value = jax.make_array_from_single_device_arrays(shape, sharding, pieces)
