@@ -133,6 +133,9 @@ def _next(engine: Engine, prompts: Iterator[np.ndarray]) -> None:
 def _work(found: Subject, *, rows: int, context: float, tokens: int) -> Work:
     """What `rows` rows with `context` positions each have to read, and `tokens` tokens to compute."""
     programs = found.engine.programs
-    taken = footprint(found.engine.config, abstract_mesh(), dtype=str(programs.dtype))
-    itemsize = programs.dtype.itemsize
-    return Work(read=taken.active + rows * context * taken.token, operations=2 * tokens * taken.active / itemsize)
+    config, own = found.engine.config, str(programs.dtype)
+    floats = footprint(config, abstract_mesh(), dtype=own)
+    # What is held in int8 is read in int8, and multiplied as often.
+    held = footprint(config, abstract_mesh(), dtype=programs.weights_dtype, cache_dtype=own)
+    operations = 2 * tokens * floats.active / programs.dtype.itemsize
+    return Work(read=held.active + rows * context * held.token, operations=operations)
