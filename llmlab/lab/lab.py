@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmlab.display import banner
 from llmlab.display.progress import progress_bar
 from llmlab.errors import RequestError
+from llmlab.lab.comparisons import Comparisons
 from llmlab.lab.searches import Searches
 from llmlab.protocol.arguments import OrderLike, order_name, orders_of
 from llmlab.protocol.request import Request
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from llmlab.sweeps.sweep import Sweep
 
 
-class Lab(Searches):
+class Lab(Searches, Comparisons):
     """A model, and what can be asked of it; `llmlab.load` and `llmlab.connect` return one.
 
         lab.chat("Tell me a story.")        # a whole answer: a Result, with frames and plots
@@ -37,6 +38,7 @@ class Lab(Searches):
         lab.score("Name an animal.", "Cat") # the logprobs of a given answer
         lab.sweep("Name an animal.", temperature=[0, 1])    # every combination of some parameters
         lab.beam_search("Name an animal.", beams=8)         # the most likely answers; also samples without replacement
+        lab.compare(other, "Name an animal.")               # two models over the same tokens
 
     Every method takes the request's fields by the names that the API gives them (temperature, top_p, seed, n, ...). A
     wrong field or value raises a `RequestError` that names it, before the model is asked.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmlab.plots.check import plot_calibration, plot_check
+    from llmlab.plots.comparison import plot_comparison, plot_comparison_tokens
     from llmlab.plots.completion import (
         Alternatives,
         alternatives,
@@ -34,6 +35,8 @@ _PLACES = {
     "plot_calibration": "check",
     "plot_entropy": "completion",
     "plot_check": "check",
+    "plot_comparison": "comparison",
+    "plot_comparison_tokens": "comparison",
     "plot_diff": "counterfactual",
     "plot_sensitivity": "counterfactual",
     "plot_diversity": "diversity",
@@ -57,6 +60,8 @@ __all__ = [
     "plot_calibration",
     "plot_entropy",
     "plot_check",
+    "plot_comparison",
+    "plot_comparison_tokens",
     "plot_diff",
     "plot_sensitivity",
     "plot_diversity",

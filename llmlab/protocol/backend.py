@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from llmlab.sampling.params import SamplingParams
 
 
-__all__ = ["Backend", "BodyBackend", "Candidates", "Frontier", "GivenTokens", "LogitsBackend", "Scoring", "Stream"]
+__all__ = [
+    "Backend",
+    "BodyBackend",
+    "Candidates",
+    "Frontier",
+    "GivenTokens",
+    "LogitsBackend",
+    "Reloadable",
+    "Scoring",
+    "Stream",
+]
 
 
 class GivenTokens(NamedTuple):
@@ -195,6 +205,18 @@ class BodyBackend(Backend, Protocol):
 
         Raises:
             RequestError: the endpoint refuses the body; EngineError: it fails, or answers no JSON object.
+        """
+
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """A backend whose checkpoint can be loaded once more."""
+
+    def reloaded(self, *, dtype: str) -> LogitsBackend:
+        """Load the same checkpoint in another dtype.
+
+        Raises:
+            RequestError: an unknown dtype, or there is no checkpoint.
         """
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Float64
 from llmlab.distributions.probabilities import log_softmax
 from llmlab.errors import RequestError
 from llmlab.protocol.arguments import OrderLike, most, place
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.next_token import NextToken
@@ -23,7 +24,7 @@ from llmlab.text.token_names import TokenNames
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NextTokens", "next_tokens"]
+__all__ = ["NextTokens", "next_tokens", "read_tokens"]
 
 
 class NextTokens(Sequence[NextToken]):
@@ -154,20 +155,38 @@ def next_tokens(completion: Completion, backend: object, *, choice: int) -> Next
             other weights.
     """
     model, found = model_of(completion, backend), choice_of(completion, choice)
-    ids, reported = found.tokens.ids, found.tokens.logprob
+    read = read_tokens(completion, model, choice=choice, model=completion.request.model)
+    for at, (row, token) in enumerate(zip(read.logits, found.tokens.ids, strict=True)):
+        if token >= len(row) or abs(row[token] - _log_sum(row) - found.tokens.logprob[at]) > SAME:
+            raise other_weights(completion, position=at, logprob=float(found.tokens.logprob[at]))
+    return read
+
+
+def read_tokens(completion: Completion, backend: LogitsBackend, *, choice: int, model: str | None) -> NextTokens:
+    """The distributions that a model, whichever it is, has at all positions of a choice; one pass of it.
+
+    Args:
+        completion: any model's, over the same vocabulary.
+        backend: the model that reads it.
+        choice: the index of the choice.
+        model: the name by which the backend is asked, as a request has it; None for the model's own.
+
+    Raises:
+        PlaceError: there is no such choice.
+        RequestError: the ids of the tokens are not known.
+    """
+    ids = choice_of(completion, choice).tokens.ids
     if (ids < 0).any():
         raise RequestError("the endpoint did not return the ids of these tokens, so they cannot be read again")
-    parts = list(model.logits(completion.prompt_ids, ids, model=completion.request.model)) if len(ids) else []
+    parts = list(backend.logits(completion.prompt_ids, ids, model=model)) if len(ids) else []
     logits = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
-    for at, (row, token) in enumerate(zip(logits, ids, strict=True)):
-        if token >= len(row) or abs(row[token] - _log_sum(row) - reported[at]) > SAME:
-            raise other_weights(completion, position=at, logprob=float(reported[at]))
     V = logits.shape[1]
-    names = TokenNames(model.token_bytes, model.token_names, vocab_size=V)
+    names = TokenNames(backend.token_bytes, backend.token_names, vocab_size=V)
     trail = Trail(lambda: [logits], prompt=completion.prompt_ids, made=ids)
+    request = completion.request if completion.request.model == model else completion.request.replace(model=model)
     steps = [
         NextToken(
-            row, backend=model, request=completion.request, prompt_ids=completion.prompt_ids, made=ids[:at],
+            row, backend=backend, request=request, prompt_ids=completion.prompt_ids, made=ids[:at],
             order=completion.order, seed=completion.seed, choice=choice, drawn=int(ids[at]), token_names=names,
             trail=trail,
         )

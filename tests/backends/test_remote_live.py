@@ -281,6 +281,8 @@ def test_what_needs_the_model_says_what_to_do(remote):
         "tree": lambda: result.tree(depth=2, width=2),
         "orders": lambda: remote.compare_orders("hello"),
         "beams": lambda: remote.beam_search("hello"),
+        "compare": lambda: remote.compare(remote, "hello"),
+        "drift": lambda: remote.drift("hello"),
         "a sample": lambda: remote.sample_without_replacement("hello"),
         "codes": lambda: remote.arithmetic_sample("hello"),
         "complete": lambda: remote.complete("hello"),

@@ -49,6 +49,7 @@ def frames(demo) -> dict[str, pd.DataFrame]:
     truth = [{"messages": "Name a colour.", "distribution": {"Red": 0.5, "Blue": 0.5}}]
     calibration = demo.check_calibration(truth)
     beams = demo.beam_search("Name an animal.", beams=3, max_tokens=4)
+    comparison = demo.compare(demo, story)
     return {
         "Audit.frame": demo.audit(only=["top_k", "stop"], seed=1).frame(),
         "Answer.logprobs_frame": story.logprobs_frame(),
@@ -77,6 +78,11 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Sweep.summary_frame": sweep.summary_frame(),
         "SearchResult.frame": beams.frame(),
         "SearchResult.tokens_frame": beams.tokens_frame(),
+        "Comparison.frame": comparison.frame(),
+        "Comparison.texts_frame": comparison.texts_frame(),
+        "Comparison.classes_frame": comparison.classes_frame(),
+        "Comparison.entropy_frame": comparison.entropy_frame(ranges=3),
+        "Drift.frame": demo.drift(story, dtypes=["int8"]).frame(),
         "SamplerCheck.frame": check.frame(),
         "Calibration.frame": calibration.frame(),
         "Calibration.prompts_frame": calibration.prompts_frame(),

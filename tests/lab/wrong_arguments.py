@@ -118,6 +118,11 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "choice of all", lambda d, r, w, s: r.next_tokens(choice="0"), "choice must be an integer, got '0'"
     yield "one of all", lambda d, r, w, s: r.next_tokens()[1.5], "position must be an integer, got 1.5"
     yield "an order", lambda d, r, w, s: d.compare_orders(QUESTION, orders=3), "orders must be a list of orders, got 3"
+    yield "compare", lambda d, r, w, s: d.compare(3, QUESTION), "other must be a lab or the name of an adapter, got 3"
+    yield "no page of two", lambda d, r, w, s: d.compare(d, r).to_html(3), "path must be the path of a file, got 3"
+    yield "ranges", lambda d, r, w, s: d.compare(d, r).entropy_frame(ranges="a"), "ranges must be an integer, got 'a'"
+    yield "dtypes", lambda d, r, w, s: d.drift(dtypes="int8"), "dtypes must be a list of dtypes, got 'int8'"
+    yield "saved", lambda d, r, w, s: d.drift(saved=3), "saved must be the path of a file, got 3"
     yield "beams", lambda d, r, w, s: d.beam_search(QUESTION, beams=2.5), "beams must be an integer, got 2.5"
     yield "long", lambda d, r, w, s: d.beam_search(QUESTION, length_penalty="a"), "length_penalty must be a number"
     yield "early", lambda d, r, w, s: d.beam_search(QUESTION, early_stopping="always"), 'False or "never", got \'always'

@@ -152,7 +152,7 @@ r = lab.chat("Name an animal.", n=2, max_tokens=4, seed=1, temperature=1.0)
 frame, bits, step = r.logprobs_frame(), r.surprisal_frame(), lab.next_token("Name an animal.", temperature=1.0)
 sw = lab.sweep("Name an animal.", temperature=[0.5, 1.5], top_p=[0.5, 1.0], n=1, seed=1, max_tokens=2)
 diff, tree, check = r.diff(r.rerun(temperature=0.2)), r.tree(1), lab.check_sampler("Name an animal.", draws=20)
-one = sw.summary_frame("tokens")
+one, both = sw.summary_frame("tokens"), lab.compare(lab, r)
 for call in json.load(sys.stdin):
     try:
         eval(call)
@@ -188,6 +188,12 @@ CALLS = {
     "tree.plot(leaves=0)": "leaves",
     "plots.plot_tree(tree)": "frame",
     "plots.plot_search(frame)": "frame",
+    "plots.plot_comparison(frame)": "frame",
+    "plots.plot_comparison_tokens(frame)": "frame",
+    "plots.plot_comparison_tokens(both.frame(), text='a')": "text",
+    "plots.plot_comparison_tokens(both.frame(), choice=[0])": "choice",
+    "plots.plot_comparison(both.frame(), names='ab')": "names",
+    "both.plot_tokens(text=9)": "text",
     "check.plot(top=[3])": "top",
     "plots.plot_check(check)": "frame",
     "plots.plot_check(check.frame(), draws=[20])": "draws",

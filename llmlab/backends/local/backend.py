@@ -46,6 +46,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
 
     notes: tuple[str, ...] = ()  #: remarks about the loading, for the banner
     config_json: Mapping[str, Any] | None = None  #: what the model was loaded from; None if it was made in memory
+    loaded: Mapping[str, Any] | None = None  #: the arguments of `load`; None if it was made in memory
     share: Share | None = None  #: the part of other processes, over which the model is spread
     retires: weakref.finalize[Any, Any]  #: frees the weights with this object
 
@@ -105,7 +106,9 @@ class LocalBackend(LoadedModel, LogitsBackend):
         team = team_for(mesh, lambda order: cls._follow(order, **own)) if mesh is not None else None
         share = team.share({"name": name, **given}) if team is not None else None
         try:
-            return cls._load(name, **given, **own, chat_template=chat_template, mesh=mesh, share=share)
+            backend = cls._load(name, **given, **own, chat_template=chat_template, mesh=mesh, share=share)
+            backend.loaded = {"name": name, **given, "chat_template": chat_template, "mesh": mesh, "token": token}
+            return backend
         except BaseException:
             if share is not None:
                 share.close()
@@ -249,6 +252,16 @@ class LocalBackend(LoadedModel, LogitsBackend):
         Without `wait`, while there is nothing else to do, and without a report of progress.
         """
         self.engine.warmup(orders=orders, progress=progress, wait=wait)
+
+    def reloaded(self, *, dtype: str) -> LocalBackend:
+        """Load the same checkpoint once more, in another dtype and with the same options.
+
+        Raises:
+            RequestError: this one was not loaded from a checkpoint; also as in `load`.
+        """
+        if self.loaded is None:
+            raise RequestError(f"{self.name} was not loaded from a checkpoint, so it cannot be loaded again")
+        return LocalBackend.load(**{**self.loaded, "dtype": dtype})
 
     def together(self) -> AbstractContextManager[None]:
         """Returns a context in which all requests started count as one client's: they get slots one after another."""
