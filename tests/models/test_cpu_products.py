@@ -133,12 +133,12 @@ def test_a_parameter_that_is_turned_is_the_same_parameter(
         np.testing.assert_allclose(np.asarray(product_with_rows(x, table), np.float64), logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3_moe"])
 def test_a_loaded_model_is_turned_where_the_loops_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_type: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
     """The same weights and, but for the order of sums, the same logits; an expert's weights are turned like others."""
-    folder = tiny_checkpoint(tmp_path / "model", model_type=model_type)
+    folder = tiny_checkpoint(tmp_path / "model", family=family)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 250, size=(2, 9)), jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(9, dtype=jnp.int32), (2, 9))
     found = {}
