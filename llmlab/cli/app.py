@@ -298,7 +298,7 @@ def bench(
     chosen = tuple(parts.split(",")) if parts else tuple(measuring.PARTS)
     if unknown := [name for name in chosen if name not in (*measuring.PARTS, *measuring.WITH_PEERS)]:
         _fail(f"--parts: there is no {unknown[0]!r}; there are {', '.join(measuring.PARTS)}", code=2)
-    check(model, dtype=dtype, peers=peers, attention=attention)
+    check(model, dtype=dtype, attention=attention)
     options = Options(
         model=model,
         dtype=dtype,

@@ -79,7 +79,6 @@ def test_what_is_asked_for_wrongly_is_one_line():
         (["--dtype", "float8"], "'float8'"),
         (["--attention", "flash"], "'flash'"),
         (["--dtype", "int8", "--model", "shape:tiny"], "int8"),
-        (["--dtype", "int8", "--peers"], "int8"),
     ):
         result = CliRunner().invoke(app, ["bench", *asked])
         assert result.exit_code == 2 and word in result.output and len(result.output.splitlines()) == 1
@@ -167,6 +166,19 @@ def test_the_file_for_llama_cpp_holds_the_same_model(tmp_path, family, dtype):
         np.testing.assert_array_equal(np.asarray(one[...]), np.asarray(other[...]), err_msg=str(name))
 
 
+def test_weights_of_8_bits_for_llama_cpp_are_the_nearest_of_their_blocks(tmp_path):
+    folder = tiny_checkpoint(tmp_path / "model", hidden_size=64, intermediate_size=96)
+    held = open_checkpoint(write_gguf(folder, tmp_path / "model.gguf", dtype="int8"))
+    _, model = load_model(folder, dtype=jnp.float32)
+    _, other = load_model(held, dtype=jnp.float32)
+    own, theirs = (np.asarray(one.layers[0].feed_forward.down.kernel[...]) for one in (model, other))
+    blocks, rounded = (x.T.reshape(-1, 32) for x in (own, theirs))
+    most = np.abs(blocks).max(axis=1, keepdims=True)
+    # A scale is a float16.
+    error = np.abs(blocks - rounded)
+    assert error.max() > 0 and (error <= most * (1 / 254 + 2**-11)).all()
+
+
 def test_what_llama_cpp_is_not_given_is_one_error(tmp_path):
     folder = tiny_checkpoint(tmp_path / "model", family="gemma2")
     with pytest.raises(CheckpointError, match="llama, qwen2, qwen3"):
@@ -184,7 +196,11 @@ def test_the_table_of_goals():
         {**report.facts(), "options": {"model": model}, "figures": [one._asdict() for one in figures]}
         for model in ("demo", "shape:qwen2-0.5b")
     ]
-    lines = table(runs).splitlines()
+    narrow = [Figure("peers", "rows 1, prompt 64: llmlab / transformers", 3.5, "x")._asdict()]
+    small = {**report.facts(), "options": {"model": "SmolLM2-135M.gguf", "dtype": "int8"}, "figures": narrow}
+    lines = table([*runs, small]).splitlines()
+    [of_int8] = [line for line in lines if "smollm2" in line and "3.50" in line]
+    assert of_int8.startswith("| int8, 1 row,") and of_int8.endswith("| smollm2-135m | -, - | 3.50, not measured |")
     assert "| longest gap of a stream beside 7 prompts of 960 tokens over that alone | demo | <= 3 | 2.50 |" in lines
     [sweep] = [line for line in lines if line.startswith("| 1,000 uneven answers")]
     assert sweep.endswith("| demo | >= 0.9, <= 1, <= 0 | **0.85**, 1, not measured |")

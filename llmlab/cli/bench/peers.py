@@ -70,15 +70,19 @@ class _Contender:
 
 
 def peers(options: Options) -> Iterator[Figure]:
-    """Tokens a second of whole requests, sampling on, prompt included: ours, each other one's, and their ratio."""
+    """Tokens a second of whole requests, sampling on, prompt included: ours, each other one's, and their ratio.
+
+    With int8 llama.cpp has its own 8-bit weights (Q8_0), and transformers, which has none on a CPU, the float dtype.
+    """
     dtype = float_dtype(options.dtype)
+    weights = "int8" if options.dtype == "int8" else dtype
     with ExitStack() as stack:
         folder = stack.enter_context(_checkpoint(options.model, dtype))
         size = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"]
 
         def start(module: str) -> _Contender:
             said = stack.enter_context(tempfile.TemporaryFile("w+"))
-            found = _Contender(module, folder, dtype, said=said)
+            found = _Contender(module, folder, dtype if module == "transformers_generate" else weights, said=said)
             stack.callback(found.close)
             return found
 

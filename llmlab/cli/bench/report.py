@@ -14,7 +14,7 @@ from llmlab.cli.bench.subject import Options
 
 __all__ = ["facts", "line", "to_json"]
 
-_VERSIONS = ("llmlab", "jax", "jaxlib", "flax", "transformers", "torch", "llama-cpp-python")
+_VERSIONS = ("llmlab", "jax", "jaxlib", "flax", "transformers", "torch", "numba", "xllamacpp")
 
 
 def line(figure: Figure) -> str:

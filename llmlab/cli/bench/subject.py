@@ -106,14 +106,14 @@ def counts(option: str, text: str) -> tuple[int, ...]:
     return found
 
 
-def check(model: str, *, dtype: str | None, peers: bool = False, attention: str = "auto") -> None:
-    """Raises RequestError if there is no such shape, dtype or attention, or if int8 is asked of what is in floats."""
+def check(model: str, *, dtype: str | None, attention: str = "auto") -> None:
+    """Raises RequestError if there is no such shape, dtype or attention, or if int8 is asked of a shape."""
     check_options(dtype=dtype, max_context=None, slots=None, attention=attention)
     kind, _, name = model.partition(":")
     if kind == "shape" and name not in SHAPES:
         raise RequestError(f"there is no shape {name!r}; there are {', '.join(SHAPES)}", param="model")
-    if dtype == "int8" and (kind == "shape" or peers):
-        raise RequestError("int8 is measured of a checkpoint, and without --peers", param="dtype")
+    if dtype == "int8" and kind == "shape":
+        raise RequestError("int8 is measured of a checkpoint: a shape has random floats", param="dtype")
 
 
 def float_dtype(dtype: str | None) -> str:

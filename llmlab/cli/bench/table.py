@@ -23,14 +23,16 @@ class _Line(NamedTuple):
     settings: tuple[str, ...]
     goals: tuple[str, ...]
     share: bool = False  #: whether the share of the ceiling counts, and not the value
+    int8: bool = False  #: whether it is of a run with int8 weights
 
 
 _DEMO, _SMOL, _QWEN = "demo", "smollm2-135m", "qwen2-0.5b"
 
 
-def _peers(model: str, words: str, rows: int, goals: tuple[str, ...], prompt: int = 64) -> _Line:
+def _peers(model: str, words: str, rows: int, goals: tuple[str, ...], prompt: int = 64, *, int8: bool = False) -> _Line:
     others = ("transformers", "llama.cpp")[: len(goals)]
-    return _Line(words, model, "peers", tuple(f"rows {rows}, prompt {prompt}: llmlab / {one}" for one in others), goals)
+    settings = tuple(f"rows {rows}, prompt {prompt}: llmlab / {one}" for one in others)
+    return _Line(words, model, "peers", settings, goals, int8=int8)
 
 
 _LINES = (
@@ -45,6 +47,8 @@ _LINES = (
     ),
     _peers(_SMOL, "1 row, speed over transformers and llama.cpp", 1, (">= 3", "")),
     _peers(_SMOL, "8 rows, speed over transformers and llama.cpp", 8, (">= 3", "")),
+    _peers(_SMOL, "int8, 1 row, speed over transformers in float32 and llama.cpp in Q8_0", 1, ("", ""), int8=True),
+    _peers(_SMOL, "int8, 8 rows, speed over transformers in float32 and llama.cpp in Q8_0", 8, ("", ""), int8=True),
     _Line(
         "decode, 32 rows, share of the matrix-matrix rate",
         _QWEN, "decode", ("rows 32, context 64, plain",), (">= 0.7",), share=True,
@@ -124,7 +128,8 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     for line in _LINES:
         for run in runs:
             # A model's file may say more in its name, such as how it is quantized.
-            if run["options"]["model"].removeprefix("shape:").lower().startswith(line.model):
+            own = run["options"]["model"].removeprefix("shape:").lower().startswith(line.model)
+            if own and line.int8 == (run["options"].get("dtype") == "int8"):
                 goal = ", ".join(goal or "-" for goal in line.goals)
                 lines.append(f"| {line.words} | {line.model} | {goal} | {', '.join(_values(line, run))} |")
     return "\n".join([*lines, "", *_where(runs)])

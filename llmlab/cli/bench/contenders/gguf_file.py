@@ -22,6 +22,7 @@ _TYPES = {
     "float32": gguf.GGMLQuantizationType.F32,
     "float16": gguf.GGMLQuantizationType.F16,
     "bfloat16": gguf.GGMLQuantizationType.BF16,
+    "int8": gguf.GGMLQuantizationType.Q8_0,
 }
 
 
@@ -31,7 +32,8 @@ def write_gguf(folder: Path, to: Path, *, dtype: str) -> Path:
     Args:
         folder: a checkpoint as `llmlab.load` reads it.
         to: the file.
-        dtype: of the matrices, "float32", "float16" or "bfloat16"; vectors are float32, as llama.cpp wants them.
+        dtype: of the matrices, "float32", "float16", "bfloat16" or "int8" (Q8_0, blocks of 32 with a scale); vectors
+            are float32, as llama.cpp wants them.
 
     Raises:
         CheckpointError: a family that this does not write, or a stretched rotary embedding.

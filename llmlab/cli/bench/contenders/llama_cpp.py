@@ -1,7 +1,7 @@
 """llama.cpp as a contender, by its wheel xllamacpp: `python -m llmlab.cli.bench.contenders.llama_cpp FOLDER DTYPE`.
 
 It is asked over HTTP on this machine, since its server is what batches several rows. Its cache has the dtype of the
-weights, and as many threads work as there are cores.
+weights, or is float32 beside weights of 8 bits, and as many threads work as there are cores.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class _Server:
         # Some more than a row needs: the server rounds a slot's share of the context down.
         told.n_ctx = asked.rows * (asked.prompt + asked.tokens + 32)
         told.cpuparams.n_threads = told.cpuparams_batch.n_threads = _CORES
-        kind = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[self._dtype]
+        kind = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "F32"}[self._dtype]
         told.cache_type_k = told.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{kind}")
         return told
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from llmlab.checkpoints.load import load_model
 from llmlab.cli.bench.contenders.asked import FIELDS, Asked, answer
-from llmlab.cli.bench.subject import rows_of, run_rows
+from llmlab.cli.bench.subject import float_dtype, rows_of, run_rows
 from llmlab.engine.engine import Engine
 
 
 def _main(folder: str, dtype: str) -> None:
-    engine = Engine(*load_model(Path(folder), dtype=jnp.dtype(dtype)))
+    floats = jnp.dtype(float_dtype(dtype))
+    engine = Engine(*load_model(Path(folder), dtype=floats, int8=dtype == "int8"))
 
     def generate(asked: Asked) -> int:
         prompt = np.random.default_rng(0).integers(0, asked.vocab_size, asked.prompt).astype(np.int32)
