@@ -17,6 +17,8 @@ from llmlab.errors import LLMLabError, RequestError
 Ask: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 #: What a token is known by: its bytes, or its text where no bytes were sent.
 Key: TypeAlias = bytes | str
+#: A user's message, or the messages of a conversation.
+Prompt: TypeAlias = str | Sequence[Mapping[str, str]]
 
 #: Fields that turn every stage of the sampler off, which an endpoint's own defaults may not.
 NEUTRAL: Mapping[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -54,6 +56,9 @@ class Answer:
     tokens: tuple[Drawn, ...]
     finish_reason: str | None
     end_listed: bool = False  #: whether the end token was listed apart from the text's tokens
+    counted: int | None = None  #: its tokens as the endpoint counts them, where the request has no other choice
+    prompt: tuple[Drawn, ...] = ()  #: the prompt's tokens after the first, where the endpoint lists them
+    prompt_tokens: int | None = None  #: how many the prompt has, as the endpoint says
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -86,11 +91,13 @@ class Asker:
     #: (tokens listed, tokens that the endpoint counts, choices) of each answer that lists tokens.
     usage: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def __call__(self, prompt: str, **fields: Any) -> list[Answer]:
+    def __call__(self, prompt: Prompt, **fields: Any) -> list[Answer]:
         """Returns the choices of one answer, in the order in which they were sent."""
         return self.each([(prompt, fields)])[0]
 
-    def each(self, questions: Sequence[tuple[str, Mapping[str, Any]]], *, together: bool = True) -> list[list[Answer]]:
+    def each(
+        self, questions: Sequence[tuple[Prompt, Mapping[str, Any]]], *, together: bool = True
+    ) -> list[list[Answer]]:
         """Asks several questions, at the same time unless `together` is false.
 
         Raises:
@@ -106,16 +113,17 @@ class Asker:
         with ThreadPoolExecutor(min(self.parallel, len(bodies))) as pool:
             return list(pool.map(self._one, bodies, questions))
 
-    def _body(self, prompt: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _body(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
         neutral = {name: value for name, value in NEUTRAL.items() if name not in self.refused}
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], **neutral, **fields}
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(one) for one in prompt]
+        body = {"model": self.model, "messages": messages, **neutral, **fields}
         body.setdefault("max_tokens", 1)
         if self.seed is not None and "seed" not in body:
             self.seed += 1
             body["seed"] = self.seed
         return body
 
-    def _one(self, body: dict[str, Any], question: tuple[str, Mapping[str, Any]]) -> list[Answer]:
+    def _one(self, body: dict[str, Any], question: tuple[Prompt, Mapping[str, Any]]) -> list[Answer]:
         while True:
             self.requests += 1
             try:
@@ -149,7 +157,9 @@ def _blamed(error: LLMLabError, body: Mapping[str, Any], asked: Mapping[str, Any
 def read(body: Mapping[str, Any]) -> list[Answer]:
     """The choices of an answer's JSON."""
     found = []
-    for at, choice in enumerate(body.get("choices") or ()):
+    choices, usage = body.get("choices") or (), body.get("usage") or {}
+    prompt = tuple(_forced(entry) for entry in body.get("prompt_logprobs") or () if entry)
+    for at, choice in enumerate(choices):
         message, logprobs = choice.get("message") or {}, choice.get("logprobs") or {}
         index = choice.get("index")
         found.append(
@@ -159,6 +169,9 @@ def read(body: Mapping[str, Any]) -> list[Answer]:
                 tokens=tuple(_drawn(entry) for entry in logprobs.get("content") or ()),
                 finish_reason=choice.get("finish_reason"),
                 end_listed=bool(logprobs.get("end")),
+                counted=usage.get("completion_tokens") if len(choices) == 1 else None,
+                prompt=prompt,
+                prompt_tokens=usage.get("prompt_tokens"),
             )
         )
     return found
@@ -170,11 +183,25 @@ def _drawn(entry: Mapping[str, Any]) -> Drawn:
     return Drawn(one.key, one.text, one.logprob, one.token_id, top)
 
 
+def _forced(entry: Mapping[str, Mapping[str, Any]]) -> Drawn:
+    """A token of a prompt: the first of an entry's, token id -> what is known of it, then the alternatives."""
+    one, *others = every = [
+        Listed(number, str(said.get("decoded_token", "")), _logprob(said), int(number))
+        for number, said in entry.items()
+    ]
+    # The prompt's own token may be far less likely than the likeliest ones, of which no list leaves one out.
+    least = all(one.logprob < other.logprob for other in others)
+    return Drawn(one.key, one.text, one.logprob, one.token_id, tuple(others if least else every))
+
+
+def _logprob(entry: Mapping[str, Any]) -> float:
+    found = entry.get("logprob")
+    return float("-inf") if found is None or found <= -999 else float(found)
+
+
 def _listed(entry: Mapping[str, Any]) -> Listed:
     text, raw = str(entry.get("token", "")), entry.get("bytes")
     number = entry.get("token_id", entry.get("id"))
     if number is None and text.startswith("token_id:") and text[9:].isdigit():  # vLLM, with return_tokens_as_token_ids
         number = int(text[9:])
-    logprob = entry.get("logprob")
-    value = float("-inf") if logprob is None or logprob <= -999 else float(logprob)
-    return Listed(text if raw is None else bytes(raw), text, value, number)
+    return Listed(text if raw is None else bytes(raw), text, _logprob(entry), number)

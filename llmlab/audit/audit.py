@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from llmlab.audit.asking import Ask, Asker, BudgetError
 from llmlab.audit.evidence import holm
 from llmlab.audit.report import Audit
 from llmlab.audit.subject import Finding, Subject, UntestableError, untested
-from llmlab.audit.weights import check_weights
+from llmlab.audit.weights import Reference, check_weights
 from llmlab.errors import LLMLabError, RequestError, short
 from llmlab.protocol.arguments import number, whole
 
@@ -65,8 +66,7 @@ def audit(
     send: Ask,
     *,
     model: str,
-    reference: Ask | None = None,
-    reference_model: str = "",
+    reference: Reference | None = None,
     max_requests: int = MAX_REQUESTS,
     max_tokens: int = MAX_TOKENS,
     false_alarms: float = FALSE_ALARMS,
@@ -80,8 +80,7 @@ def audit(
     Args:
         send: sends the body of a chat completion, and returns the answer's JSON; raises RequestError for a refusal.
         model: the model's name.
-        reference: sends the same to a model whose weights the endpoint should serve.
-        reference_model: that model's name.
+        reference: the model whose weights the endpoint should serve.
         max_requests: the most requests to the endpoint.
         max_tokens: the most tokens to let it generate.
         false_alarms: the probability that an honest endpoint has any finding.
@@ -100,12 +99,12 @@ def audit(
     wanted = _wanted(only)
     start = None if seed is None else whole("seed", seed)
     ask = Asker(send, model, max_requests, max_tokens, parallel=parallel, seed=start)
-    subject = Subject(ask, np.random.default_rng(0))
-    subject.look()
-    tests = list(TESTS)
+    tests, beside = list(TESTS), None
     if reference is not None:
-        beside = Asker(reference, reference_model, max_requests, max_tokens, parallel=parallel, seed=start)
-        tests.append(Test(WITH_REFERENCE, lambda subject: check_weights(subject, beside)))
+        beside = Asker(reference.send, reference.model, max_requests, max_tokens, parallel=parallel, seed=start)
+        tests.append(Test(WITH_REFERENCE, partial(check_weights, reference=reference, beside=beside)))
+    subject = Subject(ask, np.random.default_rng(0), beside)
+    subject.look()
     findings: list[Finding] = []
     for done, test in enumerate(tests):
         if tell is not None:

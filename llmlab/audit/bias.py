@@ -13,7 +13,7 @@ import numpy as np
 from llmlab.audit.distributions import Cell, Distribution, Step, sampled
 from llmlab.audit.evidence import Hypothesis, weigh
 from llmlab.audit.sampling import DRAWS, IGNORED, hypothesis, test
-from llmlab.audit.subject import Finding, Subject, positions, untested
+from llmlab.audit.subject import NO_LISTS, Finding, Subject, positions, untested
 from llmlab.errors import RequestError
 
 #: The constant between logits and logprobs, which an endpoint does not report: an honest distribution may have any of
@@ -29,6 +29,10 @@ _ANSWERS, _LENGTH = 8, 32
 def check_bias(subject: Subject) -> Iterator[Finding]:
     """Whether `logit_bias` is added as it is, and before the temperature."""
     distribution = subject.distribution
+    if not subject.distributions:
+        for name in ("logit_bias", "order_logit_bias"):
+            yield untested(name, NO_LISTS)
+        return
     known = [at for at, one in enumerate(distribution.ids) if one is not None]
     if not known:
         yield untested("logit_bias", "the endpoint lists no token ids.")
@@ -80,8 +84,9 @@ def _biased(change: Callable[[float], float], *then: Step) -> Hypothesis:
 def check_penalties(subject: Subject) -> Iterator[Finding]:
     """The formulas of presence_penalty and frequency_penalty, by the tokens that long answers repeat."""
     if not subject.raw:
+        why = "the logprobs of later tokens are not the model's own." if subject.listed else NO_LISTS
         for name in ("presence_penalty", "frequency_penalty"):
-            yield untested(name, "the logprobs of later tokens are not the model's own.")
+            yield untested(name, why)
         return
     # Negative penalties invite repetition, so that tokens with a count of several are seen.
     yield from _penalty(
@@ -147,10 +152,11 @@ PROMPT_OF_PENALTIES = "Tell me a short story."
 
 def check_scope(subject: Subject) -> Iterator[Finding]:
     """Whether the penalties count the prompt's tokens: repetition_penalty should, the other two should not."""
-    found = _prompt_with_tokens(subject)
+    found = _prompt_with_tokens(subject) if subject.distributions else None
     if found is None:
+        why = "no likely first token could be put into a prompt." if subject.distributions else NO_LISTS
         for name in ("penalty_scope", "repetition_penalty"):
-            yield untested(name, "no likely first token could be put into a prompt.")
+            yield untested(name, why)
         return
     prompt, distribution, there = found
     names = ("presence_penalty", "frequency_penalty")
@@ -197,8 +203,9 @@ def _repetition(subject: Subject, prompt: str, distribution: Distribution, there
     )  # fmt: skip
     should = "it should divide the positive logits and multiply the negative ones, of the prompt's tokens as well."
     said = verdict.nearest or "has an effect that fits no distribution known here"
-    if verdict.nearest and verdict.nearest.startswith("does not") and not _lowers_repeats(subject):
-        said = IGNORED
+    if verdict.nearest and verdict.nearest.startswith("does not"):
+        lowers = _lowers_repeats(subject)
+        said = {True: said, False: IGNORED, None: f"{IGNORED}, or {said}"}[lowers]
     yield Finding(
         "repetition_penalty", None, verdict.p_value,
         f"repetition_penalty {said}; {should}",
@@ -206,10 +213,10 @@ def _repetition(subject: Subject, prompt: str, distribution: Distribution, there
     )  # fmt: skip
 
 
-def _lowers_repeats(subject: Subject) -> bool:
-    """Whether generated tokens become less likely under a repetition penalty, as far as two answers show."""
+def _lowers_repeats(subject: Subject) -> bool | None:
+    """Whether generated tokens become less likely under a repetition penalty; None where answers cannot show it."""
     if not subject.raw:
-        return True
+        return None
     size = {"n": min(2 * _ANSWERS, subject.size)} if subject.size > 1 else {}
     more = {"max_tokens": _LENGTH, "logprobs": True, "top_logprobs": subject.alternatives, **size}
     cells = []
@@ -229,14 +236,13 @@ def _prompt_with_tokens(subject: Subject) -> tuple[str, Distribution, np.ndarray
     words = [text.strip() for text in subject.distribution.texts if re.fullmatch(r"\s?\w{2,}", text)]
     # Some likely ones, whose logits are the largest, and some less likely ones, whose logits may be below 0.
     words = words[:2] + words[4:10]
-    if len(words) < 2 or not subject.distributions:
+    if len(words) < 2:
         return None
     # At the start of a line and after a space: a word may be another token there.
     prompt = f"{subject.prompt} Not {', '.join(words)}.\n" + "\n".join(words)
-    answers = subject.ask(prompt, logprobs=True, top_logprobs=subject.alternatives)
-    if not answers or not answers[0].tokens or not answers[0].tokens[0].top:
+    distribution = subject.list_of(prompt)
+    if distribution is None:
         return None
-    distribution = Distribution.of(answers[0].tokens[0].top)
     there = np.array([text.strip() in words for text in distribution.texts])
     mass = float(np.exp(distribution.logprobs)[there].sum())
     return (prompt, distribution, there) if there.sum() >= 2 and 0.05 < mass < 0.98 else None

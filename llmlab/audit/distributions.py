@@ -2,7 +2,7 @@
 
 A `Distribution` holds the K most likely tokens with their logprobs at neutral settings. Of all other tokens only the
 mass is known, `rest`. A sampler is a list of steps over it, so that a wrong order is another list, and a field
-that is ignored a shorter one. `tests/audit/test_laws.py` compares them with the engine's own sampler.
+that is ignored a shorter one. `tests/audit/test_distributions.py` compares them with the engine's own sampler.
 """
 
 from __future__ import annotations

@@ -13,7 +13,18 @@ from llmlab.audit.asking import Answer
 from llmlab.audit.distributions import Cell, Distribution, sampled
 from llmlab.audit.evidence import Hypothesis, Verdict, weigh
 from llmlab.audit.sampling import hypothesis
-from llmlab.audit.subject import LONG, STORY, Finding, Subject, cell_of, certain, positions, untested
+from llmlab.audit.subject import (
+    LONG,
+    NO_LISTS,
+    STORY,
+    Finding,
+    Subject,
+    cell_of,
+    certain,
+    first_keys,
+    positions,
+    untested,
+)
 from llmlab.errors import RequestError
 
 #: Draws of the first token; requests with a seed each; answers of many tokens.
@@ -43,13 +54,13 @@ def _alternatives() -> dict[str, Sequence[Hypothesis]]:
 def check_noise(subject: Subject) -> Iterator[Finding]:
     """Whether first tokens come from the listed distribution at neutral settings, its tail included."""
     if not subject.distributions:
-        yield untested("noise", "the endpoint lists no alternatives.")
+        yield untested("noise", NO_LISTS)
         return
     cells = subject.draw(_DRAWS)
     prompt = max(subject.distributions, key=lambda one: _tail(subject.distributions[one]))
     cells += subject.draw(_DRAWS, prompt=prompt, distribution=subject.distributions[prompt], first=True)
     verdict = weigh(cells, [hypothesis()], _alternatives(), rng=subject.rng)
-    yield _noise("noise", verdict, "At neutral settings the sampler", "draws from the distribution that it lists")
+    yield _noise("noise", verdict, "At neutral settings the sampler", subject.whose)
 
 
 def _tail(distribution: Distribution) -> float:
@@ -58,16 +69,16 @@ def _tail(distribution: Distribution) -> float:
     return float(min(p[0], 0.5) * min(p[p < 0.02 * p[0]].sum() + distribution.rest, 0.25))
 
 
-def _noise(name: str, verdict: Verdict, who: str, fine: str) -> Finding:
+def _noise(name: str, verdict: Verdict, who: str, whose: str) -> Finding:
     said = verdict.nearest or "draws from another distribution than the one listed"
-    bad = f"{who} {said}; it should draw from the one that it lists, with its tail."
-    return Finding(name, None, verdict.p_value, bad, f"{who} {fine}.")
+    bad = f"{who} {said}; it should draw from the one that {whose}, with its tail."
+    return Finding(name, None, verdict.p_value, bad, f"{who} draws from the distribution that {whose}.")
 
 
 def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
     """Whether the draws of consecutive seeds come from the listed distribution."""
     if not subject.distributions:
-        yield untested("seeded_noise", "the endpoint lists no alternatives.")
+        yield untested("seeded_noise", NO_LISTS)
         return
     n = min(_CHOICES, subject.size) if subject.independent else 1
     sized = {"n": n} if n > 1 else {}
@@ -82,7 +93,7 @@ def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
     except RequestError as error:
         yield untested("seeded_noise", f"the endpoint refuses a seed ({error.message}).")
         return
-    first = [[one.tokens[0].key for one in answers if one.tokens] for answers in found]
+    first = [first_keys(answers, subject.distributions[prompt]) for answers in found]
     if len(first) > 8 and len({tuple(one) for one in first}) == 1:
         yield untested("seeded_noise", "every seed gives the same draws; see seed.")
         return
@@ -90,7 +101,7 @@ def check_seeded_noise(subject: Subject) -> Iterator[Finding]:
         first = [one[:1] for one in first]
     cells = [cell_of(subject.distributions[prompt], [key for one in first for key in one], {})]
     verdict = weigh(cells, [hypothesis()], _alternatives(), rng=subject.rng)
-    yield _noise("seeded_noise", verdict, "With a seed the sampler", "draws from the distribution that it lists")
+    yield _noise("seeded_noise", verdict, "With a seed the sampler", subject.whose)
 
 
 def check_later_tokens(subject: Subject) -> Iterator[Finding]:
@@ -98,9 +109,9 @@ def check_later_tokens(subject: Subject) -> Iterator[Finding]:
 
     What drafts of another model would bend, where they are accepted too readily, is seen here.
     """
-    if not subject.distributions:
+    if not subject.listed:
         for name in ("later_tokens", "repeated_noise"):
-            yield untested(name, "the endpoint lists no alternatives.")
+            yield untested(name, NO_LISTS)
         return
     n = min(8, subject.size) if subject.independent else 1
     more = {"max_tokens": 32, "logprobs": True, "top_logprobs": subject.alternatives}

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab.audit.distributions import Cell, Distribution, Step, sampled
 from llmlab.audit.evidence import Hypothesis, weigh
-from llmlab.audit.subject import Finding, Subject, untested
+from llmlab.audit.subject import NO_LISTS, Finding, Subject, first_keys, untested
 from llmlab.errors import RequestError
 
 #: How many draws a test takes.
@@ -65,7 +65,7 @@ def test(
     """
     about = about or name
     if not subject.distributions:
-        yield untested(name, "the endpoint lists no alternatives, so that no distribution is known.")
+        yield untested(name, NO_LISTS)
         return
     cells = []
     try:
@@ -119,7 +119,7 @@ def _of_temperature(change: Any) -> Hypothesis:
 def check_greedy(subject: Subject) -> Iterator[Finding]:
     """Whether temperature 0 takes the most likely token."""
     if not subject.distributions:
-        yield untested("greedy", "the endpoint lists no alternatives.")
+        yield untested("greedy", NO_LISTS)
         return
     wrong, total = 0, 0
     prompts = list(subject.distributions)[:4]
@@ -133,7 +133,7 @@ def check_greedy(subject: Subject) -> Iterator[Finding]:
             for key, value in zip(distribution.keys, distribution.logprobs, strict=True)
             if value > distribution.logprobs[0] - _GAP
         }
-        drawn = [answer.tokens[0].key for answer in answers if answer.tokens]
+        drawn = first_keys(answers, distribution)
         wrong, total = wrong + sum(key not in best for key in drawn), total + len(drawn)
     yield Finding(
         "greedy", wrong == 0, 1.0 if wrong == 0 else 0.0,
@@ -156,6 +156,11 @@ def _best(subject: Subject, score: Callable[[Distribution], tuple[float, Any]]) 
     return prompt, distribution, value
 
 
+def _nowhere(subject: Subject, name: str, why: str) -> Finding:
+    """A test for which no distribution is suited, or none is known."""
+    return untested(name, why if subject.distributions else NO_LISTS)
+
+
 def check_top_k(subject: Subject) -> Iterator[Finding]:
     """Whether top_k keeps exactly k tokens."""
 
@@ -172,7 +177,7 @@ def check_top_k(subject: Subject) -> Iterator[Finding]:
 
     found = _best(subject, score)
     if found is None:
-        yield untested("top_k", "no two neighbours of the distributions are far enough apart.")
+        yield _nowhere(subject, "top_k", "no two neighbours of the distributions are far enough apart.")
         return
     prompt, distribution, k = found
     yield from test(
@@ -197,7 +202,8 @@ def check_ties(subject: Subject) -> Iterator[Finding]:
         and distribution.logprobs[at + 1] - distribution.logprobs[at + 2] > _GAP
     ]
     if not found or subject.size < 2 or not subject.independent:
-        yield untested("top_k_ties", "no two equally likely tokens are among the first, or draws are too few.")
+        why = "no two equally likely tokens are among the first, or draws are too few."
+        yield _nowhere(subject, "top_k_ties", why)
         return
     _, prompt, k = max(found)
     distribution = subject.distributions[prompt]
@@ -234,7 +240,7 @@ def check_top_p(subject: Subject) -> Iterator[Finding]:
 
     found = _best(subject, score)
     if found is None:
-        yield untested("top_p", "no distribution has a place where it could be seen.")
+        yield _nowhere(subject, "top_p", "no distribution has a place where it could be seen.")
         return
     prompt, distribution, j = found
     p = np.exp(distribution.logprobs)
@@ -256,7 +262,7 @@ def check_min_p(subject: Subject) -> Iterator[Finding]:
     """Whether min_p is a share of the largest probability."""
     found = _best(subject, lambda distribution: _between(distribution.logprobs))
     if found is None:
-        yield untested("min_p", "no distribution has a place where it could be seen.")
+        yield _nowhere(subject, "min_p", "no distribution has a place where it could be seen.")
         return
     prompt, distribution, m = found
     yield from test(
@@ -320,7 +326,7 @@ def _order(
 
     telling = _best(subject, score)
     if telling is None:
-        yield untested(name, "both orders give nearly the same distribution after every prompt.")
+        yield _nowhere(subject, name, "both orders give nearly the same distribution after every prompt.")
         return
     prompt, distribution, (t, v) = telling
     yield from test(
@@ -379,7 +385,7 @@ def check_order_top_k(subject: Subject) -> Iterator[Finding]:
 
     telling = _best(subject, score)
     if telling is None:
-        yield untested("order_top_k", "both orders give nearly the same distribution after every prompt.")
+        yield _nowhere(subject, "order_top_k", "both orders give nearly the same distribution after every prompt.")
         return
     prompt, distribution, (k, v) = telling
     yield from test(

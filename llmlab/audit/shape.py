@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from llmlab.audit.asking import Answer, Drawn
 from llmlab.audit.distributions import Distribution
-from llmlab.audit.subject import LONG, STORY, Finding, Subject, certain, untested
+from llmlab.audit.subject import LONG, NO_LISTS, STORY, Finding, Subject, certain, untested
 from llmlab.errors import RequestError
 
 #: How far two logprobs of one token may differ in nats, at least: other batches round otherwise.
@@ -60,8 +61,8 @@ def _contradicts(token: Drawn) -> bool:
 def check_logprobs(subject: Subject) -> Iterator[Finding]:
     """Whether `logprobs` are the model's own, or of the distribution after some of the sampler's stages."""
     distribution = subject.distribution
-    if not subject.distributions:
-        yield untested("logprobs", "the endpoint lists no alternatives.")
+    if not subject.listed:
+        yield untested("logprobs", NO_LISTS)
         return
     more = {"logprobs": True, "top_logprobs": subject.alternatives}
     again, warm, cut = subject.ask.each(
@@ -143,17 +144,22 @@ def check_length(subject: Subject) -> Iterator[Finding]:
     """Whether `max_tokens` is kept to, and the finish reason and the usage say so."""
     lengths = (3, 17)
     asked = [(prompt, {"max_tokens": length}) for length in lengths for prompt in list(subject.first)[:3]]
-    wrong, reasons = [], set()
+    wrong, reasons, counted = [], set(), 0
     found = subject.ask.each([(prompt, {**fields, "logprobs": True, "top_logprobs": 0}) for prompt, fields in asked])
     for (_, fields), answers in zip(asked, found, strict=True):
         for answer in answers:
-            if not answer.tokens:
+            many, limit = _tokens(answer), fields["max_tokens"]
+            if many is None:
                 continue
-            many, limit = len(answer.tokens), fields["max_tokens"]
+            counted += 1
             if many > limit or (many + answer.end_listed < limit and answer.finish_reason == "length"):
                 wrong.append((limit, many))
             if many == limit and not answer.end_listed and answer.finish_reason != "length":
                 reasons.add(answer.finish_reason)
+    if not counted:
+        for name in ("max_tokens", "usage"):
+            yield untested(name, "the endpoint neither lists tokens nor counts them.")
+        return
     broken = None
     if wrong:
         limit, many = wrong[0]
@@ -166,7 +172,8 @@ def check_length(subject: Subject) -> Iterator[Finding]:
         subject.ask(subject.prompt, n=min(4, subject.size), max_tokens=3, logprobs=True, top_logprobs=0)
     usage = subject.ask.usage
     if not usage:
-        yield untested("usage", "the endpoint counts no tokens.")
+        lacks = "counts no tokens" if subject.listed else "lists no tokens that its count could be compared with"
+        yield untested("usage", f"the endpoint {lacks}.")
         return
     # End tokens are counted by some and not listed.
     off = [one for one in usage if not one[0] <= one[1] <= one[0] + one[2]]
@@ -177,7 +184,12 @@ def check_length(subject: Subject) -> Iterator[Finding]:
 
 
 def _stopped_at_limit(answers: list[Answer], fields: dict[str, int]) -> bool:
-    return any(len(one.tokens) == fields["max_tokens"] and one.finish_reason != "length" for one in answers)
+    return any(_tokens(one) == fields["max_tokens"] and one.finish_reason != "length" for one in answers)
+
+
+def _tokens(answer: Answer) -> int | None:
+    """How many tokens an answer has: those that are listed, or else those that the endpoint counts."""
+    return len(answer.tokens) if answer.tokens else answer.counted
 
 
 def check_stop(subject: Subject) -> Iterator[Finding]:
@@ -221,7 +233,8 @@ def _stops(answer: Answer) -> tuple[str, str]:
 
     Neither occurs earlier in the answer.
     """
-    texts = [token.text for token in answer.tokens]
+    # Where no tokens are listed, words stand for them.
+    texts = [token.text for token in answer.tokens] or re.findall(r"\s*\S+", answer.text)
     if "".join(texts) != answer.text:
         return "", ""
     whole = inside = ""

@@ -28,10 +28,12 @@ PROMPTS = (
 )
 #: One whose answers are long.
 STORY = PROMPTS[1]
+#: Why a test is not made that needs a distribution.
+NO_LISTS = "the endpoint lists no alternatives, so that no distribution is known."
 #: Sizes of n that are tried.
 _SIZES = (64, 16, 4)
-#: The most requests of a test that needs one for each draw.
-_SINGLE = 40
+#: The most requests of a test that needs one for each draw: so many, or this share of all.
+_SINGLE, _SHARE = 40, 0.08
 #: The tokens of an answer, where one choice has to give many draws.
 LONG = 24
 
@@ -72,6 +74,9 @@ class Subject:
     Attributes:
         ask: asks it.
         rng: simulates.
+        reference: asks the model whose weights it should serve, if there is one. Where the endpoint lists no logprobs,
+            the distributions are the reference's.
+        listed: whether the distributions are the endpoint's own.
         prompt: the prompt whose first token has the most uncertain distribution.
         distribution: that distribution.
         distributions: those of all prompts.
@@ -83,6 +88,8 @@ class Subject:
 
     ask: Asker
     rng: np.random.Generator
+    reference: Asker | None = None
+    listed: bool = False
     prompt: str = PROMPTS[0]
     distribution: Distribution = field(default_factory=lambda: Distribution((), np.zeros(0)))
     distributions: dict[str, Distribution] = field(default_factory=dict)
@@ -105,14 +112,30 @@ class Subject:
         for prompt, answers in zip(PROMPTS, [first, *others], strict=True):
             if answers:
                 self.first[prompt] = answers[0]
-            if answers and answers[0].tokens and len(answers[0].tokens[0].top) > 1:
-                self.distributions[prompt] = Distribution.of(answers[0].tokens[0].top)
+            if (found := _first_list(answers)) is not None:
+                self.distributions[prompt] = found
+        self.listed = bool(self.distributions)
+        if not self.listed and self.reference is not None:
+            lists = {prompt: self.list_of(prompt) for prompt in PROMPTS}
+            self.distributions = {prompt: found for prompt, found in lists.items() if found is not None}
         if self.distributions:
             self.prompt = max(
                 self.distributions,
                 key=lambda one: self.distributions[one].entropy * (1 - self.distributions[one].rest) ** 2,
             )
             self.distribution = self.distributions[self.prompt]
+
+    def list_of(self, prompt: str) -> Distribution | None:
+        """The distribution of a prompt's first token, as the endpoint lists it, or else the reference."""
+        ask = self.ask if self.listed or self.reference is None else self.reference
+        found = _first_list(ask(prompt, logprobs=True, top_logprobs=self.alternatives))
+        # Where answers are texts only, a first token must be told from others by its text.
+        return found if found is None or self.listed or _is_told_by_text(found) else None
+
+    @property
+    def whose(self) -> str:
+        """Who lists the distributions, in words."""
+        return "it lists" if self.listed else "the reference lists"
 
     def measure(self) -> tuple[int, int]:
         """Finds out how many choices a request gets; returns (asked for, sent)."""
@@ -148,14 +171,15 @@ class Subject:
             fields: the request's fields.
         """
         prompt, distribution = prompt or self.prompt, distribution or self.distribution
-        if first and not (self.size > 1 and self.independent):
-            asked = [(prompt, {**fields, "logprobs": True, "top_logprobs": 0})] * min(draws, _SINGLE)
-            answers = [one for found in self.ask.each(asked) for one in found[:1]]
-            return [cell_of(distribution, [one.tokens[0].key for one in answers if one.tokens], fields)]
         if self.size > 1 and self.independent:
             asked = [(prompt, {**fields, "n": self.size, "logprobs": True, "top_logprobs": 0})] * -(-draws // self.size)
             answers = [one for found in self.ask.each(asked) for one in found]
-            return [cell_of(distribution, [one.tokens[0].key for one in answers if one.tokens], fields)]
+            return [cell_of(distribution, first_keys(answers, distribution), fields)]
+        if first or not self.listed:
+            most = max(_SINGLE, int(_SHARE * self.ask.max_requests))
+            asked = [(prompt, {**fields, "logprobs": True, "top_logprobs": 0})] * min(draws, most)
+            answers = [one for found in self.ask.each(asked) for one in found[:1]]
+            return [cell_of(distribution, first_keys(answers, distribution), fields)]
         if not self.raw:
             raise UntestableError("a request has one independent choice, and its logprobs are not those of the model")
         more = {"max_tokens": LONG, "logprobs": True, "top_logprobs": self.alternatives}
@@ -168,6 +192,29 @@ class Subject:
 
 class UntestableError(Exception):
     """A test that this endpoint's answers do not allow; says why."""
+
+
+def _first_list(answers: Sequence[Answer]) -> Distribution | None:
+    top = answers[0].tokens[0].top if answers and answers[0].tokens else ()
+    return Distribution.of(top) if len(top) > 1 else None
+
+
+def _is_told_by_text(distribution: Distribution) -> bool:
+    """Whether nearly all first tokens have a text that no other one has, and that is whole characters."""
+    stripped = [text.strip() for text in distribution.texts]
+    often, p = Counter(stripped), np.exp(distribution.logprobs)
+    unclear = [not text or often[text] > 1 or "\ufffd" in text for text in stripped]
+    return float(p[unclear].sum()) < 1e-3
+
+
+def first_keys(answers: Iterable[Answer], distribution: Distribution) -> list[Key]:
+    """The first tokens of answers; where an answer has a text only, it is the text of one token."""
+    by_text = {text.strip(): key for text, key in zip(distribution.texts, distribution.keys, strict=True)}
+    return [
+        one.tokens[0].key if one.tokens else by_text.get(one.text.strip(), one.text)
+        for one in answers
+        if one.tokens or one.text.strip()
+    ]
 
 
 def cell_of(distribution: Distribution, keys: Iterable[Key], fields: dict[str, Any]) -> Cell:

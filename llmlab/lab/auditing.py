@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from llmlab.audit.asking import Ask
 from llmlab.audit.audit import audit
 from llmlab.audit.report import Audit
+from llmlab.audit.weights import Reference
 from llmlab.display.progress import progress_bar
 from llmlab.errors import EngineError, LLMLabError, RequestError
 from llmlab.lab.client import client
-from llmlab.protocol.backend import Backend, BodyBackend
+from llmlab.protocol.backend import Backend, BodyBackend, LogitsBackend, Reloadable
 
 
 def audit_backend(
@@ -35,8 +37,7 @@ def audit_backend(
         return audit(
             asks(backend),
             model=backend.name,
-            reference=None if reference is None else asks(reference),
-            reference_model="" if reference is None else reference.name,
+            reference=None if reference is None else _reference(reference),
             max_requests=max_requests,
             max_tokens=max_tokens,
             false_alarms=false_alarms,
@@ -45,6 +46,32 @@ def audit_backend(
             parallel=backend.concurrency or 8,
             tell=tell,
         )
+
+
+def _reference(backend: Backend) -> Reference:
+    """A backend whose weights an endpoint should serve, with copies of it in other dtypes where it is in this process.
+
+    A copy is loaded only where a divergence is to be explained, and freed after that.
+    """
+    if not isinstance(backend, LogitsBackend):
+        return Reference(asks(backend), backend.name)
+
+    @contextmanager
+    def copy(dtype: str) -> Iterator[Ask | None]:
+        loaded = None
+        # Without it a divergence is named by its size alone.
+        with suppress(RequestError):
+            loaded = backend.reloaded(dtype=dtype) if isinstance(backend, Reloadable) else None
+        if loaded is None:
+            yield None
+            return
+        try:
+            yield asks(loaded)
+        finally:
+            loaded.close()
+
+    weights, arithmetic = backend.dtypes
+    return Reference(asks(backend), backend.name, weights, arithmetic, copy)
 
 
 def asks(backend: Backend) -> Ask:

@@ -240,6 +240,14 @@ class LogitsBackend(Backend, Protocol):
             RequestError: the dtype is none of those a checkpoint is stored in; the folder is the model's own.
         """
 
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        """The dtype of the weights, and the coarsest one that the model is meant to be computed in; "" if not known.
+
+        The second is that of the checkpoint, or of the activations where theirs is coarser.
+        """
+        return "", ""
+
     # --- from a request to tokens ---
 
     def render(self, request: Request) -> Int32[np.ndarray, " L"]:

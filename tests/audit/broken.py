@@ -1,4 +1,4 @@
-"""A small language model in NumPy behind the chat-completion API, honest or with one fault.
+"""A small language model in NumPy that answers chat completions, honestly or with one fault.
 
 Its next-token logits depend on the prompt and on the last token, and are computed anew in float64: nothing here is
 shared with the package. `FAULTS` are what an endpoint may do wrong, each with the test that should find it and words of
@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ class Weights(NamedTuple):
 
     prompts: np.ndarray
     last: np.ndarray
+    bfloat16: bool = False  #: whether logits are computed in bfloat16
 
     @classmethod
     def of(cls, seed: int) -> Weights:
@@ -50,14 +52,27 @@ class Weights(NamedTuple):
         # Around 0, so that a repetition penalty divides some likely tokens' logits and multiplies others.
         return cls(prompts - 5.5, last)
 
-    def rounded(self) -> Weights:
-        """As int8 with one scale per row."""
-        return Weights(*(_int8(table) for table in self))
+    def rounded(self, bits: int) -> Weights:
+        """As integers of so many bits with one scale per row; of 16, as bfloat16."""
+        rounding = _bfloat16 if bits == 16 else partial(_integers, bits=bits)
+        return Weights(rounding(self.prompts), rounding(self.last), bits == 16)
+
+    def changed(self, by: float) -> Weights:
+        """With noise of that standard deviation, as after a little more training."""
+        rng = np.random.default_rng(9)
+        prompts, last = (table + by * rng.normal(size=table.shape) for table in (self.prompts, self.last))
+        return Weights(prompts, last)
 
 
-def _int8(table: np.ndarray) -> np.ndarray:
-    scale = np.abs(table).max(axis=1, keepdims=True) / 127
+def _integers(table: np.ndarray, *, bits: int) -> np.ndarray:
+    scale = np.abs(table).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
     return np.asarray(np.round(table / scale) * scale)
+
+
+def _bfloat16(table: np.ndarray) -> np.ndarray:
+    """Rounded to the nearest number with 8 significant bits."""
+    mantissa, exponent = np.frexp(table)
+    return np.asarray(np.ldexp(np.round(mantissa * 256) / 256, exponent))
 
 
 WEIGHTS = Weights.of(1)
@@ -120,8 +135,20 @@ FAULTS: dict[str, Fault] = {
     "usage_counts_one_choice": Fault("usage", "usage counts"),
     "batch_rounds": Fault("batch", "batch"),
     "other_weights": Fault("weights", "another model"),
-    "int8_weights": Fault("weights", "quantization"),
+    "bfloat16_weights": Fault("weights", "in bfloat16"),
+    "int8_weights": Fault("weights", "in int8"),
+    "int4_weights": Fault("weights", "about 4 bits"),
+    "changed_weights": Fault("weights", "lightly changed"),
+    "hidden_prompt": Fault("weights", "reads other prompts"),
+    "other_weights_unlisted": Fault("answers", "another distribution"),
 }
+#: Faults of the weights, which only a comparison with a reference shows.
+OF_WEIGHTS = frozenset(fault for fault, known in FAULTS.items() if known.finding in ("weights", "answers"))
+#: Faults that are found where an endpoint answers one text at a time without logprobs, if there is a reference.
+SEEN_IN_TEXTS = (
+    "temperature_dropped", "greedy_samples", "top_p_dropped", "bias_dropped", "bias_clamped",
+    "penalties_count_prompt", "seed_dropped", "seed_constant", "stop_dropped", "length_one_more",
+)  # fmt: skip
 #: Ways to be honest: what an endpoint may choose.
 HONEST = (
     "plain",
@@ -146,10 +173,14 @@ class Server:
     Args:
         fault: one of `FAULTS`, or of `HONEST`.
         seed: of the noise of requests that have no seed.
+        scores: whether it lists the logprobs of a prompt's tokens.
+        texts_only: whether it answers one text without logprobs, and refuses n.
     """
 
     fault: str = "plain"
     seed: int = 0
+    scores: bool = False
+    texts_only: bool = False
     requests: int = 0
     tokens: int = 0
     weights: Weights = WEIGHTS
@@ -158,18 +189,24 @@ class Server:
     def __post_init__(self) -> None:
         assert self.fault in FAULTS or self.fault in HONEST, self.fault
         self.rng = np.random.default_rng([self.seed, 5])
-        if self.fault == "other_weights":
+        if self.fault.startswith("other_weights"):
             self.weights = Weights.of(2)
-        elif self.fault == "int8_weights":
-            self.weights = self.weights.rounded()
+        elif self.fault == "changed_weights":
+            self.weights = self.weights.changed(0.12)
+        elif bits := {"bfloat16_weights": 16, "int8_weights": 8, "int4_weights": 4}.get(self.fault):
+            self.weights = self.weights.rounded(bits)
 
     # --- the model ---
 
     def _logits(self, prompt: str, made: list[int], n: int) -> np.ndarray:
         # What the prompt forbids after "Not" changes nothing: a model that does not listen, with a known distribution.
+        if self.fault == "hidden_prompt":
+            prompt = f"You are a pirate. {prompt}"
         logits = self.weights.prompts[zlib.crc32(prompt.partition(" Not ")[0].encode()) % 64].copy()
         if made:
             logits += self.weights.last[made[-1]]
+        if self.weights.bfloat16:
+            logits = _bfloat16(logits)
         if self.fault == "batch_rounds" and n > 1:
             logits = np.round(logits * 4) / 4
         if self.fault == "jitter":
@@ -294,12 +331,19 @@ class Server:
                  "logit_bias"}  # fmt: skip
         if self.fault == "refuses_extensions":
             known -= {"top_k", "min_p", "repetition_penalty"}
+        if self.scores:
+            known |= {"prompt_logprobs"}
+        if self.texts_only:
+            known -= {"n", "top_k", "min_p"}
         for name in body:
             if name not in known:
                 raise RequestError(f"unknown field {name!r}", param=name)
         if self.fault == "five_alternatives" and (body.get("top_logprobs") or 0) > 5:
             raise RequestError("top_logprobs must be at most 5", param="top_logprobs")
         prompt = body["messages"][-1]["content"]
+        words = " ".join(each["content"] for each in body["messages"]).split()
+        if self.fault == "hidden_prompt":
+            words = ["You", "are", "a", "pirate.", *words]
         n = 1 if self.fault == "n_dropped" else int(body.get("n", 1))
         made = self._single(prompt, body, n) if body.get("max_tokens") == 1 and n > 1 else None
         if made is None:
@@ -312,7 +356,23 @@ class Server:
         many = sum(len(one) for one in made)
         self.tokens += many
         counted = len(made[0]) if self.fault == "usage_counts_one_choice" else many
-        return {"choices": choices, "usage": {"completion_tokens": counted, "prompt_tokens": 1}, "model": "puppet"}
+        usage = {"completion_tokens": counted, "prompt_tokens": len(words)}
+        found = {"choices": choices, "usage": usage, "model": "puppet"}
+        if body.get("prompt_logprobs") is not None:
+            found["prompt_logprobs"] = self._forced(words, int(body["prompt_logprobs"]))
+        return found
+
+    def _forced(self, words: list[str], top: int) -> list[dict[str, Any] | None]:
+        """What is listed of a prompt whose tokens are its words, each under a number that its letters give."""
+        tokens = [1 + zlib.crc32(word.encode()) % (V - 1) for word in words]
+        found: list[dict[str, Any] | None] = [None]
+        for at, token in enumerate(tokens[1:], start=1):
+            x = self._logits(" ".join(words[:at]), tokens[:at], 1)
+            lp = x - np.logaddexp.reduce(x)
+            ranked = np.argsort(-lp, kind="stable")
+            listed = [token, *(int(one) for one in ranked[:top] if one != token)]
+            found.append({str(one): {"logprob": float(lp[one]), "decoded_token": TEXTS[one]} for one in listed})
+        return found
 
     def _single(self, prompt: str, body: Mapping[str, Any], n: int) -> list[list[int]] | None:
         """One token for each of n choices at once; None where that is not possible."""
@@ -362,7 +422,7 @@ class Server:
         found: dict[str, Any] = {
             "index": index, "message": {"content": text if cut is None else text[:cut]}, "finish_reason": reason,
         }  # fmt: skip
-        if body.get("logprobs"):
+        if body.get("logprobs") and not self.texts_only and self.fault != "other_weights_unlisted":
             top = int(body.get("top_logprobs") or 0)
             entries = [self._entry(prompt, made[:at], token, body, top, n) for at, token in enumerate(shown)]
             found["logprobs"] = {"content": entries}
@@ -377,7 +437,7 @@ class Server:
             lp, listed = self._listed(prompt, made, body, top, n)
         else:
             # The same list for the same context, because a test asks thousands of times.
-            key = (self.fault, prompt, made[-1] if made else None, n > 1, top)
+            key = (self.fault, float(self.weights.prompts[0, 1]), prompt, made[-1] if made else None, n > 1, top)
             if key not in _LISTS:
                 _LISTS[key] = self._listed(prompt, made, body, top, n)
             lp, listed = _LISTS[key]

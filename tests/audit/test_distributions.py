@@ -12,8 +12,9 @@ import pytest
 from llmlab.audit.asking import Listed
 from llmlab.audit.distributions import Cell, Distribution, sampled
 from llmlab.audit.evidence import goodness, holm, weigh
+from llmlab.audit.forced import kl
 from llmlab.audit.sampling import hypothesis
-from llmlab.audit.weights import equality, kl
+from llmlab.audit.weights import equality
 from llmlab.sampling.params import History, SamplingParams, stack
 from llmlab.sampling.pipeline import ORDERS, process
 
@@ -151,3 +152,26 @@ def test_kl():
     p, q = (np.exp(distribution.logprobs) for distribution in (one, other))
     assert kl(one, other) == pytest.approx(float((p * np.log(p / q)).sum()), abs=1e-6)
     assert kl(one, one) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_kl_of_lists_that_share_a_part():
+    """What is not listed is taken to be as likely as it can be: never more than the truth says, and enough to see."""
+    rng = np.random.default_rng(6)
+    for scale, least in [(0.01, 0.0), (0.5, 0.2), (3.0, 0.3)]:
+        found, exact = [], []
+        for _ in range(100):
+            logits = rng.normal(size=(2, 60)) * 2
+            logits[1] = logits[0] + scale * logits[1]
+            whole = [distribution_of(each) for each in logits]
+            p, q = (np.exp(each - np.logaddexp.reduce(each)) for each in logits)
+            exact.append(float((p * np.log(p / q)).sum()))
+            lists = [
+                Distribution.of([Listed(k, k, float(lp)) for k, lp in zip(d.keys[:8], d.logprobs[:8], strict=True)])
+                for d in whole
+            ]
+            found.append(kl(*lists))
+        assert least * np.mean(exact) <= np.mean(found) <= 1.02 * np.mean(exact), (
+            scale,
+            np.mean(found),
+            np.mean(exact),
+        )

@@ -45,7 +45,6 @@ class LocalBackend(LoadedModel, LogitsBackend):
     """
 
     notes: tuple[str, ...] = ()  #: remarks about the loading, for the banner
-    config_json: Mapping[str, Any] | None = None  #: what the model was loaded from; None if it was made in memory
     loaded: Mapping[str, Any] | None = None  #: the arguments of `load`; None if it was made in memory
     share: Share | None = None  #: the part of other processes, over which the model is spread
     retires: weakref.finalize[Any, Any]  #: frees the weights with this object

@@ -25,6 +25,7 @@ __all__ = [
     "Promise",
     "check_dtype",
     "choose_dtypes",
+    "coarser",
     "device_dtype",
 ]
 
@@ -65,6 +66,13 @@ class Dtypes(NamedTuple):
     weights: str  #: one of `FLOATS`, or "int8"
     activations: str  #: one of `FLOATS`: of what is computed, of the cache, and of weights that are never int8
     notes: tuple[str, ...] = ()  #: for the banner
+
+
+def coarser(config: Mapping[str, Any] | None, activations: str) -> str:
+    """The coarser of two float dtypes: the one that a config.json says a checkpoint is stored in, and another."""
+    said = config or {}
+    stored = str(said.get("dtype") or said.get("torch_dtype") or "float32").removeprefix("torch.")
+    return max((stored, activations), key=lambda one: PROMISES.get(one, PROMISES["bfloat16"]).divergence)
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from llmlab.backends.local.choice_writer import ChoiceWriter, call_id
+from llmlab.backends.local.dtypes import coarser
 from llmlab.backends.local.prompt_tokens import prompt_tokens
 from llmlab.backends.local.request_grammar import request_grammar
 from llmlab.engine.engine import Engine
@@ -48,6 +49,8 @@ class LoadedModel:
         unsupported: parameters that a user interface should not offer for this model.
     """
 
+    config_json: Mapping[str, Any] | None = None  #: what the model was loaded from; None if it was made in memory
+
     def __init__(self, name: str, *, tokenizer: Tokenizer, template: ChatTemplate, engine: Engine) -> None:
         self.name = name
         self.tokenizer = tokenizer
@@ -72,6 +75,11 @@ class LoadedModel:
         kind += f"-x{engine.mesh.size}" if engine.mesh else ""
         width += "/kernel" if engine.config.attention_kernel else ""
         return f"llmlab-{__version__}/jax-{jax.__version__}/{kind}/{engine.programs.weights_dtype}/highest/{width}"
+
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        """The dtype of the weights, and the coarser one of the checkpoint's and the activations'."""
+        return self.engine.programs.weights_dtype, coarser(self.config_json, str(self.engine.programs.dtype))
 
     @property
     def models(self) -> tuple[str, ...]:
