@@ -66,7 +66,7 @@ def check_bias(subject: Subject) -> Iterator[Finding]:
         _biased(lambda b: b, ("temperature", 0.5)),
         {"is added after the temperature": [_biased(lambda b: 0.5 * b, ("temperature", 0.5))]},
         about="logit_bias", fine="logit_bias is added before the temperature.",
-        should="it should be added before it.", first=True,
+        should="it should be added before the temperature.", first=True,
     )  # fmt: skip
 
 

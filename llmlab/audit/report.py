@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmlab.audit.page import cost, p_value, page, report
 from llmlab.audit.subject import Finding
-from llmlab.display.html import Markup, fragment
+from llmlab.display.html import Markup
 from llmlab.frames.schema import build
+from llmlab.protocol.arguments import file_path
 from llmlab.text.numbers import count
 
 if TYPE_CHECKING:
@@ -50,13 +53,17 @@ class Audit:
     @property
     def verdict(self) -> str:
         """The outcome in one sentence."""
-        tested = sum(one.ok is not None for one in self.findings)
         rate = f"false alarms in at most {self.false_alarms:.0%} of honest endpoints"
-        cost = f"{count(self.requests, 'request')}, {count(self.tokens, 'token')}"
+        spent = f"{count(self.requests, 'request')}, {count(self.tokens, 'token')}"
+        return f"{self._outcome} ({rate}; {spent})."
+
+    @property
+    def _outcome(self) -> str:
+        tested = sum(one.ok is not None for one in self.findings)
         if self.ok:
-            return f"{self.model}: nothing found in {count(tested, 'test')} ({rate}; {cost})."
+            return f"{self.model}: nothing found in {count(tested, 'test')}"
         names = ", ".join(one.name for one in self.found)
-        return f"{self.model}: {len(self.found)} of {count(tested, 'test')} found something: {names} ({rate}; {cost})."
+        return f"{self.model}: {len(self.found)} of {count(tested, 'test')} found something: {names}"
 
     def frame(self) -> pd.DataFrame:
         """One row per test; what was found comes first, what was not tested last.
@@ -87,24 +94,29 @@ class Audit:
     def __repr__(self) -> str:
         marks = {True: "ok", False: "FOUND", None: "-"}
         width = max((len(one.name) for one in self.findings), default=0)
-        rows = [f"  {marks[one.ok]:5}  {one.name:{width}}  {_p(one.p_value):>8}  {one.what}" for one in self.findings]
+        rows = [
+            f"  {marks[one.ok]:5}  {one.name:{width}}  {p_value(one.p_value):>8}  {one.what}" for one in self.findings
+        ]
         return "\n".join([f"Audit: {self.verdict}", *rows])
 
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Returns the report as an HTML page.
+
+        Args:
+            path: a file to write the page to as well.
+
+        Raises:
+            RequestError: the path is no path.
+        """
+        target = None if path is None else file_path(path)
+        html = page(f"Audit of {self.model}", self._fragment())
+        if target is not None:
+            target.write_text(html, encoding="utf-8")
+        return html
+
     def _repr_html_(self) -> str:
-        marks = {True: "ok", False: "found", None: "not tested"}
-        rows = Markup("").join(
-            fragment(
-                "<tr><td>{}</td><td>{}</td><td>{}</td><td style='text-align:left'>{}</td></tr>",
-                fragment("<b>{}</b>", one.name) if one.ok is False else one.name,
-                marks[one.ok],
-                _p(one.p_value),
-                one.what,
-            )  # fmt: skip
-            for one in self.findings
-        )
-        head = Markup("<thead><tr><th>test</th><th></th><th>p</th><th style='text-align:left'>what</th></tr></thead>")
-        return str(fragment("<div>{}</div><table>{}<tbody>{}</tbody></table>", self.verdict, head, rows))
+        return str(self._fragment())
 
-
-def _p(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2g}"
+    def _fragment(self) -> Markup:
+        outcome = self._outcome + "."
+        return report(outcome, cost(self.requests, self.tokens, self.false_alarms), self.findings)

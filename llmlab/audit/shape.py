@@ -197,7 +197,7 @@ def check_stop(subject: Subject) -> Iterator[Finding]:
     base = {"temperature": 0.0, "max_tokens": LONG, "logprobs": True, "top_logprobs": 0}
     for prompt in sorted(subject.first, key=lambda one: one != STORY):
         [answer] = subject.ask(prompt, **base)[:1]
-        whole, inside = _stops(answer)
+        whole, inside, rest = _stops(answer)
         if inside:
             break
     else:
@@ -213,6 +213,11 @@ def check_stop(subject: Subject) -> Iterator[Finding]:
     fine = "stop ends the answer, also inside a token; its text is "
     if _ignores(one, whole):
         broken = "stop is ignored: the text continues after it. It should end there."
+    elif _ignores(other, inside) and other.finish_reason == "stop" and rest.startswith(_after(other, inside)):
+        broken = (
+            "stop ends the answer, but where it ends inside a token the rest of that token stays in the text "
+            f"({_after(other, inside)!r} after {inside!r}); the text should end with the stop text or before it."
+        )
     elif _ignores(other, inside):
         broken = (
             "stop is compared with whole tokens: a stop text that begins or ends inside a token does not end the "
@@ -224,20 +229,24 @@ def check_stop(subject: Subject) -> Iterator[Finding]:
 
 
 def _ignores(answer: Answer, stop: str) -> bool:
-    at = answer.text.find(stop)
-    return at >= 0 and at + len(stop) < len(answer.text)
+    return bool(_after(answer, stop))
 
 
-def _stops(answer: Answer) -> tuple[str, str]:
-    """A token's text, and a text that begins inside a token and ends inside the next; "" where there is none.
+def _after(answer: Answer, stop: str) -> str:
+    """What comes after a stop text in an answer."""
+    return answer.text.partition(stop)[2]
 
-    Neither occurs earlier in the answer.
+
+def _stops(answer: Answer) -> tuple[str, str, str]:
+    """A token's text; one that begins inside a token and ends inside the next, and the rest of that; or "".
+
+    Neither of the first two occurs earlier in the answer.
     """
     # Where no tokens are listed, words stand for them.
     texts = [token.text for token in answer.tokens] or re.findall(r"\s*\S+", answer.text)
     if "".join(texts) != answer.text:
-        return "", ""
-    whole = inside = ""
+        return "", "", ""
+    whole = inside = rest = ""
     for at in range(2, len(texts) - 3):
         before = "".join(texts[:at])
         if not whole and texts[at].strip() and texts[at] not in before:
@@ -245,5 +254,5 @@ def _stops(answer: Answer) -> tuple[str, str]:
         crossing = texts[at][-1:] + texts[at + 1][:2]
         # It must differ from every token, and something must come after it in the second token.
         if not inside and crossing not in before + texts[at] and len(texts[at + 1]) > 2 and len(texts[at]) > 1:
-            inside = crossing
-    return whole, inside if whole else ""
+            inside, rest = crossing, texts[at + 1][2:]
+    return (whole, inside, rest) if whole else ("", "", "")

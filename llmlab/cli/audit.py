@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,7 @@ def audit(
     ] = 0.01,
     seed: Annotated[int | None, typer.Option(help="Give every request a seed that follows from this one.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Make this test only; may be given several times.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as an HTML page, too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Ask an endpoint a few hundred cheap questions, and say what its sampler really does."""
@@ -51,6 +53,12 @@ def audit(
         if each is not None:
             each.close()
     typer.echo(found.to_json(indent=2) if as_json else repr(found))
+    if html is not None:
+        try:
+            found.to_html(html)
+        except OSError as error:
+            typer.echo(f"llmlab: {html} cannot be written: {error.strerror}", err=True)
+            raise typer.Exit(2) from None
     raise typer.Exit(0 if found.ok else 1)
 
 

@@ -40,7 +40,8 @@ def style_sheet(name: str, more: str = "") -> Markup:
 def page_sheet() -> Markup:
     """The rules of a page of its own, which is dark where the reader's system is."""
     light = f":root {{ color-scheme: light dark; {_variables(None, dark=False)} }}"
-    dark = f"@media (prefers-color-scheme: dark) {{ :root, :root .llmlab-strip {{ {_variables(None, dark=True)} }} }}"
+    parts = ":root, :root :is(.llmlab-strip, .llmlab-audit)"
+    dark = f"@media (prefers-color-scheme: dark) {{ {parts} {{ {_variables(None, dark=True)} }} }}"
     return _on_one_line(f"{light} {dark} {rules('page')}")
 
 

@@ -209,7 +209,9 @@ class Lab(Searches, Comparisons):
         answers are seen as they come. Tests that the endpoint's answers do not allow are named as not tested.
 
         Args:
-            reference: the model whose weights the endpoint should serve; it is asked some of the same questions.
+            reference: the model whose weights the endpoint should serve; it is asked some of the same questions. If its
+                logprobs differ from the endpoint's and it runs in this process, it is loaded again in other dtypes, to
+                tell rounded weights from another model's. An endpoint without logprobs is tested by its distributions.
             max_requests: the most requests.
             max_tokens: the most tokens to generate; a question counts as n * max_tokens before it is sent.
             false_alarms: the probability that an honest endpoint has any finding (Holm's procedure over all tests).

@@ -130,6 +130,7 @@ FAULTS: dict[str, Fault] = {
     "alternatives_capped": Fault("top_logprobs", "Lists 5"),
     "stop_dropped": Fault("stop", "ignored"),
     "stop_whole_tokens": Fault("stop", "whole tokens"),
+    "stop_keeps_token": Fault("stop", "rest of that token"),
     "length_one_more": Fault("max_tokens", "tokens, in"),
     "length_says_stop": Fault("max_tokens", "finish_reason"),
     "usage_counts_one_choice": Fault("usage", "usage counts"),
@@ -410,6 +411,8 @@ class Server:
             return None
         if self.fault == "stop_whole_tokens":
             return len(text) - len(TEXTS[made[-1]]) if TEXTS[made[-1]] in stops else None
+        if self.fault == "stop_keeps_token":
+            return len(text) if any(stop in text for stop in stops) else None
         found = [text.find(stop) + len(stop) * (self.fault == "stop_kept") for stop in stops if stop in text]
         return min(found) if found else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -14,9 +15,12 @@ import llmlab
 from llmlab.audit.audit import TESTS, audit
 from llmlab.audit.report import AUDIT_COLUMNS, Audit
 from llmlab.audit.subject import Finding
+from llmlab.backends.local.dtypes import coarser
 from llmlab.cli.app import app
 from llmlab.errors import EngineError, RequestError
-from tests.audit.broken import Server
+from llmlab.protocol.backend import LogitsBackend
+from tests.audit.broken import WEIGHTS, Server
+from tests.audit.tables import reference
 from tests.columns import assert_declared
 
 
@@ -85,7 +89,7 @@ def test_over_http(http):
     assert puppet.requests == found.requests
 
 
-def test_the_command(http):
+def test_the_command(http, tmp_path):
     """Exit status 1 and a reason where something is found, 0 where nothing is, 2 where the endpoint is none."""
     broken, honest = http(Server("top_k_dropped", 3)), http(Server("plain", 3))
     only = ["--only", "top_k", "--only", "n"]
@@ -98,8 +102,9 @@ def test_the_command(http):
     assert "top_k is ignored" in first["what"] and "should keep exactly" in first["what"]
     assert (second["name"], second["ok"], second["p_value"]) == ("n", True, 1.0)
     assert "at most 500 requests and 60,000 tokens" in done.stderr
-    done = CliRunner().invoke(app, ["audit", honest, *only])
+    done = CliRunner().invoke(app, ["audit", honest, *only, "--html", str(tmp_path / "report.html")])
     assert done.exit_code == 0 and "nothing found in 2 tests" in done.stdout, done.output
+    assert "nothing found in 2 tests" in (tmp_path / "report.html").read_text("utf-8")
     done = CliRunner().invoke(app, ["audit", "http://127.0.0.1:9/v1", "--model", "m"])
     assert done.exit_code == 2 and "127.0.0.1:9" in done.stderr
     done = CliRunner().invoke(app, ["audit", honest, "--only", "topk"])
@@ -181,6 +186,53 @@ def test_without_logprobs():
     assert all(one.ok is None for one in found.findings if one.name in ("logprobs", "top_p", "noise"))
 
 
+def test_without_logprobs_a_reference_knows_the_distributions():
+    """Of an endpoint that answers one text at a time, what the sampler does is seen; what needs its lists is not."""
+    names = ["temperature", "top_p", "stop", "max_tokens", "logprobs", "later_tokens", "weights", "usage"]
+    server = Server("top_p_dropped", 4, texts_only=True)
+    found = audit(server, model="puppet", reference=reference(4), parallel=1, only=names)
+    said = {one.name: one for one in found.findings}
+    assert [one.name for one in found.found] == ["top_p"] and "is ignored" in said["top_p"].what, found
+    assert all(said[name].ok for name in ("temperature", "stop", "max_tokens")), found
+    assert all("lists no" in said[name].what for name in ("logprobs", "later_tokens", "weights", "usage")), found
+    alone = audit(Server("top_p_dropped", 4, texts_only=True), model="puppet", parallel=1, only=names)
+    assert alone.ok and "no distribution is known" in {one.name: one for one in alone.findings}["top_p"].what
+
+
+@pytest.mark.parametrize("fault", ["plain", "int8_weights"])
+def test_a_reference_in_bfloat16_may_differ_by_its_rounding(fault):
+    """What the dtype of the checkpoint explains is no finding; int8 weights diverge more, as a copy of it shows."""
+    beside = reference(1)._replace(send=Server("bfloat16_weights", 1, scores=True), dtype="bfloat16")
+
+    @contextmanager
+    def copy(dtype):
+        weights = {"float32": WEIGHTS, "int8": WEIGHTS.rounded(8)}[dtype]
+        yield Server("plain", 7, scores=True, weights=weights)
+
+    beside = beside._replace(arithmetic="bfloat16", copy=copy)
+    [found] = audit(Server(fault, 2, scores=True), model="puppet", reference=beside, only=["weights"]).findings
+    assert found.ok is (fault == "plain"), found
+    assert fault == "plain" or "int8" in found.what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "words"), [("bfloat16", "in bfloat16"), ("int8", "in int8")])
+def test_the_engine_in_another_dtype_is_named(demo, dtype, words):
+    """The embedded model's weights rounded by the engine itself, against copies that the audit loads."""
+    served = llmlab.load("demo", dtype=dtype, slots=8, max_context=512, quiet=True)
+    [found] = served.audit(reference=demo, only=["weights"]).findings
+    served.close()
+    assert found.ok is False and f"serves the reference's weights {words}" in found.what, found
+
+
+def test_a_reference_can_be_loaded_again_in_another_dtype(demo):
+    """Only where it was loaded from a checkpoint; its dtypes say what an honest endpoint may differ by."""
+    assert demo.backend.dtypes == ("float32", "float32")
+    assert coarser({"torch_dtype": "torch.bfloat16"}, "float32") == coarser(None, "bfloat16") == "bfloat16"
+    assert coarser({"dtype": "float32"}, "float16") == "float16"
+    assert LogitsBackend.dtypes.fget(demo.backend) == ("", "") and LogitsBackend.in_dtype(demo.backend, "int8") is None
+
+
 def test_arguments_are_checked():
     for options, words in [
         ({"max_requests": 3}, "max_requests"), ({"max_tokens": True}, "max_tokens"), ({"false_alarms": 2}, "false_al"),
@@ -190,7 +242,7 @@ def test_arguments_are_checked():
             audit(Server("plain"), model="puppet", **options)
 
 
-def test_the_report():
+def test_the_report(tmp_path):
     findings = (
         Finding("top_k", False, 1e-9, "top_k is <ignored>; it should not be."),
         Finding("n", True, 1.0, "n = 64 gets 64 choices."),
@@ -205,8 +257,15 @@ def test_the_report():
         "Audit: m: 1 of 2 tests found something: top_k (false alarms in at most 1% of honest endpoints; 7 requests, "
         "1 token)."
     )
-    page = report._repr_html_()
-    assert "&lt;ignored&gt;" in page and page.count("<tr>") == 4
+    shown = report._repr_html_()
+    assert "&lt;ignored&gt;" in shown and shown.count("<tr>") == 6  # a head for each of three groups
+    groups = [shown.index(each) for each in ("1 found", "1 as it should be", "1 not tested")]
+    assert groups == sorted(groups)
+    page = report.to_html(tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text("utf-8") == page
+    assert page.startswith("<!DOCTYPE html>") and "<title>Audit of m</title>" in page and shown in page
+    with pytest.raises(RequestError, match="path"):
+        report.to_html(3)
     assert json.loads(report.to_json())["findings"][2] == {
         "name": "seed", "ok": None, "p_value": None, "what": "Not tested: refused.",
     }  # fmt: skip

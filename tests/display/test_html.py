@@ -40,6 +40,12 @@ def test_a_template_without_a_value_is_an_error() -> None:
 
 
 def test_style_sheets_stay_as_they_are() -> None:
-    for sheet in (style_sheet("strip"), style_sheet("distribution"), style_sheet("playground"), page_sheet()):
+    for sheet in (
+        style_sheet("strip"),
+        style_sheet("distribution"),
+        style_sheet("playground"),
+        style_sheet("audit"),
+        page_sheet(),
+    ):
         assert isinstance(sheet, Markup) and "\n" not in sheet and "/*" not in sheet
         assert fragment("<style>{}</style>", sheet) == f"<style>{sheet}</style>"

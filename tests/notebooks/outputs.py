@@ -62,16 +62,29 @@ def outputs(cell: Any) -> list[Output]:
     return [one._replace(text=masked(one.text)) for one in found]
 
 
+#: What a cell prints that needs a program which is not installed, and does without it.
+SKIPPED = "Skipped: "
+
+
 def differences(old: Any, new: Any) -> list[str]:
-    """What the outputs of two runs of a notebook differ in, a line or more each; empty where they agree."""
+    """What the outputs of two runs of a notebook differ in, a line or more each; empty where they agree.
+
+    A cell with the tag "optional" may have been skipped in one of them.
+    """
     before, after = code_cells(old), code_cells(new)
     if len(before) != len(after):
         return [f"{len(before)} code cells, and {len(after)} in the new run"]
     found = []
     for number, (one, other) in enumerate(zip(before, after, strict=True), start=1):
+        if "optional" in one.metadata.get("tags", ()) and (_is_skipped(one) or _is_skipped(other)):
+            continue
         head = f"code cell {number} ({one.source.strip().splitlines()[-1] if one.source.strip() else 'empty'})"
         found += [f"{head}: {what}" for what in _differences(outputs(one), outputs(other))]
     return found
+
+
+def _is_skipped(cell: Any) -> bool:
+    return any(one.text.startswith(SKIPPED) for one in outputs(cell))
 
 
 def _differences(old: list[Output], new: list[Output]) -> list[str]:

@@ -37,6 +37,14 @@ def compared(old, new):
     return differences(new_notebook(cells=[old]), new_notebook(cells=[new]))
 
 
+def test_an_optional_cell_may_be_skipped_on_one_side() -> None:
+    ran, skipped, other = (cell(stream(text)) for text in ("found 3", "Skipped: it needs torch.\n", "found none"))
+    assert compared(ran, skipped) != []
+    for one in (ran, skipped, other):
+        one.metadata["tags"] = ["optional"]
+    assert compared(ran, skipped) == compared(skipped, ran) == [] != compared(ran, other)
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
