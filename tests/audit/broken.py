@@ -1,8 +1,8 @@
 """A small language model in NumPy that answers chat completions, honestly or with one fault.
 
-Its next-token logits depend on the prompt and on the last token, and are computed anew in float64: nothing here is
-shared with the package. `FAULTS` are what an endpoint may do wrong, each with the test that should find it and words of
-the finding.
+Its next-token logits depend on the prompt and on the last token. Logits, sampler and noise are written here again, in
+float64, and share no code with the package. `FAULTS` lists what an endpoint may do wrong, each fault with the test that
+should find it and words of the finding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BY_WORD = {text.strip(): token for token, text in enumerate(TEXTS)}
 
 
 class Weights(NamedTuple):
-    """Of the model: a row of logits for each prompt (by its hash) and for each last token."""
+    """The model's weights: one row of logits for each prompt (by its hash) and one for each last token."""
 
     prompts: np.ndarray
     last: np.ndarray
@@ -46,7 +46,7 @@ class Weights(NamedTuple):
         favourites = 2.0 * rng.normal(size=V)
         prompts = 1.6 * rng.normal(size=(64, V)) + favourites
         last = 0.8 * rng.normal(size=(V, V))
-        for one in range(2, 42, 2):  # pairs of tokens that always tie
+        for one in range(2, 42, 2):  # pairs of tokens that are always equally likely
             prompts[:, one + 1], last[:, one + 1] = prompts[:, one], last[:, one]
         prompts[:, END] -= 5.0
         # Around 0, so that a repetition penalty divides some likely tokens' logits and multiplies others.
@@ -85,7 +85,7 @@ class Fault(NamedTuple):
     words: str
 
 
-#: Every fault, by its name; see `Server`, which looks at the name.
+#: Every fault by its name, which is what `Server` compares with.
 FAULTS: dict[str, Fault] = {
     "temperature_dropped": Fault("temperature", "ignored"),
     "temperature_inverted": Fault("temperature", "multiplies"),
@@ -150,7 +150,7 @@ SEEN_IN_TEXTS = (
     "temperature_dropped", "greedy_samples", "top_p_dropped", "bias_dropped", "bias_clamped",
     "penalties_count_prompt", "seed_dropped", "seed_constant", "stop_dropped", "length_one_more",
 )  # fmt: skip
-#: Ways to be honest: what an endpoint may choose.
+#: Honest variants of the server: choices that an endpoint is free to make.
 HONEST = (
     "plain",
     "lists_end",
@@ -163,7 +163,7 @@ HONEST = (
 )
 
 
-#: What `Server` lists in a context, by everything that it depends on.
+#: The alternatives that `Server` lists in a context, kept by everything that they depend on.
 _LISTS: dict[Any, tuple[np.ndarray, list[dict[str, Any]]]] = {}
 
 
@@ -200,7 +200,7 @@ class Server:
     # --- the model ---
 
     def _logits(self, prompt: str, made: list[int], n: int) -> np.ndarray:
-        # What the prompt forbids after "Not" changes nothing: a model that does not listen, with a known distribution.
+        # Words after "Not" in a prompt change no logit, so that the distribution does not depend on them.
         if self.fault == "hidden_prompt":
             prompt = f"You are a pirate. {prompt}"
         logits = self.weights.prompts[zlib.crc32(prompt.partition(" Not ")[0].encode()) % 64].copy()
@@ -303,7 +303,7 @@ class Server:
     # --- noise ---
 
     def _generator(self, body: Mapping[str, Any], choice: int) -> np.random.Generator:
-        """The source of a choice's noise."""
+        """The random generator of a choice."""
         given, fault = body.get("seed"), self.fault
         if given is None or fault == "seed_dropped" or (fault == "seed_first_choice" and choice):
             return np.random.default_rng(self.rng.integers(2**63))
@@ -406,7 +406,7 @@ class Server:
         return made
 
     def _stop(self, text: str, made: list[int], stops: list[str]) -> int | None:
-        """Where the text is to be cut."""
+        """The length to which a stop text truncates an answer; None where none of them occurs in it."""
         if self.fault == "stop_dropped":
             return None
         if self.fault == "stop_whole_tokens":
@@ -420,10 +420,10 @@ class Server:
         ended = made[-1] == END
         shown = made[:-1] if ended else made
         text = "".join(TEXTS[token] for token in shown)
-        cut = self._stop(text, shown, body.get("stop") or []) if shown else None
-        reason = "stop" if ended or cut is not None or self.fault == "length_says_stop" else "length"
+        end = self._stop(text, shown, body.get("stop") or []) if shown else None
+        reason = "stop" if ended or end is not None or self.fault == "length_says_stop" else "length"
         found: dict[str, Any] = {
-            "index": index, "message": {"content": text if cut is None else text[:cut]}, "finish_reason": reason,
+            "index": index, "message": {"content": text if end is None else text[:end]}, "finish_reason": reason,
         }  # fmt: skip
         if body.get("logprobs") and not self.texts_only and self.fault != "other_weights_unlisted":
             top = int(body.get("top_logprobs") or 0)
@@ -439,7 +439,7 @@ class Server:
         if self.fault in ("jitter", "logprobs_after_temperature", "logprobs_after_filters"):
             lp, listed = self._listed(prompt, made, body, top, n)
         else:
-            # The same list for the same context, because a test asks thousands of times.
+            # The same list for the same context: a test asks for it thousands of times.
             key = (self.fault, float(self.weights.prompts[0, 1]), prompt, made[-1] if made else None, n > 1, top)
             if key not in _LISTS:
                 _LISTS[key] = self._listed(prompt, made, body, top, n)

@@ -111,7 +111,7 @@ def test_the_command(http, tmp_path):
     assert done.exit_code == 2 and "there is no test 'topk'; the tests are top_logprobs, n" in done.stderr
 
 
-def test_several_endpoints_are_not_one(http):
+def test_several_endpoints_cannot_be_audited_as_one(http):
     lab = llmlab.connect([http(Server("plain")), http(Server("plain"))], quiet=True, model="puppet")
     with pytest.raises(RequestError, match="several endpoints here; llmlab.connect one of them"):
         lab.audit()
@@ -160,7 +160,7 @@ def test_refused_fields_are_named_and_not_held_against_it():
     assert found.ok and "refuses it (unknown field 'min_p')" in refused["min_p"]
 
 
-def test_an_endpoint_that_fails_is_said_so():
+def test_a_failure_of_the_endpoint_is_reported():
     server = Server("plain", 1)
 
     def send(body):
@@ -174,7 +174,7 @@ def test_an_endpoint_that_fails_is_said_so():
 
 
 def test_without_logprobs():
-    """What needs no distribution is tested all the same."""
+    """Tests that need no distribution are made all the same."""
     server = Server("n_clones", 1)
 
     def send(body):
@@ -225,12 +225,12 @@ def test_the_engine_in_another_dtype_is_named(demo, dtype, words):
     assert found.ok is False and f"serves the reference's weights {words}" in found.what, found
 
 
-def test_a_reference_can_be_loaded_again_in_another_dtype(demo):
-    """Only where it was loaded from a checkpoint; its dtypes say what an honest endpoint may differ by."""
+def test_the_dtypes_of_a_reference(demo):
+    """That of its weights; and the coarser one of checkpoint and activations, in which an endpoint may compute."""
     assert demo.backend.dtypes == ("float32", "float32")
     assert coarser({"torch_dtype": "torch.bfloat16"}, "float32") == coarser(None, "bfloat16") == "bfloat16"
     assert coarser({"dtype": "float32"}, "float16") == "float16"
-    assert LogitsBackend.dtypes.fget(demo.backend) == ("", "") and LogitsBackend.in_dtype(demo.backend, "int8") is None
+    assert LogitsBackend.dtypes.fget(demo.backend) == ("", "")
 
 
 def test_arguments_are_checked():
@@ -264,8 +264,6 @@ def test_the_report(tmp_path):
     page = report.to_html(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text("utf-8") == page
     assert page.startswith("<!DOCTYPE html>") and "<title>Audit of m</title>" in page and shown in page
-    with pytest.raises(RequestError, match="path"):
-        report.to_html(3)
     assert json.loads(report.to_json())["findings"][2] == {
         "name": "seed", "ok": None, "p_value": None, "what": "Not tested: refused.",
     }  # fmt: skip

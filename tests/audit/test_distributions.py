@@ -1,4 +1,4 @@
-"""The audit's distributions against the engine's own sampler, and its evidence against brute force."""
+"""The audit's distributions against the engine's sampler, and its p-values against brute force and simulation."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_distributions_are_those_of_the_engine(order):
         np.testing.assert_allclose(np.exp(found[:-1]), np.exp(engine), atol=2e-5)
 
 
-def test_what_is_not_listed_counts_as_mass():
-    """A distribution that lists 6 of 12 tokens says the same of them wherever it can say anything."""
+def test_unlisted_tokens_count_by_their_total_probability():
+    """A distribution that lists 6 of 12 tokens gives them the same probabilities as the whole one, where it can."""
     rng = np.random.default_rng(4)
     for _ in range(200):
         whole = distribution_of(rng.normal(size=12) * 2)
@@ -78,8 +78,8 @@ def test_what_is_not_listed_counts_as_mass():
 
 
 @pytest.mark.parametrize("honest", [True, False])
-def test_p_values_are_small_as_seldom_as_they_say(honest):
-    """Of 200 honest samples at most 5% + 3 standard errors have p < 0.05; of others nearly all."""
+def test_p_values_keep_their_rate(honest):
+    """Of 200 samples of the honest distribution at most 5% + 3 standard errors have p < 0.05; of others nearly all."""
     rng = np.random.default_rng(7)
     distribution = distribution_of(np.array([1.0, 0.5, 0.2, -0.5, -1.0, -2.0]))
     p = np.exp(sampled(distribution, [] if honest else [("temperature", 0.5)])[:-1])
@@ -98,7 +98,7 @@ def test_p_values_are_small_as_seldom_as_they_say(honest):
         assert small >= 195 and named >= 198
 
 
-def test_a_draw_that_cannot_be_is_found_at_once():
+def test_an_impossible_draw_is_found_at_once():
     distribution = distribution_of(np.array([1.0, 0.5, 0.2, -0.5, -1.0, -2.0]))
     cell = Cell(distribution, np.array([30, 20, 14, 7, 4, 1, 0]))
     found = weigh([cell], [hypothesis(("top_k", 2))], {"ignored": [hypothesis()]}, rng=np.random.default_rng(0))
