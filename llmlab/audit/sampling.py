@@ -207,8 +207,7 @@ def check_ties(subject: Subject) -> Iterator[Finding]:
         return
     _, prompt, k = max(found)
     distribution = subject.distributions[prompt]
-    other = np.zeros(len(distribution.keys))
-    other[k - 1] = -1e-3  # the later of the two comes first
+    other = np.where(np.arange(len(distribution.keys)) == k - 1, -1e-3, 0.0)  # the later of the two comes first
     try:
         cells = subject.draw(3 * DRAWS, prompt=prompt, distribution=distribution, first=True, top_k=k)
     except RequestError as error:
@@ -221,7 +220,8 @@ def check_ties(subject: Subject) -> Iterator[Finding]:
 
     verdict = weigh(
         cells, [*either, random],
-        {"both": [hypothesis(("top_k", k + 1))], "neither": [hypothesis(("top_k", k - 1))]}, rng=subject.rng,
+        {"both": [hypothesis(("top_k", k + 1))], **({"neither": [hypothesis(("top_k", k - 1))]} if k > 1 else {})},
+        rng=subject.rng,
     )  # fmt: skip
     yield Finding(
         "top_k_ties", None, verdict.p_value,
