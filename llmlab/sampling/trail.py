@@ -21,6 +21,7 @@ from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams
 from llmlab.sampling.pipeline import replay
+from llmlab.sampling.stage import reads_negative
 from llmlab.sampling.states import no_states, stateful
 
 __all__ = ["Masks", "Trail"]
@@ -51,6 +52,7 @@ class Trail:
         read: returns the raw logits that each of the tokens was drawn from, in pieces [C, V].
         prompt: the prompt's token ids [L].
         made: the token ids generated after it [T].
+        negative: returns the logits after the negative prompt in the same way, for orders with a stage that reads them.
     """
 
     def __init__(
@@ -59,14 +61,20 @@ class Trail:
         *,
         prompt: Int32[np.ndarray, " L"],
         made: Int32[np.ndarray, " T"],
+        negative: Callable[[], Iterable[Float32[np.ndarray, "C V"]]] | None = None,
     ) -> None:
-        self._read = read
+        self._read, self._read_negative = read, negative
         self._prompt, self._made = prompt, made
         self._reached: _Reached | None = None
 
     @cached_property
     def _logits(self) -> Float32[np.ndarray, "T V"]:
         return np.concatenate(list(self._read()))
+
+    @cached_property
+    def _negative(self) -> Float32[np.ndarray, "T V"]:
+        assert self._read_negative is not None, "the logits after the negative prompt are not known here"
+        return np.concatenate(list(self._read_negative()))
 
     def states(
         self,
@@ -104,10 +112,11 @@ class Trail:
             here = slice(at, min(at + _PIECE, count))
             raw, targets = self._logits[here], self._made[here].astype(np.int32)
             room = _PIECE - len(targets)
+            negative = np.pad(self._negative[here], ((0, room), (0, 0))) if reads_negative(stages) else None
             history = _replayed(
                 np.pad(raw, ((0, room), (0, 0))), np.pad(targets, (0, room)), np.arange(_PIECE) < len(targets),
-                inputs._replace(mask=None, masked=np.zeros(len(rows), bool)), history,
-                _stacked(allowed, here, words=-(-raw.shape[1] // 32)), order=order,
+                inputs._replace(mask=None, masked=np.zeros(len(rows), bool), negative=None), history,
+                _stacked(allowed, here, words=-(-raw.shape[1] // 32)), negative, order=order,
             )  # fmt: skip
             at = here.stop
         if len(rows) <= _FEW:
@@ -134,10 +143,18 @@ def _stacked(allowed: Sequence[np.ndarray | None], here: slice, *, words: int) -
 
 @PerOrder
 def _replayed(
-    logits: Array, targets: Array, counts: Array, inputs: SamplerInputs, history: History, masks: Any, *, order: str
+    logits: Array,
+    targets: Array,
+    counts: Array,
+    inputs: SamplerInputs,
+    history: History,
+    masks: Any,
+    negative: Any,
+    *,
+    order: str,
 ) -> History:
     found, _ = replay(
         logits, targets, counts, inputs, jax.tree.map(jnp.asarray, history), order=order_of(order), masks=masks,
-        keeps=False,
+        negative=negative, keeps=False,
     )  # fmt: skip
     return found
