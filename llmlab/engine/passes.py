@@ -28,6 +28,7 @@ from llmlab.sampling.history import history_of, in_sequence
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.orders import GUIDED, order_of
 from llmlab.sampling.stage import reads_negative
+from llmlab.sampling.trail import Pieces
 
 
 class Scored(NamedTuple):
@@ -140,7 +141,7 @@ class Passes:
         given = np.append(text.fed, text.tokens[-1:]).astype(np.int32)
         length = bucket(self.lengths, len(given))
         states.update(row.states or {})
-        negative = Rows(self.logits(row.companion, text.tokens)) if reads_negative(order_of(order)) else None
+        negative = Pieces(self.logits(row.companion, text.tokens)) if reads_negative(order_of(order)) else None
         row = replace(row, states=states or None)
         fields = self.programs.row_fields(row, ends=self.ends, order=order)
         cache = self.programs.copy(self.prompts.read(row, length=length))
@@ -205,21 +206,6 @@ class Passes:
             if made % CHUNK == 0:
                 yield _first_rows(raw)
         yield sound(_first_rows(raw), self.programs.dtype)
-
-
-class Rows:
-    """Rows that come in pieces of any size, taken in others."""
-
-    def __init__(self, pieces: Iterator[np.ndarray]) -> None:
-        self._pieces, self._held = pieces, list[np.ndarray]()
-
-    def take(self, count: int) -> np.ndarray:
-        """Returns the next `count` rows."""
-        while sum(map(len, self._held)) < count:
-            self._held.append(next(self._pieces))
-        found = np.concatenate(self._held)
-        self._held = [found[count:]]
-        return found[:count]
 
 
 def _first_rows(raw: Sequence[jax.Array | None]) -> np.ndarray:

@@ -21,7 +21,7 @@ from llmlab.protocol.checks import FieldError, checked
 from llmlab.protocol.conversations import begins_with_system, with_system
 from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFields
 from llmlab.protocol.schemas import schema_of
-from llmlab.sampling.registry import user_fields
+from llmlab.sampling.registry import further_stages, user_fields
 
 __all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request"]
 
@@ -165,6 +165,22 @@ class SamplingRequest(SharedFields):
             raise RequestError("logprob_token_ids needs logprobs=true", param="logprob_token_ids")
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream=true", param="stream_options")
+        self._agree_on_negative()
+
+    def _agree_on_negative(self) -> None:
+        """Checks that a negative prompt is read by a stage that the request names, and that one stage reads it."""
+        if self.guidance_scale != 1.0 and self.contrastive_strength > 0.0:
+            raise RequestError(
+                "contrastive_strength cannot be combined with guidance_scale; give one of them",
+                param="contrastive_strength",
+            )
+        given, readers = self._given(), [stage for stage in further_stages() if stage.reads_negative]
+        read = any(not stage.fields or any(one.name in given for one in stage.fields) for stage in readers)
+        if self.negative_prompt is not None and not read:
+            raise RequestError(
+                "negative_prompt would have no effect: give guidance_scale or contrastive_strength with it",
+                param="negative_prompt",
+            )
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -276,6 +292,14 @@ class PromptRequest(SamplingRequest, PromptFields):
     def build(cls, prompt: Any, **fields: Any) -> PromptRequest:
         """Returns a request from a text or from token ids, and any fields."""
         return cls(**{"prompt": prompt, **fields})
+
+    def _agree(self) -> None:
+        super()._agree()
+        if isinstance(self.negative_prompt, tuple) and isinstance(self.negative_prompt[0], dict):
+            raise RequestError(
+                "negative_prompt of a raw prompt is a text or token ids: messages belong to a chat",
+                param="negative_prompt",
+            )
 
     @classmethod
     def _unknown(cls, name: Any) -> str:

@@ -18,7 +18,7 @@ from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.next_token import NextToken
 from llmlab.results.next_token_at import SAME, choice_of, model_of, other_weights
 from llmlab.results.next_token_grid import MOST_ROWS
-from llmlab.sampling.trail import Trail
+from llmlab.sampling.trail import Negative, Trail
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -182,8 +182,11 @@ def read_tokens(completion: Completion, backend: LogitsBackend, *, choice: int, 
     logits = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     V = logits.shape[1]
     names = TokenNames(backend.token_bytes, backend.token_names, vocab_size=V)
-    trail = Trail(lambda: [logits], prompt=completion.prompt_ids, made=ids)
     request = completion.request if completion.request.model == model else completion.request.replace(model=model)
+    negative = Negative(
+        lambda: backend.logits(backend.negative_prompt(request, completion.prompt_ids), ids, model=model)
+    )
+    trail = Trail(lambda: [logits], prompt=completion.prompt_ids, made=ids, negative=negative)
     steps = [
         NextToken(
             row, backend=backend, request=request, prompt_ids=completion.prompt_ids, made=ids[:at],

@@ -36,7 +36,7 @@ def apply_contrast(
 ) -> Float32[Array, "B V"]:
     """Contrastive decoding: l - strength * n, of the tokens whose probability is at least alpha times the largest.
 
-    l and n are logprobs, after the prompt and after the negative prompt; the paper's strength is 1, its alpha 0.1. A
+    l and n are logprobs, after the prompt and after the negative one; the paper's strength is 1, its alpha 0.1. A
     token that the model never says after the negative prompt keeps its logprob.
 
     Source: Li et al. 2022, "Contrastive Decoding: Open-ended Text Generation as Optimization", arXiv:2210.15097. There

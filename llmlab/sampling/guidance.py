@@ -1,7 +1,9 @@
 """The stages of the library that compare two prompts: they read the logits after a negative prompt at every step.
 
-Their arithmetic is in `contrasts`. Both run first in every order, as transformers runs its processor for guidance
-(`UnbatchedClassifierFreeGuidanceLogitsProcessor`), so that they compare what the model itself says.
+Their arithmetic is in `contrasts`. Guidance runs first in every order, as transformers has it
+(`UnbatchedClassifierFreeGuidanceLogitsProcessor`), so that it compares what the model itself says. Contrast runs after
+bias, penalties and masks, directly before the temperature and the truncation: it removes tokens by their share of the
+largest probability, and that is to be the largest of those that a grammar allows.
 
 Context-aware decoding (Shi et al. 2023, arXiv:2305.14739) at its weight alpha is guidance at the scale 1 + alpha, with
 the prompt without its context as the negative prompt. The form of contrastive decoding in O'Brien and Lewis 2023
@@ -49,6 +51,5 @@ CONTRAST = Stage(
     ),
     lambda inputs: inputs.contrastive_strength > 0.0,
     late("contrasts.apply_contrast", "negative", strength="contrastive_strength", alpha="contrastive_alpha"),
-    after=(("", FIRST),),
     reads_negative=True,
 )  # fmt: skip

@@ -7,7 +7,7 @@ those with a state in `feedback`, and those that compare two prompts in `guidanc
 Where they stand in the orders of other engines: in llama.cpp's (`common/common.h`) dry and then top_n_sigma come before
 top_k, typical_p between top_k and top_p, xtc after min_p, then the temperature with its dynamic range, and mirostat or
 adaptive_p last. The other engines have none of them. There, and in our own order, they stand where transformers has
-them: guidance and contrast first, top_h between the temperature and top_k, and typical_p, epsilon_cutoff and
+them: guidance first, top_h between the temperature and top_k, and typical_p, epsilon_cutoff and
 eta_cutoff after min_p.
 """
 
@@ -207,9 +207,9 @@ XTC = Stage(
 #: Every stage of the library.
 LIBRARY: Order = (
     GUIDANCE,
-    CONTRAST,
     NO_REPEAT_NGRAM,
     DRY,
+    CONTRAST,
     QUADRATIC,
     DYNAMIC_TEMPERATURE,
     TOP_N_SIGMA,

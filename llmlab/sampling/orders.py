@@ -31,7 +31,7 @@ from llmlab.sampling.stage import FIRST, Order, Stage, reads_negative
 from llmlab.sampling.stages import MASK, ORDERS, STAGES
 from llmlab.sampling.states import stateful
 
-__all__ = ["GUIDED", "asks", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
+__all__ = ["GUIDED", "asks", "compares_prompts", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
 
 _NEXT, _WITH = " > ", " + "
 #: The key of an order with a stage that reads the logits after a negative prompt.
@@ -190,3 +190,8 @@ def placed(key: str, rows: Iterable[SamplingParams]) -> str:
             f"{lost[0]} would have no effect: order lacks its stage {owner.name!r}; add it to the list", param=lost[0]
         )
     return key
+
+
+def compares_prompts(key: str, params: SamplingParams) -> bool:
+    """Whether a stage of the order in which a row runs reads the logits after its negative prompt."""
+    return reads_negative(order_of(placed(key, [params])))
