@@ -168,12 +168,7 @@ class SamplingRequest(SharedFields):
         self._agree_on_negative()
 
     def _agree_on_negative(self) -> None:
-        """Checks that a negative prompt is read by a stage that the request names, and that one stage reads it."""
-        if self.guidance_scale != 1.0 and self.contrastive_strength > 0.0:
-            raise RequestError(
-                "contrastive_strength cannot be combined with guidance_scale; give one of them",
-                param="contrastive_strength",
-            )
+        """Checks that a negative prompt is read by a stage that the request names."""
         given, readers = self._given(), [stage for stage in further_stages() if stage.reads_negative]
         read = any(not stage.fields or any(one.name in given for one in stage.fields) for stage in readers)
         if self.negative_prompt is not None and not read:

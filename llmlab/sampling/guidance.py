@@ -23,9 +23,9 @@ GUIDANCE = Stage(
     "logits",
     (
         number(
-            "guidance_scale", 0, 100, default=1.0, extension=True,
+            "guidance_scale", 0, 20, default=1.0, extension=True,
             text="Moves the logprobs away from those after negative_prompt: their difference times this; 1 is off.",
-            control=Control("more", high=5, step=0.1),
+            control=Control("more", step=0.1),
         ),
     ),
     lambda inputs: inputs.guidance_scale != 1.0,
@@ -39,9 +39,9 @@ CONTRAST = Stage(
     "logits",
     (
         number(
-            "contrastive_strength", 0, 10, default=0.0, extension=True,
+            "contrastive_strength", 0, 5, default=0.0, extension=True,
             text="Contrastive decoding: subtracts the logprobs after negative_prompt times this; 0 is off.",
-            control=Control("more", high=2, step=0.05),
+            control=Control("more", step=0.05),
         ),
         number(
             "contrastive_alpha", 0, 1, default=0.1, extension=True,

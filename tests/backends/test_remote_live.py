@@ -162,6 +162,10 @@ def test_every_field_of_a_request_travels(remote):
         "dry_allowed_length": 3,
         "dry_penalty_last_n": 10,
         "dry_sequence_breakers": ["x"],
+        "guidance_scale": 1.5,
+        "contrastive_strength": 0.5,
+        "contrastive_alpha": 0.2,
+        "negative_prompt": "c",
     }
     unsaid = {"messages", "max_completion_tokens", "stream", "stream_options", "structured_outputs"}
     assert set(ChatRequest.model_fields) - fields.keys() == unsaid
