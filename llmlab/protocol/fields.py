@@ -171,6 +171,13 @@ class SharedFields(_WithStages):
             control="the token strip has the alternatives of every token anyway",
         ),
     ] = None  # fmt: skip
+    kept_logprobs: Annotated[
+        bool,
+        Fieldspec(
+            "flag", "Whether to list the tokens that could be drawn at each position, where all are among the 20 most "
+            "likely ones; needs logprobs.", extension=True, control="result.kept_frame() has them anyway",
+        ),
+    ] = False  # fmt: skip
     prompt_logprobs: Annotated[
         int | None,
         Fieldspec(

@@ -163,6 +163,8 @@ class SamplingRequest(SharedFields):
             raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
         if self.logprob_token_ids and not self.logprobs:
             raise RequestError("logprob_token_ids needs logprobs=true", param="logprob_token_ids")
+        if self.kept_logprobs and not self.logprobs:
+            raise RequestError("kept_logprobs needs logprobs=true", param="kept_logprobs")
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream=true", param="stream_options")
         self._agree_on_negative()

@@ -628,6 +628,26 @@ def _(way: Way) -> None:
     assert way.refusal(logprobs=True, logprob_token_ids=list(range(21)))[:2] == (400, "logprob_token_ids")
 
 
+@row("kept_logprobs")
+def _(way: Way) -> None:
+    """All tokens that top_p left, by id, most likely first; null where they are more than the 20 that are recorded."""
+    asked = {"seed": 1, "temperature": 0.8, "top_p": 0.8, "max_tokens": 6, "logprobs": True, "kept_logprobs": True}
+    answer = way.ask(STORY, **asked)
+    for entry, truth, logits in way.laws(answer, STORY, temperature=0.8, top_p=0.8):
+        left = np.flatnonzero(truth.probs)
+        wanted = left[np.lexsort((left, -logits[left]))].tolist()
+        listed = [other if isinstance(other, dict) else other.model_dump() for other in entry.kept_logprobs]
+        assert [other["token_id"] for other in listed] == wanted and entry.kept == len(wanted)
+        for other in listed:
+            assert other["sampling_logprob"] == pytest.approx(np.log(truth.probs[other["token_id"]]), abs=1e-4)
+        assert entry.top_logprobs == []
+    wide = way.ask(STORY, **{**asked, "top_p": 1, "max_tokens": 2})
+    assert [entry.kept_logprobs for entry in wide.choices[0].logprobs.content] == [None, None]
+    plain = way.ask(STORY, seed=1, max_tokens=1, logprobs=True)
+    assert not hasattr(plain.choices[0].logprobs.content[0], "kept_logprobs")
+    assert way.refusal(kept_logprobs=True)[:2] == (400, "kept_logprobs")
+
+
 @row("stream")
 def _(way: Way) -> None:
     if way.name == "chat":  # a whole answer is what it gives; there is another method for the other thing

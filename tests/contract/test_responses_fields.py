@@ -342,6 +342,16 @@ def _(way: Way) -> None:
     assert way.refusal(logprob_token_ids=[10**9], **LOGPROBS)[:2] == (400, "logprob_token_ids")
 
 
+@row("kept_logprobs")
+def _(way: Way) -> None:
+    answer = way.ask(STORY, seed=1, max_output_tokens=4, top_k=3, kept_logprobs=True, **LOGPROBS)
+    for entry in answer.output[0].content[0].logprobs:
+        assert entry.kept == len(entry.kept_logprobs) == 3
+        assert entry.token_id in [other["token_id"] for other in entry.kept_logprobs]
+    status, param, message = way.refusal(kept_logprobs=True)
+    assert (status, param) == (400, "kept_logprobs") and "include=" in message
+
+
 @row("stream")
 def _(way: Way) -> None:
     events = list(

@@ -40,7 +40,7 @@ class ResponsesRequest(ResponsesFields):
             super().__init__(**given)
         except ValidationError as error:
             raise _request_error(error) from None
-        for name in ("top_logprobs", "logprob_token_ids"):
+        for name in ("top_logprobs", "logprob_token_ids", "kept_logprobs"):
             if getattr(self, name) and not self.wants_logprobs:
                 raise RequestError(f"{name} needs include=[{LOGPROBS!r}]", param=name)
         if self.stream_options is not None and not self.stream:
