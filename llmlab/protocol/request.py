@@ -23,7 +23,7 @@ from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFi
 from llmlab.protocol.schemas import schema_of
 from llmlab.sampling.registry import further_stages, user_fields
 
-__all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request"]
+__all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request", "described"]
 
 #: What older versions of the API and other engines call a field. This is a better hint than a name that looks alike.
 _ELSEWHERE = {
@@ -52,8 +52,8 @@ R = TypeVar("R", bound="SamplingRequest")
 _SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
 
 
-def _said(description: str) -> Callable[[dict[str, Any]], None]:
-    """What the JSON schema of a request says besides its fields: what it is, and the fields of a user's stages."""
+def described(description: str) -> Callable[[dict[str, Any]], None]:
+    """Adds to the JSON schema of a request what it is, and the fields of the stages that a user has defined."""
 
     def add(schema: dict[str, Any]) -> None:
         schema |= {"description": description, "additionalProperties": False}
@@ -211,7 +211,7 @@ class ChatRequest(SamplingRequest, ChatFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra=_said("A chat-completion request; a field that is not known is an error.")
+        json_schema_extra=described("A chat-completion request; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "messages"
@@ -275,7 +275,7 @@ class PromptRequest(SamplingRequest, PromptFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra=_said("A request to continue a raw prompt; a field that is not known is an error.")
+        json_schema_extra=described("A request to continue a raw prompt; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "prompt"

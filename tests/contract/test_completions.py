@@ -106,7 +106,7 @@ SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
     "smoothing_curve": (5, {"smoothing_factor": 0.1}),
     "dynatemp_range": (1, {}),
     "dynatemp_exponent": (0.1, {"dynatemp_range": 1}),
-    "guidance_scale": (8, {"negative_prompt": "A story about nothing"}),
+    "guidance_scale": (8, {}),
     "negative_prompt": ("A story about nothing", {"guidance_scale": 8}),
     "contrastive_strength": (2, {}),
     "contrastive_alpha": (1, {"contrastive_strength": 0.1}),
