@@ -355,17 +355,7 @@ class LocalBackend(LoadedModel, LogitsBackend):
         model: str | None = None,
         negative: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Returns the raw logits [V], float32, after `tokens`, computed by the decoding steps that made them.
-
-        Args:
-            prompt: the prompt's token ids.
-            tokens: the tokens generated after it.
-            given: how many of the first ones were supplied, not sampled.
-            rows: the batch size in which they were sampled; see `Engine.step_logits`.
-            model: the name that the request has.
-            negative: the token ids of the negative prompt, where they were made with one; [2, V] is returned then, the
-                logits after it last.
-        """
+        """Returns the raw logits after `tokens`, by the decoding steps that made them; see `LogitsBackend`."""
         row = Row(
             prompt, SamplingParams(), budget=0, made=tokens[:given], adapter=self.adapter(model), negative=negative
         )
