@@ -324,13 +324,11 @@ class LocalBackend(LoadedModel, LogitsBackend):
         seed = request.seed if request.seed is not None else draw_seed()
         first = replace(self.sampling_params(request, seed=seed), statistics=statistics)
         self.check_order(order, first)
-        params = [replace(first, choice=i) for i in range(request.n)]
-        which = self.adapter(request.model)
         row = Row(
-            prompt, first, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar, adapter=which,
-            negative=negative,
+            prompt, first, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar,
+            adapter=self.adapter(request.model), negative=negative,
         )  # fmt: skip
-        rows = [replace(row, params=one) for one in params]
+        rows = [replace(row, params=replace(first, choice=i)) for i in range(request.n)]
         header = self.header(request, prompt, seed=seed, order=order)
         writers = [self.writer(request, prompt, index=i, seed=seed) for i in range(request.n)]
         return LocalStream(self.engine, rows, writers, header=header)
