@@ -5,6 +5,7 @@ The oracle reads both texts whole, without a cache, and combines their log-proba
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import jax
@@ -20,8 +21,10 @@ from llmlab.grammar.vocabulary import Vocabulary
 from llmlab.sampling.draw import noise
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.params import seed_words
+from tests.devices import on_devices
 from tests.engine.rows import END, read, row, run
 from tests.engine.test_recompilation import compiled
+from tests.engine.test_relay import CONFIG, Wire, make_model
 from tests.engine.test_sharing import alike
 from tests.engine.test_step_logits import logprob
 
@@ -244,3 +247,50 @@ def test_what_does_not_fit_is_refused(engine):
 def test_other_orders_hold_no_second_cache(engine):
     assert engine.programs.empty(width=1, length=128, order="llmlab + typical_p").negative is None
     assert run(engine, replace(ROWS[5], negative=None))[0] == run(engine, ROWS[5])[0], "nothing reads it"
+
+
+def test_a_followers_process_runs_the_same_programs():
+    """Where a mesh spans processes: every call is told, and the arrays of both caches are numbered."""
+    model = make_model()
+    wire = Wire(model)
+    engine, alone = Engine(CONFIG, model, max_context=128, relay=wire), Engine(CONFIG, make_model(), max_context=128)
+    rows = [replace(each, budget=9) for each in ROWS[:3]]
+    assert run(engine, *rows)[0] == run(alone, *rows)[0]
+    tokens = np.array(run(engine, rows[0])[0][0], np.int32)
+    np.testing.assert_allclose(
+        engine.score(rows[0], tokens).sampling_logprob, alone.score(rows[0], tokens).sampling_logprob
+    )
+    alone.close()
+    engine.close()
+
+
+MESH = """
+import json, sys
+from pathlib import Path
+import jax
+import jax.numpy as jnp
+from llmlab.checkpoints.load import load_model
+from llmlab.engine import engine as engine_module
+from llmlab.engine.engine import Engine
+from llmlab.testing import tiny_checkpoint
+from tests.engine.rows import run
+from tests.engine.test_guidance import ROWS
+
+engine_module.WIDTHS = (1, 8)
+engine_module.lane_count = lambda: 1
+folder = tiny_checkpoint(Path(sys.argv[1]), num_hidden_layers=1)
+found = []
+for shape in ((2, 2), None):
+    mesh = shape and jax.make_mesh(shape, ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    engine = Engine(*load_model(folder, dtype=jnp.float32, mesh=mesh), max_context=128, mesh=mesh)
+    tokens, figures, _ = run(engine, *ROWS, order="llmlab + guidance + contrast")
+    found.append([tokens, [each[1].tolist() for each in figures]])
+    engine.close()
+print(json.dumps(found))
+"""
+
+
+def test_over_a_mesh_that_divides_rows_and_heads(tmp_path):
+    (tokens, logprobs), (expected, theirs) = json.loads(on_devices(4, MESH, tmp_path / "tiny"))
+    assert tokens == expected
+    np.testing.assert_allclose(logprobs, theirs, atol=1e-4)
