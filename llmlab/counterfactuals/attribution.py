@@ -21,7 +21,8 @@ from llmlab.errors import RequestError
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
-from llmlab.sampling.trail import Trail
+from llmlab.sampling.orders import compares_prompts
+from llmlab.sampling.trail import Negative, Trail
 
 #: Fields that decide how an answer is returned or when it ends; no next-token distribution depends on them.
 _STEP = {"seed", "model"}  # the noise, and the weights
@@ -138,8 +139,8 @@ class Step:
         self._before, self._after = before, after
         self._made, self._choice, self._tokens = made, choice, tokens
         self._given, self._rows, self._by_steps = given, rows, False
-        self._logits: dict[tuple[str | None, bytes], np.ndarray] = {}
-        self._trails: dict[tuple[str | None, bytes], Trail] = {}
+        self._logits: dict[tuple[str | None, bytes, bytes], np.ndarray] = {}
+        self._trails: dict[tuple[str | None, bytes, bytes], Trail] = {}
         self._seen: dict[tuple[str, ...], Drawn | None] = {}
 
     def reason(self, names: Sequence[str]) -> Reason:
@@ -192,13 +193,14 @@ class Step:
 
     def _draw(self, setting: Setting) -> Drawn:
         prompt = self._backend.render(setting.request)
-        key = setting.request.model, prompt.tobytes()
-        if key not in self._logits:
-            self._logits[key] = self._next_logits(prompt, setting.request.model)
-            read = partial(self._backend.logits, prompt, self._made, model=setting.request.model)
-            self._trails[key] = Trail(read, prompt=prompt, made=self._made)
-        mask = self._backend.grammar_masks(setting.request, prompt=prompt, made=self._made)
         params = self._backend.sampling_params(setting.request, seed=setting.seed, choice=self._choice)
+        negative = None
+        if compares_prompts(setting.order, params):
+            negative = self._backend.negative_prompt(setting.request, prompt)
+        key = setting.request.model, prompt.tobytes(), b"" if negative is None else negative.tobytes()
+        if key not in self._logits:
+            self._logits[key], self._trails[key] = self._read(setting.request.model, prompt, negative)
+        mask = self._backend.grammar_masks(setting.request, prompt=prompt, made=self._made)
         final, perturbed = perturb(
             self._logits[key],
             params,
@@ -219,7 +221,19 @@ class Step:
             lead = float(perturbed[after]) - float(perturbed[before])
         return Drawn(int(np.argmax(perturbed)), float(probs[before]), float(probs[after]), lead)
 
-    def _next_logits(self, prompt: np.ndarray, model: str | None) -> np.ndarray:
+    def _read(self, model: str | None, prompt: np.ndarray, negative: np.ndarray | None) -> tuple[np.ndarray, Trail]:
+        """The logits of the step, and the way to it; with the logits after the negative prompt where there is one."""
+        prompts = [prompt] if negative is None else [prompt, negative]
         if self._by_steps:
-            return self._backend.step_logits(prompt, self._made, given=self._given, rows=self._rows, model=model)
-        return self._backend.next_logits(np.concatenate([prompt, self._made]).astype(np.int32), model=model)
+            own, *other = np.reshape(
+                self._backend.step_logits(
+                    prompt, self._made, given=self._given, rows=self._rows, model=model, negative=negative
+                ),
+                (len(prompts), -1),
+            )
+        else:
+            texts = [np.concatenate([one, self._made]).astype(np.int32) for one in prompts]
+            own, *other = [self._backend.next_logits(text, model=model) for text in texts]
+        read, *rest = [partial(self._backend.logits, one, self._made, model=model) for one in prompts]
+        beside = Negative(rest[0], lambda: other[0]) if rest else None
+        return own, Trail(read, prompt=prompt, made=self._made, negative=beside)

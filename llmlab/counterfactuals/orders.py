@@ -22,7 +22,9 @@ from llmlab.protocol.completion import Choice
 from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import stack
+from llmlab.sampling.stage import reads_negative
 from llmlab.sampling.states import no_states
+from llmlab.sampling.trail import Pieces
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
@@ -184,6 +186,9 @@ class Orders:
         # Each order's own, along the same tokens.
         states: States = tuple(no_states(order_of(name), rows=1) for name in orders)
         parts, at = [], 0
+        negative = None
+        if reads_negative(every):
+            negative = Pieces(backend.logits(backend.negative_prompt(request, prompt), ids, model=request.model))
         for raw in backend.logits(prompt, ids, model=request.model):
             C, V = raw.shape
             room = POSITIONS - C
@@ -191,6 +196,8 @@ class Orders:
             if masks is not None:
                 piece = np.concatenate([masks[at : at + C], np.zeros((room, masks.shape[1]), np.uint32)])
                 inputs = inputs._replace(mask=piece, masked=np.arange(POSITIONS) < C)
+            if negative is not None:
+                inputs = inputs._replace(negative=np.pad(negative.take(C), ((0, room), (0, 0))))
             history = history_of(prompt, ids[:at], vocab_size=V, order=every, states={})
             padded = np.pad(raw, ((0, room), (0, 0))), np.pad(ids[at : at + C], (0, room))
             found, states = order_statistics(*padded, inputs, history, states, np.int32(C), orders=orders)

@@ -17,6 +17,7 @@ from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, seed_words, stack
 from llmlab.sampling.pipeline import process
+from llmlab.sampling.stage import reads_negative
 from llmlab.sampling.trail import Masks, Trail
 
 __all__ = ["Noise", "coupled_difference", "perturb", "sample_ids"]
@@ -115,7 +116,7 @@ def perturb(
         ends: the tokens that end an answer.
         mask: the tokens that the grammar allows, packed into words [W]; None without a grammar.
         order: the name of the order of the sampler's stages.
-        trail: the logits that `made` were drawn from, for stages with a state.
+        trail: the logits that `made` were drawn from, for stages with a state; those after a negative prompt too.
         masks: what the grammar allowed at each of `made`.
     """
     V = len(logits)
@@ -124,6 +125,8 @@ def perturb(
     states = None if trail is None else trail.states(inputs, order=order, rows=[params], masks=[masks])
     if mask is not None:
         inputs = inputs._replace(mask=mask[None, :], masked=np.array([True]))
+    if trail is not None and reads_negative(order_of(order)):
+        inputs = inputs._replace(negative=trail.negative(len(made))[None, :])
     history = history_of(prompt, made, vocab_size=V, order=order_of(order), states=states)
     final, values = _perturbed(logits[None, :], inputs, history, order=order)
     return np.asarray(final), np.asarray(final) + np.asarray(values)

@@ -33,7 +33,8 @@ class Processed:
         order: the order of the sampler's stages.
 
     Raises:
-        RequestError: the order lacks a stage that the settings ask for, or has a stage with a state of its own.
+        RequestError: the order lacks a stage that the settings ask for, or has a stage with a state of its own, or one
+            that compares with a negative prompt.
     """
 
     def __init__(
@@ -57,6 +58,14 @@ class Processed:
                 f"sequences does not do: leave {field} out",
                 param=field,
             )
+        for stage in self._stages:
+            if stage.reads_negative:
+                field = next((one.name for one in stage.fields), stage.name)
+                raise RequestError(
+                    f"the stage {stage.name} compares with a negative prompt, which a search does not read: leave "
+                    f"{field} out",
+                    param=field,
+                )
         self._neutral: bool | None = None
 
     def _is_neutral(self, vocab_size: int) -> bool:

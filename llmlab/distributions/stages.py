@@ -108,6 +108,7 @@ def stage_table(step: Step, ids: Sequence[int], *, row: SamplerRow, order: str) 
 
 def token_stages(step: Step, token: int, *, row: SamplerRow, order: str, label: str) -> TokenStages:
     """The data of `plot_stages`: one token after each stage that the settings ask for."""
+    order = placed_rows(order, [row])
     table = stage_table(step, [token], row=row, order=order)
     shown = [(number, table.stages[number]) for number, on in enumerate(table.active) if on]
     numbers = [number for number, _ in shown]
@@ -153,7 +154,12 @@ def penalty_shifts(step: Step, *, row: SamplerRow, order: str, top: int, labels:
     free = changed(row, min_tokens=0, **off)._replace(mask=None)
     trace = {name: rows[0].astype(np.float64) for name, rows in step.trace([free], order=order).items()}
     rows = list(trace.values())
-    moved = {name: after - before for name, before, after in zip(list(trace)[1:], rows[:-1], rows[1:], strict=True)}
+    compared = {stage.name for stage in order_of(order) if stage.reads_negative}  # which gives normed logits
+    moved = {}
+    for name, before, after in zip(list(trace)[1:], rows[:-1], rows[1:], strict=True):
+        begun = log_softmax(before) if name in compared and not np.array_equal(before, after) else before
+        there = np.isfinite(begun) & np.isfinite(after)  # a token that is removed is not moved
+        moved[name] = np.subtract(after, begun, where=there, out=np.zeros_like(after))
     moved = {name: shift for name, shift in moved.items() if shift.any()}
     if not moved:
         raise RequestError(

@@ -77,7 +77,7 @@ def order_statistics(
     Args:
         raw: logits [C, V] of the positions.
         targets: the tokens [C] that are there; each counts as generated for the positions after it.
-        inputs: settings with a leading dimension of 1, or C for the masks.
+        inputs: settings with a leading dimension of 1, or C for the masks and the logits after a negative prompt.
         history: the tokens before the first position, with a leading dimension of 1.
         states: for each order, the states of its stages before the first position; None where no stage has one.
         count: how many positions there are; the rest is padding.
@@ -97,11 +97,11 @@ def order_statistics(
             finals.append(process(raw, every, seen, order=order_of(name)))
             after.append(held)
             continue
-        one = jax.tree.map(lambda x: x[:1], inputs._replace(mask=None))
+        one = jax.tree.map(lambda x: x[:1], inputs._replace(mask=None, negative=None))
         masks = None if inputs.mask is None else (inputs.mask[:, None], inputs.masked[:, None])
         ended, left = replay(
             raw, jnp.asarray(targets, jnp.int32), jnp.arange(C) < count, one, history._replace(states=held),
-            order=order_of(name), masks=masks,
+            order=order_of(name), masks=masks, negative=inputs.negative,
         )  # fmt: skip
         assert left is not None
         finals.append(left[:, 0])

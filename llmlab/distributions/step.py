@@ -15,6 +15,7 @@ from llmlab.distributions.trace import last, parameter_of
 from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
+from llmlab.sampling.stage import reads_negative
 from llmlab.sampling.stages import ORDER
 from llmlab.sampling.trail import Masks, Trail
 
@@ -51,7 +52,7 @@ class Step:
         prompt_ids: the prompt's token ids [L].
         made: the token ids generated after it [T]; penalties count them.
         end_ids: the tokens that end an answer, which `min_tokens` holds back.
-        trail: the logits that `made` were drawn from, for stages with a state.
+        trail: the logits that `made` were drawn from, for stages with a state; those after a negative prompt too.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class Step:
         if self.trail is not None:
             masks = [row.masks for row in padded]
             states = self.trail.states(inputs, order=order, rows=params, masks=masks, count=len(self.made))
+            if reads_negative(stages):
+                inputs = inputs._replace(negative=np.tile(self.trail.negative(len(self.made)), (len(padded), 1)))
         if any(row.mask is not None for row in padded):
             bits = np.zeros((len(padded), -(-V // 32) * 32), bool)
             for at, row in enumerate(padded):

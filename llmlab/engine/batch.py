@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -88,20 +89,21 @@ class Batch:
         if self._slots is None or not live:
             return 0
         length = max(self._slots.length, self._bucket(max(one.reserve for one in live)))
-        return self._bytes(width=self._slots.width, length=length) + self.sharing.held_bytes
+        caches = 1 if self._slots.negative is None else 2
+        return caches * self._bytes(width=self._slots.width, length=length) + self.sharing.held_bytes
 
-    def allowed_widths(self, length: int) -> tuple[int, ...]:
+    def allowed_widths(self, length: int, *, caches: int = 1) -> tuple[int, ...]:
         """Returns the widths whose cache of `length` positions fits into memory, beside that of a row being read.
 
-        The narrowest is always allowed, except in a `spare` batch.
+        The narrowest is always allowed, except in a `spare` batch. `caches` tells how many a row takes.
         """
         length = self._bucket(length)
-        fits = self._widths(length, beside=self._bytes(width=1, length=length))
+        fits = self._widths(length, beside=caches * self._bytes(width=1, length=length), caches=caches)
         return fits or (() if self.spare else self.widths[:1])
 
-    def _widths(self, length: int, *, beside: int) -> tuple[int, ...]:
+    def _widths(self, length: int, *, beside: int, caches: int = 1) -> tuple[int, ...]:
         left = None if self.memory is None else self.memory - beside
-        return tuple(w for w in self.widths if left is None or self._bytes(width=w, length=length) <= left)
+        return tuple(w for w in self.widths if left is None or caches * self._bytes(width=w, length=length) <= left)
 
     def _place(self, *rows: Row) -> Place:
         """What the cache needs with these rows, all of their budgets included, which have the same given tokens.
@@ -117,7 +119,7 @@ class Batch:
             own = positions(row, shared=shared, more=budget)
             length = self._bucket(max(own, held))
             beside = self.sharing.bytes_beside(row, shared, length=length, used=used)
-            widths = self._widths(length, beside=beside)
+            widths = self._widths(length, beside=beside, caches=row.caches)
             if widths or not shared:
                 return Place(shared, length, beside, widths or (() if self.spare else self.widths[:1]))
             shared = 0
@@ -126,9 +128,9 @@ class Batch:
         """Returns the widths that fit into memory beside a shared prefix of `prefix` positions."""
         return self._widths(length, beside=self._bytes(width=1, length=prefix)) if self.sharing.on else ()
 
-    def width_for(self, rows: int, *, length: int) -> int:
+    def width_for(self, rows: int, *, length: int, caches: int = 1) -> int:
         """Returns the width in which so many rows of `length` positions are decoded, or the widest that is allowed."""
-        widths = self.allowed_widths(length) or self.widths[:1]
+        widths = self.allowed_widths(length, caches=caches) or self.widths[:1]
         return next((width for width in widths if width >= rows), widths[-1])
 
     def has_room(self, row: Row) -> bool:
@@ -155,7 +157,7 @@ class Batch:
         width = next(w for w in self.widths if w >= min(len(self.live) + coming, widest))
         if self.live:
             width = max(width, min(self._held().width, widest))
-        return self._bytes(width=width, length=place.length) + place.beside
+        return rows[0].caches * self._bytes(width=width, length=place.length) + place.beside
 
     def begin(self, row: Row) -> Reading:
         """Begins to read a row's prompt, into a cache of the length that the batch has or needs for it."""
@@ -180,12 +182,14 @@ class Batch:
         slots = self._held()
         if shared:
             self.sharing.hold(reading)
-            cache = self.sharing.nothing(length=slots.length)
+            cache, negative = self.sharing.nothing(length=slots.length), None
         else:
-            cache = self.prompts.finish(reading, length=slots.length)
+            cache, negative = self.prompts.finish(reading, length=slots.length)
         free = [slot for slot, live in enumerate(self._live) if live is None][: len(rows)]
         assert len(free) == len(rows), "there is no room for these rows"
-        self._slots = self.programs.admit(slots, cache, *rows, at=free, ends=self.ends, shared=shared, order=order)
+        self._slots = self.programs.admit(
+            slots, cache, *rows, at=free, ends=self.ends, shared=shared, order=order, negative=negative
+        )
         for slot, (job, index), matcher in zip(free, entrants, matchers, strict=True):
             self._live[slot] = Live(job, index, position=len(row.given) - 1, shared=shared, matcher=matcher)
 
@@ -202,12 +206,14 @@ class Batch:
     def renew(self) -> None:
         """Reads the text of every row anew that the next step takes past `ModelConfig.context_switch`."""
         for slot, live in enumerate(self._live):
-            if live is not None and live.made and live.position == self.programs.config.context_switch:
+            if live is not None and live.made and self.programs.config.context_switch in live.places:
                 row = replace(live.so_far, states=states_at(self._held().history, slot))
                 self._lengthen(self._bucket(_begin(row, shared=0)))
                 slots = self._held()
-                cache = self.prompts.read(row, length=slots.length)
-                self._slots = self.programs.admit(slots, cache, row, at=[slot], ends=self.ends, order=live.job.order)
+                cache, negative = self.prompts.read_all(row, length=slots.length)
+                self._slots = self.programs.admit(
+                    slots, cache, row, at=[slot], ends=self.ends, order=live.job.order, negative=negative
+                )
 
     # --- shapes ----------------------------------------------------------------------------------------------------
 
@@ -255,21 +261,23 @@ class Batch:
     def _lengthen(self, length: int) -> None:
         while (now := self._held().length) < length:
             slots = self._held()
-            self._slots = slots._replace(cache=self.programs.lengthen(slots.cache, length=self._longer(now)))
+            longer = partial(self.programs.lengthen, length=self._longer(now))
+            negative = None if slots.negative is None else longer(slots.negative)
+            self._slots = slots._replace(cache=longer(slots.cache), negative=negative)
 
     def _longer(self, length: int) -> int:
         return self.sharing.lengths[self.sharing.lengths.index(length) + 1]
 
     def _have_room(self, steps: int) -> None:
         self._unshare()
-        furthest = max(live.position - live.shared for live in self.live)
+        furthest = max(live.filled for live in self.live)
         # No row needs more than its reserve, even if the chunk is longer than what is left of every row.
         self._lengthen(self._bucket(min(furthest + steps + 1, max(live.reserve for live in self.live))))
 
     def _until_switch(self) -> int:
         """The steps before the first row's text has to be read anew; more than anybody makes at once if none has."""
         switch = self.programs.config.context_switch
-        ahead = (switch - live.position for live in self.live if switch and live.position < switch)
+        ahead = (switch - at for live in self.live for at in live.places if switch and at < switch)
         return min(ahead, default=CHUNK + 1)
 
     def _shape(self) -> tuple[int, int, bool]:

@@ -107,6 +107,8 @@ class ChunkedBatch(Batch):
         A chunk of passes ends where the room in the cache does. Several rows that share nothing may guess beyond it,
         where nothing is written: whether one of them guesses does then not depend on the others.
         """
+        if slots.negative is not None:
+            return 0
         if slots.width > 1 and self.sharing.prefix is None:
             return steps
         return steps if slots.length - _furthest(self.live, after) >= self._taken else 0
@@ -121,7 +123,7 @@ class ChunkedBatch(Batch):
         going = [live for live in self.live if live.made + flight.within(live) < live.row.budget]
         if not going:
             return 0
-        at = [live.position + flight.within(live) for live in going]
+        at = [place + flight.within(live) for live in going for place in live.places]
         if switch := self.programs.config.context_switch:
             steps = min([steps, *(switch - position for position in at if position <= switch)])
         needed = min(
@@ -172,4 +174,4 @@ class ChunkedBatch(Batch):
 
 def _furthest(rows: Sequence[Live], flight: _Flight | None) -> int:
     """The most positions of the batch's cache that one of these rows may have filled, once a chunk is done."""
-    return max(live.position - live.shared + (flight.within(live) if flight else 0) for live in rows)
+    return max(live.filled + (flight.within(live) if flight else 0) for live in rows)

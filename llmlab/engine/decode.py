@@ -36,13 +36,18 @@ class Emitted(NamedTuple):
 
 def forward(
     graph: nnx.GraphDef, weights: nnx.State, slots: Slots, prefix: Prefix | None = None
-) -> tuple[Slots, Float32[Array, "W V"]]:
+) -> tuple[Slots, Float32[Array, "W V"], Float32[Array, "W V"] | None]:
     """Feeds every row's pending token: writes its keys and values, and returns the logits of the next token.
 
-    `prefix` is what the rows with `slots.shared` begin with; None where there are none.
+    The last value has those after the rows' negative prompts; None in slots without. `prefix` is what the rows with
+    `slots.shared` begin with; None where there are none.
     """
     slots, logits = read(graph, weights, slots, slots.token[:, None], prefix)
-    return slots, logits[:, 0]
+    if slots.negative is None or slots.ahead is None or slots.negative_token is None:
+        return slots, logits[:, 0], None
+    of_negative = slots._replace(cache=slots.negative, position=slots.position + slots.ahead)
+    fed, negative = read(graph, weights, of_negative, slots.negative_token[:, None])
+    return slots._replace(negative=fed.cache), logits[:, 0], negative[:, 0]
 
 
 def read(
@@ -73,20 +78,21 @@ def sample(
     logits: Float32[Array, "W V"],
     *,
     order: str,
+    negative: Float32[Array, "W V"] | None = None,
     asking: Bool[Array, " W"] | None = None,
     by_rows: bool | None = None,
 ) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
     """Draws the next token of every active row, adds it to the history, and deactivates the rows that end.
 
-    `asking` are the rows whose settings switch stages on where the sampler takes whole batches: the active ones, or
-    more. Where it takes the rows one after the other, only the active ones run. `by_rows` is as in `pipeline.run`.
+    `negative` are the logits after the negative prompts, where the slots have them. `asking` are the rows whose
+    settings switch stages on where the sampler takes whole batches: the active ones, or more. Where it takes the rows
+    one after the other, only the active ones run. `by_rows` is as in `pipeline.run`.
     """
     drew = slots.active
     by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
     asking = drew if by_rows or asking is None else asking
-    token, figures, states = step(
-        logits, slots.inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows
-    )
+    inputs = slots.inputs._replace(negative=negative)
+    token, figures, states = step(logits, inputs, slots.history, order=order_of(order), active=asking, by_rows=by_rows)
     one = drew.astype(jnp.int32)
     rows = jnp.arange(slots.width)
     history = joined(slots.history, token, drew, states)
@@ -99,6 +105,7 @@ def sample(
         active=drew & ~ended & (budget > 0),
         budget=budget,
         history=history,
+        negative_token=None if slots.negative_token is None else jnp.where(drew, token, slots.negative_token),
     )
     return slots, token, figures
 
@@ -108,6 +115,7 @@ def sample_masked(
     logits: Float32[Array, "W V"],
     mask: UInt32[Array, "W M"],
     masked: Bool[Array, " W"],
+    negative: Float32[Array, "W V"] | None = None,
     *,
     order: str,
     by_rows: bool | None = None,
@@ -115,7 +123,7 @@ def sample_masked(
     """Runs `sample` with packed token masks for the rows that are `masked`; returns a chunk of one step."""
     drew = slots.active
     under = slots._replace(inputs=slots.inputs._replace(mask=mask, masked=masked))
-    after, token, figures = sample(under, logits, order=order, by_rows=by_rows)
+    after, token, figures = sample(under, logits, negative=negative, order=order, by_rows=by_rows)
     emitted = jax.tree.map(lambda x: x[None], Emitted(token=token, made=drew, figures=figures))
     return after._replace(inputs=slots.inputs), emitted
 
@@ -128,7 +136,7 @@ def chunk(
     prefix: Prefix | None = None,
     *,
     order: str,
-    forward: Callable[..., tuple[Slots, Float32[Array, "W V"]]] = forward,
+    forward: Callable[..., tuple[Slots, Float32[Array, "W V"], Float32[Array, "W V"] | None]] = forward,
     by_rows: bool | None = None,
 ) -> tuple[Slots, Emitted]:
     """Up to `steps` steps, fewer where every row ends before.
@@ -141,8 +149,8 @@ def chunk(
     asking = slots.active
 
     def one(state: Slots) -> tuple[Slots, Int32[Array, " W"], TokenStatistics]:
-        fed, logits = forward(graph, weights, state, prefix)
-        return sample(fed, logits, order=order, asking=asking, by_rows=by_rows)
+        fed, logits, negative = forward(graph, weights, state, prefix)
+        return sample(fed, logits, negative=negative, order=order, asking=asking, by_rows=by_rows)
 
     shapes = jax.eval_shape(one, slots)
     token, figures = shapes[1], shapes[2]

@@ -31,6 +31,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ from llmlab.engine.opened import OPENED
 from llmlab.engine.passes import joined
 from llmlab.engine.programs import Programs
 from llmlab.engine.relay import Relay
-from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths, check_ids
+from llmlab.engine.scheduler import WAIT_SECONDS, WIDTHS, Job, Piece, Row, Scheduler, Ticket, cache_lengths, check_row
 from llmlab.engine.score_plan import Text
 from llmlab.engine.search import Search
 from llmlab.engine.soundness import as_engine_error
@@ -92,7 +93,7 @@ class Engine:
         self.config = config
         self.max_context = min(max_context or config.context, config.longest_context)
         self.ends = tuple(sorted(set(ends)))
-        self._check = partial(check_ids, context=self.max_context, vocab_size=config.vocab_size)
+        self._check = partial(check_row, context=self.max_context, vocab_size=config.vocab_size)
         # Two programs that each use all devices would only wait for each other.
         count = 1 if slots or mesh else lane_count()
         self.widths = (slots,) if slots else tuple(width for width in WIDTHS if width * count <= WIDTHS[-1])
@@ -142,10 +143,10 @@ class Engine:
             EngineError: the engine is closed.
         """
         order = placed(order_key(order), [row.params for row in rows])
-        for row in rows:
+        for row in (rows := [row.for_order(order) for row in rows]):
             if row.budget < 1:
                 raise ValueError(f"a row's budget must be at least 1, got {row.budget}")
-            self._check(row.given, budget=row.budget)
+            self._check(row, budget=row.budget)
         job = Job(rows=tuple(rows), order=order, client=client)
         ticket = Ticket(job, self._cancel, lost=self._lost)
         if rows:
@@ -156,8 +157,8 @@ class Engine:
 
     def next_logits(self, prompt: np.ndarray, *, adapter: int = 0) -> np.ndarray:
         """Returns the raw logits [V], float32, of the token that follows the prompt [L]; `adapter` as in `Row`."""
-        self._check(prompt, budget=0)
         row = Row(prompt=np.asarray(prompt, np.int32), params=SamplingParams(), budget=0, adapter=adapter)
+        self._check(row)
         return np.asarray(self._call(lambda: self._lanes.passes.next_logits(row)))
 
     def score(
@@ -165,11 +166,8 @@ class Engine:
     ) -> TokenStatistics:
         """Returns the statistics [T, ...] of given tokens as if the row had drawn them (teacher forcing).
 
-        Args:
-            row: the prompt, the tokens before the given ones, the sampling parameters of the processed distribution.
-            tokens: token ids [T], at least one.
-            masks: packed bits [T, ceil(V / 32)], the tokens that a grammar allowed at each position; or None.
-            order: the order of the stages.
+        `row`, `tokens` (at least one) and `masks` are those of a `Text`; the row's parameters are those of the
+        processed distribution, and `order` is that of the stages.
         """
         return self.score_all([Text(row, tokens, masks)], order=order)[0]
 
@@ -179,10 +177,11 @@ class Engine:
         Nothing is drawn, so the rows' budgets, seeds and grammars have no effect.
         """
         order = placed(order_key(order), [text.row.params for text in texts])
+        texts = [replace(text, row=text.row.for_order(order)) for text in texts]
         for text in texts:
             if not len(text.tokens):
                 raise ValueError("there is no token to score")
-            self._check(np.concatenate([text.row.given, text.tokens]), budget=0)
+            self._check(text.row, more=text.tokens)
         found = list(self._parts(lambda: self._lanes.passes.score(texts, order=order)))
         return joined([scored for block in found for scored in block])
 
@@ -195,27 +194,29 @@ class Engine:
             row: the prompt and the tokens before the given ones; its other fields have no effect.
             tokens: token ids [T].
         """
-        self._check(np.concatenate([row.given, tokens]), budget=0)
+        self._check(row, more=tokens)
         return self._parts(lambda: self._lanes.passes.logits(row, tokens))
 
     def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int = 1) -> np.ndarray:
         """Returns the raw logits [V], float32, after tokens that the row drew, one decoding step per token.
 
+        Of a row with a negative prompt it returns [2, V]; the second ones are those after the negative prompt.
+
         They are bit-equal to the logits that the next token was drawn from, provided that `rows` rows make the batch as
         wide now as it was then. `logits` reads many positions in one pass, and may differ in the last bits.
 
         Args:
-            row: the prompt and the tokens before the drawn ones; its other fields have no effect.
+            row: the prompts and the tokens before the drawn ones; its other fields have no effect.
             tokens: token ids [T]; T may be 0.
             rows: how many rows were generated side by side.
         """
-        self._check(np.concatenate([row.given, tokens]), budget=0)
+        self._check(row, more=tokens)
         parts = self._parts(lambda: self._lanes.passes.step_logits(row, tokens, rows=rows))
         return np.asarray(list(parts)[-1])
 
     def search(self, row: Row, *, rows: int) -> Search:
         """Opens a search over continuations of a row's given tokens, of up to `rows` rows; see `Search.open`."""
-        self._check(row.given, budget=row.budget)
+        self._check(row, budget=row.budget)
         return Search.open(self._lanes.search, row, rows=rows, widest=self.widths[-1], call=self._call)
 
     def _parts(self, start: Callable[[], Iterator[Any]]) -> Iterator[Any]:

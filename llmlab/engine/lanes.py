@@ -88,8 +88,8 @@ class Lanes:
         self._shares = Shares()
         first = self._chunked[0]
 
-        def width(rows: int, length: int) -> int:
-            return first.width_for(_share(rows, lanes=count), length=length)
+        def width(rows: int, length: int, caches: int) -> int:
+            return first.width_for(_share(rows, lanes=count), length=length, caches=caches)
 
         #: Runs the model over texts that are given whole; single steps have the width that the first lane has.
         self._sharing = sharing = Sharing(programs, self._prompts, lengths=lengths, pinned=len(widths) == 1)

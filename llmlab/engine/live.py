@@ -33,6 +33,16 @@ class Live:
         return self.job.rows[self.index]
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """The positions of its last token: after its prompt and, where it has one, after its negative prompt."""
+        return (self.position,) if self.row.negative is None else (self.position, self.position + self.row.ahead)
+
+    @property
+    def filled(self) -> int:
+        """The positions of the batch's cache before its last token, in the fuller one of its caches."""
+        return max(self.places) - self.shared
+
+    @property
     def tokens(self) -> int:
         """The number of tokens that count as generated."""
         return len(self.row.made) + self.made
@@ -62,7 +72,7 @@ def positions(row: Row, *, shared: int, more: int) -> int:
     `shared` tells how many of its first tokens are in the batch's prefix. A row that shares nothing needs a cache of a
     length that batches without a prefix have too, and one position for the last token, which is drawn and never fed.
     """
-    own = len(row.given) + more - shared
+    own = len(row.given) + max(row.ahead, 0) + more - shared
     return own - 1 if shared else max(own, SHORTEST)
 
 

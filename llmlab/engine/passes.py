@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,14 +19,16 @@ from llmlab.engine.live import positions
 from llmlab.engine.programs import Programs
 from llmlab.engine.prompts import Prompts
 from llmlab.engine.scheduler import Row, bucket
-from llmlab.engine.score import pieces, stretches, with_masks
+from llmlab.engine.score import pieces, stretches, with_masks, with_negative
 from llmlab.engine.score_plan import Text, plan
 from llmlab.engine.score_tree import branches, tree_sizes
 from llmlab.engine.sharing import Sharing
 from llmlab.engine.soundness import not_numbers, sound
 from llmlab.sampling.history import history_of, in_sequence
 from llmlab.sampling.logprobs import TokenStatistics
-from llmlab.sampling.orders import order_of
+from llmlab.sampling.orders import GUIDED, order_of
+from llmlab.sampling.stage import reads_negative
+from llmlab.sampling.trail import Pieces
 
 
 class Scored(NamedTuple):
@@ -52,7 +55,8 @@ class Passes:
         prompts: reads what comes before the given tokens.
         lengths: the cache lengths, ascending.
         ends: the token ids that end a row.
-        width: of the batch in which so many rows are decoded, in a cache of so many positions.
+        width: of the batch in which so many rows are decoded, in a cache of so many positions, of which each row has
+            so many.
         sharing: tells which rows share their prompt in a batch.
     """
 
@@ -63,7 +67,7 @@ class Passes:
         *,
         lengths: tuple[int, ...],
         ends: tuple[int, ...],
-        width: Callable[[int, int], int],
+        width: Callable[[int, int, int], int],
         sharing: Sharing,
     ):
         self.programs = programs
@@ -137,6 +141,7 @@ class Passes:
         given = np.append(text.fed, text.tokens[-1:]).astype(np.int32)
         length = bucket(self.lengths, len(given))
         states.update(row.states or {})
+        negative = Pieces(self.logits(row.companion, text.tokens)) if reads_negative(order_of(order)) else None
         row = replace(row, states=states or None)
         fields = self.programs.row_fields(row, ends=self.ends, order=order)
         cache = self.programs.copy(self.prompts.read(row, length=length))
@@ -145,9 +150,11 @@ class Passes:
             history = self.programs.history(row.prompt, made, order=order, states=states or None)
             first = int(piece.start + piece.first) + 1 - len(row.given)
             inputs = with_masks(fields.inputs, piece, text.masks, first=first)
+            count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
+            if negative is not None:
+                inputs = with_negative(inputs, piece, negative.take(int(count - piece.first)))
             cache, found, after = self.programs.score(cache, piece, inputs, history, order=order)
             states.update(jax.device_get(after) or {})
-            count = min(piece.start + len(piece.targets), len(given) - 1) - piece.start
             held: TokenStatistics = jax.tree.map(lambda x, a=piece.first, b=count: x[a:b], jax.device_get(found))
             if np.isnan(held.entropy).any():
                 raise not_numbers(self.programs.dtype)
@@ -170,31 +177,41 @@ class Passes:
     def step_logits(self, row: Row, tokens: np.ndarray, *, rows: int) -> Iterator[np.ndarray]:
         """Yields raw logits [V] after tokens that a row drew in a batch of `rows` rows; the last item is the result.
 
-        It repeats the decoding steps, one per token and in the same width, so that the result is bit-equal to the
-        logits of that time; `logits` may differ in the last bits. Other rows can be decoded between the items.
+        Of a row with a negative prompt it yields [2, V], those after the negative prompt last. It repeats the decoding
+        steps, one per token and in the same width, so that the result is bit-equal to the logits of that time; `logits`
+        may differ in the last bits. Other rows can be decoded between the items.
         """
         shared, prefix = self._sharing.worth(row, rows=rows), None
         lengths = self._sharing.lengths if shared else self.lengths
         length = bucket(lengths, positions(row, shared=shared, more=len(tokens) + 1))
         if shared:
             prefix = self._sharing.read(self._sharing.begin(row))
-            cache = self.programs.row_cache(length=length)
+            cache, negative = self.programs.row_cache(length=length), None
         else:
-            cache = self.prompts.read(row, length=length)
-        slots = self.programs.empty(width=self._width(rows, length), length=length)
-        slots = self.programs.admit(slots, cache, row, at=[0], ends=self.ends, shared=shared)
-        slots, raw = self.programs.forward(slots, prefix)
+            cache, negative = self.prompts.read_all(row, length=length)
+        order = "llmlab" if row.negative is None else GUIDED
+        slots = self.programs.empty(width=self._width(rows, length, row.caches), length=length, order=order)
+        admit = partial(self.programs.admit, at=[0], ends=self.ends, order=order)
+        slots = admit(slots, cache, row, shared=shared, negative=negative)
+        slots, *raw = self.programs.forward(slots, prefix)
         for made, token in enumerate(tokens, start=1):
-            if len(row.given) + made - 1 == self._switch:
+            at = len(row.given) + made - 1
+            if self._switch in ((at,) if row.negative is None else (at, at + row.ahead)):
                 further = replace(row, made=np.concatenate([row.made, tokens[:made]]).astype(np.int32))
-                cache = self.prompts.read(further, length=length)
-                slots = self.programs.admit(slots, cache, further, at=[0], ends=self.ends)
+                cache, negative = self.prompts.read_all(further, length=length)
+                slots = admit(slots, cache, further, negative=negative)
             else:
                 slots = self.programs.advance(slots, int(token))
-            slots, raw = self.programs.forward(slots, prefix)
+            slots, *raw = self.programs.forward(slots, prefix)
             if made % CHUNK == 0:
-                yield np.asarray(jax.device_get(raw), np.float32)[0]
-        yield sound(np.asarray(jax.device_get(raw), np.float32)[0], self.programs.dtype)
+                yield _first_rows(raw)
+        yield sound(_first_rows(raw), self.programs.dtype)
+
+
+def _first_rows(raw: Sequence[jax.Array | None]) -> np.ndarray:
+    """The logits [V] of the first slot; where there are those after a negative prompt too, [2, V]."""
+    found = [np.asarray(jax.device_get(one), np.float32)[0] for one in raw if one is not None]
+    return found[0] if len(found) == 1 else np.stack(found)
 
 
 def _alike(texts: Sequence[Text]) -> list[list[int]]:

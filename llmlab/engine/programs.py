@@ -39,20 +39,8 @@ from llmlab.sampling.params import History, SamplerInputs
 _LEFT_OUT: Any = ()
 #: The names of the compiled functions, as followers are told them.
 _NAMES = (
-    *(
-        "prefill",
-        "forward",
-        "chunk",
-        "guessing",
-        "sample",
-        "feed",
-        "score",
-        "score_tree",
-        "admit",
-        "resize",
-        "lengthen",
-    ),
-    *("copy", "release", "advance", "unshare", "place", "empty", "cache", "expand", "seat", "take"),
+    *("prefill", "forward", "chunk", "guessing", "sample", "feed", "score", "score_tree", "admit", "resize"),
+    *("lengthen", "copy", "release", "advance", "unshare", "place", "empty", "cache", "expand", "seat", "take"),
 )
 
 
@@ -138,7 +126,7 @@ class Programs:
         self._place = plain(state.place, donate_argnames="cache")
         self._cache = plain(lambda length, width: empty(width=width, length=length).cache, static_argnums=(0, 1))
         one_row = partial(empty_cache, config, batch=1, length=SHORTEST, dtype=self.dtype)
-        #: Whether rows can share the cache of what they begin with. A text beyond the switch is read anew from there.
+        #: Whether rows can share the cache of their beginning. A text beyond the switch is read anew from there.
         self.shares = config.context_switch is None and isinstance(jax.eval_shape(one_row), SharedCache)
         self._relay = relay
         if relay is not None:
@@ -172,11 +160,9 @@ class Programs:
 
     def cache_bytes(self, *, width: int, length: int) -> int:
         """The bytes of a cache of W rows and S positions, on each device."""
-        found = self._sizes.get((width, length))  # asked several times for every row that is admitted
-        if found is None:
-            found = cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
-            self._sizes[width, length] = found
-        return found
+        if (shape := (width, length)) not in self._sizes:  # asked several times for every row that is admitted
+            self._sizes[shape] = cache_bytes(self.config, batch=width, length=length, dtype=self.dtype, mesh=self.mesh)
+        return self._sizes[shape]
 
     @contextmanager
     def _shape(self, what: str, *shape: Any) -> Iterator[bool]:
@@ -214,6 +200,7 @@ class Programs:
             context=self.context,
             keeps_ids=self.guesses > 0,
             states=row.states,
+            negative=row.negative,
         )
 
     def history(
@@ -252,24 +239,34 @@ class Programs:
         with self._shape("place", piece.length, cache.length):
             return self._place(cache=cache, piece=piece, start=np.int32(start))
 
-    def forward(self, slots: Slots, prefix: Prefix | None = None) -> tuple[Slots, Float32[Array, "W V"]]:
-        """Feeds the pending tokens and returns the logits of the next ones. Repeating the call changes nothing.
+    def forward(
+        self, slots: Slots, prefix: Prefix | None = None
+    ) -> tuple[Slots, Float32[Array, "W V"], Float32[Array, "W V"] | None]:
+        """Feeds the pending tokens and returns the logits of the next ones, and those after the negative prompts.
 
-        `prefix` is what rows share; it stays valid.
+        Repeating the call changes nothing. `prefix` is what rows share; it stays valid.
         """
-        with self._shape("forward", slots.width, slots.length, *_of(prefix)):
-            fed: tuple[Slots, Array] = self._forward(self._weights, slots=slots, prefix=prefix)
+        with self._shape("forward", slots.width, slots.length, *_of(prefix), *slots.marks):
+            fed: tuple[Slots, Array, Array | None] = self._forward(self._weights, slots=slots, prefix=prefix)
         return fed
 
     def sample(
-        self, slots: Slots, logits: Float32[Array, "W V"], mask: np.ndarray, masked: np.ndarray, *, order: str
+        self,
+        slots: Slots,
+        logits: Float32[Array, "W V"],
+        mask: np.ndarray,
+        masked: np.ndarray,
+        *,
+        order: str,
+        negative: Float32[Array, "W V"] | None = None,
     ) -> tuple[Slots, Emitted]:
         """Draws one token per row; the `masked` rows draw from what their packed `mask` [W, ceil(V / 32)] allows."""
-        # Without the cache, so that one program serves every length.
-        small = slots._replace(cache=_LEFT_OUT)
+        # Without the caches, so that one program serves every length.
+        given = {"logits": logits, "mask": mask, "masked": masked, "negative": negative}
+        small = slots._replace(cache=_LEFT_OUT, negative=None)
         with self._shape("sample", slots.width, order):
-            drawn, emitted = self._sample(slots=small, logits=logits, mask=mask, masked=masked, order=order)
-        return drawn._replace(cache=slots.cache), emitted
+            drawn, emitted = self._sample(slots=small, **given, order=order)
+        return drawn._replace(cache=slots.cache, negative=slots.negative), emitted
 
     def chunk(
         self, slots: Slots, steps: int, *, order: str, prefix: Prefix | None = None, guess: bool = False
@@ -350,10 +347,11 @@ class Programs:
         ends: tuple[int, ...],
         shared: int = 0,
         order: str = "llmlab",
+        negative: Cache | None = None,
     ) -> Slots:
-        """Puts rows that are alike (`Row.like`) into the slots `at`; the cache, of one row, stays valid.
+        """Puts rows that are alike (`Row.like`) into the slots `at`; the caches, of one row, stay valid.
 
-        `ends`, `shared` and `order` are as in `row_fields`.
+        `ends`, `shared` and `order` are as in `row_fields`; `negative` is the cache of the negative prompt.
         """
         width = slots.width
         fields = state.fields_of_all(
@@ -364,12 +362,12 @@ class Programs:
             width=width,
         )
         where, count = np.array([*at, *[0] * (width - len(rows))], np.int32), np.int32(len(rows))
-        with self._shape("admit", width, slots.length):
-            return self._admit(slots=slots, cache=cache, fields=fields, at=where, count=count)
+        with self._shape("admit", width, slots.length, *slots.marks):
+            return self._admit(slots=slots, cache=cache, fields=fields, at=where, count=count, negative=negative)
 
     def resize(self, slots: Slots, index: np.ndarray, keep: np.ndarray) -> Slots:
         """Returns the slots in another width."""
-        with self._shape("resize", slots.width, len(index), slots.length):
+        with self._shape("resize", slots.width, len(index), slots.length, *slots.marks):
             return self._resize(slots, index.astype(np.int32), keep)
 
     def lengthen(self, cache: Cache, *, length: int) -> Cache:
@@ -392,7 +390,9 @@ class Programs:
         """Gives the row in slot 0 the token that it drew."""
         with self._shape("advance", slots.width):
             drawn, position = self._advance(slots.token, slots.position, np.int32(token))
-            return slots._replace(token=drawn, position=position)
+            if (other := slots.negative_token) is not None:
+                other, _ = self._advance(other, slots.position, np.int32(token))
+            return slots._replace(token=drawn, position=position, negative_token=other)
 
 
 def _of(prefix: Prefix | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import replace
 
 import jax
 
@@ -74,8 +75,8 @@ class Prompts:
         self._last = None  # frees it first
         return Reading(self, row, length=length)
 
-    def finish(self, reading: Reading, *, length: int) -> Cache:
-        """Reads the rest of a prompt and returns its cache, of `length` positions.
+    def finish(self, reading: Reading, *, length: int) -> tuple[Cache, Cache | None]:
+        """Reads the rest of a prompt and returns its cache, of `length` positions, and that of its negative prompt.
 
         Rows of one prompt that are admitted one after the other share it, so that it must not be donated.
         """
@@ -85,20 +86,28 @@ class Prompts:
         finally:
             reading.close()
         if reading.cache.length > length:  # the batch that it was begun for is gone
-            return self.read(reading.row, length=length)
-        while reading.cache.length < length:
-            longer = self._lengths[self._lengths.index(reading.cache.length) + 1]
-            reading.cache = self.programs.lengthen(reading.cache, length=longer)
+            return self.read_all(reading.row, length=length)
+        for one in (reading, *([reading.negative] if reading.negative else [])):
+            while one.cache.length < length:
+                longer = self._lengths[self._lengths.index(one.cache.length) + 1]
+                one.cache = self.programs.lengthen(one.cache, length=longer)
         self._last = reading
-        return reading.cache
+        return reading.cache, None if reading.negative is None else reading.negative.cache
 
     def read(self, row: Row, *, length: int) -> Cache:
-        """Returns such a cache at once."""
+        """Returns the cache of a row's prompt at once."""
+        return self.finish(self.begin(replace(row, negative=None), length=length), length=length)[0]
+
+    def read_all(self, row: Row, *, length: int) -> tuple[Cache, Cache | None]:
+        """Returns what `finish` does, at once."""
         return self.finish(self.begin(row, length=length), length=length)
 
 
 class Reading:
-    """A prompt on the way into a cache, one piece after the other. `close` it, done or not."""
+    """A prompt on the way into a cache, one piece after the other. `close` it, done or not.
+
+    The row's negative prompt, if it has one, is read after it, into a cache of its own.
+    """
 
     def __init__(self, prompts: Prompts, row: Row, *, length: int):
         self._prompts, self._programs, self._store = prompts, prompts.programs, prompts.store
@@ -116,15 +125,18 @@ class Reading:
             self.cache = self._programs.place(self.cache, node.value, piece.start)
         self._store.hold(self._node)
         prompts.prefills += bool(self._ahead)
+        self.negative = None if row.negative is None else Reading(prompts, row.companion, length=length)
 
     @property
     def done(self) -> bool:
         """Whether the whole prompt is in the cache."""
-        return not self._ahead
+        return not self._ahead and (self.negative is None or self.negative.done)
 
     @property
     def shape(self) -> tuple[int, int]:
         """What the time of the next piece depends on: its tokens, padding included, and the positions of the cache."""
+        if not self._ahead and self.negative is not None:
+            return self.negative.shape
         return self._ahead[0].padded.shape[1], self.cache.length
 
     def advance(self, *, wait: bool = False) -> None:
@@ -132,6 +144,9 @@ class Reading:
 
         With `wait`, it returns when the device has done so.
         """
+        if not self._ahead and self.negative is not None:
+            self.negative.advance(wait=wait)
+            return
         piece = self._ahead.popleft()
         self.cache, entries = self._programs.prefill(
             self.cache, piece.padded, piece.start, length=self._length, adapter=self._adapter
@@ -153,6 +168,8 @@ class Reading:
         """Lets go of the pieces that it began with."""
         self._store.release(self._node)
         self._node, self._stored = None, False
+        if self.negative is not None:
+            self.negative.close()
 
     def _key(self, piece: PromptPiece) -> Hashable:
         return self._far, self._adapter, piece.ids.tobytes()

@@ -6,7 +6,7 @@ import queue
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import heapify, heappop, heapreplace
 from itertools import chain, islice, repeat
@@ -19,6 +19,7 @@ from llmlab.grammar.matcher import Grammar
 from llmlab.sampling.logprobs import TokenStatistics
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import SamplingParams, same_tokens
+from llmlab.sampling.stage import reads_negative
 from llmlab.sampling.states import stateful
 
 #: The batch widths that programs are compiled for; `load(slots=N)` pins one width instead. 64 is there for CPUs, where
@@ -58,6 +59,14 @@ def check_ids(given: np.ndarray, *, budget: int, context: int, vocab_size: int) 
         raise ValueError(f"prompt ids must lie in 0..{vocab_size - 1}")
 
 
+def check_row(
+    row: Row, *, context: int, vocab_size: int, more: Sequence[int] | np.ndarray = (), budget: int = 0
+) -> None:
+    """Raises ValueError as `check_ids` does, for a row's prompt and its negative prompt with `more` tokens after it."""
+    for each in (row,) if row.negative is None else (row, row.companion):
+        check_ids(np.append(each.given, more), budget=budget, context=context, vocab_size=vocab_size)
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One sequence to generate.
@@ -74,6 +83,8 @@ class Row:
         adapter: the number of the decoder's adapter that the row has, from 1; 0 for the base alone.
         states: the states of the sampler's stages after `made`, each with 1 as first axis; None where the order has no
             stage with a state, or where nothing was made.
+        negative: token ids, at least one, of the prompt that the generated tokens follow too, for the stages that read
+            the logits after it; None where the order has no such stage.
     """
 
     prompt: np.ndarray
@@ -84,11 +95,37 @@ class Row:
     made: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     adapter: int = 0
     states: Mapping[str, np.ndarray] | None = None
+    negative: np.ndarray | None = None
+
+    @cached_property
+    def companion(self) -> Row:
+        """The row of the negative prompt, with the same generated tokens."""
+        assert self.negative is not None, "the row has no negative prompt"
+        return Row(self.negative, SamplingParams(), budget=self.budget, made=self.made, adapter=self.adapter)
+
+    @property
+    def ahead(self) -> int:
+        """How many tokens the negative prompt is longer than the prompt; below 0 if shorter, 0 where there is none."""
+        return 0 if self.negative is None else len(self.negative) - len(self.prompt)
+
+    @property
+    def caches(self) -> int:
+        """How many caches the row takes."""
+        return 1 if self.negative is None else 2
 
     @cached_property
     def given(self) -> np.ndarray:
         """The tokens before the first one that is drawn: the prompt, then `made`."""
         return np.concatenate([self.prompt, self.made]).astype(np.int32)
+
+    def for_order(self, order: str) -> Row:
+        """The row with a negative prompt where the order reads one, by default the prompt's last token; else without.
+
+        Source of the default: Sanchez et al. 2023 (arXiv:2306.17806), as transformers has it.
+        """
+        if not reads_negative(order_of(order)):
+            return self if self.negative is None else replace(self, negative=None)
+        return self if self.negative is not None else replace(self, negative=self.prompt[-1:])
 
     @cached_property
     def beginning(self) -> bytes:
@@ -97,8 +134,9 @@ class Row:
 
     @cached_property
     def key(self) -> bytes:
-        """Identifies the given tokens and the adapter; rows with equal keys share one prefill."""
-        return np.append(np.int32(self.adapter), self.given).tobytes()
+        """Identifies the given tokens, the adapter and the negative prompt; rows with equal keys share one prefill."""
+        found = np.append(np.int32(self.adapter), self.given)
+        return found.tobytes() if self.negative is None else np.concatenate([found, [-1], self.negative]).tobytes()
 
     def like(self, other: Row) -> bool:
         """Whether the rows differ in numbers of their parameters, budgets and grammars alone.

@@ -99,6 +99,14 @@ def with_masks(
     return inputs._replace(mask=mask, masked=masked)
 
 
+def with_negative(inputs: SamplerInputs, piece: Piece, negative: Float[np.ndarray, "n V"]) -> SamplerInputs:
+    """Returns one row's inputs with the logits after the negative prompt, of the n targets of a piece that count."""
+    found = np.zeros((len(piece.targets), negative.shape[1]), np.float32)
+    begin = int(piece.first)
+    found[begin : begin + len(negative)] = negative
+    return inputs._replace(negative=found)
+
+
 def feed(graph: nnx.GraphDef, weights: nnx.State, cache: Cache, piece: Piece) -> tuple[Cache, Float[Array, "C V"]]:
     """Feeds a piece and returns the logits [C, V] that its targets follow from."""
     positions = piece.start + jnp.arange(piece.targets.shape[0], dtype=jnp.int32)[None, :]
@@ -125,9 +133,9 @@ def score(
 
     The last value has the states of the order's stages after the targets; None where no stage has one.
 
-    `inputs` (except the masks) and `history` have 1 as first axis. The history is that before the target `first`; each
-    target joins it for the targets after it. `feed` may be given with its results put in their places on a mesh, as for
-    `decode.chunk`; `by_rows` is as in `pipeline.run`.
+    `inputs` (except the masks and the logits after a negative prompt) and `history` have 1 as first axis. The history
+    is that before the target `first`; each target joins it for the targets after it. `feed` may be given with its
+    results put in their places on a mesh, as for `decode.chunk`; `by_rows` is as in `pipeline.run`.
     """
     count = piece.targets.shape[0]
     cache, raw = feed(graph, weights, cache, piece)
@@ -137,8 +145,10 @@ def score(
         # The tokens after the text's last are padding, and must not move a state.
         counts = (at >= piece.first) & (piece.start + at < piece.length)
         masks = None if inputs.mask is None else (inputs.mask[:, None], inputs.masked[:, None])
+        one = inputs._replace(negative=None)
         after, kept = replay(
-            raw, piece.targets, counts, inputs, history, order=stages, masks=masks, by_rows=by_rows
+            raw, piece.targets, counts, one, history, order=stages, masks=masks, negative=inputs.negative,
+            by_rows=by_rows,
         )  # fmt: skip
         assert kept is not None
         watched = jnp.broadcast_to(inputs.watched, (count, inputs.watched.shape[-1]))

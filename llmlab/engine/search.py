@@ -83,7 +83,7 @@ class SearchRows:
             if shared:
                 self._prefix = self._sharing.read(reading)
             else:
-                one = self._prompts.finish(reading, length=length)
+                one, _ = self._prompts.finish(reading, length=length)
                 cache = self._programs.seat(cache, one, np.ones(self.width, bool), len(row.given) - 1)
         finally:
             reading.close()

@@ -87,7 +87,7 @@ class Sharing:
         It pays where the cache is smaller than one with a copy for each row: a step takes less time then, too.
         """
         count = len(row.given) - 1
-        if not self.on or rows < FEWEST_ROWS or count < FEWEST_TOKENS:
+        if not self.on or rows < FEWEST_ROWS or count < FEWEST_TOKENS or row.negative is not None:
             return 0
         apart = rows * bucket(self._lengths, len(row.given) + 1)
         return count if self._length(row) + rows * SHORTEST_AFTER < apart else 0
@@ -103,7 +103,7 @@ class Sharing:
         """
         size = partial(self._programs.cache_bytes, width=1)
         if not shared:
-            return size(length=length) + (self.held_bytes if used else 0)
+            return row.caches * size(length=length) + (self.held_bytes if used else 0)
         needed = size(length=self._length(row)) + size(length=length)
         return needed if self.matches(row) else needed + size(length=bucket(self._lengths, len(row.given) + 1))
 
@@ -127,7 +127,7 @@ class Sharing:
 
     def read(self, reading: Reading) -> Prefix:
         """Returns a prompt as the programs take it."""
-        cache = self._prompts.finish(reading, length=self._length(reading.row))
+        cache, _ = self._prompts.finish(reading, length=self._length(reading.row))
         return _prefix(cache, len(reading.row.given) - 1)
 
     def nothing(self, *, length: int) -> Cache:
@@ -144,7 +144,12 @@ class Sharing:
     def matches(self, row: Row) -> bool:
         """Whether the prompt that is held is the row's."""
         held = self._held and self._held.reading.row
-        return held is not None and len(held.given) == len(row.given) and held.beginning == row.beginning
+        return (
+            held is not None
+            and row.negative is None
+            and len(held.given) == len(row.given)
+            and held.beginning == row.beginning
+        )
 
     def _length(self, row: Row) -> int:
         return bucket(self._prefix_lengths, len(row.given) - 1)

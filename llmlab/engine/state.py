@@ -22,6 +22,7 @@ from llmlab.models.kv.protocol import Cache
 from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, further, numbers, stack
+from llmlab.sampling.stage import reads_negative
 
 
 class Slots(NamedTuple):
@@ -41,6 +42,12 @@ class Slots(NamedTuple):
     inputs: SamplerInputs
     history: History
     adapter: Int32[Array, " W"] | None = None  #: from 1, or 0 for the base; None in a decoder without adapters
+    #: The cache of the negative prompt and the same generated tokens, as long as the other; None where no stage of the
+    #: order reads the logits after it.
+    negative: Cache | None = None
+    ahead: Int32[Array, " W"] | None = None  #: how many tokens the negative prompt is longer; below 0 if shorter
+    #: The pending token after the negative prompt: at first that prompt's last one, then the drawn token too.
+    negative_token: Int32[Array, " W"] | None = None
 
     @property
     def width(self) -> int:
@@ -51,6 +58,11 @@ class Slots(NamedTuple):
     def length(self) -> int:
         """S, the number of positions of the cache."""
         return self.cache.length
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the name of a program's shape says besides width and length."""
+        return () if self.negative is None else ("of two prompts",)
 
 
 class Guessed(NamedTuple):
@@ -78,6 +90,8 @@ class RowFields(NamedTuple):
     inputs: SamplerInputs
     history: History
     adapter: np.ndarray | None = None
+    ahead: np.ndarray | None = None
+    negative_token: np.ndarray | None = None
 
 
 def row_fields(
@@ -95,18 +109,20 @@ def row_fields(
     context: int = 0,
     keeps_ids: bool = False,
     states: Mapping[str, np.ndarray] | None = None,
+    negative: np.ndarray | None = None,
 ) -> RowFields:
     """Returns the fields of a row whose given tokens, except the last and the first `shared`, are in its cache.
 
     `made` are the token ids after the prompt that count as generated. `adapter` is None where the decoder has none.
     `order` is that of the sampler's stages, and `context` the most tokens of a row, for what reads them; `keeps_ids`
-    tells whether something does besides the stages. `states` are those of the stages after `made`, as in `Row`.
+    tells whether something does besides the stages. `states` are those of the stages after `made`, and
+    `negative` is the negative prompt, where a stage reads the logits after it, both as in `Row`.
     """
     made = np.zeros(0, np.int32) if made is None else made
     stages = order_of(order)
     stops = np.zeros((1, vocab_size), bool)
     stops[:, [*params.stop_token_ids, *(() if ignore_ends else ends)]] = True
-    return RowFields(
+    fields = RowFields(
         position=np.array([len(prompt) + len(made) - 1], np.int32),
         shared=np.array([shared], np.int32),
         token=np.array([made[-1] if len(made) else prompt[-1]], np.int32),
@@ -118,6 +134,13 @@ def row_fields(
             prompt, made, vocab_size=vocab_size, order=stages, room=context, keeps_ids=keeps_ids, states=states
         ),
         adapter=None if adapter is None else np.array([adapter], np.int32),
+    )
+    if not reads_negative(stages):
+        return fields
+    negative = prompt[-1:] if negative is None else negative
+    return fields._replace(
+        ahead=np.array([len(negative) - len(prompt)], np.int32),
+        negative_token=np.array([made[-1] if len(made) else negative[-1]], np.int32),
     )
 
 
@@ -186,17 +209,28 @@ def empty(
     )
     fields = jax.tree.map(lambda x: jnp.zeros((width, *x.shape[1:]), x.dtype), like)
     fields = fields._replace(inputs=jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape[1:])), like.inputs))
-    cache = empty_cache(config, batch=width, length=length, dtype=dtype)
-    return Slots(cache=cache, **fields._asdict())
+    cache, negative = (empty_cache(config, batch=width, length=length, dtype=dtype) for _ in range(2))
+    return Slots(cache=cache, negative=None if fields.ahead is None else negative, **fields._asdict())
 
 
-def admit(slots: Slots, cache: Cache, fields: RowFields, at: Int32[Array, " W"], count: Int32[Array, ""]) -> Slots:
+def admit(
+    slots: Slots,
+    cache: Cache,
+    fields: RowFields,
+    at: Int32[Array, " W"],
+    count: Int32[Array, ""],
+    negative: Cache | None = None,
+) -> Slots:
     """Puts rows of one prompt into slots: row i of `count` rows into slot `at[i]`.
 
-    The cache has one row, of the slots' length S; the first axis of the fields is 1 or W, as in `fields_of_all`.
+    The cache has one row, of the slots' length S, as has that of the negative prompt, where the slots have one; the
+    first axis of the fields is 1 or W, as in `fields_of_all`.
     """
     # Hides the keys that the padding of the prompt's last piece wrote.
-    rows = Slots(cache=cache.truncated(jnp.asarray(fields.position - fields.shared)), **fields._asdict())
+    cache = cache.truncated(jnp.asarray(fields.position - fields.shared))
+    if negative is not None:
+        negative = negative.truncated(jnp.asarray(fields.position + fields.ahead))
+    rows = Slots(cache=cache, negative=negative, **fields._asdict())
 
     def put(held: Array, new: Array, i: Int32[Array, ""]) -> Array:
         one = new if new.shape[0] == 1 else jax.lax.dynamic_slice_in_dim(new, i, 1, axis=0)

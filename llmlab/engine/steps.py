@@ -27,7 +27,8 @@ class SteppedBatch(Batch):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self._bars: dict[tuple[Live, bool], np.ndarray] = {}
-        self._fed: tuple[jax.Array, jax.Array] | None = None  # the pending tokens, and the logits after them
+        #: The pending tokens, the logits after them, and those after the negative prompts.
+        self._fed: tuple[jax.Array, jax.Array, jax.Array | None] | None = None
 
     def clear(self) -> None:
         """Drops every row and frees the device's memory."""
@@ -47,7 +48,7 @@ class SteppedBatch(Batch):
         ended: dict[int, str | None] = {}
         failed: dict[int, str] = {}
         while True:
-            logits = self._logits()
+            logits, negative = self._logits()
             words = -(-self.programs.config.vocab_size // 32)
             masks = masks_of(self._grammars(), width=self._held().width, words=words)
             ended.update(dict.fromkeys(masks.ended, "stop"))
@@ -56,7 +57,9 @@ class SteppedBatch(Batch):
             if steps and not self.live:
                 break
             slots, self._slots = self._held(), None
-            self._slots, emitted = self.programs.sample(slots, logits, masks.mask, masks.masked, order=order)
+            self._slots, emitted = self.programs.sample(
+                slots, logits, masks.mask, masks.masked, negative=negative, order=order
+            )
             steps.append(emitted)
             if len(steps) < until_switch and any(live.made + 1 < live.row.budget for live in self.live):
                 self._feed()
@@ -78,20 +81,20 @@ class SteppedBatch(Batch):
             self._fed = None
         return self._collect(rows, steps, ended, failed)
 
-    def _logits(self) -> jax.Array:
-        """The logits of every row's next token."""
+    def _logits(self) -> tuple[jax.Array, jax.Array | None]:
+        """The logits of every row's next token, and those after its negative prompt."""
         # Rows that came, or moved to another width, make new arrays; the model's pass is then repeated.
         if self._fed is None or self._fed[0] is not self._held().token:
             self._feed()
         assert self._fed is not None
-        return self._fed[1]
+        return self._fed[1:]
 
     def _feed(self) -> None:
         """Launches the model's pass over the pending tokens, of which the host may not know the last yet."""
         self._have_room(1)
         slots, self._slots = self._held(), None
-        self._slots, logits = self.programs.forward(slots, self.sharing.prefix)
-        self._fed = self._slots.token, logits
+        self._slots, logits, negative = self.programs.forward(slots, self.sharing.prefix)
+        self._fed = self._slots.token, logits, negative
 
     def _collect(
         self, rows: list[Live | None], steps: list[Emitted], ended: dict[int, str | None], failed: dict[int, str]

@@ -19,6 +19,7 @@ from llmlab.models.kv.joined import Prefix
 from llmlab.sampling.history import in_sequence
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import SamplingParams
+from llmlab.sampling.stage import reads_negative
 
 __all__ = ["Visit", "chunk_visits", "move_visits", "visits"]
 
@@ -57,7 +58,7 @@ def chunk_visits(
     for guess in (False, True)[: 2 if programs.guesses else 1]:
         slots, _, _ = programs.chunk(slots, 0, order=order, prefix=prefix, guess=guess)
         yield
-    slots, _ = programs.forward(slots, prefix)
+    slots, *_ = programs.forward(slots, prefix)
     return slots
 
 
@@ -74,7 +75,7 @@ def move_visits(
         order: of the sampler's stages, for which the slots were made.
     """
     width, length = slots.width, slots.length
-    slots = programs.admit(slots, programs.row_cache(length=length), _NOBODY, at=[0], ends=(), order=order)
+    slots = _admitted(programs, slots, order=order)
     slots = programs.release(slots, np.zeros(width, bool))
     slots = programs.advance(slots, 0)
     yield
@@ -88,6 +89,13 @@ def move_visits(
     jax.block_until_ready(slots)
 
 
+def _admitted(programs: Programs, slots: Slots, *, order: str) -> Slots:
+    """The slots with a row in the first one."""
+    cache = programs.row_cache(length=slots.length)
+    negative = None if slots.negative is None else programs.row_cache(length=slots.length)
+    return programs.admit(slots, cache, _NOBODY, at=[0], ends=(), order=order, negative=negative)
+
+
 def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> Iterator[None]:
     for size in piece_sizes(length):
         cache, piece = programs.prefill(programs.row_cache(length=length), np.zeros((1, size), np.int32), 0, length=1)
@@ -99,10 +107,12 @@ def _row(programs: Programs, *, length: int, orders: tuple[str, ...]) -> Iterato
     for order in orders:
         nobody = programs.row_fields(_NOBODY, ends=(), order=order)
         slots = programs.empty(width=1, length=length, order=order)
-        slots = programs.admit(slots, programs.row_cache(length=length), _NOBODY, at=[0], ends=(), order=order)
+        slots = _admitted(programs, slots, order=order)
         jax.block_until_ready(programs.forward(slots))
         yield
         inputs = scoring.with_masks(nobody.inputs, scored, None, first=0)
+        if reads_negative(order_of(order)):
+            inputs = scoring.with_negative(inputs, scored, np.zeros((1, programs.config.vocab_size), np.float32))
         history = programs.history(_NOBODY.prompt, _NOBODY.made, order=order)
         programs.score(programs.row_cache(length=length), scored, inputs, history, order=order)
         yield
@@ -126,8 +136,8 @@ def _batch(
         empty = programs.empty(width=width, length=length, order=order)
         slots = yield from chunk_visits(programs, empty, order=order)
         yield
-        slots, logits = programs.forward(slots)
+        slots, logits, negative = programs.forward(slots)
         mask = np.zeros((width, -(-programs.config.vocab_size // 32)), np.uint32)
-        slots, _ = programs.sample(slots, logits, mask, np.zeros(width, bool), order=order)
+        slots, _ = programs.sample(slots, logits, mask, np.zeros(width, bool), negative=negative, order=order)
         yield
         yield from move_visits(programs, slots, longer=longer, widths=widths, order=order)

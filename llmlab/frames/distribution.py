@@ -11,7 +11,7 @@ from jaxtyping import Float32, Float64, Int64
 from llmlab.distributions.flip_points import COLD, LIMITS, Settings, flip_points
 from llmlab.distributions.stages import stage_table
 from llmlab.distributions.step import FIXED, SamplerRow, Step, placed_rows
-from llmlab.frames.schema import build
+from llmlab.frames.schema import KEPT_COLUMNS, build
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.registry import further_fields_of
 from llmlab.text.token_names import TokenNames
@@ -49,18 +49,6 @@ FLIP_POINTS_COLUMNS: dict[str, str] = {
     "low": "number",
     "high": "number",
     "value": "number",
-}
-
-
-#: One row per position and token that could be drawn; see `NextTokens.kept_frame`.
-KEPT_COLUMNS: dict[str, str] = {
-    "position": "index",
-    "token": "token",
-    "token_id": "count",
-    "bytes": "bytes",
-    "logprob": "number",
-    "sampling_logprob": "number",
-    "drawn": "flag",
 }
 
 

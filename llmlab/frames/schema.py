@@ -48,6 +48,16 @@ LOGPROBS_COLUMNS: dict[str, str] = {
     "margin": "number",
     "kept": "count",
 }
+#: One row per position and token that could be drawn; see `NextTokens.kept_frame`.
+KEPT_COLUMNS: dict[str, str] = {
+    "position": "index",
+    "token": "token",
+    "token_id": "count",
+    "bytes": "bytes",
+    "logprob": "number",
+    "sampling_logprob": "number",
+    "drawn": "flag",
+}
 #: One row per alternative of a generated token; see `tokens.top_logprobs_frame`.
 TOP_LOGPROBS_COLUMNS: dict[str, str] = {
     "choice": "index",

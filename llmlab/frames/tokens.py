@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from llmlab.frames.schema import LOGPROBS_COLUMNS, SURPRISAL_COLUMNS, TOP_LOGPROBS_COLUMNS, build
+from llmlab.errors import RequestError
+from llmlab.frames.schema import KEPT_COLUMNS, LOGPROBS_COLUMNS, SURPRISAL_COLUMNS, TOP_LOGPROBS_COLUMNS, build
 from llmlab.protocol.arguments import file_path, whole
-from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, listed
+from llmlab.protocol.completion import ALTERNATIVES, Choice, Completion, drawable, listed
 from llmlab.text.spelling import token_text
 
 
@@ -48,6 +49,37 @@ def logprobs_frame(completion: Completion, *, names: Mapping[int, str] | None = 
     for name in ("logprob", "sampling_logprob", "rank", "entropy", "sampling_entropy", "margin", "kept"):
         columns[name] = _joined([getattr(choice.tokens, name) for choice in choices], np.float64)
     return build(columns, LOGPROBS_COLUMNS)
+
+
+def kept_frame(completion: Completion, choice: Choice) -> pd.DataFrame:
+    """The tokens that could be drawn at each position of a choice, from what was recorded with its tokens.
+
+    Columns: as `llmlab.frames.distribution.kept_frame`.
+
+    Raises:
+        RequestError: they are not known at some position.
+    """
+    found = [drawable(choice.tokens, t) for t in range(len(choice.tokens))]
+    unknown = [t for t, some in enumerate(found) if some is None]
+    if unknown:
+        raise RequestError(
+            f"the tokens that could be drawn are not known at {len(unknown)} of {len(found)} positions, the first at "
+            f"{unknown[0]}: ask for kept_logprobs=True, with logprobs=True and a truncation that leaves at most 20 "
+            "tokens (the endpoint has to know the field)",
+            param="kept_logprobs",
+        )
+    rows = [(t, each) for t, some in enumerate(found) for each in some or ()]
+    ids, raw = [each.token_id for _, each in rows], [each.data for _, each in rows]
+    columns: dict[str, object] = {
+        "position": [t for t, _ in rows],
+        "token": _texts(completion, raw, np.array(ids, np.int64), None),
+        "token_id": ids,
+        "bytes": raw,
+        "logprob": [each.logprob for _, each in rows],
+        "sampling_logprob": [each.sampling_logprob for _, each in rows],
+        "drawn": [each.token_id == int(choice.tokens.ids[t]) for t, each in rows],
+    }
+    return build(columns, KEPT_COLUMNS)
 
 
 def top_logprobs_frame(

@@ -16,7 +16,7 @@ from llmlab.protocol.fields import FIELDS
 from llmlab.protocol.request import Request
 from llmlab.sampling.fields import Effect, Field
 from llmlab.sampling.library import LIBRARY, LIBRARY_FIELDS
-from llmlab.sampling.registry import user_fields
+from llmlab.sampling.registry import further_stages, user_fields, user_stages
 from llmlab.sampling.stages import ORDERS
 
 #: Fields of a request that have no control, and why.
@@ -98,6 +98,8 @@ def controls_for(
     """
     unasked = [stage for stage in LIBRARY if not any(field.name in given for field in stage.fields)]
     left_out = {*backend.unsupported, *(field.name for stage in unasked for field in stage.fields)}
+    if not any(stage.reads_negative for stage in {*LIBRARY, *user_stages()} - {*unasked}):
+        left_out.add("negative_prompt")
     users = (control_of(field) for field in user_fields().values() if not isinstance(field.control, str))
     orders = _ORDER._replace(choices=tuple(dict.fromkeys([*ORDERS, order])))
     own = [orders if control is _ORDER else control for control in CONTROLS]
@@ -110,11 +112,10 @@ def fields_of(values: Mapping[str, Any], controls: Sequence[Control] = CONTROLS)
     Raises:
         RequestError: a text should be a number or JSON and is not. Ranges are checked by the request.
     """
-    return {
-        control.name: _read(control, values[control.name])
-        for control in controls
-        if not _left_alone(control, values[control.name])
-    }
+    touched = {control.name for control in controls if not _left_alone(control, values[control.name])}
+    if "negative_prompt" in touched:  # which stands beside the fields of a stage that reads it, whatever their values
+        touched |= {field.name for stage in further_stages() if stage.reads_negative for field in stage.fields}
+    return {control.name: _read(control, values[control.name]) for control in controls if control.name in touched}
 
 
 def values_of(request: Request, *, order: str = "llmlab", controls: Sequence[Control] = CONTROLS) -> dict[str, Any]:

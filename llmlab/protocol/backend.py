@@ -253,6 +253,13 @@ class LogitsBackend(Backend, Protocol):
     def render(self, request: Request) -> Int32[np.ndarray, " L"]:
         """The prompt's token ids."""
 
+    def negative_prompt(self, request: Request, prompt: Int32[np.ndarray, " L"]) -> Int32[np.ndarray, " N"]:
+        """The token ids of the request's negative prompt; without one, the last token of `prompt`, the request's own.
+
+        Raises:
+            RequestError: the chat template refuses it; ContextLengthError: it does not fit.
+        """
+
     def rendered(self, request: ChatRequest, *, add_generation_prompt: bool = True) -> str:
         """The prompt's text, special tokens spelled out; without the header of the assistant's turn if so asked."""
 
@@ -287,8 +294,9 @@ class LogitsBackend(Backend, Protocol):
         given: int = 0,
         rows: int = 1,
         model: str | None = None,
-    ) -> Float32[np.ndarray, " V"]:
-        """Raw logits after `tokens`, computed by the decoding steps that made them.
+        negative: Int32[np.ndarray, " N"] | None = None,
+    ) -> Float32[np.ndarray, "... V"]:
+        """Raw logits [V] after `tokens`, computed by the decoding steps that made them.
 
         They equal to the bit what the sampler saw, where `next_logits` may differ in the last bits.
 
@@ -298,6 +306,8 @@ class LogitsBackend(Backend, Protocol):
             given: how many of the first ones were supplied, not sampled.
             rows: the batch size in which they were sampled.
             model: the name that the request has.
+            negative: the token ids of the negative prompt, where they were made with one; [2, V] is returned then, the
+                logits after it last.
         """
 
     def logits(

@@ -6,9 +6,10 @@ they came from. A value that a backend cannot know is NaN, a count or an id -1; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -70,6 +71,32 @@ def listed(tokens: Tokens, t: int, *, most: int, named: Sequence[int] = ()) -> l
         if token not in found and token in ids:
             columns.append(ids.index(token))
     return columns
+
+
+class Drawable(NamedTuple):
+    """A token that could be drawn at a position: its id, its bytes, its logprob (raw), and that in what was sampled."""
+
+    token_id: int
+    data: TokenBytes
+    logprob: float
+    sampling_logprob: float
+
+
+def drawable(tokens: Tokens, t: int) -> list[Drawable] | None:
+    """The tokens that could be drawn in place of a token, most likely first (raw, then id); None if some are unknown.
+
+    They are known where all of them, except the token itself, are among its alternatives.
+    """
+    own = Drawable(int(tokens.ids[t]), tokens.bytes[t], float(tokens.logprob[t]), float(tokens.sampling_logprob[t]))
+    columns = zip(
+        tokens.top_ids[t].tolist(), tokens.top_bytes[t], tokens.top_logprob[t].tolist(),
+        tokens.top_sampling_logprob[t].tolist(), strict=True,
+    )  # fmt: skip
+    every = (own, *map(Drawable._make, columns))
+    found = {each.token_id: each for each in every if math.isfinite(each.sampling_logprob)}
+    if len(found) != tokens.kept[t]:
+        return None
+    return sorted(found.values(), key=lambda each: (-each.logprob, each.token_id))
 
 
 @dataclass(frozen=True)

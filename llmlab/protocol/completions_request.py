@@ -31,6 +31,7 @@ MAX_TOKENS = 16
 _ELSEWHERE = {
     "top_logprobs": "logprobs, which is here the number of alternatives",
     "max_completion_tokens": "max_tokens",
+    "kept_logprobs": "not offered: its logprobs have no ids of tokens",
 }
 
 

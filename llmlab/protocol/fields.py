@@ -21,6 +21,7 @@ from llmlab.protocol.parts import (
     check_bad_words,
     check_messages,
     check_modalities,
+    check_negative_prompt,
     check_response_format,
     check_stream_options,
     check_structured_outputs,
@@ -31,6 +32,7 @@ from llmlab.protocol.schemas import (
     BAD_WORDS,
     MESSAGES,
     MODALITIES,
+    NEGATIVE_PROMPT,
     PROMPT,
     RESPONSE_FORMAT,
     STOP,
@@ -147,6 +149,14 @@ else:
 class SharedFields(_WithStages):
     """The fields of every kind of request: all except those that say what is to be answered."""
 
+    negative_prompt: Annotated[
+        str | tuple[int, ...] | tuple[dict[str, Any], ...] | None,
+        Fieldspec(
+            "value", "What guidance_scale and contrastive_strength compare with; by default the prompt's last token.",
+            values="a text, token ids, or (in a chat) messages", check=check_negative_prompt, schema=NEGATIVE_PROMPT,
+            extension=True, effect="prompt", control=Control("more", "text", empty="the prompt’s last token"),
+        ),
+    ] = None  # fmt: skip
     logprobs: Annotated[
         bool,
         Fieldspec(
@@ -161,6 +171,13 @@ class SharedFields(_WithStages):
             control="the token strip has the alternatives of every token anyway",
         ),
     ] = None  # fmt: skip
+    kept_logprobs: Annotated[
+        bool,
+        Fieldspec(
+            "flag", "Whether to list the tokens that could be drawn at each position, where all are among the 20 most "
+            "likely ones; needs logprobs.", extension=True, control="result.kept_frame() has them anyway",
+        ),
+    ] = False  # fmt: skip
     prompt_logprobs: Annotated[
         int | None,
         Fieldspec(

@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmlab.errors import short
-from llmlab.protocol.checks import FieldError, check_flag, check_mapping, check_object, check_text
+from llmlab.protocol.checks import (
+    FieldError,
+    check_flag,
+    check_mapping,
+    check_object,
+    check_text,
+    check_token_ids,
+)
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -31,6 +38,16 @@ def check_messages(value: Any) -> tuple[dict[str, Any], ...]:
     if not value:
         raise FieldError("must not be empty: give at least one message")
     return tuple(_message(message, f"[{index}]") for index, message in enumerate(value))
+
+
+def check_negative_prompt(value: Any) -> str | tuple[int, ...] | tuple[dict[str, Any], ...]:
+    """A text, which may be empty; token ids; or messages."""
+    if isinstance(value, str):
+        return check_text(value)
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    if isinstance(first, Mapping) or hasattr(first, "model_dump"):
+        return check_messages(value)
+    return check_token_ids(value, "a text, a list of token ids or a list of messages")
 
 
 def _message(value: Any, path: str) -> dict[str, Any]:

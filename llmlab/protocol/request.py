@@ -21,9 +21,9 @@ from llmlab.protocol.checks import FieldError, checked
 from llmlab.protocol.conversations import begins_with_system, with_system
 from llmlab.protocol.fields import NO_EFFECT, ChatFields, PromptFields, SharedFields
 from llmlab.protocol.schemas import schema_of
-from llmlab.sampling.registry import user_fields
+from llmlab.sampling.registry import further_stages, user_fields
 
-__all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request"]
+__all__ = ["CONSTRAINTS", "ChatRequest", "PromptRequest", "Request", "described"]
 
 #: What older versions of the API and other engines call a field. This is a better hint than a name that looks alike.
 _ELSEWHERE = {
@@ -52,8 +52,8 @@ R = TypeVar("R", bound="SamplingRequest")
 _SERVED, _MODEL = "http://127.0.0.1:8000/v1", "demo"
 
 
-def _said(description: str) -> Callable[[dict[str, Any]], None]:
-    """What the JSON schema of a request says besides its fields: what it is, and the fields of a user's stages."""
+def described(description: str) -> Callable[[dict[str, Any]], None]:
+    """Adds to the JSON schema of a request what it is, and the fields of the stages that a user has defined."""
 
     def add(schema: dict[str, Any]) -> None:
         schema |= {"description": description, "additionalProperties": False}
@@ -163,8 +163,21 @@ class SamplingRequest(SharedFields):
             raise RequestError("top_logprobs needs logprobs=true", param="top_logprobs")
         if self.logprob_token_ids and not self.logprobs:
             raise RequestError("logprob_token_ids needs logprobs=true", param="logprob_token_ids")
+        if self.kept_logprobs and not self.logprobs:
+            raise RequestError("kept_logprobs needs logprobs=true", param="kept_logprobs")
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream=true", param="stream_options")
+        self._agree_on_negative()
+
+    def _agree_on_negative(self) -> None:
+        """Checks that a negative prompt is read by a stage that the request names."""
+        given, readers = self._given(), [stage for stage in further_stages() if stage.reads_negative]
+        read = any(not stage.fields or any(one.name in given for one in stage.fields) for stage in readers)
+        if self.negative_prompt is not None and not read:
+            raise RequestError(
+                "negative_prompt would have no effect: give guidance_scale or contrastive_strength with it",
+                param="negative_prompt",
+            )
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -198,7 +211,7 @@ class ChatRequest(SamplingRequest, ChatFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra=_said("A chat-completion request; a field that is not known is an error.")
+        json_schema_extra=described("A chat-completion request; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "messages"
@@ -262,7 +275,7 @@ class PromptRequest(SamplingRequest, PromptFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra=_said("A request to continue a raw prompt; a field that is not known is an error.")
+        json_schema_extra=described("A request to continue a raw prompt; a field that is not known is an error.")
     )
 
     subject: ClassVar[str] = "prompt"
@@ -276,6 +289,14 @@ class PromptRequest(SamplingRequest, PromptFields):
     def build(cls, prompt: Any, **fields: Any) -> PromptRequest:
         """Returns a request from a text or from token ids, and any fields."""
         return cls(**{"prompt": prompt, **fields})
+
+    def _agree(self) -> None:
+        super()._agree()
+        if isinstance(self.negative_prompt, tuple) and isinstance(self.negative_prompt[0], dict):
+            raise RequestError(
+                "negative_prompt of a raw prompt is a text or token ids: messages belong to a chat",
+                param="negative_prompt",
+            )
 
     @classmethod
     def _unknown(cls, name: Any) -> str:

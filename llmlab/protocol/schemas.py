@@ -109,6 +109,14 @@ PROMPT: Schema = {
     ]
 }
 
+NEGATIVE_PROMPT: Schema = {
+    "anyOf": [
+        _TEXT,
+        {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
+        MESSAGES,
+    ]
+}
+
 TOKEN_IDS: Schema = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 
 STOP: Schema = {

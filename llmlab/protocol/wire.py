@@ -3,7 +3,8 @@
 The extension fields: `seed` of the response; `prompt_token_ids` of the response and `token_ids` of a choice, if the
 request has `return_token_ids`; `reasoning_content` of a message, if the request separates the reasoning; `reasoning`,
 `tool_calls` and `end` beside `content` in the logprobs; `token_id`, `sampling_logprob`, `rank`, `entropy`, `kept`,
-`lead` and `overhang` of a token; `token_id` and `sampling_logprob` of an alternative. JSON has no infinity: minus
+`lead` and `overhang` of a token, and `kept_logprobs` if the request has it; `token_id` and `sampling_logprob` of an
+alternative. JSON has no infinity: minus
 infinity is -9999.0. Unknown values are null.
 """
 
@@ -13,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmlab.protocol.completion import Choice, Completion, Header, TokenBytes, Tokens, ToolCall, listed
+from llmlab.protocol.completion import Choice, Completion, Header, TokenBytes, Tokens, ToolCall, drawable, listed
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -132,9 +133,11 @@ def logprobs_json(tokens: Tokens, header: Header) -> dict[str, list[dict[str, An
     lists: dict[str, list[dict[str, Any]]] = {name: [] for name in LOGPROB_LISTS}
     for t, segment in enumerate(tokens.segment):
         if segment in kinds:
-            lists[kinds[segment]].append(
-                _token(tokens, t, listed(tokens, t, most=alternatives, named=named), header.control_tokens)
-            )
+            columns = listed(tokens, t, most=alternatives, named=named)
+            entry = _token(tokens, t, columns, header.control_tokens)
+            if header.request.kept_logprobs:
+                entry["kept_logprobs"] = _kept(tokens, t, header.control_tokens)
+            lists[kinds[segment]].append(entry)
     return lists
 
 
@@ -174,6 +177,21 @@ def _token(tokens: Tokens, t: int, columns: Sequence[int], names: Mapping[int, s
             for a in columns
         ],
     }
+
+
+def _kept(tokens: Tokens, t: int, names: Mapping[int, str]) -> list[dict[str, Any]] | None:
+    """The tokens that could be drawn at a position; null where not all of them are known."""
+    found = drawable(tokens, t)
+    if found is None:
+        return None
+    return [
+        {
+            **spelling(each.data, each.token_id, names),
+            "logprob": number_json(each.logprob),
+            "sampling_logprob": number_json(each.sampling_logprob),
+        }
+        for each in found
+    ]
 
 
 def spelling(data: TokenBytes, token_id: int, names: Mapping[int, str]) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from llmlab.errors import ContextLengthError, RequestError
 from llmlab.protocol.arguments import PlaceError, place
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.completion import Choice, Completion
 from llmlab.protocol.request import Request
 from llmlab.results.next_token import NextToken
+from llmlab.results.step_request import trail_of
+from llmlab.sampling.orders import compares_prompts
 
 __all__ = ["SAME", "choice_of", "first_token", "model_of", "next_token_at", "other_weights"]
 
@@ -57,7 +61,12 @@ def next_token_at(completion: Completion, backend: object, *, position: int, cho
     # are those of the completion that they were taken from, which sampled them step by step.
     given = found.given if at >= found.given else 0
     rows, name = len(completion.choices), completion.request.model
-    logits = model.step_logits(completion.prompt_ids, made, given=given, rows=rows, model=name)
+    step_logits = partial(model.step_logits, completion.prompt_ids, made, given=given, rows=rows, model=name)
+    after = None
+    if compares_prompts(completion.order, model.sampling_params(completion.request, seed=0)):
+        logits, after = step_logits(negative=model.negative_prompt(completion.request, completion.prompt_ids))
+    else:
+        logits = step_logits()
     step = NextToken(
         logits,
         backend=model,
@@ -68,6 +77,7 @@ def next_token_at(completion: Completion, backend: object, *, position: int, cho
         seed=completion.seed,
         choice=choice,
         drawn=drawn,
+        trail=trail_of(model, completion.request, prompt_ids=completion.prompt_ids, made=made, after=after),
     )
     if drawn >= len(logits) or abs(step.logprobs[drawn] - tokens.logprob[at]) > SAME:
         raise other_weights(completion, position=at, logprob=float(tokens.logprob[at]))

@@ -13,18 +13,18 @@ from llmlab.distributions.probabilities import log_softmax
 from llmlab.errors import RequestError
 from llmlab.protocol.arguments import OrderLike, most, place
 from llmlab.protocol.backend import LogitsBackend
-from llmlab.protocol.completion import Completion
+from llmlab.protocol.completion import Choice, Completion
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.next_token import NextToken
 from llmlab.results.next_token_at import SAME, choice_of, model_of, other_weights
 from llmlab.results.next_token_grid import MOST_ROWS
-from llmlab.sampling.trail import Trail
+from llmlab.sampling.trail import Negative, Trail
 from llmlab.text.token_names import TokenNames
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NextTokens", "next_tokens", "read_tokens"]
+__all__ = ["NextTokens", "kept_frame_of", "next_tokens", "read_tokens"]
 
 
 class NextTokens(Sequence[NextToken]):
@@ -182,8 +182,11 @@ def read_tokens(completion: Completion, backend: LogitsBackend, *, choice: int, 
     logits = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     V = logits.shape[1]
     names = TokenNames(backend.token_bytes, backend.token_names, vocab_size=V)
-    trail = Trail(lambda: [logits], prompt=completion.prompt_ids, made=ids)
     request = completion.request if completion.request.model == model else completion.request.replace(model=model)
+    negative = Negative(
+        lambda: backend.logits(backend.negative_prompt(request, completion.prompt_ids), ids, model=model)
+    )
+    trail = Trail(lambda: [logits], prompt=completion.prompt_ids, made=ids, negative=negative)
     steps = [
         NextToken(
             row, backend=backend, request=request, prompt_ids=completion.prompt_ids, made=ids[:at],
@@ -193,6 +196,19 @@ def read_tokens(completion: Completion, backend: LogitsBackend, *, choice: int, 
         for at, row in enumerate(logits)
     ]  # fmt: skip
     return NextTokens(logits, steps)
+
+
+def kept_frame_of(completion: Completion, backend: object, *, choice: Choice) -> pd.DataFrame:
+    """The tokens that could be drawn at each position of a choice: from the logits, or from what an endpoint listed.
+
+    Raises:
+        RequestError: as in `next_tokens`; the endpoint did not list them.
+    """
+    if isinstance(backend, LogitsBackend):
+        return next_tokens(completion, backend, choice=choice.index).kept_frame()
+    from llmlab.frames.tokens import kept_frame
+
+    return kept_frame(completion, choice)
 
 
 def _log_sum(row: Float32[np.ndarray, " V"]) -> float:

@@ -161,9 +161,11 @@ class Result(Answer):
     def kept_frame(self, *, choice: int = 0) -> pd.DataFrame:
         """The tokens that could be drawn at each position of a choice, by id; see `NextTokens.kept_frame`.
 
-        Raises what `next_tokens` does.
+        An endpoint is to be asked for them, with `kept_logprobs`. Raises what `next_tokens` does.
         """
-        return self.next_tokens(choice=choice).kept_frame()
+        from llmlab.results.next_tokens import kept_frame_of
+
+        return kept_frame_of(self.data, self._asker().backend, choice=self._choice(choice))
 
     def prompt_logprobs_frame(self) -> pd.DataFrame:
         """How likely each token of the prompt was after those before it: one row per token.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt32
+from jaxtyping import Bool, Float32, Int32, UInt32
 
 from llmlab.distributions.step import SamplerRow
 from llmlab.errors import RequestError
@@ -15,13 +15,13 @@ from llmlab.protocol.arguments import listed, whole
 from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import CONSTRAINTS, Request
 from llmlab.sampling.params import SamplingParams
-from llmlab.sampling.trail import Trail
+from llmlab.sampling.trail import Negative, Trail
 from llmlab.text.token_names import TokenNames
 
 #: Fields that the prompt or the logits depend on: with another value, it is another step.
 _OTHER_STEP = frozenset(
     {"messages", "prompt", "model", "tools", "tool_choice", "enable_thinking", "reasoning_effort"}
-    | {"chat_template_kwargs", "continue_final_message"}
+    | {"chat_template_kwargs", "continue_final_message", "negative_prompt"}
 )
 
 #: The largest choice and position that noise is sampled for.
@@ -124,10 +124,23 @@ def _grammar_key(request: Request) -> str:
 
 
 def trail_of(
-    backend: LogitsBackend, request: Request, *, prompt_ids: Int32[np.ndarray, " L"], made: Int32[np.ndarray, " T"]
+    backend: LogitsBackend,
+    request: Request,
+    *,
+    prompt_ids: Int32[np.ndarray, " L"],
+    made: Int32[np.ndarray, " T"],
+    after: Float32[np.ndarray, " V"] | None = None,
 ) -> Trail:
-    """The tokens of an answer with their logits, which the model is asked for when a stage's state needs them."""
-    return Trail(lambda: backend.logits(prompt_ids, made, model=request.model), prompt=prompt_ids, made=made)
+    """The tokens of an answer with their logits, which the model is asked for when a stage needs them.
+
+    `after` are the logits after the negative prompt and all of the tokens, where they are known.
+    """
+    model, other = request.model, partial(backend.negative_prompt, request, prompt_ids)
+    negative = Negative(
+        lambda: backend.logits(other(), made, model=model),
+        lambda: backend.step_logits(other(), made, given=len(made), model=model) if after is None else after,
+    )
+    return Trail(lambda: backend.logits(prompt_ids, made, model=model), prompt=prompt_ids, made=made, negative=negative)
 
 
 def token_ids(tokens: Any, names: TokenNames) -> list[int]:

@@ -7,7 +7,7 @@ has the orders of stages by name.
 
 from llmlab.sampling.define import define_stage
 from llmlab.sampling.fields import integer, number
-from llmlab.sampling.stage import LAST, Stage, State
+from llmlab.sampling.stage import FIRST, LAST, Stage, State
 from llmlab.sampling.stages import ORDERS
 
-__all__ = ["LAST", "ORDERS", "Stage", "State", "define_stage", "integer", "number"]
+__all__ = ["FIRST", "LAST", "ORDERS", "Stage", "State", "define_stage", "integer", "number"]

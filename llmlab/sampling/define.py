@@ -42,6 +42,7 @@ def define_stage(
     active: Callable[[Inputs], Array] | None = None,
     after: str | Mapping[str, str] | None = None,
     state: State | None = None,
+    reads_negative: bool = False,
 ) -> Callable[[Callable[..., Array]], Stage]:
     """Returns a decorator that makes a stage of the sampler of a function; the function's name is the stage's.
 
@@ -64,9 +65,12 @@ def define_stage(
             not at its default. The others are left as they are, bit for bit.
         after: the stage that it follows where a request sets a parameter and names no order with the stage in it; or
             such a stage per order ("" for all others). By default a truncation comes last, a temperature directly
-            before the temperature, and any other stage before the first of these; `llmlab.sampling.LAST` is the end.
+            before the temperature, and any other stage before the first of these; `FIRST` and `LAST`, in
+            `llmlab.sampling`, are the beginning and the end.
         state: what the stage remembers of a row: where it begins, and how a drawn token changes it. The function then
             has a fourth argument, `state`, an array [B] or [B, size].
+        reads_negative: whether the function reads `inputs.negative`, the model's logits [B, V] after the request's
+            `negative_prompt` and the same generated tokens; a row takes twice the time and memory then.
 
     Raises:
         RequestError: the name of the stage or of a parameter is taken; the function fails, returns another shape, makes
@@ -83,7 +87,16 @@ def define_stage(
         fields = tuple(replace(one, extension=True) for one in parameters)
         asks = active or _differs(fields)
         places = () if after is None else (("", after),) if isinstance(after, str) else tuple(after.items())
-        stage = Stage(called, kind, fields, asks, _guarded(function, asks), after=places, state=state)
+        stage = Stage(
+            called,
+            kind,
+            fields,
+            asks,
+            _guarded(function, asks),
+            after=places,
+            state=state,
+            reads_negative=reads_negative,
+        )
         from llmlab.sampling.trial import try_out
 
         try_out(stage, function, own_active=active is not None)

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmlab.errors import RequestError
 from llmlab.sampling.params import History
-from llmlab.sampling.stage import Order
+from llmlab.sampling.stage import Order, reads_negative
 from llmlab.sampling.states import chosen, no_states, stateful
 
 if TYPE_CHECKING:
@@ -27,8 +27,11 @@ def reads_ids(order: Order) -> bool:
 
 
 def in_sequence(order: Order) -> bool:
-    """Whether what an order does at a token depends on the sequence of tokens before it, or on their distributions."""
-    return reads_ids(order) or bool(stateful(order))
+    """Whether what an order does at a token depends on more than which tokens came before it, and how often.
+
+    It may depend on their sequence, on the distributions that they were drawn from, or on another prompt.
+    """
+    return reads_ids(order) or bool(stateful(order)) or reads_negative(order)
 
 
 def history_of(

@@ -2,12 +2,13 @@
 
 They are listed in the order in which they run where a request asks for several of them at one place. Each gives its
 source. Their arithmetic is in `cutoffs` and `reshaping`; those that read the sequence of tokens are in `repetition`,
-and those with a state in `feedback`.
+those with a state in `feedback`, and those that compare two prompts in `guidance`.
 
 Where they stand in the orders of other engines: in llama.cpp's (`common/common.h`) dry and then top_n_sigma come before
 top_k, typical_p between top_k and top_p, xtc after min_p, then the temperature with its dynamic range, and mirostat or
 adaptive_p last. The other engines have none of them. There, and in our own order, they stand where transformers has
-them: top_h between the temperature and top_k, and typical_p, epsilon_cutoff and eta_cutoff after min_p.
+them: guidance first, top_h between the temperature and top_k, and typical_p, epsilon_cutoff and
+eta_cutoff after min_p.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from llmlab.sampling.feedback import ADAPTIVE_P, MIROSTAT
 from llmlab.sampling.fields import Control, Field, integer, number
+from llmlab.sampling.guidance import CONTRAST, GUIDANCE
 from llmlab.sampling.repetition import DRY, NO_REPEAT_NGRAM
 from llmlab.sampling.stage import Inputs, Order, Seen, Stage, late
 
@@ -204,8 +206,10 @@ XTC = Stage(
 
 #: Every stage of the library.
 LIBRARY: Order = (
+    GUIDANCE,
     NO_REPEAT_NGRAM,
     DRY,
+    CONTRAST,
     QUADRATIC,
     DYNAMIC_TEMPERATURE,
     TOP_N_SIGMA,

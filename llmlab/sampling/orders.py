@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.errors import RequestError, short
+from llmlab.sampling.guidance import GUIDANCE
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.registry import (
     further_fields_of,
@@ -26,13 +27,15 @@ from llmlab.sampling.registry import (
     stage_labelled,
     stage_named,
 )
-from llmlab.sampling.stage import Order, Stage
+from llmlab.sampling.stage import FIRST, Order, Stage, reads_negative
 from llmlab.sampling.stages import MASK, ORDERS, STAGES
 from llmlab.sampling.states import stateful
 
-__all__ = ["asks", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
+__all__ = ["GUIDED", "asks", "compares_prompts", "is_order", "is_stage", "layout_of", "order_key", "order_of", "placed"]
 
 _NEXT, _WITH = " > ", " + "
+#: The key of an order with a stage that reads the logits after a negative prompt.
+GUIDED = _WITH.join(["llmlab", GUIDANCE.name])
 _OWN = frozenset(stage.name for stage in STAGES)
 
 
@@ -125,7 +128,7 @@ def layout_of(key: str) -> str:
     Programs that move rows and do not sample are compiled for a layout.
     """
     order = order_of(key)
-    return key if further_fields_of(order) or stateful(order) else "llmlab"
+    return key if further_fields_of(order) or stateful(order) or reads_negative(order) else "llmlab"
 
 
 def _with(base: str, added: Sequence[Stage]) -> Order:
@@ -135,7 +138,10 @@ def _with(base: str, added: Sequence[Stage]) -> Order:
     for stage in added:
         after = dict(stage.after).get(base) or dict(stage.after).get("")
         names = [one.name for one in stages]
-        if after is None and stage.kind == "temperature":
+        if after == FIRST:
+            stages.insert(following.get(FIRST, 0), stage)
+            following[FIRST] = following.get(FIRST, 0) + 1
+        elif after is None and stage.kind == "temperature":
             stages.insert(names.index("temperature"), stage)
         elif after is None and stage.kind in ("logits", "mask"):
             first = next(at for at, one in enumerate(stages) if one.kind in ("temperature", "truncation"))
@@ -184,3 +190,8 @@ def placed(key: str, rows: Iterable[SamplingParams]) -> str:
             f"{lost[0]} would have no effect: order lacks its stage {owner.name!r}; add it to the list", param=lost[0]
         )
     return key
+
+
+def compares_prompts(key: str, params: SamplingParams) -> bool:
+    """Whether a stage of the order in which a row runs reads the logits after its negative prompt."""
+    return reads_negative(order_of(placed(key, [params])))

@@ -79,7 +79,7 @@ class SamplingParams(_Row):
 
 
 #: The arrays of a batch besides one per numeric field.
-_OTHERS = ("bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched", "statistics", "extra")
+_OTHERS = ("bias", "biased", "mask", "masked", "negative", "ends", "seed", "choice", "watched", "statistics", "extra")
 #: The most tokens whose logprobs a row can ask for by their ids.
 WATCHED = 20
 # Neither the type checker nor a reader knows the fields by name here: `stages` lists them.
@@ -95,6 +95,8 @@ class SamplerInputs(_Batch):
         biased: bool [B], whether the row has a bias at all.
         mask: uint32 [B, ceil(V / 32)], the allowed tokens, bit i % 32 of word i // 32; None without grammars.
         masked: bool [B], whether the row's mask counts.
+        negative: float32 [B, V], the model's logits after the negative prompt, at the step that is sampled; None where
+            no stage of the order reads them.
         ends: bool [B, V], the tokens that end a generation.
         seed: uint32 [B, 2], the high and the low word of the 64-bit seed.
         choice: int32 [B].
@@ -139,8 +141,9 @@ def stack(
     """The rows as numpy arrays, ready to be put on a device; nothing is compiled.
 
     `ends` are the ids of the tokens that end every row; `min_tokens` holds them back, and a row's own. There is no mask
-    yet: a program with grammars replaces `mask` and `masked`. The fields of the stages of `order` beyond the built-in
-    ones are in `extra`. Raises ValueError for a bias or an end outside the vocabulary.
+    yet: a program with grammars replaces `mask` and `masked`, and one with a negative prompt `negative`. The fields of
+    the stages of `order` beyond the built-in ones are in `extra`. Raises ValueError for a bias or an end outside the
+    vocabulary.
     """
     bias = np.zeros((len(rows), vocab_size), np.float32)
     for row, params in enumerate(rows):
@@ -162,6 +165,7 @@ def stack(
         biased=bias.any(axis=1),
         mask=None,
         masked=np.zeros(len(rows), bool),
+        negative=None,
         ends=is_end,
         extra={one.name: _stacked(one, rows, vocab_size=vocab_size) for one in further_fields_of(order)},
     )

@@ -140,6 +140,7 @@ def replay(
     *,
     order: Order,
     masks: tuple[Array, Array] | None = None,
+    negative: Float[Array, "C V"] | None = None,
     keeps: bool = True,
     by_rows: bool | None = None,
 ) -> tuple[History, Float32[Array, "C B V"] | None]:
@@ -155,6 +156,7 @@ def replay(
         history: what they have seen before.
         order: the stages.
         masks: the packed masks of a grammar [C, B, W] and whether they count [C, B]; by default those of `inputs`.
+        negative: the logits after the negative prompt before each of the tokens, where a stage reads them.
         keeps: whether the processed logits are wanted; None is returned otherwise.
         by_rows: as in `step`.
     """
@@ -162,9 +164,11 @@ def replay(
     rows = inputs.temperature.shape[0]
     by_rows = is_by_rows(logits.shape[-1]) if by_rows is None else by_rows
 
-    def one(seen: History, at: tuple[Array, Array, Array, Any]) -> tuple[History, Array | None]:
-        raw, target, counted, mask = at
+    def one(seen: History, at: tuple[Array, Array, Array, Any, Any]) -> tuple[History, Array | None]:
+        raw, target, counted, mask, other = at
         under = inputs if mask is None else inputs._replace(mask=mask[0], masked=mask[1])
+        if other is not None:
+            under = under._replace(negative=jnp.broadcast_to(other.astype(jnp.float32), (rows, *other.shape)))
         every = jnp.broadcast_to(raw.astype(jnp.float32), (rows, *raw.shape))
         lefts = walk_rows(every, under, seen, order=order) if by_rows else _walk(every, under, seen, order=order)
         token = jnp.broadcast_to(target, (rows,))
@@ -172,7 +176,7 @@ def replay(
         after = joined(seen, token, jnp.broadcast_to(counted, (rows,)), states)
         return after, lefts[-1] if keeps else None
 
-    return lax.scan(one, history, (logits, targets, counts, masks))
+    return lax.scan(one, history, (logits, targets, counts, masks, negative))
 
 
 def trace(

@@ -48,7 +48,20 @@ _COUNTS: dict[str, int] = {}
 
 
 #: Names that no parameter may have: attributes of the sampler's inputs, and arguments of the lab's methods.
-_RESERVED = {"bias", "biased", "mask", "masked", "ends", "seed", "choice", "watched", "statistics", "extra", "order"}
+_RESERVED = {
+    "bias",
+    "biased",
+    "mask",
+    "masked",
+    "negative",
+    "ends",
+    "seed",
+    "choice",
+    "watched",
+    "statistics",
+    "extra",
+    "order",
+}
 
 
 def reserve(names: Iterable[str]) -> None:

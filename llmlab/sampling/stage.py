@@ -21,8 +21,8 @@ Seen: TypeAlias = Any
 StageKind: TypeAlias = Literal["logits", "mask", "temperature", "truncation"]
 
 
-#: In `Stage.after`, what the end of an order is called.
-LAST = "(last)"
+#: In `Stage.after`, what the beginning and the end of an order are called.
+FIRST, LAST = "(first)", "(last)"
 
 
 class State(NamedTuple):
@@ -64,16 +64,25 @@ class Stage(NamedTuple):
     #: Whether of the front of a ranking it leaves what it leaves of it in the whole row; not where it adds up a mass.
     by_front: bool = False
     #: The stage that it follows where a request asks for it in an order that lacks it, by the name of that order; ""
-    #: stands for all other orders, and the stage `LAST` for the end. Without an entry a truncation comes last, a
-    #: temperature directly before the temperature, and any other stage before the first of these.
+    #: stands for all other orders, the stage `FIRST` for the beginning, and `LAST` for the end. Without an entry a
+    #: truncation comes last, a temperature directly before the temperature, and any other stage before the first of
+    #: these.
     after: tuple[tuple[str, str], ...] = ()
     #: Whether it reads `history.ids`, the sequence of tokens, which is kept only where an order has such a stage.
     reads_ids: bool = False
     #: What it remembers of a row; `llmlab.sampling.states.state_of` reads it. None for a stage that remembers nothing.
     state: State | None = None
+    #: Whether it reads `inputs.negative`, the model's logits [B, V] after the request's negative prompt and the same
+    #: generated tokens; the engine computes them only where an order has such a stage.
+    reads_negative: bool = False
 
 
 Order: TypeAlias = tuple[Stage, ...]
+
+
+def reads_negative(order: Order) -> bool:
+    """Whether a stage of an order reads the logits after a negative prompt."""
+    return any(stage.reads_negative for stage in order)
 
 
 def late(function: str, *fields: str, **named: str) -> Callable[[Array, Inputs, Seen], Array]:

@@ -6,7 +6,7 @@ looked at, under the settings that are asked about: the state that these setting
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,9 +21,10 @@ from llmlab.sampling.history import history_of
 from llmlab.sampling.orders import order_of
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams
 from llmlab.sampling.pipeline import replay
+from llmlab.sampling.stage import reads_negative
 from llmlab.sampling.states import no_states, stateful
 
-__all__ = ["Masks", "Trail"]
+__all__ = ["Masks", "Negative", "Pieces", "Trail"]
 
 #: Returns the packed masks of a row's grammar at each token [T, W].
 Masks: TypeAlias = Callable[[], UInt32[np.ndarray, "T W"]]
@@ -44,6 +45,28 @@ class _Reached(NamedTuple):
     history: History
 
 
+class Pieces:
+    """Rows that come in pieces of any size, and are taken in others."""
+
+    def __init__(self, pieces: Iterator[np.ndarray]) -> None:
+        self._pieces, self._held = pieces, list[np.ndarray]()
+
+    def take(self, count: int) -> np.ndarray:
+        """Returns the next `count` rows."""
+        while sum(map(len, self._held)) < count:
+            self._held.append(next(self._pieces))
+        found = np.concatenate(self._held)
+        self._held = [found[count:]]
+        return found[:count]
+
+
+class Negative(NamedTuple):
+    """How the logits after a negative prompt and the tokens of an answer are read, when a stage asks for them."""
+
+    read: Callable[[], Iterable[Float32[np.ndarray, "C V"]]]  #: at each of the tokens, in pieces
+    after: Callable[[], Float32[np.ndarray, " V"]] | None = None  #: after the last of them
+
+
 class Trail:
     """The tokens of an answer with their logits, which are read when a state is asked for.
 
@@ -51,6 +74,7 @@ class Trail:
         read: returns the raw logits that each of the tokens was drawn from, in pieces [C, V].
         prompt: the prompt's token ids [L].
         made: the token ids generated after it [T].
+        negative: reads the logits after the negative prompt, for orders with a stage that compares with them.
     """
 
     def __init__(
@@ -59,14 +83,29 @@ class Trail:
         *,
         prompt: Int32[np.ndarray, " L"],
         made: Int32[np.ndarray, " T"],
+        negative: Negative | None = None,
     ) -> None:
-        self._read = read
+        self._read, self._other = read, negative
         self._prompt, self._made = prompt, made
         self._reached: _Reached | None = None
 
     @cached_property
     def _logits(self) -> Float32[np.ndarray, "T V"]:
         return np.concatenate(list(self._read()))
+
+    @cached_property
+    def _negative(self) -> Float32[np.ndarray, "T V"]:
+        assert self._other is not None, "the logits after the negative prompt are not known here"
+        return np.concatenate(list(self._other.read()))
+
+    @cached_property
+    def _negative_after(self) -> Float32[np.ndarray, " V"]:
+        assert self._other is not None and self._other.after is not None, "the negative prompt's logits are not known"
+        return self._other.after()
+
+    def negative(self, count: int) -> Float32[np.ndarray, " V"]:
+        """The logits after the negative prompt and the first `count` tokens."""
+        return self._negative[count] if count < len(self._made) else self._negative_after
 
     def states(
         self,
@@ -104,10 +143,11 @@ class Trail:
             here = slice(at, min(at + _PIECE, count))
             raw, targets = self._logits[here], self._made[here].astype(np.int32)
             room = _PIECE - len(targets)
+            negative = np.pad(self._negative[here], ((0, room), (0, 0))) if reads_negative(stages) else None
             history = _replayed(
                 np.pad(raw, ((0, room), (0, 0))), np.pad(targets, (0, room)), np.arange(_PIECE) < len(targets),
-                inputs._replace(mask=None, masked=np.zeros(len(rows), bool)), history,
-                _stacked(allowed, here, words=-(-raw.shape[1] // 32)), order=order,
+                inputs._replace(mask=None, masked=np.zeros(len(rows), bool), negative=None), history,
+                _stacked(allowed, here, words=-(-raw.shape[1] // 32)), negative, order=order,
             )  # fmt: skip
             at = here.stop
         if len(rows) <= _FEW:
@@ -134,10 +174,18 @@ def _stacked(allowed: Sequence[np.ndarray | None], here: slice, *, words: int) -
 
 @PerOrder
 def _replayed(
-    logits: Array, targets: Array, counts: Array, inputs: SamplerInputs, history: History, masks: Any, *, order: str
+    logits: Array,
+    targets: Array,
+    counts: Array,
+    inputs: SamplerInputs,
+    history: History,
+    masks: Any,
+    negative: Any,
+    *,
+    order: str,
 ) -> History:
     found, _ = replay(
         logits, targets, counts, inputs, jax.tree.map(jnp.asarray, history), order=order_of(order), masks=masks,
-        keeps=False,
+        negative=negative, keeps=False,
     )  # fmt: skip
     return found

@@ -165,6 +165,8 @@ def _between(one: Field, share: float) -> float:
 def _arguments(stage: Stage, values: dict[str, float], rows: int) -> tuple[SamplerInputs, History]:
     params = [SamplingParams(extra=values, seed=3, choice=row) for row in range(rows)]
     inputs = stack(params, vocab_size=_V, ends=(0,), order=(stage,))
+    if stage.reads_negative:
+        inputs = inputs._replace(negative=np.random.default_rng(1).normal(0, 2, (rows, _V)).astype(np.float32))
     one = history_of(np.array([1, 2, 3, 2]), np.array([5, 6, 5]), vocab_size=_V)
     history = jax.tree.map(lambda x: np.repeat(x, rows, axis=0), one)
     if stage.state is None:

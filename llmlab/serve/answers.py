@@ -46,6 +46,11 @@ class TokenLogprob(Alternative):
     lead: Count = Field(description="Bytes at the token's start that lie outside the text.")
     overhang: Count = Field(description="Bytes at the token's end that lie outside the text.")
     top_logprobs: list[Alternative]
+    kept_logprobs: list[Alternative] | None = Field(
+        default=None,
+        description="Extension, with kept_logprobs: the tokens that could have been drawn; null where some of them are "
+        "not among the 20 likeliest of the model's own distribution.",
+    )
 
 
 class Logprobs(_OpenShape):

@@ -24,7 +24,9 @@ COMPLETIONS = 16
 SEEDS = 2**31
 
 #: Fields whose value is itself a list, and the type of its items. A list of anything else is a list of values to sweep.
-_LISTS: dict[str, type | tuple[type, ...]] = {"stop": str, "tools": Mapping, "dry_sequence_breakers": str}
+_LISTS: dict[str, type | tuple[type, ...]] = {
+    "stop": str, "tools": Mapping, "dry_sequence_breakers": str, "negative_prompt": (int, Mapping)
+}  # fmt: skip
 #: Fields that cannot be given to a sweep, and why.
 _REFUSED = {"stream": "a sweep waits for its answers", "stream_options": "a sweep waits for its answers"}
 
@@ -137,7 +139,9 @@ def build(
     _check_orders(swept.get("order", (order,)))
     fixed = {name: value for name, value in fields.items() if name not in swept and name != "prompt"}
     subject, prompts, several = _prompts(messages, fields.get("prompt"))
-    whole = [_ask(request, subject, prompt, fixed) for prompt in prompts]
+    # With a value of each swept field, because some fields are allowed only beside others.
+    first = {name: values[0] for name, values in swept.items() if name != "order"}
+    whole = [_ask(request, subject, prompt, fixed | first) for prompt in prompts]
     names = prompt_labels(whole, label, several=several)
     given = next((asked.seed for asked in whole if asked.seed is not None), None) if seed is None else seed
     base = whole[0].replace(seed=secrets.randbelow(SEEDS) if given is None else given).seed

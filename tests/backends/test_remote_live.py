@@ -92,6 +92,29 @@ def test_the_same_here_and_there(demo, remote, name):
         pd.testing.assert_series_equal(mine[column], yours[column], check_exact=True)
 
 
+def test_the_tokens_that_could_be_drawn_come_back(demo, remote):
+    """The frame of a connected lab is that of the local one; where they are not all listed, an error says so."""
+    asked = {"temperature": 0.9, "top_p": 0.85, "seed": 3, "n": 2, "max_tokens": 12, "logprobs": True}
+    here, there = demo.chat("Tell me a story.", **asked), remote.chat("Tell me a story.", **asked, kept_logprobs=True)
+    for choice in (0, 1):
+        ours, theirs = here.kept_frame(choice=choice), there.kept_frame(choice=choice)
+        assert list(ours.columns) == list(theirs.columns) and (ours.dtypes == theirs.dtypes).all()
+        for name in ("position", "token", "token_id", "bytes", "drawn"):
+            assert ours[name].tolist() == theirs[name].tolist(), name
+        np.testing.assert_allclose(
+            ours[["logprob", "sampling_logprob"]], theirs[["logprob", "sampling_logprob"]], atol=1e-4
+        )
+    with remote.stream("Tell me a story.", **asked, kept_logprobs=True) as stream:
+        for _ in stream:
+            pass
+        assert stream.result().kept_frame().token_id.tolist() == here.kept_frame().token_id.tolist()
+    assert len(there.top_logprobs_frame(alternatives=2)) == len(here.top_logprobs_frame(alternatives=2))
+    for fields in ({}, {"kept_logprobs": True, "top_p": 1}):
+        with pytest.raises(RequestError, match="ask for kept_logprobs=True") as error:
+            remote.chat("Tell me a story.", **{**asked, **fields}).kept_frame()
+        assert error.value.param == "kept_logprobs"
+
+
 def test_every_field_of_a_request_travels(remote):
     """None is kept back: what the endpoint is sent, it validates to the request that was asked."""
     fields = {
@@ -162,6 +185,11 @@ def test_every_field_of_a_request_travels(remote):
         "dry_allowed_length": 3,
         "dry_penalty_last_n": 10,
         "dry_sequence_breakers": ["x"],
+        "guidance_scale": 1.5,
+        "contrastive_strength": 0.5,
+        "contrastive_alpha": 0.2,
+        "negative_prompt": "c",
+        "kept_logprobs": True,
     }
     unsaid = {"messages", "max_completion_tokens", "stream", "stream_options", "structured_outputs"}
     assert set(ChatRequest.model_fields) - fields.keys() == unsaid

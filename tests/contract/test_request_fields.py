@@ -428,6 +428,52 @@ varied("dynatemp_range", dynatemp_range=0.5)
 varied("dynatemp_exponent", dynatemp_range=0.5, dynatemp_exponent=0.4)
 
 
+def compared(field: str, bad: object, **fields: Any) -> None:
+    """Guidance and contrastive decoding in float64: the logprobs after two prompts, combined; the raw ones stay."""
+
+    @row(field)
+    def _(way: Way) -> None:
+        asked = {"negative_prompt": STORY, **fields}
+        entry, logits = one_token(way, **asked)
+        prompts = {
+            "text": way.lab.backend.render(way.lab.request(STORY)).tolist(),
+            "last": way.lab.backend.render(way.lab.request(ANIMAL)).tolist()[-1:],
+        }
+
+        def other(negative: str) -> np.ndarray:
+            return normed(way.lab.backend.next_logits(np.array(prompts[negative], np.int32)).astype(np.float64))
+
+        def final(negative: np.ndarray) -> np.ndarray:
+            if "guidance_scale" in asked:
+                return negative + asked["guidance_scale"] * (own - negative)
+            left = np.exp(own) >= asked.get("contrastive_alpha", 0.1) * np.exp(own.max())
+            return np.where(left, own - asked["contrastive_strength"] * negative, -np.inf)
+
+        own = normed(logits)
+        drawn_from(entry, final(other("text")))
+        assert entry.logprob == pytest.approx(own[entry.token_id], abs=1e-3)
+        for same in ([{"role": "user", "content": STORY}], prompts["text"]):
+            again, _ = one_token(way, **{**asked, "negative_prompt": same})
+            assert (again.token_id, again.sampling_logprob) == (entry.token_id, entry.sampling_logprob)
+        alone, _ = one_token(way, **{name: value for name, value in asked.items() if name != "negative_prompt"})
+        drawn_from(alone, final(other("last")))
+        assert way.refusal(**{field: bad})[:2] == (400, field)
+        assert way.refusal(negative_prompt=STORY)[:2] == (400, "negative_prompt")
+        assert way.refusal(guidance_scale=2, negative_prompt="red " * 5000)[:3] == (
+            400, "negative_prompt", "context_length_exceeded"
+        )  # fmt: skip
+
+
+def normed(logits: np.ndarray) -> np.ndarray:
+    return logits - np.logaddexp.reduce(logits)
+
+
+compared("guidance_scale", -1, guidance_scale=2.5)
+compared("negative_prompt", [], guidance_scale=0.5)
+compared("contrastive_strength", -0.1, contrastive_strength=1)
+compared("contrastive_alpha", 2, contrastive_strength=0.7, contrastive_alpha=0.01)
+
+
 def steered(field: str, bad: object, said: str = "", **fields: float) -> None:
     """Mirostat 2 in float64 along an answer: its limit begins at 2 tau, and follows the surprise of what was drawn."""
 
@@ -580,6 +626,26 @@ def _(way: Way) -> None:
     assert way.refusal(logprob_token_ids=[7])[:2] == (400, "logprob_token_ids")
     assert way.refusal(logprobs=True, logprob_token_ids=[10**9])[:2] == (400, "logprob_token_ids")
     assert way.refusal(logprobs=True, logprob_token_ids=list(range(21)))[:2] == (400, "logprob_token_ids")
+
+
+@row("kept_logprobs")
+def _(way: Way) -> None:
+    """All tokens that top_p left, by id, most likely first; null where they are more than the 20 that are recorded."""
+    asked = {"seed": 1, "temperature": 0.8, "top_p": 0.8, "max_tokens": 6, "logprobs": True, "kept_logprobs": True}
+    answer = way.ask(STORY, **asked)
+    for entry, truth, logits in way.laws(answer, STORY, temperature=0.8, top_p=0.8):
+        left = np.flatnonzero(truth.probs)
+        wanted = left[np.lexsort((left, -logits[left]))].tolist()
+        listed = [other if isinstance(other, dict) else other.model_dump() for other in entry.kept_logprobs]
+        assert [other["token_id"] for other in listed] == wanted and entry.kept == len(wanted)
+        for other in listed:
+            assert other["sampling_logprob"] == pytest.approx(np.log(truth.probs[other["token_id"]]), abs=1e-4)
+        assert entry.top_logprobs == []
+    wide = way.ask(STORY, **{**asked, "top_p": 1, "max_tokens": 2})
+    assert [entry.kept_logprobs for entry in wide.choices[0].logprobs.content] == [None, None]
+    plain = way.ask(STORY, seed=1, max_tokens=1, logprobs=True)
+    assert not hasattr(plain.choices[0].logprobs.content[0], "kept_logprobs")
+    assert way.refusal(kept_logprobs=True)[:2] == (400, "kept_logprobs")
 
 
 @row("stream")

@@ -342,6 +342,16 @@ def _(way: Way) -> None:
     assert way.refusal(logprob_token_ids=[10**9], **LOGPROBS)[:2] == (400, "logprob_token_ids")
 
 
+@row("kept_logprobs")
+def _(way: Way) -> None:
+    answer = way.ask(STORY, seed=1, max_output_tokens=4, top_k=3, kept_logprobs=True, **LOGPROBS)
+    for entry in answer.output[0].content[0].logprobs:
+        assert entry.kept == len(entry.kept_logprobs) == 3
+        assert entry.token_id in [other["token_id"] for other in entry.kept_logprobs]
+    status, param, message = way.refusal(kept_logprobs=True)
+    assert (status, param) == (400, "kept_logprobs") and "include=" in message
+
+
 @row("stream")
 def _(way: Way) -> None:
     events = list(
@@ -405,6 +415,10 @@ CHANGES: dict[str, Any] = {
     "smoothing_curve": 5,
     "dynatemp_range": 1,
     "dynatemp_exponent": 0.1,
+    "guidance_scale": 8,
+    "negative_prompt": "Tell me a story about a fox.",
+    "contrastive_strength": 2,
+    "contrastive_alpha": 1,
     "mirostat": 2,
     "mirostat_tau": 0.5,
     "mirostat_eta": 1.0,
@@ -423,6 +437,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "xtc_threshold": {"xtc_probability": 1},
     "smoothing_curve": {"smoothing_factor": 0.1},
     "dynatemp_exponent": {"dynatemp_range": 1},
+    "negative_prompt": {"guidance_scale": 8},
+    "contrastive_alpha": {"contrastive_strength": 0.1},
     "mirostat": {"mirostat_tau": 1.0},
     "mirostat_tau": {"mirostat": 2},
     "mirostat_eta": {"mirostat": 2, "mirostat_tau": 2.0},

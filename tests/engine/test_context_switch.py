@@ -175,3 +175,26 @@ def test_a_search_reads_its_rows_anew(engine, logprobs, rows, count):
             tokens = np.where(rng.random(3) < 0.3, -1, tokens)
             logits = search.advance(parents, tokens)
             texts = [texts[p] if t < 0 else (*texts[p], int(t)) for p, t in zip(parents, tokens, strict=True)]
+
+
+def test_a_negative_prompt_passes_the_switch_by_itself(engine, logprobs):
+    """Each of the two texts is read in the way of its own length, while tokens are drawn, gone again and scored."""
+    whole = row("Once upon a time there was " * 4).prompt
+    for own, other in ((60, 34), (34, 60), (69, 72), (72, 3)):
+        params = row(seed=own, temperature=0.8, extra={"guidance_scale": 2.0}).params
+        asked = Row(whole[:own], params, budget=40, ignore_ends=True, negative=whole[:other])
+        tokens, figures, _ = run(engine, asked)
+        made = np.array(tokens[0], np.int32)
+        for at, token in enumerate(made):
+            ours, theirs = (
+                logprobs(np.concatenate([p, made[:at]])).astype(np.float64) for p in (whole[:own], whole[:other])
+            )
+            final = (theirs + 2.0 * (ours - theirs)) / 0.8
+            assert figures[0][0][at] == pytest.approx(ours[token], abs=1e-4), (own, other, at)
+            assert figures[0][1][at] == pytest.approx(final[token] - np.logaddexp.reduce(final), abs=1e-3)
+        scored = engine.score(asked, made)
+        np.testing.assert_allclose(scored.sampling_logprob, figures[0][1], atol=1e-3)
+        again = engine.step_logits(asked, made[:38]).astype(np.float64)
+        np.testing.assert_allclose(
+            again[1] - np.logaddexp.reduce(again[1]), logprobs(np.concatenate([whole[:other], made[:38]])), atol=1e-4
+        )

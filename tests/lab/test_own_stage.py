@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import openai
 import pytest
 
 import llmlab
@@ -16,7 +18,9 @@ from llmlab.lab.lab import Lab
 from llmlab.protocol.request import ChatRequest
 from llmlab.sampling import ORDERS, Stage, define_stage, number
 from llmlab.sampling.registry import forget
+from llmlab.serve.responses.request import ResponsesRequest
 from tests.engine.test_recompilation import compiled
+from tests.serve.conftest import running
 
 ASK = "Name an animal."
 
@@ -146,6 +150,27 @@ def test_the_client_sends_it(demo: Lab, sigma: Stage) -> None:
         model="demo", messages=[{"role": "user", "content": ASK}], seed=7, max_tokens=3, extra_body={"n_sigma": 0.5}
     )
     assert answer.choices[0].message.content == demo.chat(ASK, seed=7, max_tokens=3, n_sigma=0.5).text
+
+
+def test_a_response_has_it_too(demo: Lab, sigma: Stage) -> None:
+    schema = ResponsesRequest.model_json_schema()
+    assert schema["properties"]["n_sigma"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 10}
+    with running(demo.backend) as server:
+        ask = partial(server.client().responses.create, model="demo", input=ASK, max_output_tokens=3)
+        answer = ask(extra_body={"n_sigma": 0.5, "seed": 7})
+        assert answer.output_text == demo.chat(ASK, seed=7, max_tokens=3, n_sigma=0.5).text
+        *_, last = ask(extra_body={"n_sigma": 0.5, "seed": 7}, stream=True)
+        assert last.response.output_text == answer.output_text
+        for fields, words in (
+            ({"n_sigma": 11}, "between 0 and 10, got 11"),
+            ({"n_sigmo": 1}, "did you mean 'n_sigma'"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=words) as error:
+                ask(extra_body=fields)
+            assert error.value.param == next(iter(fields))
+    forget("sigma")
+    with pytest.raises(RequestError, match="unknown field 'n_sigma'"):
+        ResponsesRequest(input=ASK, n_sigma=0.5)
 
 
 def test_an_order_that_would_drop_a_field_is_an_error(demo: Lab, sigma: Stage) -> None:

@@ -22,7 +22,7 @@ EVERYTHING = {
     "context_length_exceeded_behavior": "error",
     **{name: 0.5 * (one.low + one.high) for name, one in LIBRARY_FIELDS.items() if one.kind == "number"},
     **{name: 3 for name, one in LIBRARY_FIELDS.items() if one.kind == "integer"},
-    "p_less": 2, "mirostat": 2, "dry_sequence_breakers": ["\n", ":"],
+    "p_less": 2, "mirostat": 2, "negative_prompt": "hi", "dry_sequence_breakers": ["\n", ":"],
 }  # fmt: skip
 #: Fields that cannot stand beside response_format.
 FILTERS = {"bad_words": ["sorry", '"'], "allowed_token_ids": [1, 2]}
@@ -102,7 +102,11 @@ def test_a_switch_that_a_model_lacks_is_not_offered() -> None:
     names = {control.name for control in CONTROLS}
     assert {control.name for control in controls_for(Lacking())} == names
     asked = {control.name for control in controls_for(Lacking(), given=["temperature", "xtc_probability"])}
-    assert asked == (names - set(LIBRARY_FIELDS)) | {"xtc_probability", "xtc_threshold"}
+    assert asked == (names - {*LIBRARY_FIELDS, "negative_prompt"}) | {"xtc_probability", "xtc_threshold"}
+    compared = {control.name for control in controls_for(Lacking(), given=["guidance_scale"])}
+    assert compared == (names - {*LIBRARY_FIELDS}) | {"guidance_scale"}
+    typed = fields_of(DEFAULTS | {"negative_prompt": "hi"})
+    assert ChatRequest.build("x", **typed).guidance_scale == 1.0, "a slider at its end is no error"
     assert {control.name for control in controls_for(Lacking("enable_thinking"))} == names - {"enable_thinking"}
     assert {control.name for control in controls_for(Lacking("order", "prompt"))} == names - {"order"}
     with pytest.raises(RequestError, match="enable_thinking cannot be set here") as caught:

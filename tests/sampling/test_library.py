@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmlab.sampling.draw import uniform
-from llmlab.sampling.history import history_of
+from llmlab.sampling.history import history_of, in_sequence
 from llmlab.sampling.library import LIBRARY
 from llmlab.sampling.orders import order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, SamplingParams, stack
@@ -34,8 +34,9 @@ ASKED: dict[str, Callable[[float], dict[str, float]]] = {
 
 
 def test_every_stage_is_here() -> None:
-    others = "test_sequences and test_states have the others"
-    assert list(ASKED) == [stage.name for stage in LIBRARY if not stage.reads_ids and stage.state is None], others
+    others = "test_sequences, test_states and test_guidance have the others"
+    alone = [stage.name for stage in LIBRARY if not in_sequence((stage,))]
+    assert list(ASKED) == alone, others
 
 
 def rows(asked: Callable[[float], dict[str, float]], count: int = CASES) -> list[SamplingParams]:
@@ -233,6 +234,7 @@ def test_rows_in_a_mixed_batch_equal_rows_alone_and_neutral_ones_keep_every_bit(
 def test_a_request_that_asks_for_a_stage_runs_it_at_its_place() -> None:
     extra = {name: value for one in ASKED.values() for name, value in one(0.4).items()}
     extra |= {"no_repeat_ngram_size": 3, "dry_multiplier": 0.8, "mirostat": 2, "adaptive_target": 0.5}
+    extra |= {"guidance_scale": 2.0, "contrastive_strength": 0.5}
     every = SamplingParams(extra=extra)
     for base, order in ORDERS.items():
         found = order_of(placed(base, [every]))

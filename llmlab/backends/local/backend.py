@@ -317,17 +317,17 @@ class LocalBackend(LoadedModel, LogitsBackend):
 
     def _start(self, request: Request, *, order: str, statistics: bool) -> LocalStream:
         prompt = self.render(request)
+        negative = self.negative_prompt(request, prompt)
         grammar = self.grammar(request, prompt)
-        budget = self.token_budget(request, len(prompt))
+        budget = self.token_budget(request, max(len(prompt), len(negative)))
         seed = request.seed if request.seed is not None else draw_seed()
         first = replace(self.sampling_params(request, seed=seed), statistics=statistics)
         self.check_order(order, first)
-        params = [replace(first, choice=i) for i in range(request.n)]
-        which = self.adapter(request.model)
-        rows = [
-            Row(prompt, p, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar, adapter=which)
-            for p in params
-        ]
+        row = Row(
+            prompt, first, budget=budget, ignore_ends=request.ignore_eos, grammar=grammar,
+            adapter=self.adapter(request.model), negative=negative,
+        )  # fmt: skip
+        rows = [replace(row, params=replace(first, choice=i)) for i in range(request.n)]
         header = self.header(request, prompt, seed=seed, order=order)
         writers = [self.writer(request, prompt, index=i, seed=seed) for i in range(request.n)]
         return LocalStream(self.engine, rows, writers, header=header)
@@ -343,18 +343,19 @@ class LocalBackend(LoadedModel, LogitsBackend):
         return self.engine.next_logits(prompt, adapter=self.adapter(model))
 
     def step_logits(
-        self, prompt: np.ndarray, tokens: np.ndarray, *, given: int = 0, rows: int = 1, model: str | None = None
+        self,
+        prompt: np.ndarray,
+        tokens: np.ndarray,
+        *,
+        given: int = 0,
+        rows: int = 1,
+        model: str | None = None,
+        negative: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Returns the raw logits [V], float32, after `tokens`, computed by the decoding steps that made them.
-
-        Args:
-            prompt: the prompt's token ids.
-            tokens: the tokens generated after it.
-            given: how many of the first ones were supplied, not sampled.
-            rows: the batch size in which they were sampled; see `Engine.step_logits`.
-            model: the name that the request has.
-        """
-        row = Row(prompt, SamplingParams(), budget=0, made=tokens[:given], adapter=self.adapter(model))
+        """Returns the raw logits after `tokens`, by the decoding steps that made them; see `LogitsBackend`."""
+        row = Row(
+            prompt, SamplingParams(), budget=0, made=tokens[:given], adapter=self.adapter(model), negative=negative
+        )
         return self.engine.step_logits(row, tokens[given:], rows=rows)
 
     def logits(self, prompt: np.ndarray, tokens: np.ndarray, *, model: str | None = None) -> Iterator[np.ndarray]:

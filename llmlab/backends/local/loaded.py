@@ -122,6 +122,43 @@ class LoadedModel:
     def _template_ids(self, request: ChatRequest) -> list[int]:
         return self.template.prompt(request.messages, **_template_options(request)).ids
 
+    def negative_prompt(self, request: Request, prompt: np.ndarray) -> np.ndarray:
+        """Returns the token ids [L] of a request's negative prompt; without one, the prompt's last token.
+
+        A text is read as the request's own prompt would be: of a chat as a user's message, by the chat template.
+
+        Raises:
+            RequestError: as in `render`; ContextLengthError: it fills the context.
+        """
+        given = request.negative_prompt
+        if given is None:
+            return prompt[-1:]
+        try:
+            ids = self._negative_ids(request, given)
+        except RequestError as error:
+            raise RequestError(f"negative_prompt: {error.message}", param="negative_prompt") from None
+        if not ids:
+            raise RequestError("negative_prompt is empty: it must hold at least one token", param="negative_prompt")
+        if len(ids) >= self.engine.max_context:
+            raise ContextLengthError(
+                f"negative_prompt has {len(ids)} tokens, which leaves no room in the context of "
+                f"{self.engine.max_context}; shorten it",
+                param="negative_prompt",
+            )
+        return np.array(self._embedded(ids, "negative_prompt"), np.int32)
+
+    def _negative_ids(self, request: Request, given: str | tuple[Any, ...]) -> list[int]:
+        if not isinstance(given, str) and not isinstance(given[0], dict):
+            self._check_vocabulary("negative_prompt", max(given))
+            return list(given)
+        if isinstance(request, PromptRequest):
+            assert isinstance(given, str), "a raw prompt has no messages"
+            return self.tokenizer.encode(given, special=True)
+        messages = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        options = _template_options(request)
+        options["continue_final_message"] &= messages[-1]["role"] == "assistant"
+        return self.template.prompt(messages, **options).ids
+
     def rendered(self, request: ChatRequest, *, add_generation_prompt: bool = True) -> str:
         """Returns the text of a chat's prompt, special tokens spelled out.
 

@@ -29,11 +29,11 @@ from llmlab.protocol.request import Request
 from llmlab.sampling.compiled import PerOrder
 from llmlab.sampling.history import history_of
 from llmlab.sampling.logprobs import ALTERNATIVES, TokenStatistics, logprobs_and_entropy
-from llmlab.sampling.orders import order_key, order_of, placed
+from llmlab.sampling.orders import compares_prompts, order_key, order_of, placed
 from llmlab.sampling.params import History, SamplerInputs, stack
 from llmlab.sampling.pipeline import process
 from llmlab.sampling.states import stateful
-from llmlab.sampling.trail import Trail
+from llmlab.sampling.trail import Negative, Trail
 from llmlab.text.stops import StopMatcher
 
 __all__ = ["continue_from", "grammar_masks", "next_candidates", "score_all"]
@@ -92,7 +92,7 @@ def continue_from(
         RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
     """
     start = _Start.of(model, request, seed=seed, order=order)
-    budget = model.token_budget(request, len(start.prompt))
+    budget = model.token_budget(request, start.longest)
     rows, writers, begun = [], [], []
     found = _statistics([(start, one) for one in given])
     for one in given:
@@ -124,7 +124,7 @@ def next_candidates(
         order: the order of the sampler's stages.
     """
     start = _Start.of(model, request, seed=0, order=order)
-    fitting = [at for at, ids in enumerate(made) if len(start.prompt) + len(ids) < model.engine.max_context]
+    fitting = [at for at, ids in enumerate(made) if start.longest + len(ids) < model.engine.max_context]
     found: list[Candidates | None] = [None] * len(made)
     if start.grammar is not None:
         for at in fitting:
@@ -148,6 +148,9 @@ def _allowed_candidates(start: _Start, grammar: Grammar, ids: np.ndarray) -> Can
     order = placed(start.order, [row.params])
     inputs = stack([row.params], vocab_size=V, ends=model.end_ids, order=order_of(order))
     inputs = inputs._replace(mask=mask, masked=np.array([True]))
+    if compares_prompts(order, row.params):
+        after = np.concatenate([start.negative, ids]).astype(np.int32)
+        inputs = inputs._replace(negative=model.engine.next_logits(after, adapter=row.adapter)[None, :])
     history = history_of(start.prompt, ids, vocab_size=V, order=order_of(order), states=row.states)
     raw, processed = _logprobs(
         model.engine.next_logits(row.given, adapter=row.adapter)[None, :], inputs, history, order=order
@@ -187,6 +190,7 @@ class _Start(NamedTuple):
     model: LoadedModel
     request: Request
     prompt: np.ndarray
+    negative: np.ndarray
     grammar: Grammar | None
     seed: int
     order: str
@@ -195,7 +199,13 @@ class _Start(NamedTuple):
     def of(cls, model: LoadedModel, request: Request, *, seed: int, order: str) -> _Start:
         model.check_order(order, model.sampling_params(request, seed=seed))
         prompt = model.render(request)
-        return cls(model, request, prompt, model.grammar(request, prompt), seed, order)
+        negative = model.negative_prompt(request, prompt)
+        return cls(model, request, prompt, negative, model.grammar(request, prompt), seed, order)
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longer one of its prompt and its negative prompt."""
+        return max(len(self.prompt), len(self.negative))
 
     def row(self, one: GivenTokens, *, budget: int = 0) -> Row:
         """The engine's row that continues after the given tokens."""
@@ -210,6 +220,7 @@ class _Start(NamedTuple):
             grammar=self.grammar,
             made=one.ids,
             adapter=adapter,
+            negative=self.negative,
         )
         return replace(row, states=self._states(row)) if len(one.ids) else row
 
@@ -220,9 +231,9 @@ class _Start(NamedTuple):
         if not stateful(stages):
             return None
         inputs = stack([row.params], vocab_size=engine.config.vocab_size, ends=self.model.end_ids, order=stages)
-        trail = Trail(
-            partial(engine.logits, replace(row, made=row.made[:0]), row.made), prompt=row.prompt, made=row.made
-        )
+        begun = replace(row, made=row.made[:0])
+        negative = Negative(partial(engine.logits, begun.companion, row.made))
+        trail = Trail(partial(engine.logits, begun, row.made), prompt=row.prompt, made=row.made, negative=negative)
         masks = None if grammar is None else lambda: _masks(self.model, self.request, grammar, row.made)
         return trail.states(inputs, order=order, rows=[row.params], masks=[masks])
 
@@ -233,9 +244,9 @@ class _Start(NamedTuple):
     def text(self, one: GivenTokens) -> Text:
         """What the engine is to score: the given tokens, and the grammar's masks along them."""
         count, most = len(one.ids), self.model.engine.max_context
-        if len(self.prompt) + count > most:
+        if self.longest + count > most:
             raise ContextLengthError(
-                f"the prompt's {len(self.prompt)} tokens and the {count} given ones exceed the context of {most}",
+                f"the prompt's {self.longest} tokens and the {count} given ones exceed the context of {most}",
                 param=self.request.subject,
             )
         allowed = None if self.grammar is None else _masks(self.model, self.request, self.grammar, one.ids)[:count]

@@ -79,6 +79,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "token": _text,
     "bytes": _bytes,
     "top_logprobs": _top,
+    "kept_logprobs": _top,
     **dict.fromkeys(("logprob", "sampling_logprob", "entropy", "sampling_entropy"), number),
     **dict.fromkeys(("token_id", "id", "rank", "kept", "lead", "overhang"), _count),
 }

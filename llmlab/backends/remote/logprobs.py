@@ -121,9 +121,15 @@ def joined_text(entries: Iterable[Entry]) -> str | None:
 
 
 def _alternatives(entry: Entry) -> list[Entry]:
-    """The alternatives, most likely first: some endpoints list the sampled token before all others."""
+    """The alternatives, most likely first: some endpoints list the sampled token before all others.
+
+    The tokens that could be drawn are among them, where the endpoint lists those.
+    """
+    found = list(entry.get("top_logprobs") or ())
+    known = {_key(each) for each in found}
+    found += [each for each in entry.get("kept_logprobs") or () if _key(each) not in known]
     # Ties keep their order, and those without a logprob come last.
-    return sorted(entry.get("top_logprobs") or (), key=lambda each: -_order(each.get("logprob")))
+    return sorted(found, key=lambda each: -_order(each.get("logprob")))
 
 
 def _order(value: Any) -> float:

@@ -59,15 +59,13 @@ def logprobs_of(tokens: Tokens, header: Header) -> list[Json]:
     """
     if not header.request.logprobs:
         return []
-    return [
-        entry | {"bytes": entry["bytes"] or [], "top_logprobs": [_with_bytes(other) for other in entry["top_logprobs"]]}
-        for entry in logprobs_json(tokens, header)["content"]
-        if entry["logprob"] is not None
-    ]
+    return [_with_bytes(entry) for entry in logprobs_json(tokens, header)["content"] if entry["logprob"] is not None]
 
 
 def _with_bytes(entry: Mapping[str, Any]) -> Json:
-    return {**entry, "bytes": entry["bytes"] or []}
+    lists = {name: entry[name] for name in ("top_logprobs", "kept_logprobs") if entry.get(name) is not None}
+    inner = {name: [_with_bytes(other) for other in found] for name, found in lists.items()}
+    return {**entry, **inner, "bytes": entry["bytes"] or []}
 
 
 def _suffix(number: int) -> str:

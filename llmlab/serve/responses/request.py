@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, PrivateAttr, ValidationError
 
 from llmlab.errors import LLMLabError, RequestError, cut
-from llmlab.protocol.checks import FieldError
-from llmlab.protocol.request import ChatRequest
+from llmlab.protocol.checks import FieldError, checked
+from llmlab.protocol.request import ChatRequest, described
+from llmlab.sampling.registry import user_fields
 from llmlab.serve.responses.fields import ELSEWHERE, PASSED, ResponsesFields
 from llmlab.serve.responses.items import as_chat
 from llmlab.serve.responses.parts import LOGPROBS, chat_format, chat_tool_choice
@@ -26,21 +27,27 @@ class ResponsesRequest(ResponsesFields):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"description": "A Responses request; a field that is not known is an error."}
+        json_schema_extra=described("A Responses request; a field that is not known is an error.")
     )
 
+    #: The fields of stages that a user has defined, which are passed to the chat request as they are.
+    _of_stages: dict[str, Any] = PrivateAttr(default_factory=dict)
+
     def __init__(self, /, **fields: Any) -> None:
+        users = user_fields()
         for name in fields:
-            if name not in type(self).model_fields:
+            if name not in type(self).model_fields and name not in users:
                 raise RequestError(_unknown(name), param=str(name))
         given = {name: value for name, value in fields.items() if value is not None}
+        of_stages = {name: checked(users[name], name, given.pop(name)) for name in users if name in given}
         if "input" not in given:
             raise RequestError("input is missing: give a text or a list of items", param="input")
         try:
             super().__init__(**given)
         except ValidationError as error:
             raise _request_error(error) from None
-        for name in ("top_logprobs", "logprob_token_ids"):
+        self._of_stages = of_stages
+        for name in ("top_logprobs", "logprob_token_ids", "kept_logprobs"):
             if getattr(self, name) and not self.wants_logprobs:
                 raise RequestError(f"{name} needs include=[{LOGPROBS!r}]", param=name)
         if self.stream_options is not None and not self.stream:
@@ -67,6 +74,7 @@ class ResponsesRequest(ResponsesFields):
         """
         chat = as_chat(self.input, instructions=self.instructions, first=first)
         fields: dict[str, Any] = {name: getattr(self, name) for name in PASSED if name in self.model_fields_set}
+        fields |= self._of_stages
         fields |= {"messages": chat.messages, "stream": self.stream, "separate_reasoning": True}
         fields["max_tokens"] = self.max_output_tokens
         if self.wants_logprobs:
@@ -158,7 +166,7 @@ def renamed(error: LLMLabError, places: Mapping[str, str]) -> LLMLabError:
 
 def _unknown(name: str) -> str:
     fields = ResponsesRequest.model_fields
-    near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name), [*fields, *user_fields()], n=1, cutoff=0.6)
     meant = ELSEWHERE.get(str(name)) or (near[0] if near else None)
     hint = f"did you mean {meant!r}?" if meant else f"the fields are {', '.join(fields)}"
     return f"unknown field {name!r}; {hint}"
