@@ -69,7 +69,7 @@ ONLY_IN = {
     "pydantic": {"protocol", "serve"},
     "openai": {"protocol", "backends", "results", "lab", "serve"},
     "anyio": {"backends"},
-    "scipy": {"checks"},
+    "scipy": {"checks", "sweeps"},
     "typer": {"cli"},
     "rich": {"cli"},
     "jax": {"sampling", "models", "engine", "checkpoints", "backends", "distributions", "testing", "cli"},

@@ -14,7 +14,8 @@ from llmlab.metrics import Metric
 from llmlab.protocol.arguments import check_lab, listed, one_of
 from llmlab.protocol.completion import Completion
 from llmlab.results.result import Asker, Result
-from llmlab.sweeps.grid import Cell, Grid
+from llmlab.sweeps.estimates import Estimates
+from llmlab.sweeps.grid import Grid
 from llmlab.sweeps.plot_axes import choose_axes, metric_names, name_averaged, panels_summary
 from llmlab.sweeps.run import check_same_model, run, target
 
@@ -31,7 +32,7 @@ class SweepAsker(Asker, Protocol):
     last_sweep: Sweep | None  #: the sweep that was run last, also when it was interrupted
 
 
-class Sweep:
+class Sweep(Estimates):
     """The answers to a grid of requests. It is immutable, and may lack the answers to some cells after an interrupt.
 
     `len(sweep)` is the number of completions. A notebook shows which cells are done, and the first rows of `frame()`.
@@ -46,6 +47,8 @@ class Sweep:
         grid: has the `axes` (name of a swept parameter -> its values), the `cells` and the `seed`.
         completions: index of a finished cell -> its answer.
     """
+
+    _asker: SweepAsker | None
 
     def __init__(
         self,
@@ -80,11 +83,6 @@ class Sweep:
     def results(self) -> tuple[Result, ...]:
         """One result per finished cell, in the order of the grid: the last axis varies fastest."""
         return tuple(Result(completion, self._asker) for completion in self.completions.values())
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The finished cells, in the order of `results`."""
-        return tuple(self.grid.cells[index] for index in self.completions)
 
     def at(self, **point: Any) -> Result:
         """Returns the result of the one cell that has these values of the swept parameters.

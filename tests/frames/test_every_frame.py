@@ -45,6 +45,7 @@ def frames(demo) -> dict[str, pd.DataFrame]:
     sensitivity = story.sensitivity(max_tokens=[4, None])
     orders = demo.compare_orders("Tell me a story.", n=2, seed=3, max_tokens=6, temperature=1.2, top_p=0.9, min_p=0.05)
     sweep = demo.sweep("Name a colour.", temperature=[0.5, 1.5], top_p=[0.5, 1.0], max_tokens=[2, None], n=2, seed=1)
+    sampled = demo.sweep("Name a colour.", temperature=[0.5, 1.5], max_tokens=2, n=4, seed=1)
     check = demo.check_sampler("Name a colour.", draws=200)
     truth = [{"messages": "Name a colour.", "distribution": {"Red": 0.5, "Blue": 0.5}}]
     calibration = demo.check_calibration(truth)
@@ -76,6 +77,8 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Orders.summary_frame": orders.summary_frame(),
         "Sweep.frame": sweep.frame(metrics={"mine": lambda tokens: None}),
         "Sweep.summary_frame": sweep.summary_frame(),
+        "Estimates.reweight_frame": sampled.reweight_frame(temperature=[0.7, 1.0]),
+        "Estimates.paired_frame": sampled.paired_frame(along="temperature"),
         "SearchResult.frame": beams.frame(),
         "SearchResult.tokens_frame": beams.tokens_frame(),
         "Comparison.frame": comparison.frame(),
