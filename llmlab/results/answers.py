@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.counterfactuals.answered import logits_backend
 from llmlab.display.html import Markup, fragment
@@ -35,6 +35,7 @@ _WHY = {
 }
 
 
+@runtime_checkable
 class AnswersAsker(Protocol):
     """Where a search is made; a `Lab` is one."""
 

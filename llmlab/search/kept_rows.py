@@ -7,17 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+
+from llmlab.search.beginnings import Node
 
 __all__ = ["KeptRows", "Plan"]
-
-
-class _Placed(Protocol):
-    @property
-    def parent(self) -> int: ...
-
-    @property
-    def token(self) -> int: ...
 
 
 @dataclass
@@ -61,7 +54,7 @@ class KeptRows:
         """The root has the only row."""
         self._row = {0: 0}
 
-    def plan(self, wanted: Sequence[tuple[int, int]], later: Sequence[int], *, nodes: Sequence[_Placed]) -> Plan:
+    def plan(self, wanted: Sequence[tuple[int, int]], later: Sequence[int], *, nodes: Sequence[Node]) -> Plan:
         """The rows of the next pass.
 
         Args:
@@ -100,7 +93,7 @@ class KeptRows:
         self.reread += sum(token >= 0 for token in plan.tokens) - len(plan.new)
         self._row = {node: row for row, node in enumerate([*numbers, *plan.old])}
 
-    def _held(self, node: int, nodes: Sequence[_Placed]) -> tuple[int, int]:
+    def _held(self, node: int, nodes: Sequence[Node]) -> tuple[int, int]:
         """The nearest node with a row, from a node back; and the next after it on the way, -1 where it is the node."""
         step = -1
         while node not in self._row:
