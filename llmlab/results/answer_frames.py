@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -121,6 +121,15 @@ class AnswerFrames:
         inside, rows = self._named(classes), []
         for point, weighed in self.cells:
             rows += [point | {"class": name} | bounds(weighed, some)._asdict() for name, some in inside.items()]
+        return self._built(rows, ANSWERS_PROBABILITY_COLUMNS)
+
+    def begins(self, classes: Mapping[str, Sequence[Bounds]]) -> pd.DataFrame:
+        """One row per setting and class; each class has bounds under each setting."""
+        rows = [
+            point | {"class": name} | own[at]._asdict()
+            for at, (point, _) in enumerate(self.cells)
+            for name, own in classes.items()
+        ]
         return self._built(rows, ANSWERS_PROBABILITY_COLUMNS)
 
     def bounds(self, classes: Classes) -> pd.DataFrame:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llmlab.counterfactuals.answered import logits_backend
 from llmlab.display.html import Markup, fragment
 from llmlab.errors import RequestError, cut, short
-from llmlab.protocol.backend import Backend
+from llmlab.protocol.arguments import listed
+from llmlab.protocol.backend import Backend, LogitsBackend
 from llmlab.results.answer_frames import AnswerFrames, Classes, Event, bounds
 from llmlab.search.asked_answers import Found, settings_of
 from llmlab.search.divergence import Bounds
@@ -47,7 +48,8 @@ class Answers:
     """The answers to a prompt with their exact probabilities; `lab.answers` returns one.
 
     The answers that were found have exact probabilities. What is left is known as well, so that the probability of any
-    event has certain bounds. It can be pickled; a copy that was loaded has no lab, which `at` needs.
+    event has certain bounds. It can be pickled; a copy that was loaded has no lab, which `at`
+    and `begins` need.
 
     Attributes:
         data: what was found, and what was asked.
@@ -106,10 +108,7 @@ class Answers:
         Raises:
             RequestError: a field is none of the sampler's, or wrong; there is no lab.
         """
-        if self._lab is None:
-            raise RequestError("these answers were loaded and have no lab: ask lab.answers for other settings")
-        settings = settings_of(self.request, fields)
-        return Answers(self.data.at(logits_backend(self._lab.backend), settings), self._lab)
+        return Answers(self.data.at(self._model, settings_of(self.request, fields)), self._lab)
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
@@ -160,6 +159,41 @@ class Answers:
             RequestError: it is something else.
         """
         return self._frames.probability(classes)
+
+    def begins(self, texts: str | Collection[str]) -> Bounds:
+        """Returns certain bounds of the probability that an answer begins with a text, under the only setting.
+
+            found.begins(["Yes", "yes"])
+
+        They are closer than those of a regular expression: what is unexplored counts where its beginning is known, so
+        that long answers need not be explored to their ends.
+
+        Args:
+            texts: a text, or several.
+
+        Raises:
+            RequestError: it is no text, or an empty one; there are several settings; there is no lab.
+        """
+        _ = self._only
+        return self._begins(texts)[0]
+
+    def begins_frame(self, classes: Mapping[str, str | Collection[str]]) -> pd.DataFrame:
+        """One row per setting and class of beginnings: certain bounds of its probability, as in `begins`.
+
+        Columns: the varied fields, class, low, high.
+
+        Args:
+            classes: texts by the name of their class.
+
+        Raises:
+            RequestError: as in `begins`.
+        """
+        if not isinstance(classes, Mapping) or not classes:
+            raise RequestError(
+                f"classes must map names to texts, such as {{'yes': ['Yes', 'yes']}}, got {short(classes)}",
+                param="classes",
+            )
+        return self._frames.begins({str(name): self._begins(texts) for name, texts in classes.items()})
 
     def bounds_frame(self, classes: Classes) -> pd.DataFrame:
         """One row per setting, class and pass of the model: how the bounds close in.
@@ -285,6 +319,19 @@ class Answers:
         return str(fragment("<div>{}</div>{}", self.summary, Markup(shown.to_html(index=False))))
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _begins(self, texts: str | Collection[str]) -> list[Bounds]:
+        """Under each setting."""
+        given = [texts] if isinstance(texts, str) else listed("texts", texts, of="texts")
+        if not given or not all(isinstance(text, str) and text for text in given):
+            raise RequestError(f"texts must be texts that are not empty, got {short(texts)}", param="texts")
+        return self.data.begins(self._model, given)
+
+    @property
+    def _model(self) -> LogitsBackend:
+        if self._lab is None:
+            raise RequestError("these answers were loaded and have no lab: ask lab.answers again")
+        return logits_backend(self._lab.backend)
 
     @cached_property
     def _frames(self) -> AnswerFrames:

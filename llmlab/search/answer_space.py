@@ -12,7 +12,7 @@ from llmlab.distributions.processed import Processed
 from llmlab.protocol.backend import Frontier, LogitsBackend
 from llmlab.protocol.request import ChatRequest, Request
 
-__all__ = ["AnswerSpace", "Laws"]
+__all__ = ["AnswerSpace", "Laws", "written"]
 
 
 class Laws:
@@ -144,14 +144,24 @@ class AnswerSpace:
         return self.written(made, finish_reason=None)[1] != "interrupted"
 
     def written(self, made: Sequence[int], *, finish_reason: str | None) -> tuple[str, str]:
-        """Returns the text and the finish reason of an answer. A tool call is written as its name and arguments.
+        """Returns the text and the finish reason of an answer; see `written`."""
+        return written(self._backend, self._request, made, prompt=self.prompt, finish_reason=finish_reason)
 
-        Args:
-            made: its tokens.
-            finish_reason: why it ends after them, unless its text says otherwise.
-        """
-        choice = self._backend.written(
-            self._request, np.array(made, np.int32), prompt=self.prompt, finish_reason=finish_reason
-        )
-        calls = "".join(f"{call.name}({call.arguments})" for call in choice.tool_calls)
-        return choice.text + calls, choice.finish_reason
+
+def written(
+    backend: LogitsBackend, request: Request, made: Sequence[int], *, prompt: np.ndarray, finish_reason: str | None
+) -> tuple[str, str]:
+    """Returns the text and the finish reason of an answer. A tool call is written as its name and arguments.
+
+    Args:
+        backend: the model.
+        request: the request.
+        made: the answer's tokens.
+        prompt: the prompt's token ids.
+        finish_reason: why it ends after them, unless its text says otherwise. None where it may go on; then the finish
+            reason is "interrupted" unless its text ends it, and there are no tool calls in the text.
+    """
+    choice = backend.written(request, np.array(made, np.int32), prompt=prompt, finish_reason=finish_reason)
+    goes_on = choice.finish_reason == "interrupted"
+    calls = "" if goes_on else "".join(f"{call.name}({call.arguments})" for call in choice.tool_calls)
+    return choice.text + calls, choice.finish_reason

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from llmlab.sampling.fields import Field
 from llmlab.sampling.library import LIBRARY_FIELDS
 from llmlab.sampling.registry import user_fields
 from llmlab.sampling.stages import FIELDS
-from llmlab.search.answer_space import AnswerSpace, Laws
+from llmlab.search.answer_space import AnswerSpace, Laws, written
 from llmlab.search.asked import checked
+from llmlab.search.begins import begins
 from llmlab.search.best_first import BestFirst
+from llmlab.search.divergence import Bounds
 from llmlab.search.explored import Explored, Weighed
 
 __all__ = ["Found", "Settings", "search_answers", "settings_of", "varied_fields"]
@@ -81,13 +83,30 @@ class Found:
 
     def at(self, backend: LogitsBackend, settings: Settings) -> Found:
         """The same under other settings; the model is not run."""
-        request = settings.requests[0]
-        laws = Laws(
-            backend, settings.requests, prompt=backend.render(request), max_tokens=self.max_tokens, order=self.order,
-            free=self.has_grammar,
-        )  # fmt: skip
+        laws = self._laws(backend, settings)
         weighed = tuple(self.explored.weigh(partial(laws.logprobs, law)) for law in range(laws.count))
         return replace(self, settings=settings, weighed=weighed)
+
+    def begins(self, backend: LogitsBackend, texts: Sequence[str]) -> list[Bounds]:
+        """Bounds of the probability that an answer begins with one of some texts, under each setting."""
+        request, laws = self.settings.requests[0], self._laws(backend, self.settings)
+        prompt = backend.render(request)
+
+        @cache
+        def write(made: tuple[int, ...]) -> str:
+            return written(backend, request, made, prompt=prompt, finish_reason=None)[0]
+
+        held = 0 if request.include_stop else max(map(len, request.stops), default=0)
+        return [
+            begins(self.explored, weighed, texts, law=partial(laws.logprobs, law), write=write, held=held)
+            for law, weighed in enumerate(self.weighed[: len(self.settings.requests)])
+        ]
+
+    def _laws(self, backend: LogitsBackend, settings: Settings) -> Laws:
+        return Laws(
+            backend, settings.requests, prompt=backend.render(settings.requests[0]), max_tokens=self.max_tokens,
+            order=self.order, free=self.has_grammar,
+        )  # fmt: skip
 
 
 def settings_of(request: Request, fields: Mapping[str, Any]) -> Settings:
@@ -192,8 +211,9 @@ def search_answers(
             finally:
                 if search.nodes:
                     explored = Explored.of(search, space.written, why=why, ends=space.ends)
+                    after = search.left_after
                     weighed = tuple(
-                        Weighed(np.array([one[law] for one in search.logprobs]), float(search.left[law]))
+                        Weighed(np.array([one[law] for one in search.logprobs]), float(search.left[law]), after[:, law])
                         for law in range(space.laws)
                     )
                     keep(Found(settings, order, mass, explored, weighed, space.has_grammar, space.max_tokens))

@@ -148,6 +148,11 @@ class BestFirst:
         """Which laws have the mass that is wanted, or need not have it."""
         return np.asarray((self.left <= (1 - self._mass) * (self.found + self.left) + _ROUNDING) | ~self._driving)
 
+    @property
+    def left_after(self) -> Float64[np.ndarray, "N S"]:
+        """The probability that is left, by the node that it follows."""
+        return np.asarray(np.exp(np.stack(self._reach)) * np.stack(self._open))
+
     def run(self, *, max_passes: int, max_nodes: int) -> str:
         """Goes on until every law has its mass.
 
@@ -315,7 +320,7 @@ class BestFirst:
         self.ended.append(Ended(at, token, finish, self.passes))
 
     def _sum_left(self) -> Float64[np.ndarray, " S"]:
-        return np.asarray((np.exp(np.stack(self._reach)) * np.stack(self._open)).sum(axis=0))
+        return np.asarray(self.left_after.sum(axis=0))
 
     def _end(self, why: str) -> str:
         """At a limit, notes the whole answers that are at hand without a pass."""

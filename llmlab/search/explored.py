@@ -28,10 +28,12 @@ class Weighed:
         logprob: of each answer.
         left: the probability of all that was not explored; of answers that were not found, and of a law that adds up to
             less than 1 perhaps of none.
+        node_left: the same by the node that it follows.
     """
 
     logprob: Float64[np.ndarray, " A"]
     left: float
+    node_left: Float64[np.ndarray, " N"]
 
     @property
     def probability(self) -> Float64[np.ndarray, " A"]:
@@ -49,6 +51,7 @@ class Explored:
         token: its last token after that node; -1 where there is none.
         found_at: the passes that had been made when it was found.
         text: its text.
+        node_text: of each node, its text so far.
         finish_reason: "stop", "length" or "tool_calls".
         ended: whether it ended by itself: with an end token or a tool call, or because its grammar was complete.
         passes: the passes of the model.
@@ -61,6 +64,7 @@ class Explored:
     token: Int64[np.ndarray, " A"]
     found_at: Int64[np.ndarray, " A"]
     text: tuple[str, ...]
+    node_text: tuple[str, ...]
     finish_reason: tuple[str, ...]
     ended: Bool[np.ndarray, " A"]
     passes: int
@@ -92,6 +96,7 @@ class Explored:
             token=np.array([one.token for one in found], np.int64),
             found_at=np.array([one.passes for one in found], np.int64),
             text=tuple(text for text, _ in written),
+            node_text=tuple(write(search.path(at), finish_reason=None)[0] for at in range(len(search.nodes))),
             finish_reason=reasons,
             ended=np.array(by_itself, bool),
             passes=search.passes,
@@ -111,6 +116,11 @@ class Explored:
             tokens.append(self.nodes[node].token)
             node = self.nodes[node].parent
         return tuple(reversed(tokens))
+
+    def taken(self, node: int) -> list[int]:
+        """The children of a node that were expanded, or are whole answers."""
+        tokens = [one.token for one in self.nodes if one.parent == node]
+        return [*tokens, *(token for token in self.token[self.node == node].tolist() if token >= 0)]
 
     def weigh(self, law: Law) -> Weighed:
         """What a law says of the answers; no pass of the model is made.
@@ -136,7 +146,8 @@ class Explored:
         reach = np.zeros(N)
         for at in range(1, N):
             reach[at] = reach[self.nodes[at].parent] + own[at]
-        return Weighed(reach[self.node] + last, float((np.exp(reach) * mass).sum()))
+        left = np.exp(reach) * mass
+        return Weighed(reach[self.node] + last, float(left.sum()), left)
 
     @staticmethod
     def _grouped(parents: Sequence[int]) -> dict[int, list[int]]:

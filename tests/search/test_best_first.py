@@ -105,7 +105,7 @@ def test_more_children_than_are_listed_at_first():
 
 
 def test_settings_share_a_search_and_cost_no_pass():
-    """What easier settings need has been expanded for the hardest one; a pass or two is a matter of which rows are kept."""
+    """What easier settings need has been expanded for the hardest one, but for a pass or two by chance."""
     grid = [{"temperature": t, "top_p": p} for t in np.linspace(0.3, 1.2, 10) for p in (0.5, 0.8, 0.9, 0.95, 1.0)]
     hardest = {"temperature": 1.2, "top_p": 1.0}
     for number in range(3):
