@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmlab.display import palette
+from llmlab.errors import RequestError
 from llmlab.plots.given import check_frame, check_single, one_name, one_text
 from llmlab.plots.labels import name_ticks, room_beside, shortened, tick_size
 from llmlab.plots.room import drawn
@@ -90,7 +91,9 @@ def plot_bounds(frame: pd.DataFrame, *, x: str, ax: Axes | None = None) -> Axes:
     frame = check_frame(frame, columns, source="Answers.bounds_frame()")
     x = one_name("x", x, [name for name in frame.columns if name not in columns])
     check_single(frame, ["class", x], param="frame", way_out="give the rows of one setting")
-    names = list(dict.fromkeys(frame["class"].astype(str)))[: len(STYLES)]
+    names = list(dict.fromkeys(frame["class"].astype(str)))
+    if len(names) > len(STYLES):
+        raise RequestError(f"{len(names)} classes are more than the {len(STYLES)} lines that can be told apart")
     ax = new_axes(ax, width=6.4, height=4.0)
     thick = thickness()
     for index, name in enumerate(names):

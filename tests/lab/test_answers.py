@@ -315,10 +315,8 @@ def test_what_is_wrong_is_named(demo: Lab) -> None:
     for match, call in {
         "max_tokens is no setting of the sampler": lambda: found.at(max_tokens=3),
         "is no regular expression": lambda: found.probability("("),
-        "event must be a regular expression, a function": lambda: found.probability(3),
         "finish_reason must be one of stop": lambda: found.probability(finish_reason="end"),
         "classes is empty": lambda: found.probability_frame({}),
-        "classes must map names to texts": lambda: found.begins_frame(["Yes"]),
         "texts must be texts that are not empty": lambda: found.begins(""),
         "there are 2 settings: take one with at": lambda: found.at(temperature=[0.5, 1]).probability("a"),
         "one field is to vary, and here none does": lambda: found.plot_probability("a"),
