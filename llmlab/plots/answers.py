@@ -88,6 +88,8 @@ def plot_bounds(frame: pd.DataFrame, *, x: str, ax: Axes | None = None) -> Axes:
         ax: where to draw; by default on a new figure.
     """
     columns = ["class", "low", "high"]
+    from matplotlib.ticker import MaxNLocator
+
     frame = check_frame(frame, columns, source="Answers.bounds_frame()")
     x = one_name("x", x, [name for name in frame.columns if name not in columns])
     check_single(frame, ["class", x], param="frame", way_out="give the rows of one setting")
@@ -107,6 +109,8 @@ def plot_bounds(frame: pd.DataFrame, *, x: str, ax: Axes | None = None) -> Axes:
         )
         ax.plot(at, high, linestyle=line, color=colour, linewidth=1.4 * thick)
     ax.set_ylim(-0.02, 1.02)
+    if x == "passes":
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel(_LABELS.get(x, x))
     ax.set_ylabel("probability, with certain bounds")
     grid(ax)
