@@ -199,10 +199,10 @@ class BestFirst:
 
         Rows that would be idle take further beginnings.
         """
-        plan = self._plan()
+        plan = self._plan(room)
         if spare := min(self._rows.count - len(plan.parents), room - len(plan.new), self._rows.count - 1):
             self._choose(min(len(self._late) + spare, self._rows.count - 1))
-            plan = self._plan()
+            plan = self._plan(room)
         self.trace[-1] = (self.found.copy(), self.left.copy())
         raw = self._space.advance(np.array(plan.parents, np.int64), np.array(plan.tokens, np.int64))
         new = [self._late[at] for at in plan.new]
@@ -212,9 +212,9 @@ class BestFirst:
         now = set(plan.new)
         self._late = [one for at, one in enumerate(self._late) if at not in now]
 
-    def _plan(self) -> Plan:
+    def _plan(self, room: int) -> Plan:
         later = [at for _, at in heapq.nsmallest(4 * self._rows.count, self._heap)]
-        return self._rows.plan([(one.parent, one.token) for one in self._late], later, nodes=self.nodes)
+        return self._rows.plan([(one.parent, one.token) for one in self._late[:room]], later, nodes=self.nodes)
 
     # --- nodes and answers -------------------------------------------------------------------------------------------
 

@@ -105,6 +105,19 @@ def test_a_stop_sequence_ends_an_answer(demo: Lab) -> None:
     assert "D" in set(without.frame()["text"])
 
 
+def test_a_tool_call_ends_an_answer_and_is_its_text(demo: Lab) -> None:
+    parameters = {"type": "object", "properties": {"c": {"enum": ["Paris", "Rome"]}}, "required": ["c"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    fields = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 60}
+    found = demo.answers("What is the weather in Paris?", mass=0.9, **fields)
+    best = found.frame().iloc[0]
+    greedy = demo.chat("What is the weather in Paris?", temperature=0, **fields)
+    call = greedy.choices[0].tool_calls[0]
+    assert best.finish_reason == "tool_calls" and best.text == f"f({call.arguments})"
+    assert found.probability("Paris", finish_reason="tool_calls").low > 0.1
+    assert found.begins("f(").low == pytest.approx(found.explored, abs=1e-3) and found.begins("g").low == 0
+
+
 def test_settings_cost_no_pass(demo: Lab, passes) -> None:
     """Fifty settings take the passes of the hardest, and say what a search for each says."""
     grid = {"temperature": np.round(np.linspace(0.2, 1.0, 10), 2), "top_p": [0.5, 0.8, 0.9, 0.95, 1.0]}
