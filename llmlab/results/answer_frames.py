@@ -112,8 +112,8 @@ class AnswerFrames:
         length, rows = np.array([reason == "length" for reason in self._explored.finish_reason], bool), []
         for point, weighed in self.cells:
             p = weighed.probability
-            figures = [int((self._totals(p) > 0).sum()), float(p.sum()), weighed.left, float(p[length].sum())]
-            rows.append(point | dict(zip(ANSWERS_SUMMARY_COLUMNS, figures, strict=True)))
+            values = [int((self._totals(p) > 0).sum()), float(p.sum()), weighed.left, float(p[length].sum())]
+            rows.append(point | dict(zip(ANSWERS_SUMMARY_COLUMNS, values, strict=True)))
         return self._built(rows, ANSWERS_SUMMARY_COLUMNS)
 
     def probability(self, classes: Classes) -> pd.DataFrame:
@@ -159,8 +159,8 @@ class AnswerFrames:
                 weight = share / q
             for rank, at in enumerate(_ranked(np.maximum(q, p)), start=1):
                 text, reason = self.classes[at]
-                figures = [q[at], p[at], *share[:, at], *weight[:, at]]
-                named = dict(zip(list(ANSWERS_CONDITIONAL_COLUMNS)[3:], map(float, figures), strict=True))
+                values = [q[at], p[at], *share[:, at], *weight[:, at]]
+                named = dict(zip(list(ANSWERS_CONDITIONAL_COLUMNS)[3:], map(float, values), strict=True))
                 rows.append(point | {"rank": rank, "text": text, "finish_reason": reason} | named)
         return self._built(rows, ANSWERS_CONDITIONAL_COLUMNS)
 
@@ -172,8 +172,8 @@ class AnswerFrames:
                 weighed.probability, self._fitting(own), q_left=weighed.left, p_left=own.left,
                 renormalised=_reweighs(request),
             )  # fmt: skip
-            figures = [side for sides in found for side in sides]
-            rows.append(point | dict(zip(ANSWERS_DISTANCE_COLUMNS, figures, strict=True)))
+            values = [side for sides in found for side in sides]
+            rows.append(point | dict(zip(ANSWERS_DISTANCE_COLUMNS, values, strict=True)))
         return self._built(rows, ANSWERS_DISTANCE_COLUMNS)
 
     def inside(self, event: Event | None, *, finish_reason: str | None = None) -> np.ndarray:

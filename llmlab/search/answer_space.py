@@ -12,10 +12,10 @@ from llmlab.distributions.processed import Processed
 from llmlab.protocol.backend import Frontier, LogitsBackend
 from llmlab.protocol.request import ChatRequest, Request
 
-__all__ = ["AnswerSpace", "Laws", "written"]
+__all__ = ["AnswerSpace", "Distributions", "written"]
 
 
-class Laws:
+class Distributions:
     """Distributions of the next token under the settings of several requests for one prompt.
 
     Args:
@@ -49,16 +49,16 @@ class Laws:
 
     def logprobs(
         self,
-        law: int,
+        which: int,
         raw: Float32[np.ndarray, "K V"],
         made: Sequence[Sequence[int]],
         allowed: Bool[np.ndarray, "K V"] | None,
     ) -> Float64[np.ndarray, "K V"]:
         """Log-probabilities of what follows K beginnings; -inf where it cannot be drawn, or is not allowed."""
         S = len(self._settings)
-        if law < S:
-            return self._settings[law].logprobs(raw, made, allowed=allowed)
-        found = self._settings[law - S].logprobs(raw, made)
+        if which < S:
+            return self._settings[which].logprobs(raw, made, allowed=allowed)
+        found = self._settings[which - S].logprobs(raw, made)
         return found if allowed is None else np.where(allowed, found, -np.inf)
 
 
@@ -72,8 +72,8 @@ class AnswerSpace:
         order: the order of the sampler's stages.
 
     Attributes:
-        has_grammar: whether the requests allow some answers only. Then there are two laws for each request: its own,
-            and, after all of those, the same without the grammar (see `Laws`).
+        has_grammar: whether the requests allow some answers only. Then there are two distributions for each request:
+            its own, and, after all of those, the same without the grammar (see `Distributions`).
 
     Raises:
         RequestError: a request is wrong for this model, or the prompt does not fit.
@@ -87,7 +87,7 @@ class AnswerSpace:
         self.max_tokens = backend.token_budget(request, len(self.prompt))
         self.ends = frozenset(backend.ends_of(request))
         self.has_grammar = self.allowed(()) is not None
-        self._laws = Laws(
+        self._distributions = Distributions(
             backend, requests, prompt=self.prompt, max_tokens=self.max_tokens, order=order, free=self.has_grammar
         )
         tools = isinstance(request, ChatRequest) and bool(request.tools) and request.tool_choice != "none"
@@ -95,9 +95,9 @@ class AnswerSpace:
         self._frontier: Frontier | None = None
 
     @property
-    def laws(self) -> int:
-        """How many laws there are."""
-        return self._laws.count
+    def distributions(self) -> int:
+        """How many distributions there are."""
+        return self._distributions.count
 
     def __enter__(self) -> AnswerSpace:
         self._frontier = self._backend.search(
@@ -129,13 +129,13 @@ class AnswerSpace:
 
     def logprobs(
         self,
-        law: int,
+        which: int,
         raw: Float32[np.ndarray, "K V"],
         made: Sequence[Sequence[int]],
         allowed: Bool[np.ndarray, "K V"] | None,
     ) -> Float64[np.ndarray, "K V"]:
-        """Returns the log-probabilities of what follows K beginnings under one law."""
-        return self._laws.logprobs(law, raw, made, allowed)
+        """Returns the log-probabilities of what follows K beginnings under one distribution."""
+        return self._distributions.logprobs(which, raw, made, allowed)
 
     def is_complete(self, made: Sequence[int]) -> bool:
         """Whether a stop sequence or a tool call ends an answer after these tokens."""

@@ -20,7 +20,7 @@ from llmlab.sampling.fields import Field
 from llmlab.sampling.library import LIBRARY_FIELDS
 from llmlab.sampling.registry import user_fields
 from llmlab.sampling.stages import FIELDS
-from llmlab.search.answer_space import AnswerSpace, Laws, written
+from llmlab.search.answer_space import AnswerSpace, Distributions, written
 from llmlab.search.asked import checked
 from llmlab.search.begins import begins
 from llmlab.search.best_first import BestFirst
@@ -68,7 +68,8 @@ class Found:
         order: the order of the sampler's stages.
         mass: the probability that the answers found were to have.
         explored: what was explored.
-        weighed: what the law of each request says of the answers; with a grammar, and then what each says without it.
+        weighed: what the distribution of each request says of the answers; with a grammar, after those, what each says
+            without it.
         has_grammar: whether the requests allow some answers only.
         max_tokens: the most tokens of an answer.
     """
@@ -83,13 +84,13 @@ class Found:
 
     def at(self, backend: LogitsBackend, settings: Settings) -> Found:
         """The same under other settings; the model is not run."""
-        laws = self._laws(backend, settings)
-        weighed = tuple(self.explored.weigh(partial(laws.logprobs, law)) for law in range(laws.count))
+        made = self._distributions(backend, settings)
+        weighed = tuple(self.explored.weigh(partial(made.logprobs, which)) for which in range(made.count))
         return replace(self, settings=settings, weighed=weighed)
 
     def begins(self, backend: LogitsBackend, texts: Sequence[str]) -> list[Bounds]:
         """Bounds of the probability that an answer begins with one of some texts, under each setting."""
-        request, laws = self.settings.requests[0], self._laws(backend, self.settings)
+        request, made = self.settings.requests[0], self._distributions(backend, self.settings)
         prompt = backend.render(request)
 
         @cache
@@ -98,12 +99,12 @@ class Found:
 
         held = 0 if request.include_stop else max(map(len, request.stops), default=0)
         return [
-            begins(self.explored, weighed, texts, law=partial(laws.logprobs, law), write=write, held=held)
-            for law, weighed in enumerate(self.weighed[: len(self.settings.requests)])
+            begins(self.explored, weighed, texts, distribution=partial(made.logprobs, which), write=write, held=held)
+            for which, weighed in enumerate(self.weighed[: len(self.settings.requests)])
         ]
 
-    def _laws(self, backend: LogitsBackend, settings: Settings) -> Laws:
-        return Laws(
+    def _distributions(self, backend: LogitsBackend, settings: Settings) -> Distributions:
+        return Distributions(
             backend, settings.requests, prompt=backend.render(settings.requests[0]), max_tokens=self.max_tokens,
             order=self.order, free=self.has_grammar,
         )  # fmt: skip
@@ -199,7 +200,7 @@ def search_answers(
                 param="conditional",
             )
         S = len(settings.requests)
-        driving = [True] * S + [bool(conditional)] * (space.laws - S)
+        driving = [True] * S + [bool(conditional)] * (space.distributions - S)
         with progress_bar(total=100, unit="%", description="mass") as bar:
             search = BestFirst(
                 space, mass=mass, rows=count, driving=driving,
@@ -213,8 +214,12 @@ def search_answers(
                     explored = Explored.of(search, space.written, why=why, ends=space.ends)
                     after = search.left_after
                     weighed = tuple(
-                        Weighed(np.array([one[law] for one in search.logprobs]), float(search.left[law]), after[:, law])
-                        for law in range(space.laws)
+                        Weighed(
+                            np.array([one[which] for one in search.logprobs]),
+                            float(search.left[which]),
+                            after[:, which],
+                        )
+                        for which in range(space.distributions)
                     )
                     keep(Found(settings, order, mass, explored, weighed, space.has_grammar, space.max_tokens))
 

@@ -13,7 +13,7 @@ __all__ = ["Answering", "Ended", "Node"]
 
 @runtime_checkable
 class Answering(Protocol):
-    """The tree of all answers to one prompt, under S laws at once."""
+    """The tree of all answers to one prompt, under S distributions at once."""
 
     max_tokens: int  #: the most tokens of an answer
 
@@ -23,8 +23,8 @@ class Answering(Protocol):
         ...
 
     @property
-    def laws(self) -> int:
-        """S. A law's probabilities may add up to less than 1, where the rest lies outside the tree."""
+    def distributions(self) -> int:
+        """S. A distribution's probabilities may add up to less than 1, where the rest lies outside the tree."""
         ...
 
     def start(self) -> Float32[np.ndarray, " V"]:
@@ -41,12 +41,12 @@ class Answering(Protocol):
 
     def logprobs(
         self,
-        law: int,
+        which: int,
         raw: Float32[np.ndarray, "K V"],
         made: Sequence[Sequence[int]],
         allowed: Bool[np.ndarray, "K V"] | None,
     ) -> Float64[np.ndarray, "K V"]:
-        """Log-probabilities of what follows K beginnings under one law."""
+        """Log-probabilities of what follows K beginnings under one distribution."""
         ...
 
     def is_complete(self, made: Sequence[int]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from llmlab.search.beginnings import Node
 from llmlab.search.divergence import Bounds
-from llmlab.search.explored import Explored, Law, Weighed
+from llmlab.search.explored import Distribution, Explored, Weighed
 
 __all__ = ["begins"]
 
@@ -20,15 +20,21 @@ _LEAST = 1e-6
 
 
 def begins(
-    explored: Explored, weighed: Weighed, texts: Sequence[str], *, law: Law, write: Callable[..., str], held: int
+    explored: Explored,
+    weighed: Weighed,
+    texts: Sequence[str],
+    *,
+    distribution: Distribution,
+    write: Callable[..., str],
+    held: int,
 ) -> Bounds:
     """Returns bounds of the probability that an answer's text begins with one of some texts.
 
     Args:
         explored: what a search has found.
-        weighed: what a law says of it.
+        weighed: what a distribution says of it.
         texts: the texts, none of them empty.
-        law: the law.
+        distribution: the distribution.
         write: the text of a beginning's tokens.
         held: how many of the last characters of a beginning may yet be taken away, by a stop sequence.
     """
@@ -45,7 +51,7 @@ def begins(
             low += left
     for at in undecided:
         node, path = explored.nodes[at], explored.path(at)
-        logprobs = law(node.raw[None], [path], Node.masks([node]))[0]
+        logprobs = distribution(node.raw[None], [path], Node.masks([node]))[0]
         logprobs[explored.taken(at)] = -np.inf
         p = np.exp(logprobs)
         shares = p / p.sum() * weighed.node_left[at] if p.sum() > 0 else p

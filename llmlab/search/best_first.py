@@ -5,8 +5,8 @@ the next token. An answer is complete where it ends with an end token, with a te
 its probability is exact. What is not explored is known exactly too: the probabilities of the children that were not
 expanded. So the probability of any event lies between that of the answers found in it and that plus the rest.
 
-One search serves several laws (the distributions of several sampler settings): a node is expanded where any law that
-has not reached its mass yet gives it the most probability. Probabilities are added up in float64.
+One search serves the distributions of several sampler settings: a node is expanded where any of them that has not
+reached its mass yet gives it the most probability. Probabilities are added up in float64.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LISTED = 64
 _NUMBERS = 2**24
 #: Complete answers at the most tokens that are listed at the end of a search, if they are as likely as this.
 _LEAST = 1e-7
-#: How far the scale of a law, in nats, may move before all beginnings are ordered anew.
+#: How far the scale of a distribution, in nats, may move before all beginnings are ordered anew.
 _SCALE = 0.5
 #: Rounding of sums of probabilities.
 _ROUNDING = 1e-12
@@ -80,20 +80,21 @@ class _Children:
 
 
 class BestFirst:
-    """A search over the answers of a space. `run` goes on until every law has its mass, or a limit is reached.
+    """A search over the answers of a space. `run` goes on until every distribution has its mass, or a limit is reached.
 
     Args:
         space: the answers.
-        mass: the probability that complete answers should have under every law; of a law whose probabilities add up to
-            less than 1, the share of what its answers have at most.
+        mass: the probability that complete answers should have under every distribution; where the probabilities of one
+            add up to less than 1, the share of what its answers have at most.
         rows: the most rows of a pass; 2 or more.
-        driving: which of the laws are to have the mass, the others being evaluated beside them; by default all.
-        tell: is called after each pass with the least share of `mass` that a law has.
+        driving: which of the distributions are to have the mass, the others being evaluated beside them; by default
+            all.
+        tell: is called after each pass with the least share of `mass` that a distribution has.
 
     Attributes:
         nodes: the nodes that were expanded.
         ended: the whole answers.
-        logprobs: of each of them, its log-probability under every law [S].
+        logprobs: of each of them, its log-probability under every distribution [S].
         trace: of each pass, the probability found and that left, [S] each.
         passes: the passes of the model, the first token's included.
         reread: rows of passes that gave no new distribution: beginnings whose row had been given up.
@@ -120,7 +121,7 @@ class BestFirst:
         self._children: dict[int, _Children] = {}
         self._heap: list[tuple[float, int]] = []
         self._late: list[_Beginning] = []
-        S = space.laws
+        S = space.distributions
         self._driving = np.ones(S, bool) if driving is None else np.array(driving, bool)
         self.found, self.left = np.zeros(S), np.ones(S)
         self._active, self._scale = self._driving.copy(), np.zeros(S)
@@ -145,7 +146,7 @@ class BestFirst:
 
     @property
     def has_mass(self) -> Bool[np.ndarray, " S"]:
-        """Which laws have the mass that is wanted, or need not have it."""
+        """Which distributions have the mass that is wanted, or need not have it."""
         return np.asarray((self.left <= (1 - self._mass) * (self.found + self.left) + _ROUNDING) | ~self._driving)
 
     @property
@@ -154,7 +155,7 @@ class BestFirst:
         return np.asarray(np.exp(np.stack(self._reach)) * np.stack(self._open))
 
     def run(self, *, max_passes: int, max_nodes: int) -> str:
-        """Goes on until every law has its mass.
+        """Goes on until every distribution has its mass.
 
         It may be called again, with the space opened anew: then it goes on from what there is. An error or an interrupt
         leaves the search as it was before the pass.
@@ -220,7 +221,7 @@ class BestFirst:
 
     def _add(self, new: Sequence[_Beginning], raw: Float32[np.ndarray, "K V"]) -> None:
         """The nodes of beginnings, with their logits. It ends a pass."""
-        nodes, paths, reach, none = [], [], [], np.zeros(self._space.laws)
+        nodes, paths, reach, none = [], [], [], np.zeros(self._space.distributions)
         for logits, one in zip(raw, new, strict=True):
             paths.append((*self.path(one.parent), one.token) if one.parent >= 0 else ())
             reach.append(self._reach[one.parent] + one.logprobs if one.parent >= 0 else none)
@@ -263,12 +264,12 @@ class BestFirst:
         """Lists the `count` likeliest children of nodes besides those that were taken."""
         if not nodes:
             return []
-        V, S = len(nodes[0].raw), self._space.laws
+        V, S = len(nodes[0].raw), self._space.distributions
         size, found = max(1, _NUMBERS // (S * V)), []
         for first in range(0, len(nodes), size):
             block = slice(first, first + size)
             raw, allowed = np.stack([node.raw for node in nodes[block]]), Node.masks(nodes[block])
-            logprobs = np.stack([self._space.logprobs(law, raw, paths[block], allowed) for law in range(S)])
+            logprobs = np.stack([self._space.logprobs(which, raw, paths[block], allowed) for which in range(S)])
             found += [
                 self._list_one(logprobs[:, k], own, old, count=count)
                 for k, (own, old) in enumerate(zip(reach[block], taken[block], strict=True))
@@ -339,13 +340,13 @@ class BestFirst:
     def _value(
         self, reach: Float64[np.ndarray, " S"], logprobs: Float64[np.ndarray, "S C"]
     ) -> Float64[np.ndarray, " C"]:
-        """The largest log-probability of each child, of all laws that lack mass; each law's is of what it can have."""
+        """The largest log-probability of each child under the distributions that lack mass, each on its own scale."""
         active = self._active
         found = ((reach[active] - self._scale[active])[:, None] + logprobs[active]).max(axis=0, initial=-np.inf)
         return np.asarray(found)
 
     def _weigh_anew(self) -> None:
-        """Orders all children again, where other laws lack mass than before or have another scale."""
+        """Orders all children again, where other distributions lack mass than before or have another scale."""
         active = ~self.has_mass
         with np.errstate(divide="ignore"):
             scale = np.log(self.found + self.left)

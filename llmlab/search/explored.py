@@ -17,17 +17,17 @@ __all__ = ["Explored", "Weighed"]
 _NUMBERS = 2**22
 
 #: Log-probabilities [K, V] of what follows K beginnings: of raw logits, the beginnings, and what a grammar allows.
-Law = Callable[[np.ndarray, Sequence[Sequence[int]], "np.ndarray | None"], np.ndarray]
+Distribution = Callable[[np.ndarray, Sequence[Sequence[int]], "np.ndarray | None"], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """What one law says of the answers that were found.
+    """What one distribution says of the answers that were found.
 
     Attributes:
         logprob: of each answer.
-        left: the probability of all that was not explored; of answers that were not found, and of a law that adds up to
-            less than 1 perhaps of none.
+        left: the probability of all that was not explored: of answers that were not found, and of none, perhaps, where
+            the probabilities add up to less than 1.
         node_left: the same by the node that it follows.
     """
 
@@ -122,8 +122,8 @@ class Explored:
         tokens = [one.token for one in self.nodes if one.parent == node]
         return [*tokens, *(token for token in self.token[self.node == node].tolist() if token >= 0)]
 
-    def weigh(self, law: Law) -> Weighed:
-        """What a law says of the answers; no pass of the model is made.
+    def weigh(self, distribution: Distribution) -> Weighed:
+        """What a distribution says of the answers; no pass of the model is made.
 
         A node's children that were neither expanded nor whole answers are what is left.
         """
@@ -136,7 +136,9 @@ class Explored:
         for first in range(0, N, size):
             block = range(first, min(first + size, N))
             nodes = self.nodes[block.start : block.stop]
-            logprobs = law(np.stack([one.raw for one in nodes]), [self.path(at) for at in block], Node.masks(nodes))
+            logprobs = distribution(
+                np.stack([one.raw for one in nodes]), [self.path(at) for at in block], Node.masks(nodes)
+            )
             for row, at in zip(logprobs, block, strict=True):
                 own[children.get(at, [])] = row[[self.nodes[child].token for child in children.get(at, [])]]
                 some = [one for one in answers.get(at, []) if self.token[one] >= 0]

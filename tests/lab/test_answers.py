@@ -154,7 +154,7 @@ def test_mass_within_few_passes(demo: Lab) -> None:
 
 
 def holds(lab: Lab, messages, *, cells: int, **fields) -> list[bool]:
-    """Whether what is drawn lies within the bounds of three events, but for so many standard errors of the draws.
+    """Whether what is drawn lies within the bounds of three events, widened by standard errors of the draws.
 
     There are 128 draws in each cell of a sweep, whose temperatures differ by less than a float32 shows.
     """

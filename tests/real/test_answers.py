@@ -41,7 +41,7 @@ def test_answers_of_one_token_are_the_next_token(wide, question):
 
 
 def kept(lab, question, *, seeds, max_tokens):
-    """Whether what is drawn lies within the bounds of some events, but for so many standard errors of the draws."""
+    """Whether what is drawn lies within the bounds of some events, widened by standard errors of the draws."""
     fields = SETTINGS | {"max_tokens": max_tokens}
     found = lab.answers(question, **fields)
     texts = [text for seed in range(seeds) for text in lab.chat(question, n=128, seed=seed, **fields).texts]

@@ -64,16 +64,16 @@ class Answers:
 
     Args:
         table: the raw logits.
-        settings: keyword arguments of `tempered`, one law each.
+        settings: keyword arguments of `tempered`, one distribution each.
         max_tokens: the most tokens.
-        grammar: path -> which tokens may follow; each setting then has a law with it, and one without.
+        grammar: path -> which tokens may follow; each setting then has a distribution with it, and one without.
         complete: path -> whether its text ends it.
     """
 
     def __init__(self, table, settings=({},), *, max_tokens=4, grammar=None, complete=None):
         self.table, self.settings, self.max_tokens = table, list(settings), max_tokens
         self.grammar, self.complete, self.ends = grammar, complete, table.ends
-        self.laws = len(self.settings) * (2 if grammar else 1)
+        self.distributions = len(self.settings) * (2 if grammar else 1)
         self.passes, self.most, self.broken_at = 0, 0, None
 
     def start(self):
@@ -95,8 +95,8 @@ class Answers:
     def allowed(self, made):
         return self.grammar(tuple(made)) if self.grammar else None
 
-    def logprobs(self, law, raw, made, allowed):
-        setting, free = self.settings[law % len(self.settings)], law >= len(self.settings)
+    def logprobs(self, which, raw, made, allowed):
+        setting, free = self.settings[which % len(self.settings)], which >= len(self.settings)
         return np.stack(
             [self.of(setting, tuple(path), free=free, raw=row) for path, row in zip(made, raw, strict=True)]
         )

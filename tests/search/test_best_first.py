@@ -24,11 +24,11 @@ def even(path):
     return allowed
 
 
-def found_in(search, law=0):
-    """Answer -> log-probability, of those that a law gives any."""
+def found_in(search, which=0):
+    """Answer -> log-probability, of those that have a probability."""
     paths = [search.ids(at) for at in range(len(search.ended))]
     assert len(set(paths)) == len(paths), "an answer was found twice"
-    return {path: float(own[law]) for path, own in zip(paths, search.logprobs, strict=True) if own[law] > -np.inf}
+    return {path: float(own[which]) for path, own in zip(paths, search.logprobs, strict=True) if own[which] > -np.inf}
 
 
 def assert_same(found, exact):
@@ -47,11 +47,11 @@ def test_every_answer_is_found_with_its_probability(number, rows):
     space = Answers(Table(number, V=4, ends=1 + number % 2, forbidden=0.2 * number), SETTINGS)
     search = BestFirst(space, mass=1.0, rows=rows)
     search.run(**ALL)
-    for law, setting in enumerate(SETTINGS):
+    for which, setting in enumerate(SETTINGS):
         exact = space.every(setting)
         # What is rarer than the rounding of a sum may be left out.
-        assert_same(found_in(search, law), {p: v for p, v in exact.items() if p in found_in(search, law)})
-        assert sum(math.exp(v) for p, v in exact.items() if p not in found_in(search, law)) < 1e-11
+        assert_same(found_in(search, which), {p: v for p, v in exact.items() if p in found_in(search, which)})
+        assert sum(math.exp(v) for p, v in exact.items() if p not in found_in(search, which)) < 1e-11
     np.testing.assert_allclose(search.found, 1.0, atol=1e-11)
     np.testing.assert_allclose(search.left, 0.0, atol=1e-11)
     assert space.most <= rows and search.passes == space.passes == len(search.trace)
@@ -71,14 +71,14 @@ def test_bounds_hold_at_every_pass(complete):
         search = BestFirst(space, mass=0.999, rows=8)
         why = search.run(max_passes=limit, max_nodes=10**6)
         assert search.passes == limit or why == "mass"
-        for law, law_exact in enumerate(exact):
-            found = {path: math.exp(v) for path, v in found_in(search, law).items()}
-            assert search.found[law] == pytest.approx(sum(found.values()), abs=1e-12)
-            assert search.found[law] + search.left[law] == pytest.approx(1, abs=1e-12)
+        for which, own_exact in enumerate(exact):
+            found = {path: math.exp(v) for path, v in found_in(search, which).items()}
+            assert search.found[which] == pytest.approx(sum(found.values()), abs=1e-12)
+            assert search.found[which] + search.left[which] == pytest.approx(1, abs=1e-12)
             for event in events:
                 low = sum(p for path, p in found.items() if path in event)
-                truth = sum(p for path, p in law_exact.items() if path in event)
-                assert low - 1e-12 <= truth <= low + search.left[law] + 1e-12
+                truth = sum(p for path, p in own_exact.items() if path in event)
+                assert low - 1e-12 <= truth <= low + search.left[which] + 1e-12
     assert why == "mass" and (search.left < 0.001).all()
 
 
@@ -100,12 +100,12 @@ def test_more_children_than_are_listed_at_first():
     search = BestFirst(space, mass=1.0, rows=2)
     search.run(**ALL)
     assert search.passes == 1 and len(search.ended) == 700
-    for law, setting in enumerate(space.settings):
-        assert_same(found_in(search, law), space.every(setting))
+    for which, setting in enumerate(space.settings):
+        assert_same(found_in(search, which), space.every(setting))
 
 
 def test_settings_share_a_search_and_cost_no_pass():
-    """What easier settings need has been expanded for the hardest one, but for a pass or two by chance."""
+    """What easier settings need has been expanded for the hardest one, apart from a pass or two by chance."""
     grid = [{"temperature": t, "top_p": p} for t in np.linspace(0.3, 1.2, 10) for p in (0.5, 0.8, 0.9, 0.95, 1.0)]
     hardest = {"temperature": 1.2, "top_p": 1.0}
     for number in range(3):
@@ -167,13 +167,13 @@ def test_limits_and_why_it_ends():
     assert why == "passes" and found.passes == 3 and found.left[0] > 0.01
     why, found = search(max_nodes=7)
     assert why == "rows" and len(found.nodes) == 7
-    # Nothing of this law is left, though it never has its mass: the rest of it lies outside the tree.
+    # Nothing of this distribution is left, though it never has its mass: the rest of it lies outside the tree.
     never = Answers(Table(1, V=4), max_tokens=3, grammar=lambda path: np.zeros(4, bool))
     found = BestFirst(never, mass=0.99, rows=2)
     assert found.run(**ALL) == "mass" and found_in(found) == {(): 0.0}
 
 
-def test_a_law_that_does_not_drive_costs_no_pass():
+def test_settings_that_do_not_drive_cost_no_pass():
     made = []
     for driving in ([True, True], [True, False], None):
         space = Answers(Table(9, V=4, spread=1.0), [{}, {"temperature": 1.7}] if driving else [{}], max_tokens=6)
