@@ -293,7 +293,9 @@ class Answers:
         """What was found, and what it took."""
         count = len(self.data.settings.requests)
         left = max(weighed.left for weighed in self.data.weighed[:count])
-        some = f"{len(self):,} answers" + (f" under {count} settings" if count > 1 else "")
+        some = f"{len(self):,} answer{'s' if len(self) != 1 else ''}" + (
+            f" under {count} settings" if count > 1 else ""
+        )
         rest = f"{'at most ' if count > 1 else ''}{left:.2g} unexplored"
         passes = f"{self.passes:,} pass{'es' if self.passes != 1 else ''}"
         return f"{some}, {rest}, {passes} of the model ({_WHY[self.stopped]})"
