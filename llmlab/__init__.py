@@ -11,8 +11,9 @@ To begin:
     connect         returns a `Lab` on an endpoint that speaks the chat-completion API
 
 What they return, and what that returns:
-    Lab             chat, stream, complete, score, next_token, sweep, beam_search, compare_orders, playground, client
+    Lab             chat, stream, complete, score, next_token, sweep, answers, beam_search, compare_orders, playground
     Result          the answer to a request: text, frames, plots, rerun, branch, diff; `Result.load` reads a saved one
+    Answers         the distribution of whole answers, with bounds for any event, under any sampling parameters
     NextToken       the exact distribution of the next token, under any sampling parameters
     Sweep           the answers to a grid of requests, with intervals; `Sweep.load` reads a saved one
 

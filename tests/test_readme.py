@@ -48,7 +48,14 @@ def run_and_compare(block: str, names: dict[str, object]) -> int:
 
 def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One after the other, as a reader would run them, on the model that is loaded already."""
-    monkeypatch.setattr(llmlab, "load", lambda name: demo)
+    load, dtypes = llmlab.load, list[Lab]()
+
+    def loaded(name: str, **options: object) -> Lab:
+        if options:
+            dtypes.append(load(name, max_context=512, quiet=True, **options))
+        return dtypes[-1] if options else demo
+
+    monkeypatch.setattr(llmlab, "load", loaded)
     connect, names = llmlab.connect, dict[str, object]()
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) > 4

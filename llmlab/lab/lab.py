@@ -37,6 +37,7 @@ class Lab(Searches, Comparisons):
         lab.next_token("Name an animal.")   # the exact distribution of the next token
         lab.score("Name an animal.", "Cat") # the logprobs of a given answer
         lab.sweep("Name an animal.", temperature=[0, 1])    # every combination of some parameters
+        lab.answers("Name an animal.")      # the distribution of whole answers: exact, with bounds for any event
         lab.beam_search("Name an animal.", beams=8)         # the most likely answers; also samples without replacement
         lab.compare(other, "Name an animal.")               # two models over the same tokens
 
@@ -49,6 +50,7 @@ class Lab(Searches, Comparisons):
     Attributes:
         last: the latest Result, also the unfinished one of a run that was interrupted; None at first.
         last_sweep: the latest Sweep, also one that was interrupted; None at first.
+        last_answers: the latest Answers, also of a search that was interrupted; None at first.
     """
 
     @shows_fields(without=STREAMING)

@@ -23,6 +23,7 @@ from llmlab.results.stream import Stream
 
 if TYPE_CHECKING:
     from llmlab.counterfactuals.score import Scored
+    from llmlab.results.answers import Answers
     from llmlab.results.next_token import NextToken
     from llmlab.results.token_list import TokenList
     from llmlab.sweeps.sweep import Sweep
@@ -44,12 +45,14 @@ class Model:
     Attributes:
         last: the latest Result, also the unfinished one of a run that was interrupted; None at first.
         last_sweep: the latest Sweep, also one that was interrupted; None at first.
+        last_answers: the latest Answers, also of a search that was interrupted; None at first.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.last: Result | None = None
         self.last_sweep: Sweep | None = None
+        self.last_answers: Answers | None = None
 
     @overload
     def chat(self, messages: One, *, order: OrderLike = ..., **fields: Any) -> Result: ...

@@ -11,6 +11,7 @@ from llmlab.protocol.request import Request
 from llmlab.protocol.signatures import STREAMING, shows_fields
 
 if TYPE_CHECKING:
+    from llmlab.results.answers import Answers
     from llmlab.results.search_result import SearchResult
 
 #: Fields that a search does not take.
@@ -20,9 +21,70 @@ _NOT_HERE = ("stop", "include_stop", *STREAMING)
 class Searches(Model):
     """A model whose answers can be searched; a `Lab` is one.
 
-    The searches run over the distributions that the request's sampler settings make: by default the model's own, and
-    with a temperature, penalties, a truncation or a grammar those that an answer would be drawn from at every step.
+    `answers` explores all that is likely; the other searches find several answers together. They run over the
+    distributions that the request's sampler settings make: by default the model's own, and with a temperature,
+    penalties, a truncation or a grammar those that an answer would be drawn from at every step.
     """
+
+    @shows_fields(without=("n", "seed", *STREAMING))
+    def answers(
+        self,
+        messages: str | Sequence[Any] | Request | None = None,
+        *,
+        mass: float = 0.99,
+        max_passes: int | None = None,
+        max_rows: int | None = None,
+        rows: int | None = None,
+        conditional: bool = False,
+        order: OrderLike = "llmlab",
+        **fields: Any,
+    ) -> Answers:
+        """Returns the distribution of whole answers: each with its exact probability, and bounds for any event.
+
+            found = lab.answers("Is the sky blue? Answer yes or no.", max_tokens=4)
+            found.frame()                                       # every answer that was found, the most likely first
+            found.probability(r"(?i)^yes")                      # (low, high), for certain
+            lab.answers("Name an animal.", temperature=[0.5, 1.0, 1.5], top_p=[0.9, 1.0]).summary_frame()
+
+        A best-first search expands the likeliest beginnings of answers, a pass of the model for up to `rows` of them,
+        until the answers that were found have the mass. An answer ends with an end token, with a stop sequence, or at
+        max_tokens, where it is cut off and counts as an answer of its own. Several settings of the sampler share one
+        search: a beginning is expanded where any of them makes it likely.
+
+        A prompt with long answers has more of them than can be found: give a small `max_tokens`, so that answers are
+        their beginnings. An interrupt leaves what was found in `last_answers`.
+
+        Args:
+            messages: as in `chat`; None where there is a `prompt`.
+            mass: the probability that the answers found should have under every setting.
+            max_passes: the most passes of the model; by default 256. At a limit there are fewer answers, with bounds
+                that hold all the same.
+            max_rows: the most next-token distributions to compute, whose logits are kept for other settings; by default
+                as many as 512 MiB hold, and 4,096 at most.
+            rows: the most rows of a pass; by default 32, or as many as the model has.
+            conditional: with a grammar, also explore what the model would say without it until the answers that fit
+                have the mass; see `Answers.distance_frame`.
+            order: as in `chat`.
+            fields: as in `chat`, except n and seed; a list of numbers for a field of the sampler is one setting each.
+
+        Raises:
+            RequestError: as in `chat`; an argument is wrong; the backend is an endpoint, which gives no logits.
+            EngineError: there is no memory for the rows.
+        """
+        from llmlab.results.answers import found_answers
+        from llmlab.search.asked_answers import search_answers, settings_of, varied_fields
+
+        order = order_name(order)
+        varied = varied_fields(fields)
+        request = self.request(messages, **{name: value for name, value in fields.items() if name not in varied})
+        settings = settings_of(request, varied)
+        return found_answers(
+            self,
+            lambda keep: search_answers(
+                self.backend, settings, mass=mass, max_passes=max_passes, max_rows=max_rows, rows=rows,
+                conditional=conditional, order=order, keep=keep,
+            ),
+        )  # fmt: skip
 
     @shows_fields(without=(*_NOT_HERE, "seed"))
     def beam_search(

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmlab.plots.answers import plot_answers, plot_bounds
     from llmlab.plots.check import plot_calibration, plot_check
     from llmlab.plots.comparison import plot_comparison, plot_comparison_tokens
     from llmlab.plots.completion import (
@@ -32,6 +33,8 @@ _PLACES = {
     "Alternatives": "completion",
     "alternatives": "completion",
     "plot_top_logprobs": "completion",
+    "plot_answers": "answers",
+    "plot_bounds": "answers",
     "plot_calibration": "check",
     "plot_entropy": "completion",
     "plot_check": "check",
@@ -57,6 +60,8 @@ __all__ = [
     "Alternatives",
     "alternatives",
     "plot_top_logprobs",
+    "plot_answers",
+    "plot_bounds",
     "plot_calibration",
     "plot_entropy",
     "plot_check",

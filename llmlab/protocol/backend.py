@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer, UInt32
 
-from llmlab.protocol.completion import Completion, Delta, Header, TokenBytes
+from llmlab.protocol.completion import Choice, Completion, Delta, Header, TokenBytes
 from llmlab.protocol.request import ChatRequest, Request
 
 if TYPE_CHECKING:
@@ -358,6 +358,24 @@ class LogitsBackend(Backend, Protocol):
 
         Raises:
             RequestError: the request's grammar forbids a token; ContextLengthError: the tokens do not fit.
+        """
+
+    def written(
+        self,
+        request: Request,
+        ids: Int32[np.ndarray, " T"],
+        *,
+        prompt: Int32[np.ndarray, " L"],
+        finish_reason: str | None,
+    ) -> Choice:
+        """The answer that given tokens make, without a pass of the model: its tokens have no statistics (NaN).
+
+        Args:
+            request: the request.
+            ids: the answer's token ids.
+            prompt: the prompt's token ids.
+            finish_reason: "stop" or "length" where it ends after them, unless its text ends it otherwise. None where
+                its text alone may end it; if that does not, the answer's finish reason is "interrupted".
         """
 
     def score_all(self, asked: Sequence[Scoring]) -> list[Completion]:

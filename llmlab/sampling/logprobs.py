@@ -38,6 +38,13 @@ class TokenStatistics(NamedTuple):
     watched_sampling_logprobs: Float32[Any, "B W"] | None = None
 
 
+def unknown_statistics(count: int) -> TokenStatistics:
+    """Returns the statistics of tokens that nothing is known of, on the host: NaN, and -1 for ranks and counts."""
+    nan, none = np.full(count, np.nan, np.float32), np.full(count, -1, np.int32)
+    ids, logprobs = np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)
+    return TokenStatistics(nan, nan, none, nan, nan, nan, none, ids, logprobs, logprobs)
+
+
 def token_statistics(
     raw: Float32[Array, "B V"],
     processed: Float32[Array, "B V"],

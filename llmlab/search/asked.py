@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from llmlab.search.model_space import ModelSpace
 from llmlab.search.space import Path
 from llmlab.search.without_replacement import inclusion_probability, sample_without_replacement
 
-__all__ = ["Found", "Searched", "search_beams", "search_codes", "search_sample"]
+__all__ = ["Found", "Searched", "checked", "search_beams", "search_codes", "search_sample"]
 
 #: The most sequences, which is the most answers of a request.
 _MOST = 128
@@ -96,7 +96,7 @@ def search_beams(
     order: str,
 ) -> Searched:
     """Finds likely answers to a request; see `Lab.beam_search`."""
-    model = _checked(backend, request)
+    model = checked(backend, request)
     beams = _rows(model, "beams", beams)
     groups = whole("groups", groups, least=1)
     if beams % groups:
@@ -139,7 +139,7 @@ def search_beams(
 
 def search_sample(backend: Backend, request: Request, *, n: Any, order: str) -> Searched:
     """Draws different answers to a request; see `Lab.sample_without_replacement`."""
-    model = _checked(backend, request)
+    model = checked(backend, request)
     n = _count(request, n, default=4)
     _rows(model, "n", n, more=1)
     seed = secrets.randbelow(2**53) if request.seed is None else request.seed
@@ -158,7 +158,7 @@ def search_sample(backend: Backend, request: Request, *, n: Any, order: str) -> 
 
 def search_codes(backend: Backend, request: Request, *, n: Any, order: str) -> Searched:
     """Samples answers to a request from evenly spaced codes; see `Lab.arithmetic_sample`."""
-    model = _checked(backend, request)
+    model = checked(backend, request)
     n = _count(request, n, default=8)
     seed = secrets.randbelow(2**53) if request.seed is None else request.seed
     codes, each = codes_of(n, seed=seed), []
@@ -170,12 +170,18 @@ def search_codes(backend: Backend, request: Request, *, n: Any, order: str) -> S
     return _searched("arithmetic sampling", {}, request, each, order=order, seed=seed)
 
 
-def _checked(backend: Backend, request: Request) -> LogitsBackend:
-    """The backend as one that gives logits, once the request is one that a search can answer."""
+def checked(backend: Backend, request: Request, *, without: Collection[str] = ()) -> LogitsBackend:
+    """The backend as one that gives logits, once the request is one that a search can answer.
+
+    Args:
+        backend: the backend.
+        request: the request.
+        without: fields that this search takes all the same.
+    """
     if not isinstance(backend, LogitsBackend):
         raise RequestError(f"{backend.name} is an endpoint that gives no logits; llmlab.load a model for a search")
     for name, instead in _NOT_HERE.items():
-        if value := getattr(request, name):
+        if name not in without and (value := getattr(request, name)):
             raise RequestError(f"{name} = {short(value)}: {instead}", param=name)
     return backend
 

@@ -312,6 +312,7 @@ def test_what_needs_the_model_says_what_to_do(remote):
         "compare": lambda: remote.compare(remote, "hello"),
         "drift": lambda: remote.drift("hello"),
         "a sample": lambda: remote.sample_without_replacement("hello"),
+        "answers": lambda: remote.answers("hello"),
         "codes": lambda: remote.arithmetic_sample("hello"),
         "complete": lambda: remote.complete("hello"),
         "order": lambda: remote.chat("hello", order="vllm"),

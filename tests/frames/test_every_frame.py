@@ -51,6 +51,8 @@ def frames(demo) -> dict[str, pd.DataFrame]:
     calibration = demo.check_calibration(truth)
     beams = demo.beam_search("Name an animal.", beams=3, max_tokens=4)
     comparison = demo.compare(demo, story)
+    choice = {"choice": ["Cat", "Dog"]}
+    answers = demo.answers("Name an animal.", temperature=[0.5, 1.0], structured_outputs=choice)
     return {
         "Audit.frame": demo.audit(only=["top_k", "stop"], seed=1).frame(),
         "Answer.logprobs_frame": story.logprobs_frame(),
@@ -86,6 +88,13 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Comparison.classes_frame": comparison.classes_frame(),
         "Comparison.entropy_frame": comparison.entropy_frame(ranges=3),
         "Drift.frame": demo.drift(story, dtypes=["int8"]).frame(),
+        "Answers.frame": answers.frame(),
+        "Answers.summary_frame": answers.summary_frame(),
+        "Answers.probability_frame": answers.probability_frame({"cat": "Cat"}),
+        "Answers.begins_frame": answers.begins_frame({"cat": "Cat"}),
+        "Answers.bounds_frame": answers.bounds_frame({"cat": "Cat"}),
+        "Answers.conditional_frame": answers.conditional_frame(),
+        "Answers.distance_frame": answers.distance_frame(),
         "SamplerCheck.frame": check.frame(),
         "Calibration.frame": calibration.frame(),
         "Calibration.prompts_frame": calibration.prompts_frame(),

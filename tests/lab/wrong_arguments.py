@@ -129,6 +129,21 @@ def cases() -> Iterator[tuple[str, Call, str]]:
     yield "early one", lambda d, r, w, s: d.beam_search(QUESTION, early_stopping=1), 'False or "never", got 1'
     yield "n drawn", lambda d, r, w, s: d.sample_without_replacement(QUESTION, n="3"), "n must be an integer, got '3'"
     yield "n codes", lambda d, r, w, s: d.arithmetic_sample(QUESTION, n=[3]), "n must be an integer, got"
+    yield "mass", lambda d, r, w, s: d.answers(QUESTION, mass="all"), "mass must be a number, got 'all'"
+    yield "passes", lambda d, r, w, s: d.answers(QUESTION, max_passes=1.5), "max_passes must be an integer, got 1.5"
+    yield "rows", lambda d, r, w, s: d.answers(QUESTION, max_rows="8"), "max_rows must be an integer, got '8'"
+    yield "conditional", lambda d, r, w, s: d.answers(QUESTION, conditional=1), "conditional must be True or False"
+    yield (
+        "an event",
+        lambda d, r, w, s: d.answers(QUESTION, max_passes=1).probability(3),
+        "event must be a regular expr",
+    )
+    yield "begins", lambda d, r, w, s: d.answers(QUESTION, max_passes=1).begins(3), "texts must be a list of texts"
+    yield (
+        "classes",
+        lambda d, r, w, s: d.answers(QUESTION, max_passes=1).begins_frame(["Yes"]),
+        "classes must map names to texts",
+    )
     yield (
         "every",
         lambda d, r, w, s: list(d.stream(QUESTION, max_tokens=1).partial_results(every="a")),

@@ -21,8 +21,8 @@ from tests.real.smollm2 import find_smollm2
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 
-#: The notebook that runs a real model; tests/real runs it again.
-REAL = "10_your_model"
+#: The notebooks that run a real model; tests/real runs them again.
+REAL = ("10_your_model", "13_answers", "15_two_models")
 
 #: Where a notebook's metadata keep the hash of the code that its outputs are of.
 RECORD = "llmlab"

@@ -194,6 +194,8 @@ CALLS = {
     "plots.plot_comparison_tokens(both.frame(), choice=[0])": "choice",
     "plots.plot_comparison(both.frame(), names='ab')": "names",
     "both.plot_tokens(text=9)": "text",
+    "plots.plot_answers(frame, unexplored=0.1)": "frame",
+    "plots.plot_bounds(frame, x='passes')": "frame",
     "check.plot(top=[3])": "top",
     "plots.plot_check(check)": "frame",
     "plots.plot_check(check.frame(), draws=[20])": "draws",

@@ -23,6 +23,7 @@ from llmlab.frames.schema import build
 from llmlab.frames.tokens import logprobs_frame, surprisal_frame
 from llmlab.plots.style import slot
 from tests.completions import _assert_nothing_clipped, guessed_story, make_completion, make_tokens
+from tests.plots.test_answers import answers_frame, bounds_frame
 from tests.plots.test_counterfactual import a_tree, divergence_frame, orders_frame
 from tests.plots.test_search import search_frame
 
@@ -194,6 +195,8 @@ PLOTS: dict[str, Callable[[Axes], Axes]] = {
         divergence_frame([f"a value with a long name {at}" for at in range(5)], [(at, -1) for at in range(5)]),
         parameter="temperature", ax=ax,
     ),
+    "answers": lambda ax: plots.plot_answers(answers_frame(), unexplored=0.02, answers=9, heading="answers", ax=ax),
+    "bounds": lambda ax: plots.plot_bounds(bounds_frame(), x="passes", ax=ax),
     "search": lambda ax: plots.plot_search(
         search_frame(6, score=-np.arange(6) / 10, group=[0, 0, 1, 1, 2, 2]),
         heading="beam search, beams 6, groups 3", ax=ax,

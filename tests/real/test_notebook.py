@@ -1,4 +1,4 @@
-"""The notebook of a model of one's own, run again with the real model."""
+"""The notebooks of a real model, run again with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tests.notebooks.run import FOLDER, REAL, run
 pytestmark = pytest.mark.real
 
 
-def test_the_notebook_puts_out_what_was_committed(smollm2, tmp_path):
-    committed = nbformat.read(FOLDER / f"{REAL}.ipynb", as_version=4)
+@pytest.mark.parametrize("name", REAL)
+def test_a_notebook_puts_out_what_was_committed(smollm2, tmp_path, name):
+    committed = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     again = run(committed, folder=tmp_path)
-    assert differences(committed, again) == [], "python -m tests.notebooks.refresh 10"
+    assert differences(committed, again) == [], f"python -m tests.notebooks.refresh {name}"

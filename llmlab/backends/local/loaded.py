@@ -17,11 +17,13 @@ from llmlab.backends.local.dtypes import coarser
 from llmlab.backends.local.prompt_tokens import prompt_tokens
 from llmlab.backends.local.request_grammar import request_grammar
 from llmlab.engine.engine import Engine
+from llmlab.engine.scheduler import Piece
 from llmlab.errors import ContextLengthError, ModelNotFoundError, RequestError, short
 from llmlab.grammar.matcher import Grammar
 from llmlab.grammar.vocabulary import Vocabulary
-from llmlab.protocol.completion import Header
+from llmlab.protocol.completion import Choice, Header
 from llmlab.protocol.request import ChatRequest, PromptRequest, Request
+from llmlab.sampling.logprobs import unknown_statistics
 from llmlab.sampling.orders import asks, order_key, placed
 from llmlab.sampling.params import SamplingParams
 from llmlab.sampling.repetition import BREAKERS, DRY
@@ -336,6 +338,13 @@ class LoadedModel:
             watched=request.logprob_token_ids or (),
             name_call=partial(call_id, seed=seed, choice=index, prompt=prompt, length=length),
         )
+
+    def written(self, request: Request, ids: np.ndarray, *, prompt: np.ndarray, finish_reason: str | None) -> Choice:
+        """Returns the answer that given tokens make, without a pass of the model; see `LogitsBackend.written`."""
+        writer = self.writer(request, prompt, index=0, seed=0)
+        writer.feed(Piece(0, ids, unknown_statistics(len(ids)), finish_reason))
+        writer.interrupt()
+        return writer.choice()
 
     def ends_of(self, request: Request) -> tuple[int, ...]:
         """Returns the tokens that end an answer to the request."""
