@@ -65,6 +65,8 @@ def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert compared == README.count("# ->") > 3
         assert names["answer"].notes == ()
         names["there"].close()
+    for lab in dtypes:
+        lab.close()
     plt.close("all")
     request, result = names["request"], names["r"]
     assert request.to_openai() in capsys.readouterr().out
