@@ -22,6 +22,7 @@ Requests, which `Lab.request` also builds:
     PromptRequest   the same for a raw prompt without a chat template
 
 Modules:
+    certainty       how certain a model is of its answers, and whether it is right to be
     metrics         functions from a frame to a number: perplexity, diversity, calibration, distances
     plots           the figures, as functions of frames
     testing         a tiny model and a byte tokenizer for anybody's tests
@@ -48,7 +49,7 @@ from llmlab.errors import (
 from llmlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from llmlab import metrics, plots, testing
+    from llmlab import certainty, metrics, plots, testing
     from llmlab.lab.lab import Lab
     from llmlab.lab.loading import connect, load
     from llmlab.protocol.request import ChatRequest, PromptRequest
@@ -69,6 +70,7 @@ __all__ = [
     "RequestError",
     "Result",
     "Sweep",
+    "certainty",
     "connect",
     "load",
     "metrics",
@@ -87,7 +89,7 @@ _LATE = {
     "connect": "llmlab.lab.loading",
     "load": "llmlab.lab.loading",
 }
-_MODULES = ("metrics", "plots", "testing")
+_MODULES = ("certainty", "metrics", "plots", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """Who may import whom: the rules that keep each room of the package understandable by itself.
 
-    cli -> __init__ -> lab -> {playground, sweeps, checks, audit} -> results -> {counterfactuals, search} -> plots
+    cli -> __init__ -> lab -> {playground, sweeps, checks, audit} -> results -> {counterfactuals, search, certainty} -> plots
         -> {frames, display} -> {protocol, distributions, text, metrics} -> {sampling, errors}
     lab -> backends -> {engine, checkpoints} -> {models, grammar, text, protocol} -> {sampling, errors}
     serve -> protocol
@@ -30,7 +30,7 @@ FLOORS = [
     {"protocol", "distributions", "metrics", "text", "models", "grammar"},
     {"frames", "display", "serve", "engine", "checkpoints"},
     {"plots", "backends"},
-    {"counterfactuals", "search"},
+    {"counterfactuals", "search", "certainty"},
     {"results"},
     {"sweeps", "checks", "audit", "playground"},
     {"lab"},
@@ -45,12 +45,12 @@ FLOOR["testing"] = FLOOR["backends"]
 #: The engine's tower and the laboratory's. They share the floors below, and meet where a lab is made.
 ENGINE_TOWER = {"backends", "engine", "checkpoints", "models", "grammar"}
 LAB_TOWER = {"frames", "display", "plots", "counterfactuals", "results", "sweeps", "checks", "audit", "playground"}
-LAB_TOWER |= {"search", "lab"}
+LAB_TOWER |= {"search", "certainty", "lab"}
 MEETING_PLACE = "llmlab/lab/loading.py"
 
 #: Where each of these may be imported; a name that is not here may be imported anywhere.
 ONLY_IN = {
-    "pandas": {"frames", "metrics", "results", "counterfactuals", "sweeps", "checks", "audit", "plots"},
+    "pandas": {"frames", "metrics", "certainty", "results", "counterfactuals", "sweeps", "checks", "audit", "plots"},
     "matplotlib": {"plots"},
     "IPython": {"display"},
     "ipywidgets": {"playground"},
@@ -69,7 +69,7 @@ ONLY_IN = {
     "pydantic": {"protocol", "serve"},
     "openai": {"protocol", "backends", "results", "lab", "serve"},
     "anyio": {"backends"},
-    "scipy": {"checks", "sweeps"},
+    "scipy": {"checks", "certainty", "sweeps"},
     "typer": {"cli"},
     "rich": {"cli"},
     "jax": {"sampling", "models", "engine", "checkpoints", "backends", "distributions", "testing", "cli"},

@@ -93,6 +93,15 @@ DRAFT_COLUMNS: dict[str, str] = {
     "guessed": "flag",
     "passes": "index",
 }
+#: One row per choice; see `samples.samples_frame`.
+SAMPLES_COLUMNS: dict[str, str] = {
+    "choice": "index",
+    "text": "text",
+    "finish_reason": "text",
+    "tokens": "count",
+    "logprob": "number",
+    "sampling_logprob": "number",
+}
 #: One row per token of a prompt; see `Result.prompt_logprobs_frame`.
 PROMPT_COLUMNS: dict[str, str] = {
     "position": "index",

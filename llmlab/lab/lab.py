@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import openai
 
     from llmlab.audit.report import Audit
+    from llmlab.certainty.p_true import PTrue
     from llmlab.checks.calibration import Calibration
     from llmlab.checks.sampler import SamplerCheck
     from llmlab.counterfactuals.orders import Orders
@@ -231,6 +232,43 @@ class Lab(Searches, Comparisons):
             self.backend, reference=None if reference is None else reference.backend, max_requests=max_requests,
             max_tokens=max_tokens, false_alarms=false_alarms, seed=seed, only=only,
         )  # fmt: skip
+
+    @shows_fields(without=("messages", "prompt", "n", *STREAMING))
+    def p_true(
+        self,
+        questions: str | Sequence[str],
+        answers: str | Sequence[str],
+        *,
+        ideas: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        options: Sequence[str] = ("True", "False"),
+        raw: bool = False,
+        order: OrderLike = "llmlab",
+        **fields: Any,
+    ) -> PTrue:
+        """Asks the model whether answers are true: the probability that it says so is its confidence in them, P(True).
+
+            lab.p_true("Who wrote Emma?", "Jane Austen").frame()
+            lab.p_true(questions, found.frame()["answer"], ideas=[r.texts for r in results])
+
+        Args:
+            questions: the question, or several.
+            answers: the answer that is asked about, one per question.
+            ideas: texts that are shown before the answer as brainstormed ideas, such as samples; a list per question.
+            options: what the model says of a true and of a false answer.
+            raw: ask by the raw prompt, without a chat template, as for a base model; the options follow a space then.
+            order: as in `chat`.
+            fields: as in `chat`. P(True) is of the raw distribution, which sampler fields do not change.
+
+        Raises:
+            RequestError: as in `score`; there are not as many answers as questions.
+
+        Source: Kadavath et al. 2022, "Language models (mostly) know what they know", arXiv:2207.05221.
+        """
+        from llmlab.lab.truth import ask_true
+
+        return ask_true(
+            self, questions, answers, ideas=ideas, options=options, raw=raw, order=order_name(order), fields=fields
+        )
 
     @shows_fields(without=STREAMING)
     def playground(

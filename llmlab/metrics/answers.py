@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmlab.metrics.columns import mean, need
+from llmlab.metrics.equivalence import Equivalence, classes_of
 from llmlab.metrics.ngrams import bleu, grams, matched_by_others, pair_bleu
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def pairwise_bleu(
 
     Source: Shen, Ott, Auli, Ranzato 2019, "Mixture models for diverse machine translation: tricks of the trade".
     """
-    found = _answers(frame, column, "pairwise_bleu")
+    found = answers_of(frame, column, "pairwise_bleu")
     if found is None or len(found) < 2:
         return math.nan
     # Equal answers are counted, not compared again.
@@ -75,7 +76,7 @@ def self_bleu(
     for the smoothing Lin and Och 2004, "ORANGE: a method for evaluating automatic evaluation metrics for machine
     translation".
     """
-    found = _answers(frame, column, "self_bleu")
+    found = answers_of(frame, column, "self_bleu")
     if found is None or len(found) < 2:
         return math.nan
     texts = [split(text) for text in found]
@@ -87,57 +88,75 @@ def self_bleu(
     return mean(np.array(each))
 
 
-def majority_share(frame: pd.DataFrame, *, column: str = "text") -> float:
-    """The share of completions that give the most common answer, 0 to 1; white space around a text does not count.
+def majority_share(frame: pd.DataFrame, *, column: str = "text", equivalence: Equivalence = "exact") -> float:
+    """The share of completions that give the most common answer, 0 to 1: self-consistency as a confidence.
 
     Reads a frame of completions. As an estimate of the probability of the likeliest answer it is too large, by the more
     the fewer completions there are, because the answer that happened to be sampled most often is the one counted.
     `pairwise_agreement` has no such bias.
 
+    Args:
+        frame: one row per completion.
+        column: the column of the texts.
+        equivalence: which texts are the same answer, as in `semantic_entropy`.
+
     Source: Wang, Wei, Schuurmans, Le, Chi, Narang, Chowdhery, Zhou 2023, "Self-consistency improves
     chain of thought reasoning in language models".
     """
-    counts = _counts(frame, column, "majority_share")
+    counts = _counts(frame, column, "majority_share", equivalence)
     return max(counts) / sum(counts) if counts else math.nan
 
 
-def pairwise_agreement(frame: pd.DataFrame, *, column: str = "text") -> float:
-    """The share of pairs of completions that give the same answer, 0 to 1; white space around a text does not count.
+def pairwise_agreement(frame: pd.DataFrame, *, column: str = "text", equivalence: Equivalence = "exact") -> float:
+    """The share of pairs of completions that give the same answer, 0 to 1.
 
     Reads a frame of completions. It estimates, without bias at any number of completions, the probability that two
     completions agree: the sum of the squared probabilities of the answers. NaN with fewer than two completions.
 
+    Args:
+        frame: one row per completion.
+        column: the column of the texts.
+        equivalence: which texts are the same answer, as in `semantic_entropy`.
+
     Source: Simpson 1949, "Measurement of diversity".
     """
-    counts = np.array(_counts(frame, column, "pairwise_agreement"), np.float64)
+    counts = np.array(_counts(frame, column, "pairwise_agreement", equivalence), np.float64)
     n = counts.sum()
     return float((counts * (counts - 1)).sum() / (n * (n - 1))) if n > 1 else math.nan
 
 
-def sample_entropy(frame: pd.DataFrame, *, column: str = "text", corrected: bool = False) -> float:
-    """The entropy of the answers among n sampled completions, in nats; white space around a text does not count.
+def sample_entropy(
+    frame: pd.DataFrame, *, column: str = "text", corrected: bool = False, equivalence: Equivalence = "exact"
+) -> float:
+    """The entropy of the answers among n sampled completions, in nats: discrete semantic entropy.
 
     Reads a frame of completions. It is the plug-in estimate, which depends on n: it is at most log n, and on average
     below the entropy of the distribution. `corrected` adds (K - 1) / 2n for K different answers, which removes the
     first order of that bias and not all of it: with fewer completions than answers, both are far too small.
 
-    Sources: Kuhn, Gal, Farquhar 2023, "Semantic uncertainty" (with each text a meaning of its own);
-    Miller 1955, "Note on the bias of information estimates".
+    Args:
+        frame: one row per completion.
+        column: the column of the texts.
+        corrected: add the first-order correction of the bias.
+        equivalence: which texts are the same answer, as in `semantic_entropy`.
+
+    Sources: Farquhar, Kossen, Kuhn, Gal 2024, "Detecting hallucinations in large language models using semantic
+    entropy" (the discrete estimate); Miller 1955, "Note on the bias of information estimates".
     """
-    counts = np.array(_counts(frame, column, "sample_entropy"), np.float64)
+    counts = np.array(_counts(frame, column, "sample_entropy", equivalence), np.float64)
     if not len(counts):
         return math.nan
     share = counts / counts.sum()
     return float(-share @ np.log(share) + (0.5 * (len(counts) - 1) / counts.sum() if corrected else 0.0)) + 0.0
 
 
-def _counts(frame: pd.DataFrame, column: str, metric: str) -> list[int]:
+def _counts(frame: pd.DataFrame, column: str, metric: str, equivalence: Equivalence) -> list[int]:
     """How many completions give each answer; empty if an answer is not known."""
-    found = _answers(frame, column, metric)
-    return list(Counter(answer.strip() for answer in found or ()).values())
+    found = answers_of(frame, column, metric)
+    return list(Counter(classes_of(found or [], equivalence).tolist()).values())
 
 
-def _answers(frame: pd.DataFrame, column: str, metric: str) -> list[str] | None:
+def answers_of(frame: pd.DataFrame, column: str, metric: str) -> list[str] | None:
     """The answer of each completion as text, with its tool calls if it has any; None if one of them is not known."""
     need(frame, column, metric)
     texts = frame[column].tolist()

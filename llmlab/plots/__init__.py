@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmlab.plots.answers import plot_answers, plot_bounds
+    from llmlab.plots.certainty import plot_rejection, plot_reliability
     from llmlab.plots.check import plot_calibration, plot_check
     from llmlab.plots.comparison import plot_comparison, plot_comparison_tokens
     from llmlab.plots.completion import (
@@ -49,6 +50,8 @@ _PLACES = {
     "plot_logprobs": "completion",
     "plot_orders": "counterfactual",
     "plot_penalties": "distribution",
+    "plot_rejection": "certainty",
+    "plot_reliability": "certainty",
     "plot_search": "search",
     "plot_stages": "distribution",
     "plot_surprisal": "completion",
@@ -76,6 +79,8 @@ __all__ = [
     "plot_logprobs",
     "plot_orders",
     "plot_penalties",
+    "plot_rejection",
+    "plot_reliability",
     "plot_search",
     "plot_stages",
     "plot_surprisal",

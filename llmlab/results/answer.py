@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from openai.types import CompletionUsage
     from openai.types.chat import ChatCompletion
 
+    from llmlab.certainty.measure import Certainty
+    from llmlab.metrics import Equivalence, Similarity
     from llmlab.protocol.request import Request
 
 #: How much of a large result a terminal and a notebook show; `texts` and `to_html()` have all of it.
@@ -161,6 +163,37 @@ class Answer:
         from llmlab.frames.tokens import top_logprobs_frame
 
         return top_logprobs_frame(self.data, alternatives=alternatives)
+
+    def samples_frame(self) -> pd.DataFrame:
+        """One row per choice, with the log-probability of the whole answer; see `llmlab.frames.samples.samples_frame`.
+
+        Columns: choice, text, finish_reason, tokens (the end token included), logprob (raw), sampling_logprob (in the
+        distribution that was sampled from), both in nats. The metrics of samples read it, such as
+        `metrics.semantic_entropy`.
+        """
+        from llmlab.frames.samples import samples_frame
+
+        return samples_frame(self.choices)
+
+    def certainty(
+        self,
+        *,
+        equivalence: Equivalence = "exact",
+        similarity: Similarity = "rouge_l",
+        relevance: Similarity | None = None,
+        distinct: bool = True,
+    ) -> Certainty:
+        """Measures how certain the model is of its answer, from the choices as samples; no model is asked.
+
+            lab.chat("What is 7 + 8?", n=10, seed=7).certainty(equivalence="normalised").frame()
+
+        For several prompts see `llmlab.certainty.measure`, whose arguments these are.
+        """
+        from llmlab.certainty.measure import measure
+
+        return measure(
+            self.data, equivalence=equivalence, similarity=similarity, relevance=relevance, distinct=distinct
+        )
 
     def surprisal_frame(self) -> pd.DataFrame:
         """How surprising each token was to the model: one row per token.

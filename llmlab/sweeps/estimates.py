@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmlab.errors import RequestError
 from llmlab.metrics import Metric
-from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import SAMPLING_FIELDS, shows_fields
 from llmlab.results.result import Asker
-from llmlab.sweeps.grid import Cell, Grid
+from llmlab.sweeps.frames import SweepFrames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,23 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Estimates"]
 
 
-class Estimates:
+class Estimates(SweepFrames):
     """The answers to a grid of requests, as far as estimates need them; a `Sweep` is one."""
 
-    grid: Grid
-    completions: Mapping[int, Completion]
     _asker: Asker | None
-    _metrics: Mapping[str, Metric]
-
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The finished cells, in the order of the grid: the last axis varies fastest."""
-        return tuple(self.grid.cells[index] for index in self.completions)
-
-    if TYPE_CHECKING:
-
-        def frame(self, *, metrics: Mapping[str, Metric] | None = None) -> pd.DataFrame:
-            """One row per completion."""
 
     @shows_fields(only=SAMPLING_FIELDS, unchanged=True)
     def reweight_frame(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmlab.errors import RequestError, short
+from llmlab.frames.samples import samples_frame, spelled_calls
 from llmlab.frames.schema import build
 from llmlab.frames.tokens import logprobs_frame
 from llmlab.metrics import Metric
 from llmlab.metrics.tokens import distinct
 from llmlab.protocol.arguments import listed
-from llmlab.protocol.completion import Choice, Completion, ToolCall
+from llmlab.protocol.completion import Choice, Completion
 from llmlab.sweeps.grid import Cell, Grid
 from llmlab.sweeps.intervals import measure, summary
 from llmlab.sweeps.plot_axes import check_names
@@ -58,6 +58,19 @@ def sweep_frame(grid: Grid, cells: Sequence[tuple[Cell, Completion]], *, metrics
             for name in kinds:
                 rows[name].append(found[name])
     return build(rows, kinds)
+
+
+def sweep_samples(grid: Grid, cells: Sequence[tuple[Cell, Completion]]) -> pd.DataFrame:
+    """The samples of all finished cells: what was swept, then the columns of `frames.samples.samples_frame`."""
+    import pandas as pd
+
+    parts = [samples_frame(completion.choices) for _, completion in cells]
+    points = {
+        name: [cell.point[name] for (cell, _), part in zip(cells, parts, strict=True) for _ in range(len(part))]
+        for name in grid.columns
+    }
+    together = pd.concat(parts, ignore_index=True) if parts else samples_frame(())
+    return pd.concat([build(points, grid.columns), together], axis="columns")
 
 
 def sweep_columns(grid: Grid) -> dict[str, str]:
@@ -132,7 +145,7 @@ def _statistics(choice: Choice) -> dict[str, Any]:
     return {
         "choice": choice.index,
         "text": choice.text,
-        "tool_calls": _spelled(choice.tool_calls),
+        "tool_calls": spelled_calls(choice),
         "finish_reason": choice.finish_reason,
         # An endpoint that lists no tokens has generated some nevertheless: their number is not known.
         "tokens": len(tokens) if choice.is_listed else -1,
@@ -142,12 +155,6 @@ def _statistics(choice: Choice) -> dict[str, Any]:
         "distinct_1": distinct([ids], n=1),
         "distinct_2": distinct([ids], n=2),
     }
-
-
-def _spelled(calls: Sequence[ToolCall]) -> str | None:
-    """Tool calls as JSON, a list of names and arguments; None if there are none."""
-    said = [{"name": call.name, "arguments": call.arguments} for call in calls]
-    return json.dumps(said, ensure_ascii=False) if said else None
 
 
 #: Column -> kind, for the columns between the swept parameters and the caller's metrics (which are numbers).
