@@ -285,7 +285,8 @@ ALL = [
     metrics.mean_varentropy, metrics.entropy, metrics.varentropy, metrics.distinct_n, metrics.self_bleu,
     metrics.pairwise_bleu, metrics.pairwise_agreement,
     metrics.majority_share, metrics.sample_entropy, metrics.expected_calibration_error, metrics.kl_divergence,
-    metrics.total_variation,
+    metrics.total_variation, metrics.semantic_entropy, metrics.predictive_entropy, metrics.lexical_similarity,
+    metrics.eigenvalue_laplacian, metrics.degree_uncertainty, metrics.sentence_sar, metrics.brier_score,
 ]  # fmt: skip
 
 

@@ -92,7 +92,8 @@ class Certainty:
         self._distinct = flag("distinct", distinct)
         self._samples, self._by, self._tokens = samples, list(by), tokens
         self._frame: pd.DataFrame | None = None
-        self._parts = [samples.iloc[at].reset_index(drop=True) for at in _groups(samples, self._by)]
+        self._rows = _groups(samples, self._by)
+        self._parts = [samples.iloc[at].reset_index(drop=True) for at in self._rows]
         self._classes = [self._classes_of(part) for part in self._parts]
 
     def frame(self) -> pd.DataFrame:
@@ -129,7 +130,7 @@ class Certainty:
         """
         found = self._samples.copy()
         classes = np.full(len(found), np.nan)
-        for at, own in zip(_groups(found, self._by), self._classes, strict=True):
+        for at, own in zip(self._rows, self._classes, strict=True):
             classes[at] = np.nan if own is None else own
         return found.assign(**build({"answer_class": classes}, {"answer_class": "count"}))
 
@@ -142,15 +143,12 @@ class Certainty:
         rows: dict[str, list[Any]] = {name: [] for name in CLASSES_COLUMNS}
         prompts = []
         for at, (part, classes) in enumerate(zip(self._parts, self._classes, strict=True)):
-            for one in range(0 if classes is None else int(classes.max()) + 1):
-                own = classes == one
-                values = (
-                    one,
-                    part["text"][own].iloc[0],
-                    int(np.sum(own)),
-                    float(np.mean(own)),
-                    self._probability(at, one),
-                )
+            if classes is None:
+                continue
+            texts, counts = part["text"].tolist(), np.bincount(classes)
+            for one, probability in enumerate(self._probabilities(at)):
+                first, samples = int(np.argmax(classes == one)), int(counts[one])
+                values = (one, texts[first], samples, samples / len(texts), probability)
                 for column, value in zip(rows.values(), values, strict=True):
                     column.append(value)
                 prompts.append(at)
@@ -194,10 +192,12 @@ class Certainty:
         Raises:
             RequestError: `truth` has another length, or an argument is wrong.
         """
-        return calibrate(self.classes_frame(), self._number(), truth, equivalence=self.equivalence, coverage=coverage)
+        return calibrate(
+            self.classes_frame(), self.prompt_numbers(), truth, equivalence=self.equivalence, coverage=coverage
+        )
 
-    def _number(self) -> np.ndarray:
-        """The number of the prompt of each row of `classes_frame`."""
+    def prompt_numbers(self) -> np.ndarray:
+        """The number of the prompt of each row of `classes_frame()`, from 0: int [classes]."""
         sizes = [0 if own is None else int(own.max()) + 1 for own in self._classes]
         return np.repeat(np.arange(len(sizes)), sizes)
 
@@ -205,14 +205,14 @@ class Certainty:
         texts = answers_of(part, "text", "certainty")
         return classes_of(texts, self.equivalence) if texts else None
 
-    def _probability(self, at: int, one: int) -> float:
-        """The probability of a class of a prompt's answers."""
+    def _probabilities(self, at: int) -> np.ndarray:
+        """The probability of each class of a prompt's answers [classes]; NaN where it is not known."""
         part, classes = self._parts[at], self._classes[at]
         texts = answers_of(part, "text", "certainty")
         values = sample_logprobs(part, "sampling_logprob", "certainty", length_normalised=False)
         if texts is None or classes is None or np.isnan(values).any():
-            return np.nan
-        return float(np.exp(class_logprobs(texts, values, classes, distinct=self._distinct)[one]))
+            return np.full(0 if classes is None else int(classes.max()) + 1, np.nan)
+        return np.exp(class_logprobs(texts, values, classes, distinct=self._distinct))
 
     def _measured(self, at: int) -> dict[str, Any]:
         part, classes = self._parts[at], self._classes[at]
@@ -238,7 +238,7 @@ class Certainty:
             "lexical_similarity": metrics.lexical_similarity(part, similarity=alike),
             "answer_logprob": np.nan if best is None else logprob,
             "answer_perplexity": np.exp(-logprob / tokens) if best is not None and tokens > 0 else np.nan,
-            "answer_probability": np.nan if best is None else self._probability(at, best),
+            "answer_probability": np.nan if best is None else float(self._probabilities(at)[best]),
         }
         if self._relevance is not None:
             assert self._tokens is not None
@@ -249,7 +249,7 @@ class Certainty:
 
     def _beside(self, found: pd.DataFrame, prompts: np.ndarray) -> pd.DataFrame:
         """The columns that tell the prompts apart, then those of a frame; `prompts` are the numbers of its rows'."""
-        firsts = np.array([at[0] for at in _groups(self._samples, self._by)], np.int64)
+        firsts = np.array([at[0] for at in self._rows], np.int64)
         own = self._samples[self._by].iloc[firsts[prompts]].reset_index(drop=True)
         taken = [name for name in self._by if name in found.columns]
         if taken:

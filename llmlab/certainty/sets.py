@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+@runtime_checkable
 class Sampled(Protocol):
     """Prompts with the classes of their sampled answers; a `Certainty` is one."""
 
     def classes_frame(self) -> pd.DataFrame:
         """One row per class of each prompt."""
 
-    def _number(self) -> np.ndarray: ...
+    def prompt_numbers(self) -> np.ndarray:
+        """The number of the prompt of each row of `classes_frame()`, from 0."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ class AnswerSets:
             truth: the right answer to each prompt.
 
         Raises:
-            RequestError: `truth` has another length.
+            RequestError: `truth` has another length, or `certainty` is something else.
         """
-        classes, prompt = certainty.classes_frame(), certainty._number()
+        if not isinstance(certainty, Sampled):
+            raise RequestError(f"certainty must be a Certainty, got {short(certainty)}", param="certainty")
+        classes, prompt = certainty.classes_frame(), certainty.prompt_numbers()
         if truth is not None:
             classes["right"] = _right(classes, prompt, truth, equivalence=self.equivalence)
         # The shares are quotients of whole numbers, so that rounding decides nothing here.

@@ -18,6 +18,7 @@ from llmlab.results.result import Result, read_all
 
 if TYPE_CHECKING:
     import openai
+    import pandas as pd
 
     from llmlab.audit.report import Audit
     from llmlab.certainty.p_true import PTrue
@@ -237,7 +238,7 @@ class Lab(Searches, Comparisons):
     def p_true(
         self,
         questions: str | Sequence[str],
-        answers: str | Sequence[str],
+        answers: str | Sequence[str] | pd.Series,
         *,
         ideas: Sequence[str] | Sequence[Sequence[str]] | None = None,
         options: Sequence[str] = ("True", "False"),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmlab.certainty.p_true import PTrue, asked
+from llmlab.errors import RequestError
 from llmlab.lab.scoring import score_each
 from llmlab.protocol.arguments import flag
 from llmlab.results.result import Asker
@@ -25,6 +26,9 @@ def ask_true(
     fields: Mapping[str, Any],
 ) -> PTrue:
     """The log-probabilities of the two options after each answer, all of them scored together; see `Lab.p_true`."""
+    for name in ("messages", "prompt"):
+        if fields.get(name) is not None:
+            raise RequestError(f"{name} cannot be given here: the prompt is made of questions and answers", param=name)
     asked_for, given, prompts, both = asked(questions, answers, ideas, options)
     raw = flag("raw", raw)
     # After a colon a base model begins with a space; a chat template ends where the answer begins.

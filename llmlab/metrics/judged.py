@@ -18,6 +18,9 @@ from llmlab.metrics.columns import need, numbers
 if TYPE_CHECKING:
     import pandas as pd
 
+#: How far apart two scores are that differ by rounding, relative to their size where that is above 1.
+_ROUNDING = 1e-9
+
 
 def auroc(
     frame: pd.DataFrame, *, confidence: str | None = None, uncertainty: str | None = None, correct: str = "correct"
@@ -162,8 +165,18 @@ def judged(
 
 
 def ranks(uncertainty: np.ndarray) -> np.ndarray:
-    """The rank of each value among the different values, 0 for the least; equal values share one."""
-    return np.unique(uncertainty, return_inverse=True)[1].reshape(-1)
+    """The rank of each value among the different values, 0 for the least; equal values share one.
+
+    Values that differ by rounding alone are equal: the entropy of the shares 0.3 and 0.7 is that of 0.7 and 0.3.
+    """
+    order = np.argsort(uncertainty, kind="stable")
+    ordered = uncertainty[order]
+    before, after = ordered[:-1], ordered[1:]
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        near = after - before <= _ROUNDING * np.maximum(1, np.minimum(np.abs(before), np.abs(after)))
+    found = np.zeros(len(ordered), np.int64)
+    found[order[1:]] = np.cumsum((before != after) & ~near)
+    return found
 
 
 def aurocs(rank: np.ndarray, right: np.ndarray) -> np.ndarray:
