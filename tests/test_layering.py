@@ -1,7 +1,7 @@
 """Who may import whom: the rules that keep each room of the package understandable by itself.
 
-    cli -> __init__ -> lab -> {playground, sweeps, checks, audit} -> results -> {counterfactuals, search, certainty} -> plots
-        -> {frames, display} -> {protocol, distributions, text, metrics} -> {sampling, errors}
+    cli -> __init__ -> lab -> {playground, sweeps, checks, audit} -> results -> {counterfactuals, search, certainty}
+        -> plots -> {frames, display} -> {protocol, distributions, text, metrics} -> {sampling, errors}
     lab -> backends -> {engine, checkpoints} -> {models, grammar, text, protocol} -> {sampling, errors}
     serve -> protocol
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Sampled(Protocol):
+class _Sampled(Protocol):
     """Prompts with the classes of their sampled answers; a `Certainty` is one."""
 
     def classes_frame(self) -> pd.DataFrame:
@@ -51,7 +51,7 @@ class AnswerSets:
     prompts: int
     equivalence: Equivalence
 
-    def frame(self, certainty: Sampled, truth: Sequence[str] | None = None) -> pd.DataFrame:
+    def frame(self, certainty: _Sampled, truth: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per class in the set of each prompt, the most frequent one first.
 
         Columns: those of `Certainty.classes_frame()`; with `truth` also right (whether the class holds the right
@@ -64,7 +64,7 @@ class AnswerSets:
         Raises:
             RequestError: `truth` has another length, or `certainty` is something else.
         """
-        if not isinstance(certainty, Sampled):
+        if not isinstance(certainty, _Sampled):
             raise RequestError(f"certainty must be a Certainty, got {short(certainty)}", param="certainty")
         classes, prompt = certainty.classes_frame(), certainty.prompt_numbers()
         if truth is not None:

@@ -23,7 +23,7 @@ PLAIN = {"int64", "float64", "bool", "str", "object", "category"}
 def public_frames() -> set[str]:
     """`Class.method` of every public method that returns a frame, found in the package itself."""
     found = set()
-    for room in ("results", "counterfactuals", "sweeps", "checks", "audit", "lab"):
+    for room in ("results", "counterfactuals", "sweeps", "checks", "audit", "lab", "certainty"):
         for info in pkgutil.walk_packages([f"{llmlab.__path__[0]}/{room}"], f"llmlab.{room}."):
             for name, kind in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
                 if kind.__module__.startswith("llmlab.") and not name.startswith("_"):
@@ -53,6 +53,8 @@ def frames(demo) -> dict[str, pd.DataFrame]:
     comparison = demo.compare(demo, story)
     choice = {"choice": ["Cat", "Dog"]}
     answers = demo.answers("Name an animal.", temperature=[0.5, 1.0], structured_outputs=choice)
+    certainty = demo.sweep(["Name a cat.", "Name a dog."], n=3, seed=1, max_tokens=3, temperature=1.5).certainty()
+    judged = certainty.evaluate([True, False], resamples=5)
     return {
         "Audit.frame": demo.audit(only=["top_k", "stop"], seed=1).frame(),
         "Answer.logprobs_frame": story.logprobs_frame(),
@@ -77,10 +79,20 @@ def frames(demo) -> dict[str, pd.DataFrame]:
         "Orders.frame": orders.frame(),
         "Orders.pairs_frame": orders.pairs_frame(),
         "Orders.summary_frame": orders.summary_frame(),
-        "Sweep.frame": sweep.frame(metrics={"mine": lambda tokens: None}),
-        "Sweep.summary_frame": sweep.summary_frame(),
         "Estimates.reweight_frame": sampled.reweight_frame(temperature=[0.7, 1.0]),
         "Estimates.paired_frame": sampled.paired_frame(along="temperature"),
+        "Answer.samples_frame": story.samples_frame(),
+        "Certainty.frame": certainty.frame(),
+        "Certainty.samples_frame": certainty.samples_frame(),
+        "Certainty.classes_frame": certainty.classes_frame(),
+        "Evaluation.frame": judged.frame(),
+        "Evaluation.reliability_frame": judged.reliability_frame(),
+        "Evaluation.rejection_frame": judged.rejection_frame(),
+        "AnswerSets.frame": certainty.answer_sets(["Tom", "Rex"], coverage=0.5).frame(certainty, ["Tom", "Rex"]),
+        "PTrue.frame": demo.p_true("Name a cat.", "Tom").frame(),
+        "SweepFrames.frame": sweep.frame(metrics={"mine": lambda tokens: None}),
+        "SweepFrames.summary_frame": sweep.summary_frame(),
+        "SweepFrames.samples_frame": sweep.samples_frame(),
         "SearchResult.frame": beams.frame(),
         "SearchResult.tokens_frame": beams.tokens_frame(),
         "Comparison.frame": comparison.frame(),
@@ -139,7 +151,7 @@ def test_a_pivot_of_a_sweep_and_of_a_grid_is_an_image(frames):
     pivots = {
         name: frame.pivot_table(index="top_p" if "top_p" in frame else "top_k", columns="temperature", values=value)
         for name, frame, value in (
-            ("sweep", frames["Sweep.frame"], "mean_entropy"), ("tokens", frames["Sweep.frame"], "tokens"),
+            ("sweep", frames["SweepFrames.frame"], "mean_entropy"), ("tokens", frames["SweepFrames.frame"], "tokens"),
             ("grid", frames["NextTokenGrid.summary_frame"], "kept"),
         )
     }  # fmt: skip
@@ -176,7 +188,7 @@ def test_seaborn_and_scikit_learn_take_the_numbers_of_every_frame(frames, remote
         if len(known) > 1:
             fit = linear_model.LinearRegression().fit(known, known.iloc[:, 0])
             np.testing.assert_allclose(fit.predict(known), known.iloc[:, 0], atol=1e-4, err_msg=name)
-    sweep = frames["Sweep.frame"]
+    sweep = frames["SweepFrames.frame"]
     pivot = sweep.pivot_table(index="top_p", columns="temperature", values="mean_entropy")
     assert seaborn.heatmap(pivot, annot=True).collections[0].get_array().size == pivot.size
     seaborn.lineplot(sweep, x="temperature", y="mean_entropy", hue="top_p")

@@ -163,8 +163,8 @@ def test_a_notebook_gets_the_banner_as_html(lab: Lab, monkeypatch: pytest.Monkey
 def test_tab_shows_what_can_be_asked_of_a_lab(lab: Lab) -> None:
     assert isinstance(lab, Asker)
     assert {name for name in dir(lab) if not name.startswith("_")} == {
-        "answers", "arithmetic_sample", "audit", "backend", "beam_search", "chat", "check_calibration", "check_sampler",
-        "client", "close", "compare", "compare_orders", "complete", "describe", "drift", "last", "last_answers",
-        "last_sweep", "next_token", "playground", "request", "sample_without_replacement", "save_model", "score",
-        "stream", "sweep", "tokenize", "tokenizer", "warmup",
+        "answers", "arithmetic_sample", "audit", "backend", "beam_search", "chat", "check_calibration",
+        "check_sampler", "client", "close", "compare", "compare_orders", "complete", "describe", "drift", "last",
+        "last_answers", "last_sweep", "next_token", "p_true", "playground", "request", "sample_without_replacement",
+        "save_model", "score", "stream", "sweep", "tokenize", "tokenizer", "warmup",
     }  # fmt: skip

@@ -196,6 +196,8 @@ CALLS = {
     "both.plot_tokens(text=9)": "text",
     "plots.plot_answers(frame, unexplored=0.1)": "frame",
     "plots.plot_bounds(frame, x='passes')": "frame",
+    "plots.plot_rejection(frame)": "frame",
+    "plots.plot_reliability(frame)": "frame",
     "check.plot(top=[3])": "top",
     "plots.plot_check(check)": "frame",
     "plots.plot_check(check.frame(), draws=[20])": "draws",

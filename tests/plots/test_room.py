@@ -24,6 +24,7 @@ from llmlab.frames.tokens import logprobs_frame, surprisal_frame
 from llmlab.plots.style import slot
 from tests.completions import _assert_nothing_clipped, guessed_story, make_completion, make_tokens
 from tests.plots.test_answers import answers_frame, bounds_frame
+from tests.plots.test_certainty import judged_frames
 from tests.plots.test_counterfactual import a_tree, divergence_frame, orders_frame
 from tests.plots.test_search import search_frame
 
@@ -204,6 +205,8 @@ PLOTS: dict[str, Callable[[Axes], Axes]] = {
     "long search": lambda ax: plots.plot_search(
         search_frame(24, perturbed_logprob=-np.arange(24) / 3), threshold=-9.0, heading="without replacement", ax=ax
     ),
+    "rejection": lambda ax: plots.plot_rejection(judged_frames("semantic_entropy", "p_true", "mine")[0], ax=ax),
+    "reliability": lambda ax: plots.plot_reliability(judged_frames("answer_probability", "p_true")[1], ax=ax),
     "tree": lambda ax: plots.plot_tree(a_tree(3, 3).frame(), ax=ax),
     "deep tree": lambda ax: plots.plot_tree(a_tree(5, 3).frame(), ax=ax),
 }  # fmt: skip

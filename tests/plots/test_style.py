@@ -19,6 +19,7 @@ from llmlab.frames.tokens import logprobs_frame, surprisal_frame
 from llmlab.plots.labels import length, points
 from llmlab.plots.style import style
 from llmlab.protocol.completion import Completion
+from tests.plots.test_certainty import judged_frames
 from tests.plots.test_counterfactual import a_tree, divergence_frame, orders_frame
 from tests.plots.test_search import search_frame
 
@@ -45,6 +46,8 @@ DRAWN: dict[str, Callable[[Completion], Callable[..., Axes]]] = {
     "search": lambda _: (
         lambda ax: llmlab.plots.plot_search(search_frame(4, text=f"{DOLLARS} ", score=[0.0] * 4), ax=ax)
     ),
+    "rejection": lambda _: lambda ax: llmlab.plots.plot_rejection(judged_frames(DOLLARS)[0], ax=ax),
+    "reliability": lambda _: lambda ax: llmlab.plots.plot_reliability(judged_frames(DOLLARS)[1], ax=ax),
     "divergences": lambda _: (
         lambda ax: llmlab.plots.plot_sensitivity(
             divergence_frame([DOLLARS, "b"], [(1,), (2,)]), parameter="temperature", ax=ax
