@@ -149,9 +149,9 @@ def test_tab_shows_what_can_be_asked_of_a_result(two: Result) -> None:
     shown = {name for name in dir(two) if not name.startswith("_")}
     assert shown == {
         "acceptance_rate", "branch", "certainty", "choices", "completion", "control_tokens", "data", "diff",
-        "draft_frame", "finish_reasons", "kept_frame", "lab", "load", "logprobs_frame", "model", "next_token", "next_tokens",
-        "notes", "order", "parent", "perplexities", "perplexity", "plot_draft", "plot_entropy",
-        "plot_logprobs", "plot_surprisal", "plot_top_logprobs", "prompt_ids", "prompt_logprobs_frame",
-        "reasoning", "request", "rerun", "samples_frame", "save", "seed", "sensitivity", "surprisal_frame", "text",
-        "texts", "to_csv", "to_html", "to_latex", "tokens", "tool_calls", "top_logprobs_frame", "tree", "usage",
+        "draft_frame", "finish_reasons", "kept_frame", "lab", "load", "logprobs_frame", "model", "next_token",
+        "next_tokens", "notes", "order", "parent", "perplexities", "perplexity", "plot_draft", "plot_entropy",
+        "plot_logprobs", "plot_surprisal", "plot_top_logprobs", "prompt_ids", "prompt_logprobs_frame", "reasoning",
+        "request", "rerun", "samples_frame", "save", "seed", "sensitivity", "surprisal_frame", "text", "texts",
+        "to_csv", "to_html", "to_latex", "tokens", "tool_calls", "top_logprobs_frame", "tree", "usage",
     }  # fmt: skip
