@@ -22,9 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
 
 #: The notebooks that run a real model; tests/real runs them again.
-REAL = ("10_your_model", "13_answers", "15_two_models")
-REAL = ("10_your_model", "14_certainty")
-REAL = ("10_your_model", "14_certainty", "15_two_models")
+REAL = ("10_your_model", "13_answers", "14_certainty", "15_two_models")
 
 #: Where a notebook's metadata keep the hash of the code that its outputs are of.
 RECORD = "llmlab"

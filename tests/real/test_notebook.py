@@ -13,7 +13,6 @@ pytestmark = pytest.mark.real
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_notebook_puts_out_what_was_committed(smollm2, tmp_path, name):
-def test_the_notebook_puts_out_what_was_committed(name, smollm2, tmp_path):
     committed = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     again = run(committed, folder=tmp_path)
     assert differences(committed, again) == [], f"python -m tests.notebooks.refresh {name}"
