@@ -213,11 +213,7 @@ class Reloadable(Protocol):
     """A backend whose checkpoint can be loaded once more."""
 
     def reloaded(self, *, dtype: str) -> LogitsBackend:
-        """Load the same checkpoint in another dtype.
-
-        Raises:
-            RequestError: an unknown dtype, or there is no checkpoint.
-        """
+        """Load the same checkpoint in another dtype; raises RequestError where that cannot be."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import pytest
 from llmlab import certainty, metrics
 from tests.real.arithmetic import sums
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.exhaustive]
 
 QUESTIONS = 200
 

@@ -11,7 +11,7 @@ from tests.notebooks.run import FOLDER, REAL, run
 pytestmark = pytest.mark.real
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [REAL[0], *(pytest.param(one, marks=pytest.mark.exhaustive) for one in REAL[1:])])
 def test_a_notebook_puts_out_what_was_committed(smollm2, tmp_path, name):
     committed = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     again = run(committed, folder=tmp_path)
