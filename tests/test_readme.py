@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import llmlab
+from llmlab.cli.bench.table import table
 from llmlab.lab.lab import Lab
 from llmlab.protocol.request import ChatRequest, PromptRequest
 from tests.serve.conftest import running
@@ -71,6 +73,13 @@ def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: py
     request, result = names["request"], names["r"]
     assert request.to_openai() in capsys.readouterr().out
     assert result.choices[0].reasoning and result.text == "42"
+
+
+def test_the_table_of_the_bench_is_what_the_files_of_its_last_runs_say():
+    files = sorted((ROOT / "data" / "bench").glob("*.json"))
+    runs = [json.loads(file.read_text("utf-8")) for file in files]
+    assert len(runs) > 2 and all(run["figures"] for run in runs)
+    assert table(runs) in README
 
 
 def test_the_version_is_said_once_in_each_place():

@@ -61,8 +61,8 @@ def paths(
 
     def distributions(request: Request, order: str) -> Float64[np.ndarray, "T V"]:
         params = backend.sampling_params(request, seed=0)
-        law = Processed(params, prompt_ids=prompt, end_ids=backend.ends_of(request), most=T, order=order)
-        return law.logprobs(raw, made, allowed=allowed)
+        setting = Processed(params, prompt_ids=prompt, end_ids=backend.ends_of(request), most=T, order=order)
+        return setting.logprobs(raw, made, allowed=allowed)
 
     reachable: Bool[np.ndarray, "T V"] = np.zeros(raw.shape, bool)
     own, before = [], []

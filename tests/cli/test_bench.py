@@ -53,7 +53,10 @@ def test_the_command_prints_each_figure_and_its_json():
         "decode",
         "scoring",
         "attention",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("growth", "many", "turns", "mixed", "structured")),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("growth", "many", "turns", "mixed", "structured", "sweep")
+        ),
     ],
 )
 def test_a_part_measures_something_or_says_why_not(name):

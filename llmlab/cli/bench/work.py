@@ -182,7 +182,8 @@ def sweep(options: Options) -> Iterator[Figure]:
             "uneven": lambda: run_rows(engine, rows(lengths.tolist())),
             "even": lambda: run_rows(engine, rows(even)),
         }
-        in_turn(runs, repeats=0)
+        for run in runs.values():
+            run()
         with compiled() as programs:
             took = in_turn(runs, repeats=max(1, options.repeats // 2))
         busy = (lengths.sum() / took["uneven"]) / (sum(even) / took["even"])
