@@ -50,7 +50,11 @@ def sampler(options: Options) -> Iterator[Figure]:
             "one plain row alone": _run(size, [PLAIN]),
             "one plain row in 8 slots": _run(size, [PLAIN, *[SAMPLED] * 7], active=1),
         }
-        yield from _figures(f"V {size}", few, options)
+        found = list(_figures(f"V {size}", few, options))
+        yield from found
+        alone, among = (one.value for one in found)
+        if alone and among:
+            yield Figure("sampler", f"V {size}, one plain row in 8 slots / alone", among / alone, "x")
 
 
 #: The settings that are measured in wider batches too.
