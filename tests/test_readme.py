@@ -48,8 +48,11 @@ def run_and_compare(block: str, names: dict[str, object]) -> int:
     return compared
 
 
-def test_the_examples_run(demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One after the other, as a reader would run them, on the model that is loaded already."""
+def test_the_examples_run(
+    demo: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One after the other, as a reader would run them, on the model that is loaded already, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
     load, dtypes = llmlab.load, list[Lab]()
 
     def loaded(name: str, **options: object) -> Lab:
