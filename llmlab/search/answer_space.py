@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from llmlab.distributions.processed import Processed
-from llmlab.protocol.backend import Frontier, LogitsBackend
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import ChatRequest, Request
+from llmlab.search.opened import OpenedSpace
 
 __all__ = ["AnswerSpace", "Distributions", "written"]
 
@@ -62,7 +62,7 @@ class Distributions:
         return found if allowed is None else np.where(allowed, found, -np.inf)
 
 
-class AnswerSpace:
+class AnswerSpace(OpenedSpace):
     """The answers to requests that differ in their sampler settings alone; a context, which holds the model's memory.
 
     Args:
@@ -82,9 +82,10 @@ class AnswerSpace:
 
     def __init__(self, backend: LogitsBackend, requests: Sequence[Request], *, rows: int, order: str) -> None:
         request = requests[0]
-        self._backend, self._request, self._rows = backend, request, rows
-        self.prompt = backend.render(request)
-        self.max_tokens = backend.token_budget(request, len(self.prompt))
+        prompt = backend.render(request)
+        most = backend.token_budget(request, len(prompt))
+        super().__init__(backend, prompt, rows=rows, max_tokens=most, model=request.model)
+        self._request = request
         self.ends = frozenset(backend.ends_of(request))
         self.has_grammar = self.allowed(()) is not None
         self._distributions = Distributions(
@@ -92,28 +93,11 @@ class AnswerSpace:
         )
         tools = isinstance(request, ChatRequest) and bool(request.tools) and request.tool_choice != "none"
         self._reads_text = tools or bool(request.stops)
-        self._frontier: Frontier | None = None
 
     @property
     def distributions(self) -> int:
         """How many distributions there are."""
         return self._distributions.count
-
-    def __enter__(self) -> AnswerSpace:
-        self._frontier = self._backend.search(
-            self.prompt, rows=self._rows, max_tokens=self.max_tokens, model=self._request.model
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._held.close()
-
-    @property
-    def _held(self) -> Frontier:
-        assert self._frontier is not None, "a space is used in a with statement"
-        return self._frontier
 
     def start(self) -> Float32[np.ndarray, " V"]:
         """Returns the raw logits of the first token."""

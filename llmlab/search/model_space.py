@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from llmlab.distributions.processed import Processed
-from llmlab.protocol.backend import Frontier, LogitsBackend
+from llmlab.protocol.backend import LogitsBackend
 from llmlab.protocol.request import Request
+from llmlab.search.opened import OpenedSpace
 
 __all__ = ["ModelSpace"]
 
 
-class ModelSpace:
+class ModelSpace(OpenedSpace):
     """The answers to a request under its sampler settings; a context, which holds the model's memory.
 
     Args:
@@ -30,33 +30,17 @@ class ModelSpace:
     """
 
     def __init__(self, backend: LogitsBackend, request: Request, *, rows: int, order: str) -> None:
-        self._backend, self._request, self._rows = backend, request, rows
-        self._prompt = backend.render(request)
-        self.max_tokens = backend.token_budget(request, len(self._prompt))
+        prompt = backend.render(request)
+        most = backend.token_budget(request, len(prompt))
+        super().__init__(backend, prompt, rows=rows, max_tokens=most, model=request.model)
+        self._request = request
         self.ends = frozenset(backend.ends_of(request))
         self._made: list[list[int]] = [[]]
         self._has_grammar = self._allowed() is not None
         params = backend.sampling_params(request, seed=0)
         self._processed = Processed(
-            params, prompt_ids=self._prompt, end_ids=backend.end_ids, most=self.max_tokens, order=order
+            params, prompt_ids=self.prompt, end_ids=backend.end_ids, most=self.max_tokens, order=order
         )
-        self._frontier: Frontier | None = None
-
-    def __enter__(self) -> ModelSpace:
-        self._frontier = self._backend.search(
-            self._prompt, rows=self._rows, max_tokens=self.max_tokens, model=self._request.model
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._held.close()
-
-    @property
-    def _held(self) -> Frontier:
-        assert self._frontier is not None, "a space is used in a with statement"
-        return self._frontier
 
     def start(self) -> Float64[np.ndarray, " V"]:
         """Returns the log-probabilities of the first token."""
@@ -76,7 +60,7 @@ class ModelSpace:
     def _allowed(self) -> Bool[np.ndarray, "K V"] | None:
         """Which tokens the request's grammar allows after each node."""
         found: Sequence[np.ndarray | None] = [
-            self._backend.allowed_tokens(self._request, prompt=self._prompt, made=np.array(made, np.int32))
+            self._backend.allowed_tokens(self._request, prompt=self.prompt, made=np.array(made, np.int32))
             for made in self._made
         ]
         return None if found[0] is None else np.stack([one for one in found if one is not None])

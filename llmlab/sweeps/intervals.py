@@ -107,11 +107,21 @@ def wilson_mean(values: np.ndarray, *, units: Units, confidence: float) -> Estim
         count += len(residual)
     varies = variance > 1e-12 and count > 1
     n = min(share * (1 - share) / variance, T) if varies else count
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return Estimate(share, *wilson_interval(share, n, z=NormalDist().inv_cdf((1 + confidence) / 2)))
+
+
+def wilson_interval(share: float, n: float, *, z: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of n values, which need not be a whole number; see `wilson_mean`.
+
+    Args:
+        share: the share.
+        n: the number of independent values that have its variance.
+        z: how many standard errors the interval reaches.
+    """
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    reach = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # Rounding may leave the share itself a hair outside.
-    return Estimate(share, max(0.0, min(middle - reach, share)), min(1.0, max(middle + reach, share)))
+    # Rounding may leave the share itself a hair outside 0 and 1, and outside of the interval.
+    reach = z / (1 + z**2 / n) * math.sqrt(max(share * (1 - share), 0.0) / n + z**2 / (4 * n**2))
+    return max(0.0, min(middle - reach, share)), min(1.0, max(middle + reach, share))
 
 
 def jackknife_mean(

@@ -16,6 +16,7 @@ from llmlab.protocol.arguments import listed, number, order_name
 from llmlab.protocol.completion import Completion
 from llmlab.protocol.signatures import SAMPLING_FIELDS
 from llmlab.sweeps.grid import Cell, Grid
+from llmlab.sweeps.intervals import wilson_interval
 from llmlab.sweeps.pareto import effective_size, smoothed, trusted_shape
 from llmlab.sweeps.table import SWEEP_COLUMNS
 from llmlab.sweeps.weighing import Paths, paths
@@ -211,10 +212,7 @@ def _wilson(share: float, variance: float, effective: float, *, confidence: floa
     Student's quantile takes the place of the normal one, for the variance is estimated.
     """
     n = min(share * (1 - share) / variance, effective) if variance > 1e-12 else effective
-    z = _quantile(confidence, n - 1)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    reach = z / (1 + z**2 / n) * math.sqrt(max(share * (1 - share), 0.0) / n + z**2 / (4 * n**2))
-    return max(0.0, min(middle - reach, share)), min(1.0, max(middle + reach, share))
+    return wilson_interval(share, n, z=_quantile(confidence, n - 1))
 
 
 def _quantile(confidence: float, freedom: float) -> float:
